@@ -1,0 +1,35 @@
+"""What is installed: components with their parameters, and the plugins that they came from."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable
+from dataclasses import asdict
+from typing import Any
+
+from bdbench import params
+from bdbench.plugins import KINDS, Registration, installed
+
+
+def catalogue(what: Iterable[str]) -> dict[str, list[dict[str, Any]]]:
+    """JSON-able entries for each of 'attacks', 'defenses', 'datasets', 'models' and 'plugins'."""
+    plugins = installed()
+    # Every registration hook is called first, so that what fails in one is known when plugins are listed.
+    registered = {plural: plugins.registered(kind) for kind, plural in KINDS.items()}
+    return {
+        w: [asdict(p) for p in plugins.found] if w == "plugins" else [_entry(r) for r in registered[w]] for w in what
+    }
+
+
+def _entry(registration: Registration) -> dict[str, Any]:
+    cls = registration.component
+    return {
+        "name": registration.name,
+        "help": (inspect.getdoc(cls) or "").split("\n\n")[0].replace("\n", " "),
+        "parameters": [asdict(p) for p in params.describe(cls)],
+        "oracles": list(getattr(cls, "oracles", ())),
+        "paper": cls.paper,
+        "plugin": registration.plugin.name,
+        "distribution": registration.plugin.distribution,
+        "version": registration.plugin.version,
+    }

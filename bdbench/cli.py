@@ -1,0 +1,152 @@
+"""The command line: parse, call, print."""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bdbench import __version__
+from bdbench.errors import BdbenchError
+
+_LISTED = ("attacks", "defenses", "datasets", "models", "plugins")
+
+
+class _Program(click.Group):
+    """A group whose commands end a BdbenchError with one line on standard error and exit code 2."""
+
+    def invoke(self, context: click.Context) -> Any:
+        try:
+            return super().invoke(context)
+        except BdbenchError as error:
+            click.echo(f"bdbench: {error}", err=True)
+            context.exit(2)
+
+
+@click.group(cls=_Program, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="bdbench")
+def cli() -> None:
+    """A benchmark for backdoor attacks and defenses on image classifiers."""
+
+
+@cli.command()
+@click.option("--attack", default="blend", show_default=True, metavar="SPEC", help="NAME or NAME:KEY=VALUE,...")
+@click.option(
+    "--defense", "defenses", default=["datamodel"], multiple=True, metavar="SPEC", help="May be given several times."
+)
+@click.option("--dataset", default="digits", show_default=True, metavar="SPEC")
+@click.option("--model", default="convnet", show_default=True, metavar="SPEC", help="The victim's architecture.")
+@click.option("--seed", default=0, show_default=True, help="The root of all random streams.")
+@click.option("--budget", default=0.1, show_default=True, help="The share of the training set to remove.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
+@click.option("--data-root", envvar="BDBENCH_DATA", metavar="DIR", help="Where data sets are. [env: BDBENCH_DATA]")
+@click.option("--download", is_flag=True, help="Let torchvision fetch a data set that is not there.")
+@click.option("--out", default="runs", show_default=True, metavar="DIR", help="Where runs and stage results go.")
+@click.option("--fresh", is_flag=True, help="Compute every stage again.")
+@click.option("--json", "as_json", is_flag=True, help="Print the records instead of a table.")
+def run(as_json: bool, **options: Any) -> None:
+    """Poison, train, detect, remove, retrain, measure, record.
+
+    SPEC is a name, or a name with parameters: blend:alpha=0.2,rate=0.015. `bdbench list` shows them all.
+    """
+    _warn_of_broken_plugins()
+    from bdbench import progress
+
+    with progress.bars() as bars:
+        # The bars are there before torch is imported, so that the terminal is not silent for its seconds.
+        ready = bars.track(1, "start")
+        from bdbench.experiment import run_all
+
+        ready(1)
+        records = [r.to_dict() for r in run_all(**options, progress=bars)]
+    if as_json:
+        click.echo(json.dumps(records, indent=1))
+    else:
+        from bdbench import tables
+
+        tables.show_runs(records)
+        for record in records:
+            click.echo(f"{Path(options['out']) / record['id']}", err=True)
+
+
+@cli.command("list")
+@click.argument("what", type=click.Choice(_LISTED), required=False)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
+def list_(what: str | None, as_json: bool) -> None:
+    """Show components, their parameters and where they came from."""
+    from bdbench import catalogue
+
+    if what != "plugins":
+        _warn_of_broken_plugins()
+    found = catalogue.catalogue([what] if what else list(_LISTED))
+    if as_json:
+        click.echo(json.dumps(found[what] if what else found, indent=1))
+    else:
+        from bdbench import tables
+
+        tables.show_catalogue(found)
+
+
+@cli.command()
+@click.argument("run", metavar="RUN")
+@click.option("--out", default="runs", show_default=True, metavar="DIR", help="Where to look for a run's id.")
+@click.option("--json", "as_json", is_flag=True, help="Print the record instead of a table.")
+def show(run: str, out: str, as_json: bool) -> None:
+    """Show the table of a finished run: its folder, its record.json, or its id."""
+    from bdbench import record
+
+    path = Path(run) if Path(run).exists() else Path(out) / run
+    found = record.read(path).to_dict()
+    if as_json:
+        click.echo(json.dumps(found, indent=1))
+    else:
+        from bdbench import tables
+
+        tables.show_runs([found])
+
+
+@cli.group()
+def leaderboard() -> None:
+    """Tables that are made from raw records."""
+
+
+@leaderboard.command()
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.option("--check", is_flag=True, help="Write nothing; fail if what is there differs from the records.")
+def build(folder: Path, check: bool) -> None:
+    """Make DIR/table.csv and DIR/README.md from DIR/records/*.json."""
+    from bdbench import leaderboard as boards
+
+    if not check:
+        for path in boards.build(folder):
+            click.echo(path)
+        return
+    stale = boards.stale(folder)
+    for path in stale:
+        click.echo(f"{path} differs from the records: run bdbench leaderboard build {folder}", err=True)
+    if stale:
+        sys.exit(1)
+
+
+def _warn_of_broken_plugins() -> None:
+    from bdbench.plugins import KINDS, installed
+
+    plugins = installed()
+    for kind in KINDS:
+        plugins.registered(kind)
+    for line in plugins.errors():
+        click.echo(f"bdbench: warning: {line}", err=True)
+
+
+def main() -> None:
+    """The ``bdbench`` program, with the commands that plugins add."""
+    from bdbench.plugins import installed
+
+    installed().call("bdbench_add_commands", cli=cli)
+    # Third-party warnings (numba's, torch's) are no news to someone who reads a table.
+    warnings.simplefilter("ignore")
+    cli()

@@ -1,0 +1,380 @@
+"""One cell of the benchmark: poison, train, detect, remove, retrain, measure, record."""
+
+from __future__ import annotations
+
+import platform
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import bdbench
+from bdbench import data, metrics, params, record, training
+from bdbench.data import ImageData, PoisonedData
+from bdbench.errors import BdbenchError
+from bdbench.interfaces import (
+    Architecture,
+    Attack,
+    Component,
+    Dataset,
+    Defense,
+    Detector,
+    Measured,
+    Mitigation,
+    Oracle,
+    Source,
+)
+from bdbench.plugins import installed
+from bdbench.progress import Progress, Silent
+from bdbench.record import Cost, Derived, Detection, Performance, Record
+from bdbench.seeds import Streams
+from bdbench.store import Stage, Store, key_of, writable
+from bdbench.tools import HarnessTools
+from bdbench.training import Victim
+
+STAGES = ".stages"
+
+
+def component(kind: str, spec: str | Component) -> Any:
+    """A component from ``name:key=value,...``, or as it is. Raises BdbenchError."""
+    if isinstance(spec, Component):
+        return spec
+    name, values = params.parse_spec(spec)
+    return params.make(installed().get(kind, name).component, kind, values)
+
+
+def run_all(
+    *,
+    attack: str | Attack = "blend",
+    defenses: Sequence[str | Defense] = ("datamodel",),
+    dataset: str | Dataset = "digits",
+    model: str | Architecture = "convnet",
+    seed: int = 0,
+    budget: float = 0.1,
+    device: str = "auto",
+    out: str | Path = "runs",
+    data_root: str | Path | None = None,
+    download: bool = False,
+    fresh: bool = False,
+    progress: Progress | None = None,
+) -> list[Record]:
+    """Run several defenses on one poisoned set and one victim; one record for each, in their order.
+
+    The arguments are those of ``bdbench run``. Raises BdbenchError for anything the caller can mend.
+    """
+    if not 0 < budget < 1:
+        raise BdbenchError(f"budget={budget:g} is not allowed: expected a fraction in (0, 1)")
+    if seed < 0:
+        raise BdbenchError(f"seed={seed} is not allowed: expected an integer >= 0")
+    root = Path(data_root) if data_root is not None else None
+    if root is not None and not root.is_dir():
+        raise BdbenchError(f"data root {str(root)!r} is not there: expected a folder")
+    cell = _Cell(
+        dataset=component("dataset", dataset),
+        model=component("model", model),
+        attack=component("attack", attack),
+        seed=seed,
+        budget=budget,
+        device=training.pick_device(device),
+        out=Path(out),
+        source=Source(root, download),
+        store=Store(Path(out) / STAGES, fresh),
+        progress=progress or Silent(),
+    )
+    return cell.run([component("defense", d) for d in defenses])
+
+
+def run(attack: str | Attack = "blend", defense: str | Defense = "datamodel", **options: Any) -> Record:
+    """Run one cell and return its record; the options are those of ``run_all``."""
+    return run_all(attack=attack, defenses=[defense], **options)[0]
+
+
+@dataclass
+class _Cell:
+    """The part of a cell that its defenses share, and the walk through it."""
+
+    dataset: Dataset
+    model: Architecture
+    attack: Attack
+    seed: int
+    budget: float
+    device: str
+    out: Path
+    source: Source
+    store: Store
+    progress: Progress
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def run(self, defenses: Sequence[Defense]) -> list[Record]:
+        self.streams = Streams(self.seed)
+        runs = [(defense, self._describe(defense)) for defense in defenses]
+        ids = [run_id(config, self.seed) for _, config in runs]
+        if len(set(ids)) < len(ids):
+            twice = next(d.name for (d, _), i in zip(runs, ids, strict=True) if ids.count(i) > 1)
+            raise BdbenchError(f"defense {twice!r} is given twice with the same parameters: expected once")
+        with writable(self.out):
+            self.out.mkdir(parents=True, exist_ok=True)
+        self._announce(ids[0], runs[0][1])
+        self._prepare(ids[0])
+        records = []
+        for i, (defense, config) in enumerate(runs):
+            if i:
+                self._announce(ids[i], config)
+            records.append(self._one(ids[i], defense, config))
+        return records
+
+    def _describe(self, defense: Defense) -> dict[str, Any]:
+        parts = {"dataset": self.dataset, "model": self.model, "attack": self.attack, "defense": defense}
+        return {**{kind: part.config() for kind, part in parts.items()}, "budget": self.budget}
+
+    def _announce(self, run: str, config: dict[str, Any]) -> None:
+        installed().call("bdbench_run_started", run_id=run, config=config)
+
+    def _finished(self, run: str, stage: str, seconds: float, reused: bool) -> None:
+        installed().call("bdbench_stage_finished", run_id=run, stage=stage, seconds=seconds, reused=reused)
+
+    def _prepare(self, run: str) -> None:
+        """The stages that all defenses share: the data, the poisoned set, the victim and its accuracies."""
+        self.images = self._timed(run, "data", self._load)
+        self.poisoned = self._timed(run, "poison", self._poison)
+        self.shape = self.images.test.images.shape[1:]  # type: ignore[union-attr]
+        self.recipe = self.model.recipe(self.dataset.name, self.shape)
+        self.view = self.poisoned.view(self.images.num_classes)
+        self.made_from = {
+            "set": data.fingerprint(self.poisoned.images, self.poisoned.labels),
+            "classes": self.images.num_classes,
+            "seed": self.seed,
+            "device": self.device,
+            "threads": torch.get_num_threads(),
+            "code": _versions(self.model),
+        }
+        self.victim, stage = self._train_stage(np.arange(len(self.view.labels)), "victim", "train the victim")
+        self.seconds["victim"] = stage.seconds
+        self._finished(run, "victim", stage.seconds, stage.reused)
+        self.before = self._measure(self.victim)
+
+    def _timed(self, run: str, stage: str, make: Callable[[], Any]) -> Any:
+        start = time.perf_counter()
+        result = make()
+        self.seconds[stage] = time.perf_counter() - start
+        self._finished(run, stage, self.seconds[stage], False)
+        return result
+
+    def _load(self) -> ImageData:
+        return data.pick(self.dataset.read(self.source), self.dataset.subset, self.streams("subset"))
+
+    def _poison(self) -> PoisonedData:
+        train, classes = self.images.train, self.images.num_classes
+        poisoned = self.attack.poison(train, classes, self.streams.child("attack"))
+        expected = (poisoned.images.dtype, poisoned.images.shape[1:], len(poisoned.labels), len(poisoned.roles))
+        if expected != (np.uint8, train.images.shape[1:], *[len(poisoned.images)] * 2):  # type: ignore[union-attr]
+            raise BdbenchError(f"attack {self.attack.name!r} returned arrays of the wrong type or shape: {expected}")
+        return poisoned
+
+    def _train(self, images: np.ndarray, labels: np.ndarray, seed: int, label: str) -> Victim:
+        build = self._network
+        return training.train(build, images, labels, self.recipe, seed, self.device, self.progress.track, label)
+
+    def _network(self) -> torch.nn.Module:
+        return self.model.build(self.shape, self.images.num_classes)
+
+    def _train_stage(self, kept: np.ndarray, stream: str, label: str) -> tuple[Victim, Stage]:
+        """A model trained on the kept part (indices) of the poisoned set, from the store if it is there."""
+        config = {
+            "stage": "train",
+            **self.made_from,
+            "kept": data.fingerprint(kept),
+            "model": self.model.config(),
+            "recipe": asdict(self.recipe),
+            "stream": stream,
+        }
+        seed = self.streams.integer(stream)
+
+        def make() -> tuple[Mapping[str, np.ndarray], float]:
+            start = time.perf_counter()
+            victim = self._train(self.view.images[kept], self.view.labels[kept], seed, label)
+            return victim.arrays(), time.perf_counter() - start
+
+        stage = self.store.stage(config, make)
+        return Victim.from_arrays(stage.arrays, self._network(), self.recipe, self.device), stage
+
+    def _measure(self, victim: Victim) -> Performance:
+        test = self.images.test
+        assert isinstance(test.images, np.ndarray)
+        goal = self.attack.goal(test.labels)
+        triggered = None
+        if goal is not None:
+            stamped = self.attack.trigger(test.images, self.streams.child("attack"))
+            triggered = victim.predict(stamped)
+        return metrics.performance(victim.predict(test.images), triggered, test.labels, goal)
+
+    def _one(self, run: str, defense: Defense, config: dict[str, Any]) -> Record:
+        """The defense's own part: score or repair, remove, retrain, measure, record."""
+        roles = self.poisoned.roles
+        tools = HarnessTools(
+            defense=defense.name,
+            victim=self.victim,
+            streams=self.streams,
+            store=self.store,
+            made_from={**self.made_from, "defense_code": _versions(defense)},
+            train_with=self._train,
+            oracles=self._oracles(defense),
+            progress=self.progress,
+        )
+        seconds = dict(self.seconds)
+        arrays: dict[str, np.ndarray] = {"roles": roles}
+        found: Detection | None = None
+        if isinstance(defense, Mitigation):
+            stage = self._defense_stage(defense, tools, lambda: defense.repair(self.view, tools).arrays())
+            repaired = {k: v for k, v in stage.arrays.items() if k != "models_trained"}
+            after = self._measure(Victim.from_arrays(repaired, self._network(), self.recipe, self.device))
+            seconds["repair"] = stage.seconds
+            self._finished(run, "repair", stage.seconds, stage.reused)
+            models = int(stage.arrays["models_trained"])
+        elif isinstance(defense, Detector):
+            stage = self._defense_stage(defense, tools, lambda: {"scores": self._scores(defense, tools)})
+            seconds["score"] = stage.seconds
+            self._finished(run, "score", stage.seconds, stage.reused)
+            scores = stage.arrays["scores"]
+            ranking = metrics.rank(scores, self.streams("ties"))
+            kept = ~metrics.flagged(ranking, self.budget)
+            retrained, again = self._train_stage(np.flatnonzero(kept), "retrain", f"{defense.name}: retrain")
+            seconds["retrain"] = again.seconds
+            self._finished(run, "retrain", again.seconds, again.reused)
+            after = self._measure(retrained)
+            found = metrics.detection(scores, ranking, roles, self.budget)
+            arrays |= {"scores": scores, "kept": kept}
+            models = int(stage.arrays["models_trained"]) + 1
+        else:
+            raise BdbenchError(f"defense {defense.name!r} is neither a Detector nor a Mitigation")
+        result = Record(
+            id=run,
+            seed=self.seed,
+            config={
+                **config,
+                "recipe": asdict(self.recipe),
+                "data": self._data_facts(),
+            },
+            oracles=list(defense.oracles),
+            environment=self._environment(defense),
+            before=self.before,
+            detection=found,
+            after=after,
+            derived=Derived(metrics.defense_effectiveness_rating(self.before, after)),
+            cost=Cost(seconds, models, _peak_memory_mb()),
+            extra=self._extra(roles, arrays, after),
+        )
+        record.write(self.out / run, result, arrays)
+        installed().call("bdbench_run_finished", run_id=run, record=result.to_dict())
+        return result
+
+    def _defense_stage(
+        self, defense: Defense, tools: HarnessTools, make: Callable[[], Mapping[str, np.ndarray]]
+    ) -> Stage:
+        config = {
+            "stage": "defense",
+            **self.made_from,
+            "model": self.model.config(),
+            "recipe": asdict(self.recipe),
+            "defense": defense.config(),
+            "defense_code": _versions(defense),
+            "oracles": self._oracles(defense),
+        }
+
+        def timed() -> tuple[Mapping[str, np.ndarray], float]:
+            start = time.perf_counter()
+            arrays = dict(make())
+            arrays["models_trained"] = np.array(tools.models_trained)
+            return arrays, time.perf_counter() - start + tools.reused_seconds
+
+        return self.store.stage(config, timed)
+
+    def _scores(self, defense: Detector, tools: HarnessTools) -> np.ndarray:
+        scores = np.asarray(defense.score(self.view, tools), np.float64)
+        if scores.shape != self.view.labels.shape or not np.isfinite(scores).all():
+            n = len(self.view.labels)
+            raise BdbenchError(
+                f"defense {defense.name!r} returned scores of shape {scores.shape}, "
+                f"{np.count_nonzero(~np.isfinite(scores))} of them not finite: expected ({n},), all finite"
+            )
+        return scores
+
+    def _oracles(self, defense: Defense) -> dict[Oracle, Any]:
+        """The attacker's knowledge that the defense declares, and no more."""
+        poisons = self.poisoned.roles == data.Role.POISON
+        goal = self.attack.goal(np.zeros(1, np.int64))
+        known: dict[Oracle, Any] = {
+            "poison_rate": float(poisons.mean()),
+            "target_label": None if goal is None else int(goal[0]),
+        }
+        return {name: known[name] for name in defense.oracles}
+
+    def _data_facts(self) -> dict[str, Any]:
+        return {
+            "train": len(self.poisoned.labels),
+            "test": len(self.images.test.labels),
+            "classes": self.images.num_classes,
+            "shape": list(self.shape),
+            "poisons": int((self.poisoned.roles == data.Role.POISON).sum()),
+        }
+
+    def _environment(self, defense: Defense) -> dict[str, Any]:
+        return {
+            "versions": {
+                "python": platform.python_version(),
+                "numpy": np.__version__,
+                "torch": torch.__version__,
+                **_versions(self.dataset, self.model, self.attack, defense),
+            },
+            "device": torch.cuda.get_device_name() if self.device.startswith("cuda") else self.device,
+            "threads": torch.get_num_threads(),
+            "commit": _commit(),
+        }
+
+    def _extra(
+        self, roles: np.ndarray, arrays: Mapping[str, np.ndarray], after: Performance
+    ) -> dict[str, float | None]:
+        measured = Measured(roles, arrays.get("scores"), arrays.get("kept"), asdict(self.before), asdict(after))
+        return {r.name: r.component.compute(measured) for r in installed().registered("metric")}
+
+
+def run_id(config: Mapping[str, Any], seed: int) -> str:
+    """A name a person can read and a hash that makes it unique: the id of a cell's run."""
+    names = [config[kind]["name"] for kind in ("dataset", "model", "attack", "defense")]
+    return "-".join([*names, f"s{seed}", key_of({"seed": seed, **config})[:8]])
+
+
+def _versions(*components: Component) -> dict[str, str]:
+    """The version of bdbench and of every distribution that a component came from."""
+    versions = {"bdbench": bdbench.__version__}
+    for part in components:
+        for registration in installed().registered(part.kind):
+            if registration.component is type(part):
+                versions[registration.plugin.distribution] = registration.plugin.version
+    return versions
+
+
+def _commit() -> str | None:
+    """The commit of the checkout that bdbench runs from, if it does; with a '+' if files differ from it."""
+    here = Path(__file__).resolve().parent
+    if not (here.parent / ".git").exists():
+        return None
+    try:
+        git = ["git", "-C", str(here)]
+        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        changed = subprocess.run([*git, "diff", "--quiet", "HEAD"], capture_output=True).returncode
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return head + ("+" if changed else "")
+
+
+def _peak_memory_mb() -> float:
+    unit = 1 if sys.platform == "darwin" else 1024
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20, 1)

@@ -1,0 +1,70 @@
+"""Every hook of bdbench, on one page.
+
+A plugin package declares an entry point in the group ``bdbench`` that names a module, and implements the
+hooks it wants with ``@bdbench.hookimpl``. Import heavy libraries inside functions: the module itself is
+loaded by every command.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import pluggy
+
+if TYPE_CHECKING:
+    import click
+
+    from bdbench.interfaces import Architecture, Attack, Dataset, Defense, Metric
+
+GROUP = "bdbench"
+hookspec = pluggy.HookspecMarker(GROUP)
+hookimpl = pluggy.HookimplMarker(GROUP)
+
+
+@hookspec
+def bdbench_register_datasets() -> Iterable[type[Dataset]]:  # type: ignore[empty-body]
+    """Dataset classes."""
+
+
+@hookspec
+def bdbench_register_models() -> Iterable[type[Architecture]]:  # type: ignore[empty-body]
+    """Architecture classes."""
+
+
+@hookspec
+def bdbench_register_attacks() -> Iterable[type[Attack]]:  # type: ignore[empty-body]
+    """Attack classes."""
+
+
+@hookspec
+def bdbench_register_defenses() -> Iterable[type[Defense]]:  # type: ignore[empty-body]
+    """Detector and Mitigation classes."""
+
+
+@hookspec
+def bdbench_register_metrics() -> Iterable[Metric]:  # type: ignore[empty-body]
+    """Metrics, each computed for every cell and stored under ``extra`` in its record."""
+
+
+@hookspec
+def bdbench_run_started(run_id: str, config: dict[str, Any]) -> None:
+    """One cell begins; ``config`` is the record's."""
+
+
+@hookspec
+def bdbench_stage_finished(run_id: str, stage: str, seconds: float, reused: bool) -> None:
+    """A stage of a cell is done: its wall seconds, and whether its result was found instead of computed.
+
+    Stages that several defenses share (data, poison, victim) are reported once, under the first cell.
+    """
+
+
+@hookspec
+def bdbench_run_finished(run_id: str, record: dict[str, Any]) -> None:
+    """A cell is done and its record is on disk; ``record`` is what record.json holds."""
+
+
+@hookspec
+def bdbench_add_commands(cli: click.Group) -> None:
+    """Add commands to the ``bdbench`` program."""

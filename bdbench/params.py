@@ -1,0 +1,231 @@
+"""Typed parameters of a component, from the command line or from Python, with clear errors.
+
+A component is a frozen dataclass whose fields are its parameters. ``param`` adds to a field what a type
+cannot say: the range, the choices, and a line of help.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Union, get_args, get_origin
+
+from bdbench.errors import BdbenchError, unknown
+
+_TRUE, _FALSE = {"true", "yes", "on", "1"}, {"false", "no", "off", "0"}
+
+
+@dataclass(frozen=True)
+class _Limits:
+    help: str = ""
+    low: float | None = None
+    high: float | None = None
+    exclusive: bool = False
+
+    def allowed(self) -> str:
+        left, right = "()" if self.exclusive else "[]"
+        if self.low is None and self.high is None:
+            return ""
+        if self.high is None:
+            return f"{'>' if self.exclusive else '>='} {self.low:g}"
+        if self.low is None:
+            return f"{'<' if self.exclusive else '<='} {self.high:g}"
+        return f"in {left}{self.low:g}, {self.high:g}{right}"
+
+    def admits(self, value: float) -> bool:
+        if self.exclusive:
+            return (self.low is None or value > self.low) and (self.high is None or value < self.high)
+        return (self.low is None or value >= self.low) and (self.high is None or value <= self.high)
+
+
+def param(
+    default: Any, *, help: str, low: float | None = None, high: float | None = None, exclusive: bool = False
+) -> Any:
+    """A dataclass field with one line of ``help`` and a range; ``exclusive`` leaves the bounds themselves out."""
+    return dataclasses.field(default=default, metadata={"limits": _Limits(help, low, high, exclusive)})
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter of a component class, as ``bdbench list`` shows it."""
+
+    name: str
+    type: str
+    default: Any
+    help: str
+    allowed: str
+
+
+@functools.cache
+def _fields(cls: type) -> dict[str, tuple[Any, dataclasses.Field[Any]]]:
+    hints = typing.get_type_hints(cls)
+    return {f.name: (hints[f.name], f) for f in dataclasses.fields(cls)}
+
+
+def _limits(field: dataclasses.Field[Any]) -> _Limits:
+    limits = field.metadata.get("limits", _Limits())
+    assert isinstance(limits, _Limits)
+    return limits
+
+
+def describe(cls: type) -> list[Parameter]:
+    """The parameters of a component class, in the order of its fields."""
+    return [
+        Parameter(name, _type_name(hint), field.default, _limits(field).help, _allowed(hint, field))
+        for name, (hint, field) in _fields(cls).items()
+    ]
+
+
+def config(component: Any) -> dict[str, Any]:
+    """The parameters of a component as plain JSON values, defaults included."""
+    return {
+        f.name: list(v) if isinstance(v := getattr(component, f.name), tuple) else v
+        for f in dataclasses.fields(component)
+    }
+
+
+def check(component: Any) -> None:
+    """Raise BdbenchError unless every field has its declared type and lies in its range."""
+    for name, (hint, field) in _fields(type(component)).items():
+        value = getattr(component, name)
+        if not _fits(value, hint) or not all(_limits(field).admits(v) for v in _numbers(value)):
+            expected = _allowed(hint, field) or _type_name(hint)
+            raise BdbenchError(f"{_title(component)}: {name}={_show(value)} is not allowed: expected {expected}")
+
+
+def make(cls: type, kind: str, values: Mapping[str, Any]) -> Any:
+    """Build a component from raw parameter values; strings are read by the type of their field.
+
+    Raises BdbenchError for a parameter that does not exist, does not parse or is out of range.
+    """
+    fields = _fields(cls)
+    parsed = {}
+    for name, value in values.items():
+        if name not in fields:
+            raise unknown(f"parameter of {kind} '{cls.name}'", name, fields)  # type: ignore[attr-defined]
+        hint, field = fields[name]
+        try:
+            parsed[name] = _parse(value, hint) if isinstance(value, str) else _convert(value, hint)
+        except ValueError:
+            expected = " ".join(filter(None, [_type_name(hint), _limits(field).allowed()]))
+            title = f"{kind} '{cls.name}'"  # type: ignore[attr-defined]
+            raise BdbenchError(f"{title}: {name}={value} is not allowed: expected {expected}") from None
+    return cls(**parsed)
+
+
+def parse_spec(spec: str) -> tuple[str, dict[str, str]]:
+    """Split ``name:key=value,key=value`` into its name and its raw values.
+
+    Raises BdbenchError if a part has no ``=`` or a key comes twice.
+    """
+    name, _, rest = spec.partition(":")
+    values: dict[str, str] = {}
+    for part in filter(None, rest.split(",")):
+        key, equals, value = part.partition("=")
+        if not equals or not key.strip():
+            raise BdbenchError(f"cannot read {part!r} in {spec!r}: expected name:parameter=value,parameter=value")
+        if key.strip() in values:
+            raise BdbenchError(f"parameter {key.strip()!r} is given twice in {spec!r}: expected once")
+        values[key.strip()] = value.strip()
+    return name.strip(), values
+
+
+def _title(component: Any) -> str:
+    return f"{getattr(component, 'kind', 'component')} '{getattr(component, 'name', type(component).__name__)}'"
+
+
+def _show(value: Any) -> str:
+    return "+".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _numbers(value: Any) -> list[float]:
+    values = value if isinstance(value, tuple) else (value,)
+    return [v for v in values if isinstance(v, int | float) and not isinstance(v, bool)]
+
+
+def _options(hint: Any) -> tuple[Any, ...]:
+    return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+
+
+def _type_name(hint: Any) -> str:
+    names = []
+    for option in _options(hint):
+        if option is type(None):
+            names.append("none")
+        elif get_origin(option) is Literal:
+            names += [str(v) for v in get_args(option)]
+        elif get_origin(option) is tuple:
+            names.append("+".join([_type_name(get_args(option)[0])] * 2) + "+...")
+        else:
+            names.append(option.__name__)
+    return "|".join(names)
+
+
+def _allowed(hint: Any, field: dataclasses.Field[Any]) -> str:
+    limits = _limits(field).allowed()
+    if any(get_origin(o) is Literal for o in _options(hint)):
+        return _type_name(hint)
+    if not limits:
+        return ""
+    return f"{_type_name(hint)} {limits}"
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    for option in _options(hint):
+        if option is type(None):
+            ok = value is None
+        elif get_origin(option) is Literal:
+            ok = value in get_args(option)
+        elif get_origin(option) is tuple:
+            ok = isinstance(value, tuple) and all(_fits(v, get_args(option)[0]) for v in value)
+        elif option is float:
+            ok = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        elif option is int:
+            ok = isinstance(value, int) and not isinstance(value, bool)
+        else:
+            ok = isinstance(value, option)
+        if ok:
+            return True
+    return False
+
+
+def _convert(value: Any, hint: Any) -> Any:
+    """A Python value as the field wants it: lists become tuples, ints become floats."""
+    if isinstance(value, list):
+        return tuple(value)
+    if _fits(value, int) and float in _options(hint) and int not in _options(hint):
+        return float(value)
+    return value
+
+
+def _parse(text: str, hint: Any) -> Any:
+    for option in _options(hint):
+        try:
+            return _parse_one(text, option)
+        except ValueError:
+            continue
+    raise ValueError(text)
+
+
+def _parse_one(text: str, option: Any) -> Any:
+    if option is type(None):
+        if text.lower() == "none":
+            return None
+        raise ValueError(text)
+    if option is bool:
+        if text.lower() in _TRUE | _FALSE:
+            return text.lower() in _TRUE
+        raise ValueError(text)
+    if get_origin(option) is Literal:
+        for choice in get_args(option):
+            if str(choice) == text:
+                return choice
+        raise ValueError(text)
+    if get_origin(option) is tuple:
+        return tuple(_parse(part, get_args(option)[0]) for part in text.split("+"))
+    return option(text)

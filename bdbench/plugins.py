@@ -1,0 +1,157 @@
+"""The plugin manager, and the registry of components. A broken plugin is named, never fatal."""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import pluggy
+
+from bdbench import hookspecs
+from bdbench.errors import BdbenchError, unknown
+from bdbench.hookspecs import GROUP
+
+KINDS = {"dataset": "datasets", "model": "models", "attack": "attacks", "defense": "defenses", "metric": "metrics"}
+
+
+@dataclass
+class Plugin:
+    """One entry point: what it is called, the distribution it came from, and what was wrong with it."""
+
+    name: str
+    distribution: str
+    version: str
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Registration:
+    """One component (a class, or a Metric) and the plugin that registered it."""
+
+    name: str
+    component: Any
+    plugin: Plugin
+
+
+@dataclass
+class Plugins:
+    """All plugins that were found. ``hook`` calls them; ``errors`` says which are broken, and how."""
+
+    manager: pluggy.PluginManager
+    found: list[Plugin] = field(default_factory=list)
+    _registered: dict[str, dict[str, list[Registration]]] = field(default_factory=dict)
+
+    def load(self, entry_point: importlib.metadata.EntryPoint) -> None:
+        """Import one entry point and check its hooks; what goes wrong is kept as the plugin's error."""
+        dist = entry_point.dist
+        plugin = Plugin(entry_point.name, dist.name if dist else "?", dist.version if dist else "?")
+        self.found.append(plugin)
+        # Two distributions may use one entry-point name; pluggy wants unique ones.
+        unique = f"{plugin.distribution}:{plugin.name}"
+        try:
+            module = entry_point.load()
+            self.manager.register(module, name=unique)
+            self._check_hooks(module)
+        except (Exception, SystemExit) as error:
+            plugin.error = f"{type(error).__name__}: {error}".splitlines()[0]
+            if self.manager.has_plugin(unique):
+                self.manager.unregister(name=unique)
+
+    def errors(self) -> list[str]:
+        """One line for each broken plugin and each name that two plugins claim."""
+        broken = [f"plugin {p.name!r} of {p.distribution} is not usable: {p.error}" for p in self.found if p.error]
+        clashes = [self._clash(kind, regs) for kind in KINDS for regs in self._all(kind).values() if len(regs) > 1]
+        return broken + clashes
+
+    def registered(self, kind: str) -> list[Registration]:
+        """Every component of a kind ('dataset', 'model', 'attack', 'defense', 'metric'), by name."""
+        return [r for name in sorted(self._all(kind)) for r in self._all(kind)[name]]
+
+    def get(self, kind: str, name: str) -> Registration:
+        """The component of that name. Raises BdbenchError if there is none, or two."""
+        regs = self._all(kind).get(name)
+        if regs is None:
+            raise unknown(kind, name, self._all(kind))
+        if len(regs) > 1:
+            raise BdbenchError(self._clash(kind, regs))
+        return regs[0]
+
+    def call(self, hook: str, **arguments: Any) -> None:
+        """Call a notification hook of every plugin; one that fails is named and does not stop the others."""
+        for name, plugin in self.manager.list_name_plugin():
+            try:
+                self._only(hook, plugin)(**arguments)
+            except Exception as error:
+                self._blame(name, hook, error)
+
+    def _all(self, kind: str) -> dict[str, list[Registration]]:
+        if kind not in self._registered:
+            names: dict[str, list[Registration]] = {}
+            hook = f"bdbench_register_{KINDS[kind]}"
+            for name, module in self.manager.list_name_plugin():
+                plugin = next(p for p in self.found if f"{p.distribution}:{p.name}" == name)
+                try:
+                    for component in (c for result in self._only(hook, module)() for c in result):
+                        _check_component(kind, component)
+                        names.setdefault(component.name, []).append(Registration(component.name, component, plugin))
+                except Exception as error:
+                    self._blame(name, hook, error)
+            self._registered[kind] = names
+        return self._registered[kind]
+
+    def _only(self, hook: str, plugin: Any) -> Callable[..., list[Any]]:
+        others = [p for p in self.manager.get_plugins() if p is not plugin]
+        return self.manager.subset_hook_caller(hook, remove_plugins=others)
+
+    def _blame(self, name: str, hook: str, error: Exception) -> None:
+        for plugin in self.found:
+            if f"{plugin.distribution}:{plugin.name}" == name:
+                plugin.error = f"{hook}: {type(error).__name__}: {error}".splitlines()[0]
+
+    @staticmethod
+    def _clash(kind: str, regs: list[Registration]) -> str:
+        owners = " and ".join(sorted(f"{r.plugin.distribution} ({r.plugin.name})" for r in regs))
+        return f"{kind} {regs[0].name!r} is registered twice, by {owners}: expected one; uninstall either"
+
+    @staticmethod
+    def _check_hooks(module: Any) -> None:
+        specs = {n for n, _ in inspect.getmembers(hookspecs, inspect.isfunction) if n.startswith("bdbench_")}
+        for name in dir(module):
+            if name.startswith("bdbench_register_") and name not in specs:
+                raise BdbenchError(f"it implements {name}, which is no hook: known: {', '.join(sorted(specs))}")
+
+
+def _check_component(kind: str, component: Any) -> None:
+    from bdbench import interfaces
+
+    bases = {
+        "dataset": interfaces.Dataset,
+        "model": interfaces.Architecture,
+        "attack": interfaces.Attack,
+        "defense": interfaces.Defense,
+    }
+    if kind == "metric":
+        if not isinstance(component, interfaces.Metric):
+            raise BdbenchError(f"{component!r} is no bdbench.Metric")
+    elif not (isinstance(component, type) and issubclass(component, bases[kind])):
+        raise BdbenchError(f"{component!r} is no subclass of bdbench.{bases[kind].__name__}")
+    elif inspect.isabstract(component):
+        missing = ", ".join(sorted(component.__abstractmethods__))
+        raise BdbenchError(f"{component.__name__} does not implement {missing}")
+    if not isinstance(getattr(component, "name", None), str):
+        raise BdbenchError(f"{component!r} has no name")
+
+
+@functools.cache
+def installed() -> Plugins:
+    """Every plugin of this environment, found through the entry-point group ``bdbench``."""
+    manager = pluggy.PluginManager(GROUP)
+    manager.add_hookspecs(hookspecs)
+    plugins = Plugins(manager)
+    for entry_point in sorted(importlib.metadata.entry_points(group=GROUP), key=lambda e: e.name):
+        plugins.load(entry_point)
+    return plugins

@@ -1,0 +1,113 @@
+"""Stage results, found by the hash of what they were made from; written whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Iterator
+
+import numpy as np
+
+from bdbench.errors import BdbenchError
+
+
+def key_of(config: Mapping[str, Any]) -> str:
+    """The content address of a JSON-able configuration: 32 hexadecimal digits."""
+    text = json.dumps(config, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+@contextmanager
+def written_whole(folder: Path) -> Iterator[Path]:
+    """A temporary folder that becomes ``folder`` at the end, replacing it, or vanishes on an error.
+
+    Its files are flushed to disk before the rename. Raises BdbenchError if the place cannot be written.
+    """
+    with writable(folder.parent):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=folder.parent))
+    try:
+        yield aside
+        aside.chmod(0o755)
+        for path in aside.iterdir():
+            _sync(path)
+        _sync(aside)
+        if folder.exists():
+            shutil.rmtree(folder)
+        aside.rename(folder)
+        _sync(folder.parent)
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+
+
+@contextmanager
+def writable(folder: Path) -> Iterator[None]:
+    """Turn an OSError met inside into the one-line error for a folder that cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise BdbenchError(f"cannot write to {folder}: {error.strerror}: expected a writable folder") from None
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@dataclass
+class Stage:
+    """A finished stage: its arrays, the seconds it took when it was computed, and whether it was reused."""
+
+    arrays: dict[str, np.ndarray]
+    seconds: float
+    reused: bool
+
+
+class Store:
+    """A folder of stage results. ``fresh`` ignores what was there before this Store was opened."""
+
+    def __init__(self, root: Path, fresh: bool = False) -> None:
+        self.root = root
+        self._fresh = fresh
+        self._mine: set[str] = set()
+        with writable(root):
+            root.mkdir(parents=True, exist_ok=True)
+
+    def stage(
+        self, config: Mapping[str, Any], make: Callable[[], tuple[Mapping[str, np.ndarray], float]]
+    ) -> Stage:
+        """The stage of that configuration, from disk if it is there, else from ``make`` (arrays, seconds).
+
+        A folder that does not read back (a full disk, a stray hand) is computed again.
+        """
+        key = key_of(config)
+        folder = self.root / key[:2] / key
+        if not self._fresh or key in self._mine:
+            try:
+                return self._read(folder)
+            except (OSError, ValueError, KeyError):
+                pass
+        arrays, seconds = make()
+        with written_whole(folder) as aside:
+            np.savez(aside / "arrays.npz", **dict(arrays))
+            meta = {"config": config, "seconds": seconds}
+            (aside / "meta.json").write_text(json.dumps(meta, indent=1, sort_keys=True))
+        self._mine.add(key)
+        return Stage(dict(arrays), seconds, reused=False)
+
+    @staticmethod
+    def _read(folder: Path) -> Stage:
+        meta = json.loads((folder / "meta.json").read_text())
+        with np.load(folder / "arrays.npz", allow_pickle=False) as arrays:
+            return Stage(dict(arrays), float(meta["seconds"]), reused=True)

@@ -1,0 +1,90 @@
+"""What the harness hands to a defense. It holds no reference that leads to the truth."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from bdbench.interfaces import Oracle, Tools
+from bdbench.progress import Progress
+from bdbench.seeds import Streams
+from bdbench.store import Store
+from bdbench.training import Victim
+
+Train = Callable[[np.ndarray, np.ndarray, int, str], Victim]
+
+
+class HarnessTools(Tools):
+    """Tools for one defense on one training set.
+
+    made_from: what identifies the set, the seed and the code, for the keys of saved pieces; train_with:
+    trains the victim's architecture from (images, labels, seed, label); oracles: the declared ones alone.
+    """
+
+    def __init__(
+        self,
+        *,
+        defense: str,
+        victim: Victim,
+        streams: Streams,
+        store: Store,
+        made_from: Mapping[str, Any],
+        train_with: Train,
+        oracles: Mapping[Oracle, Any],
+        progress: Progress,
+    ) -> None:
+        self.victim = victim
+        self.device = victim.device
+        self.streams = streams.child(f"defense:{defense}")
+        self.models_trained = 0
+        self.reused_seconds = 0.0
+        self._defense = defense
+        self._shared = streams.child("shared")
+        self._store = store
+        self._made_from = dict(made_from)
+        self._train_with = train_with
+        self._oracles = dict(oracles)
+        self._progress = progress
+
+    def train(self, images: np.ndarray, labels: np.ndarray, name: str) -> Victim:
+        """Train a model of the victim's architecture and recipe; ``name`` draws its random stream."""
+        self.models_trained += 1
+        seed = self.streams.integer(f"train:{name}")
+        return self._train_with(images, labels, seed, f"{self._defense}: {name}")
+
+    def oracle(self, name: Oracle) -> Any:
+        """Something only the attacker knows. Raises LookupError unless the defense declares it."""
+        if name not in self._oracles:
+            declared = ", ".join(self._oracles) or "none"
+            raise LookupError(f"defense {self._defense!r} asks for the oracle {name!r} but declares {declared}")
+        return self._oracles[name]
+
+    def saved(
+        self, config: Mapping[str, Any], make: Callable[[], Mapping[str, np.ndarray]]
+    ) -> dict[str, np.ndarray]:
+        """The arrays ``make`` gives, computed once for this training set, seed and ``config``."""
+
+        def timed() -> tuple[Mapping[str, np.ndarray], float]:
+            start = time.perf_counter()
+            return make(), time.perf_counter() - start
+
+        stage = self._store.stage({"stage": "saved", **self._made_from, "piece": dict(config)}, timed)
+        if stage.reused:
+            self.reused_seconds += stage.seconds
+        return stage.arrays
+
+    @property
+    def shared_streams(self) -> Streams:
+        """Random streams that are the same for every defense of the run; for work under ``saved``."""
+        return self._shared
+
+    def track(self, total: int, label: str) -> Callable[[int], None]:
+        """Start a progress bar; call the result with the number of steps done since the last call."""
+        return self._progress.track(total, f"{self._defense}: {label}")
+
+    def count_models(self, number: int) -> None:
+        """Say how many models the defense has had trained, for the record's cost."""
+        self.models_trained += number

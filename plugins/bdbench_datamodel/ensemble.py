@@ -1,0 +1,115 @@
+"""Many small networks on random subsets of the training set, trained together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from bdbench_datamodel.surrogates import BatchedNetwork
+
+
+@dataclass(frozen=True)
+class SurrogateRecipe:
+    """How the networks of an ensemble are trained: SGD with Nesterov momentum, a triangular rate."""
+
+    epochs: int
+    batch_size: int
+    lr: float
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    warmup: float = 0.2
+    precision: Literal["float32", "bfloat16"] = "float32"
+
+
+def draw_subsets(examples: int, models: int, alpha: float, rng: np.random.Generator) -> np.ndarray:
+    """bool (models, examples): each row an independent uniform subset of exactly ``round(alpha n)`` examples."""
+    size = round(alpha * examples)
+    masks = np.zeros((models, examples), bool)
+    for row in masks:
+        row[rng.choice(examples, size, replace=False)] = True
+    return masks
+
+
+def train_margins(
+    network: BatchedNetwork,
+    inputs: torch.Tensor,
+    labels: torch.Tensor,
+    masks: np.ndarray,
+    recipe: SurrogateRecipe,
+    seed: int,
+    advance: Callable[[int], None] = lambda steps: None,
+) -> np.ndarray:
+    """Train one network for each row of ``masks`` and return every example's margin under each.
+
+    inputs: (n, ...) from ``network.prepare``, and labels int64 (n,), on the device to work on; masks: bool
+    (M, n), rows of equal size. Returns float32 (M, n): the correct logit minus log-sum-exp of the others.
+
+    All models start from one initialisation and meet the examples in one order, each skipping what it does
+    not hold: what differs between two models is then their subsets alone. A model's result does not depend
+    on which others are trained beside it, beyond rounding. ``advance`` is called once an epoch.
+    """
+    device = inputs.device
+    generator = torch.Generator().manual_seed(seed)
+    models = len(masks)
+    members = torch.from_numpy(np.stack([np.flatnonzero(row) for row in masks])).to(device)
+    initial = network.initial(generator)
+    parameters = [p.to(device).unsqueeze(0).repeat(models, *[1] * p.ndim).requires_grad_() for p in initial]
+    optimizer = torch.optim.SGD(
+        parameters,
+        lr=recipe.lr,
+        momentum=recipe.momentum,
+        nesterov=recipe.momentum > 0,
+        weight_decay=recipe.weight_decay,
+        foreach=True,
+    )
+    if recipe.precision == "bfloat16":
+        inputs = inputs.bfloat16()
+    batches = -(-members.shape[1] // recipe.batch_size)
+    steps, step = recipe.epochs * batches, 0
+    for _ in range(recipe.epochs):
+        place = torch.randperm(len(labels), generator=generator).to(device)
+        order = members.gather(1, place[members].argsort(1))
+        for index in order.tensor_split(batches, 1):
+            step += 1
+            done = step / (steps + 1)
+            rate = min(done / recipe.warmup, (1 - done) / (1 - recipe.warmup))
+            optimizer.param_groups[0]["lr"] = recipe.lr * rate
+            logits = network.logits(parameters, inputs[index])
+            # Each model's loss is a mean over its own batch; the sum over models keeps them independent.
+            loss = F.cross_entropy(logits.flatten(0, 1), labels[index].flatten(), reduction="sum")
+            optimizer.zero_grad(set_to_none=True)
+            (loss / index.shape[1]).backward()
+            optimizer.step()
+        advance(1)
+    return _margins(network, parameters, inputs, labels, recipe.batch_size)
+
+
+@torch.no_grad()
+def _margins(
+    network: BatchedNetwork,
+    parameters: list[torch.Tensor],
+    inputs: torch.Tensor,
+    labels: torch.Tensor,
+    batch_size: int,
+) -> np.ndarray:
+    models = len(parameters[0])
+    out = torch.empty(models, len(labels))
+    for start in range(0, len(labels), batch_size):
+        part = slice(start, start + batch_size)
+        x = inputs[part].unsqueeze(0).expand(models, *inputs[part].shape)
+        out[:, part] = margins(network.logits(parameters, x), labels[part].expand(models, -1)).cpu()
+    return out.numpy()
+
+
+def margins(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """(..., C), (...) -> (...): the correct logit minus log-sum-exp of the others, which is the log odds
+    of the correct label (Khaddaj et al. 2023, app. B; Park et al. 2023, sec. 3).
+    """
+    index = labels.unsqueeze(-1)
+    correct = logits.gather(-1, index).squeeze(-1)
+    return correct - logits.scatter(-1, index, -torch.inf).logsumexp(-1)

@@ -1,0 +1,37 @@
+"""From subsets and margins to the train-on-train matrix W.
+
+W is (n, n): row i is the datamodel of example i as a target, column j the effect on it of having example
+j in the training set. The diagonal is zero: an example's effect on itself is no evidence of a group.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+_ROWS = 2048
+
+
+def difference_of_means(masks: np.ndarray, margins: np.ndarray, out_of_sample: bool = True) -> np.ndarray:
+    """W_ij = mean margin of i over models that hold j, minus the mean over models that do not.
+
+    masks: bool (m, n), margins: float (m, n); returns float32 (n, n). The marginal estimate of a linear
+    datamodel (Ilyas et al. 2022, sec. 2; unbiased up to a factor of order 1/n for subsets of fixed size).
+    ``out_of_sample`` counts only models that do not hold the target i, as the k-output of Khaddaj et al.
+    2023 (sec. 3) demands: a model that memorised i says little of what others do for it.
+    An entry for which one of the two groups is empty is 0.
+    """
+    models, n = masks.shape
+    holds = masks.astype(np.float32)
+    lacks = 1 - holds
+    # A target's mean margin cancels in the difference; taking it out first keeps float32 sums exact enough.
+    centred = margins.astype(np.float32) - margins.mean(0, dtype=np.float64).astype(np.float32)
+    weights = np.empty((n, n), np.float32)
+    for start in range(0, n, _ROWS):
+        rows = slice(start, min(start + _ROWS, n))
+        counted = lacks[:, rows] if out_of_sample else np.ones((models, rows.stop - start), np.float32)
+        outputs = centred[:, rows] * counted
+        with np.errstate(invalid="ignore", divide="ignore"):
+            block = outputs.T @ holds / (counted.T @ holds) - outputs.T @ lacks / (counted.T @ lacks)
+        weights[rows] = np.nan_to_num(block, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
+    np.fill_diagonal(weights, 0)
+    return weights

@@ -1,0 +1,85 @@
+"""Image files in class folders."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from bdbench import BdbenchError, Dataset, ImageData, Source, Split, param
+
+_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+
+
+class Files:
+    """Images that are decoded when they are picked: uint8 (m, size, size, 3) or their own size."""
+
+    def __init__(self, paths: list[Path], size: int | None) -> None:
+        self.paths, self.size = paths, size
+
+    def __len__(self) -> int:
+        """The number of files."""
+        return len(self.paths)
+
+    def __getitem__(self, index: np.ndarray) -> np.ndarray:
+        """Decode the files at ``index``. Raises BdbenchError for a broken file, or one of another size."""
+        first: np.ndarray | None = None
+        out: np.ndarray | None = None
+        for i, j in enumerate(index):
+            image = self._decode(self.paths[j])
+            if out is None or first is None:
+                first, out = image, np.empty((len(index), *image.shape), np.uint8)
+            if image.shape != first.shape:
+                shapes = f"{self.paths[index[0]]} is {first.shape[:2]}, {self.paths[j]} is {image.shape[:2]}"
+                raise BdbenchError(f"images differ in size: {shapes}; expected one size: set imagefolder:size=N")
+            out[i] = image
+        assert out is not None
+        return out
+
+    def _decode(self, path: Path) -> np.ndarray:
+        from PIL import Image
+
+        try:
+            with Image.open(path) as file:
+                image = file.convert("RGB")
+                if self.size is not None and image.size != (self.size, self.size):
+                    image = image.resize((self.size, self.size), Image.Resampling.BICUBIC)
+                return np.asarray(image)
+        except (OSError, ValueError) as error:
+            raise BdbenchError(f"cannot read the image {path}: {error}") from None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageFolder(Dataset):
+    """``--data-root DIR`` with ``train/CLASS/*.jpg`` and ``test/CLASS/*.jpg`` (or png, ...), read as RGB."""
+
+    name = "imagefolder"
+    size: int | None = param(None, help="resize to size x size pixels (none: all files have one size)", low=4)
+
+    def read(self, source: Source) -> ImageData:
+        """The files below the root; classes in order of their names. Raises BdbenchError for what is missing."""
+        if source.root is None:
+            raise BdbenchError("dataset 'imagefolder' needs --data-root: expected a folder with train/ and test/")
+        for part in ("train", "test"):
+            if not (source.root / part).is_dir():
+                raise BdbenchError(f"{source.root / part} is not there: expected class folders of images in it")
+        classes = tuple(sorted(p.name for p in (source.root / "train").iterdir() if p.is_dir()))
+        extra = {p.name for p in (source.root / "test").iterdir() if p.is_dir()} - set(classes)
+        if extra:
+            raise BdbenchError(f"test class {min(extra)!r} has no training folder: expected {', '.join(classes)}")
+        if len(classes) < 2:
+            raise BdbenchError(f"{source.root / 'train'} has {len(classes)} class folders: expected at least 2")
+        return ImageData(*(self._split(source.root / part, classes) for part in ("train", "test")), classes)
+
+    def _split(self, root: Path, classes: tuple[str, ...]) -> Split:
+        paths: list[Path] = []
+        labels: list[int] = []
+        for label, name in enumerate(classes):
+            if (root / name).is_dir():
+                found = sorted(p for p in (root / name).iterdir() if p.suffix.lower() in _SUFFIXES)
+                paths += found
+                labels += [label] * len(found)
+        if not paths:
+            raise BdbenchError(f"{root} holds no images: expected files ending in {', '.join(sorted(_SUFFIXES))}")
+        return Split(Files(paths, self.size), np.array(labels, np.int64))

@@ -1,0 +1,16 @@
+"""Attacks: one a file."""
+
+from __future__ import annotations
+
+from bdbench import Attack, hookimpl
+
+
+@hookimpl
+def bdbench_register_attacks() -> list[type[Attack]]:
+    """BadNets, Blend, SIG and the no-attack control."""
+    from bdbench_triggers.badnets import BadNets
+    from bdbench_triggers.blend import Blend
+    from bdbench_triggers.none import NoAttack
+    from bdbench_triggers.sig import Sig
+
+    return [BadNets, Blend, NoAttack, Sig]
