@@ -34,18 +34,31 @@ def cli() -> None:
 
 
 @cli.command()
-@click.option("--attack", default="blend", show_default=True, metavar="SPEC", help="NAME or NAME:KEY=VALUE,...")
 @click.option(
-    "--defense", "defenses", default=["datamodel"], multiple=True, metavar="SPEC", help="May be given several times."
+    "--attack", default="blend", show_default=True, metavar="SPEC", help="NAME or NAME:KEY=VALUE,..."
+)
+@click.option(
+    "--defense",
+    "defenses",
+    default=["datamodel"],
+    multiple=True,
+    metavar="SPEC",
+    help="May be given several times.",
 )
 @click.option("--dataset", default="digits", show_default=True, metavar="SPEC")
-@click.option("--model", default="convnet", show_default=True, metavar="SPEC", help="The victim's architecture.")
+@click.option(
+    "--model", default="convnet", show_default=True, metavar="SPEC", help="The victim's architecture."
+)
 @click.option("--seed", default=0, show_default=True, help="The root of all random streams.")
 @click.option("--budget", default=0.1, show_default=True, help="The share of the training set to remove.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
-@click.option("--data-root", envvar="BDBENCH_DATA", metavar="DIR", help="Where data sets are. [env: BDBENCH_DATA]")
+@click.option(
+    "--data-root", envvar="BDBENCH_DATA", metavar="DIR", help="Where data sets are. [env: BDBENCH_DATA]"
+)
 @click.option("--download", is_flag=True, help="Let torchvision fetch a data set that is not there.")
-@click.option("--out", default="runs", show_default=True, metavar="DIR", help="Where runs and stage results go.")
+@click.option(
+    "--out", default="runs", show_default=True, metavar="DIR", help="Where runs and stage results go."
+)
 @click.option("--fresh", is_flag=True, help="Compute every stage again.")
 @click.option("--json", "as_json", is_flag=True, help="Print the records instead of a table.")
 def run(as_json: bool, **options: Any) -> None:

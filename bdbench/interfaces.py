@@ -175,7 +175,9 @@ class TriggerAttack(Attack, ABC):
         sources = np.flatnonzero((labels == self.target) == self.clean_label)
         count = round(self.rate * len(labels))
         if not 1 <= count <= len(sources):
-            pool = f"{len(sources)} {'in the target class' if self.clean_label else 'outside the target class'}"
+            pool = (
+                f"{len(sources)} {'in the target class' if self.clean_label else 'outside the target class'}"
+            )
             raise BdbenchError(
                 f"rate={self.rate:g} asks for {count} poisons of {len(labels)} training examples: "
                 f"expected between 1 and the {pool}"

@@ -15,7 +15,16 @@ from bdbench import record
 from bdbench.errors import BdbenchError
 from bdbench.store import writable
 
-_GROUP = ["dataset", "model", "attack", "attack_parameters", "defense", "defense_parameters", "oracles", "budget"]
+_GROUP = [
+    "dataset",
+    "model",
+    "attack",
+    "attack_parameters",
+    "defense",
+    "defense_parameters",
+    "oracles",
+    "budget",
+]
 # column -> path in the record
 _NUMBERS = {
     "ca_before": ("before", "clean_accuracy"),
@@ -90,11 +99,15 @@ def load(folder: Path) -> pd.DataFrame:
     """One row for each record of ``folder/records/*.json``, sorted. Raises BdbenchError."""
     files = sorted((folder / "records").glob("*.json"))
     if not files:
-        raise BdbenchError(f"no records in {folder / 'records'}: expected *.json files, copies of record.json")
+        raise BdbenchError(
+            f"no records in {folder / 'records'}: expected *.json files, copies of record.json"
+        )
     frame = pd.DataFrame([_row(record.read(file).to_dict()) for file in files])
     repeated = frame[frame.duplicated([*_GROUP, "seed"])]
     if len(repeated):
-        raise BdbenchError(f"two records in {folder} are of the same cell and seed: {repeated['id'].iloc[0]} is one")
+        raise BdbenchError(
+            f"two records in {folder} are of the same cell and seed: {repeated['id'].iloc[0]} is one"
+        )
     return frame.sort_values([*_GROUP, "seed"], kind="stable", ignore_index=True)
 
 

@@ -7,11 +7,11 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Any
 
 import numpy as np
 
@@ -54,7 +54,9 @@ def writable(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise BdbenchError(f"cannot write to {folder}: {error.strerror}: expected a writable folder") from None
+        raise BdbenchError(
+            f"cannot write to {folder}: {error.strerror}: expected a writable folder"
+        ) from None
 
 
 def _sync(path: Path) -> None:

@@ -59,7 +59,9 @@ class HarnessTools(Tools):
         """Something only the attacker knows. Raises LookupError unless the defense declares it."""
         if name not in self._oracles:
             declared = ", ".join(self._oracles) or "none"
-            raise LookupError(f"defense {self._defense!r} asks for the oracle {name!r} but declares {declared}")
+            raise LookupError(
+                f"defense {self._defense!r} asks for the oracle {name!r} but declares {declared}"
+            )
         return self._oracles[name]
 
     def saved(

@@ -53,7 +53,9 @@ class ActivationClustering(Detector):
     name = "activation-clustering"
     paper = "Chen et al., Detecting Backdoor Attacks by Activation Clustering, SafeAI 2019, arXiv:1811.03728"
     components: int = param(10, help="dimensions kept before clustering", low=2)
-    reduction: Literal["ica", "pca"] = param("ica", help="independent components, as the paper, or principal ones")
+    reduction: Literal["ica", "pca"] = param(
+        "ica", help="independent components, as the paper, or principal ones"
+    )
 
     def score(self, view: TrainingView, tools: Tools) -> np.ndarray:
         """1 - the share of the example's cluster in its label, float64 (n,)."""

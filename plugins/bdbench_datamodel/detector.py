@@ -31,8 +31,9 @@ class Datamodel(Detector):
     paper = "Khaddaj et al., Rethinking Backdoor Attacks, ICML 2023, arXiv:2307.10163"
     models: int = param(1000, help="networks in the ensemble", low=2)
     alpha: float = param(0.2, help="share of the training set in each subset", low=0, high=1, exclusive=True)
-    estimator: Literal["out-of-sample", "all"] = param(
-        "out-of-sample", help="difference of means over the models without the target, or over all of them"
+    estimator: Literal["out-of-sample", "all", "covariance"] = param(
+        "out-of-sample",
+        help="difference of means over the models without the target, or over all; or response covariance",
     )
     classes: Literal["mask", "each", "ignore"] = param(
         "mask", help="one search with entries between labels zeroed; a search in each label; or neither"
@@ -52,11 +53,14 @@ class Datamodel(Detector):
 
     def score(self, view: TrainingView, tools: Tools) -> np.ndarray:
         """Selection frequency over sizes, float64 (n,). Raises BdbenchError if alpha leaves too few examples."""
-        from bdbench_datamodel.estimators import difference_of_means
+        from bdbench_datamodel.estimators import difference_of_means, response_covariance
         from bdbench_datamodel.scoring import selection_frequency
 
         masks, margins = self.ensemble(view, tools)
-        weights = difference_of_means(masks, margins, out_of_sample=self.estimator == "out-of-sample")
+        if self.estimator == "covariance":
+            weights = response_covariance(masks, margins)
+        else:
+            weights = difference_of_means(masks, margins, out_of_sample=self.estimator == "out-of-sample")
         return selection_frequency(self.cuts(weights, view, tools), len(view.labels))
 
     def ensemble(self, view: TrainingView, tools: Tools) -> tuple[np.ndarray, np.ndarray]:
@@ -130,15 +134,21 @@ class Datamodel(Detector):
         shape = view.images.shape[1:]
         small = min(shape[:2]) < 16
         if small and self.net == "patches":
-            raise BdbenchError(f"net=patches needs images of at least 16 x 16, not {shape[0]} x {shape[1]}: use mlp")
+            raise BdbenchError(
+                f"net=patches needs images of at least 16 x 16, not {shape[0]} x {shape[1]}: use mlp"
+            )
         network: BatchedNetwork
         if self.net == "mlp" or small:
             network = BatchedMLP(shape, view.num_classes, self.hidden or 128)
             recipe = SurrogateRecipe(epochs=self.epochs or 15, batch_size=16, lr=0.05)
         else:
             network = BatchedPatchNet(shape, view.num_classes, self.hidden or 64)
-            recipe = SurrogateRecipe(epochs=self.epochs or 20, batch_size=50, lr=0.05, precision="bfloat16")
-        return network, recipe, {"net": type(network).__name__, "hidden": network.hidden, "recipe": asdict(recipe)}
+            recipe = SurrogateRecipe(epochs=self.epochs or 20, batch_size=25, lr=0.1, precision="bfloat16")
+        return (
+            network,
+            recipe,
+            {"net": type(network).__name__, "hidden": network.hidden, "recipe": asdict(recipe)},
+        )
 
     def _chunk(self, network: BatchedNetwork, recipe: SurrogateRecipe, held: int) -> int:
         """As many networks as keep one step's numbers in about the size of a processor's caches."""

@@ -35,3 +35,21 @@ def difference_of_means(masks: np.ndarray, margins: np.ndarray, out_of_sample: b
         weights[rows] = np.nan_to_num(block, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
     np.fill_diagonal(weights, 0)
     return weights
+
+
+def response_covariance(masks: np.ndarray, margins: np.ndarray) -> np.ndarray:
+    """C_ij = the covariance over models of the margins of i and j, each freed of its own inclusion.
+
+    masks: bool (m, n), margins: float (m, n); returns float32 (n, n), symmetric. With R_i the residual of
+    regressing the margin of i on whether i was held, C = R'R / m. In a linear datamodel F = S W' + noise,
+    rows of S having variance alpha (1 - alpha), C is near alpha (1 - alpha) W W': it holds the groups that W
+    holds, and averages over all columns where W has one noisy entry. Not in the paper: ours.
+    """
+    models = len(masks)
+    held = masks - masks.mean(0)
+    residual = margins - margins.mean(0, dtype=np.float64)
+    own = (held * residual).sum(0) / np.maximum((held**2).sum(0), 1e-12)
+    residual = (residual - own * held).astype(np.float32)
+    weights = residual.T @ residual / np.float32(models)
+    np.fill_diagonal(weights, 0)
+    return weights

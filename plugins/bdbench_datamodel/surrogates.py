@@ -43,6 +43,20 @@ def _normal(shape: tuple[int, ...], gain: float, generator: torch.Generator) -> 
     return torch.randn(shape, generator=generator) * (gain / shape[0]) ** 0.5
 
 
+def _whitened(patches: torch.Tensor, floor: float = 1e-2) -> torch.Tensor:
+    """(n, p, d) rotated and scaled so that its components are uncorrelated and of unit variance.
+
+    One layer cannot do this for itself, and neighbouring pixels are so alike that without it the steps
+    that fine detail needs diverge along the common brightness. ``floor`` is a share of the mean variance.
+    """
+    flat = patches.flatten(0, 1)
+    mean = flat.mean(0)
+    covariance = (flat.T @ flat).double() / len(flat) - torch.outer(mean, mean).double()
+    variances, axes = torch.linalg.eigh(covariance)
+    scale = (variances.clamp_min(0) + floor * variances.mean()).rsqrt()
+    return (patches - mean) @ (axes * scale).float()
+
+
 class BatchedMLP(BatchedNetwork):
     """One hidden layer of rectified units on the pixels."""
 
@@ -74,21 +88,29 @@ class BatchedMLP(BatchedNetwork):
 
 
 class BatchedPatchNet(BatchedNetwork):
-    """One convolution, as a matrix product over patches; rectified, averaged over a grid, then linear."""
+    """One convolution, as a matrix product over patches; rectified, averaged over a grid, then linear.
 
-    patch, stride, grid = 6, 3, 3
+    The images are padded at their far ends, so that every pixel lies in a patch: a trigger in a corner
+    must not be out of sight.
+    """
+
+    patch, stride, grid = 5, 3, 3
 
     def __init__(self, shape: tuple[int, int, int], num_classes: int, hidden: int) -> None:
         self.hidden, self.num_classes = hidden, num_classes
         self.inputs = self.patch**2 * shape[2]
-        self.rows, self.columns = ((side - self.patch) // self.stride + 1 for side in shape[:2])
+        self.rows, self.columns = (-(-(side - self.patch) // self.stride) + 1 for side in shape[:2])
 
     def prepare(self, images: np.ndarray) -> torch.Tensor:
         """(n, rows * columns, patch * patch * C), normalised per channel."""
         x = torch.from_numpy(images).float().permute(0, 3, 1, 2)
         x = (x - x.mean((0, 2, 3), keepdim=True)) / x.std((0, 2, 3), keepdim=True).clamp_min(1e-6)
+        height, width = ((count - 1) * self.stride + self.patch for count in (self.rows, self.columns))
+        x = torch.nn.functional.pad(x, (0, width - x.shape[3], 0, height - x.shape[2]))
         x = x.unfold(2, self.patch, self.stride).unfold(3, self.patch, self.stride)
-        return x.permute(0, 2, 3, 1, 4, 5).reshape(len(images), self.rows * self.columns, self.inputs)
+        return _whitened(
+            x.permute(0, 2, 3, 1, 4, 5).reshape(len(images), self.rows * self.columns, self.inputs)
+        )
 
     def initial(self, generator: torch.Generator) -> list[torch.Tensor]:
         """He initialisation."""

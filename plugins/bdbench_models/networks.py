@@ -21,7 +21,9 @@ class SmallConvNet(nn.Module):
     def __init__(self, channels: int, num_classes: int, width: int) -> None:
         super().__init__()
         self.blocks = nn.Sequential(
-            _conv_block(channels, width, 2), _conv_block(width, 2 * width, 2), _conv_block(2 * width, 4 * width)
+            _conv_block(channels, width, 2),
+            _conv_block(width, 2 * width, 2),
+            _conv_block(2 * width, 4 * width),
         )
         self.pool = nn.AdaptiveMaxPool2d(2)
         self.hidden = nn.Linear(16 * width, 4 * width)
