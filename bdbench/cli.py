@@ -34,9 +34,7 @@ def cli() -> None:
 
 
 @cli.command()
-@click.option(
-    "--attack", default="blend", show_default=True, metavar="SPEC", help="NAME or NAME:KEY=VALUE,..."
-)
+@click.option("--attack", default="blend", show_default=True, metavar="SPEC", help="NAME or NAME:KEY=VALUE,...")
 @click.option(
     "--defense",
     "defenses",
@@ -46,19 +44,13 @@ def cli() -> None:
     help="May be given several times.",
 )
 @click.option("--dataset", default="digits", show_default=True, metavar="SPEC")
-@click.option(
-    "--model", default="convnet", show_default=True, metavar="SPEC", help="The victim's architecture."
-)
+@click.option("--model", default="convnet", show_default=True, metavar="SPEC", help="The victim's architecture.")
 @click.option("--seed", default=0, show_default=True, help="The root of all random streams.")
 @click.option("--budget", default=0.1, show_default=True, help="The share of the training set to remove.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
-@click.option(
-    "--data-root", envvar="BDBENCH_DATA", metavar="DIR", help="Where data sets are. [env: BDBENCH_DATA]"
-)
+@click.option("--data-root", envvar="BDBENCH_DATA", metavar="DIR", help="Where data sets are. [env: BDBENCH_DATA]")
 @click.option("--download", is_flag=True, help="Let torchvision fetch a data set that is not there.")
-@click.option(
-    "--out", default="runs", show_default=True, metavar="DIR", help="Where runs and stage results go."
-)
+@click.option("--out", default="runs", show_default=True, metavar="DIR", help="Where runs and stage results go.")
 @click.option("--fresh", is_flag=True, help="Compute every stage again.")
 @click.option("--json", "as_json", is_flag=True, help="Print the records instead of a table.")
 def run(as_json: bool, **options: Any) -> None:
@@ -66,7 +58,7 @@ def run(as_json: bool, **options: Any) -> None:
 
     SPEC is a name, or a name with parameters: blend:alpha=0.2,rate=0.015. `bdbench list` shows them all.
     """
-    _warn_of_broken_plugins()
+    known = _warn_of_broken_plugins()
     from bdbench import progress
 
     with progress.bars() as bars:
@@ -76,6 +68,7 @@ def run(as_json: bool, **options: Any) -> None:
 
         ready(1)
         records = [r.to_dict() for r in run_all(**options, progress=bars)]
+    _warn_of_broken_plugins(known)
     if as_json:
         click.echo(json.dumps(records, indent=1))
     else:
@@ -145,14 +138,18 @@ def build(folder: Path, check: bool) -> None:
         sys.exit(1)
 
 
-def _warn_of_broken_plugins() -> None:
+def _warn_of_broken_plugins(known: frozenset[str] = frozenset()) -> frozenset[str]:
+    """Name what is wrong with plugins and is not yet known; returns all that is wrong."""
     from bdbench.plugins import KINDS, installed
 
     plugins = installed()
     for kind in KINDS:
         plugins.registered(kind)
-    for line in plugins.errors():
-        click.echo(f"bdbench: warning: {line}", err=True)
+    found = plugins.errors()
+    for line in found:
+        if line not in known:
+            click.echo(f"bdbench: warning: {line}", err=True)
+    return frozenset(found)
 
 
 def main() -> None:
@@ -163,3 +160,7 @@ def main() -> None:
     # Third-party warnings (numba's, torch's) are no news to someone who reads a table.
     warnings.simplefilter("ignore")
     cli()
+
+
+if __name__ == "__main__":
+    main()

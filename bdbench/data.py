@@ -121,22 +121,16 @@ def _checked(name: str, images: np.ndarray, labels: np.ndarray, classes: Sequenc
             raise BdbenchError(f"the {name} images hold NaN or infinite values: expected finite ones")
         if images.size and (images.min() < 0 or images.max() > 1):
             span = f"{images.min():g}..{images.max():g}"
-            raise BdbenchError(
-                f"the {name} images are {images.dtype} in {span}: expected uint8, or floats in 0..1"
-            )
+            raise BdbenchError(f"the {name} images are {images.dtype} in {span}: expected uint8, or floats in 0..1")
         images = np.rint(images * 255).astype(np.uint8)
     if images.dtype != np.uint8:
         raise BdbenchError(f"the {name} images are {images.dtype}: expected uint8, or floats in 0..1")
     if images.ndim == 3:
         images = images[..., None]
     if images.ndim != 4 or images.shape[-1] not in (1, 3):
-        raise BdbenchError(
-            f"the {name} images have shape {images.shape}: expected (n, H, W) or (n, H, W, 1 or 3)"
-        )
+        raise BdbenchError(f"the {name} images have shape {images.shape}: expected (n, H, W) or (n, H, W, 1 or 3)")
     if not len(images) or len(labels) != len(images) or labels.ndim != 1:
-        raise BdbenchError(
-            f"{len(images)} {name} images but labels of shape {labels.shape}: expected (n,), n > 0"
-        )
+        raise BdbenchError(f"{len(images)} {name} images but labels of shape {labels.shape}: expected (n,), n > 0")
     if not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0 or labels.max() >= len(classes):
         raise BdbenchError(f"{name} labels are {labels.dtype}: expected integers in 0..{len(classes) - 1}")
     return Split(np.ascontiguousarray(images), labels.astype(np.int64))

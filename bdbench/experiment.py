@@ -180,16 +180,12 @@ class _Cell:
             len(poisoned.roles),
         )
         if expected != (np.uint8, train.images.shape[1:], *[len(poisoned.images)] * 2):  # type: ignore[union-attr]
-            raise BdbenchError(
-                f"attack {self.attack.name!r} returned arrays of the wrong type or shape: {expected}"
-            )
+            raise BdbenchError(f"attack {self.attack.name!r} returned arrays of the wrong type or shape: {expected}")
         return poisoned
 
     def _train(self, images: np.ndarray, labels: np.ndarray, seed: int, label: str) -> Victim:
         build = self._network
-        return training.train(
-            build, images, labels, self.recipe, seed, self.device, self.progress.track, label
-        )
+        return training.train(build, images, labels, self.recipe, seed, self.device, self.progress.track, label)
 
     def _network(self) -> torch.nn.Module:
         return self.model.build(self.shape, self.images.num_classes)
@@ -350,9 +346,7 @@ class _Cell:
     def _extra(
         self, roles: np.ndarray, arrays: Mapping[str, np.ndarray], after: Performance
     ) -> dict[str, float | None]:
-        measured = Measured(
-            roles, arrays.get("scores"), arrays.get("kept"), asdict(self.before), asdict(after)
-        )
+        measured = Measured(roles, arrays.get("scores"), arrays.get("kept"), asdict(self.before), asdict(after))
         return {r.name: r.component.compute(measured) for r in installed().registered("metric")}
 
 
@@ -379,9 +373,7 @@ def _commit() -> str | None:
         return None
     try:
         git = ["git", "-C", str(here)]
-        head = subprocess.run(
-            [*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True
-        ).stdout.strip()
+        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
         changed = subprocess.run([*git, "diff", "--quiet", "HEAD"], capture_output=True).returncode
     except (OSError, subprocess.CalledProcessError):
         return None

@@ -175,9 +175,7 @@ class TriggerAttack(Attack, ABC):
         sources = np.flatnonzero((labels == self.target) == self.clean_label)
         count = round(self.rate * len(labels))
         if not 1 <= count <= len(sources):
-            pool = (
-                f"{len(sources)} {'in the target class' if self.clean_label else 'outside the target class'}"
-            )
+            pool = f"{len(sources)} {'in the target class' if self.clean_label else 'outside the target class'}"
             raise BdbenchError(
                 f"rate={self.rate:g} asks for {count} poisons of {len(labels)} training examples: "
                 f"expected between 1 and the {pool}"
@@ -210,9 +208,7 @@ class Tools(ABC):
         """Something only the attacker knows. Raises LookupError unless the defense declares it."""
 
     @abstractmethod
-    def saved(
-        self, config: Mapping[str, Any], make: Callable[[], Mapping[str, np.ndarray]]
-    ) -> dict[str, np.ndarray]:
+    def saved(self, config: Mapping[str, Any], make: Callable[[], Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
         """The arrays ``make`` gives, computed once for this training set, seed and ``config``.
 
         Work cut into such pieces goes on where it was after an interruption, and defenses that name the

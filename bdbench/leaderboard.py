@@ -99,15 +99,11 @@ def load(folder: Path) -> pd.DataFrame:
     """One row for each record of ``folder/records/*.json``, sorted. Raises BdbenchError."""
     files = sorted((folder / "records").glob("*.json"))
     if not files:
-        raise BdbenchError(
-            f"no records in {folder / 'records'}: expected *.json files, copies of record.json"
-        )
+        raise BdbenchError(f"no records in {folder / 'records'}: expected *.json files, copies of record.json")
     frame = pd.DataFrame([_row(record.read(file).to_dict()) for file in files])
     repeated = frame[frame.duplicated([*_GROUP, "seed"])]
     if len(repeated):
-        raise BdbenchError(
-            f"two records in {folder} are of the same cell and seed: {repeated['id'].iloc[0]} is one"
-        )
+        raise BdbenchError(f"two records in {folder} are of the same cell and seed: {repeated['id'].iloc[0]} is one")
     return frame.sort_values([*_GROUP, "seed"], kind="stable", ignore_index=True)
 
 
@@ -159,9 +155,7 @@ def _markdown(folder: Path, table: pd.DataFrame) -> str:
     title = folder.resolve().name
     shown = table.copy()
     for name in _NUMBERS:
-        shown[name] = [
-            _with_interval(v, e, name) for v, e in zip(table[name], table[f"{name}_ci95"], strict=True)
-        ]
+        shown[name] = [_with_interval(v, e, name) for v, e in zip(table[name], table[f"{name}_ci95"], strict=True)]
     shown["attack"] = [
         " ".join([a, *(w for w in p.split() if w.startswith("rate="))])
         for a, p in zip(table["attack"], table["attack_parameters"], strict=True)

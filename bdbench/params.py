@@ -95,9 +95,7 @@ def check(component: Any) -> None:
         value = getattr(component, name)
         if not _fits(value, hint) or not all(_limits(field).admits(v) for v in _numbers(value)):
             expected = _allowed(hint, field) or _type_name(hint)
-            raise BdbenchError(
-                f"{_title(component)}: {name}={_show(value)} is not allowed: expected {expected}"
-            )
+            raise BdbenchError(f"{_title(component)}: {name}={_show(value)} is not allowed: expected {expected}")
 
 
 def make(cls: type, kind: str, values: Mapping[str, Any]) -> Any:
@@ -130,9 +128,7 @@ def parse_spec(spec: str) -> tuple[str, dict[str, str]]:
     for part in filter(None, rest.split(",")):
         key, equals, value = part.partition("=")
         if not equals or not key.strip():
-            raise BdbenchError(
-                f"cannot read {part!r} in {spec!r}: expected name:parameter=value,parameter=value"
-            )
+            raise BdbenchError(f"cannot read {part!r} in {spec!r}: expected name:parameter=value,parameter=value")
         if key.strip() in values:
             raise BdbenchError(f"parameter {key.strip()!r} is given twice in {spec!r}: expected once")
         values[key.strip()] = value.strip()
@@ -140,9 +136,7 @@ def parse_spec(spec: str) -> tuple[str, dict[str, str]]:
 
 
 def _title(component: Any) -> str:
-    return (
-        f"{getattr(component, 'kind', 'component')} '{getattr(component, 'name', type(component).__name__)}'"
-    )
+    return f"{getattr(component, 'kind', 'component')} '{getattr(component, 'name', type(component).__name__)}'"
 
 
 def _show(value: Any) -> str:

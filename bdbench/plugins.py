@@ -69,12 +69,8 @@ class Plugins:
 
     def errors(self) -> list[str]:
         """One line for each broken plugin and each name that two plugins claim."""
-        broken = [
-            f"plugin {p.name!r} of {p.distribution} is not usable: {p.error}" for p in self.found if p.error
-        ]
-        clashes = [
-            self._clash(kind, regs) for kind in KINDS for regs in self._all(kind).values() if len(regs) > 1
-        ]
+        broken = [f"plugin {p.name!r} of {p.distribution} is not usable: {p.error}" for p in self.found if p.error]
+        clashes = [self._clash(kind, regs) for kind in KINDS for regs in self._all(kind).values() if len(regs) > 1]
         return broken + clashes
 
     def registered(self, kind: str) -> list[Registration]:
@@ -107,9 +103,7 @@ class Plugins:
                 try:
                     for component in (c for result in self._only(hook, module)() for c in result):
                         _check_component(kind, component)
-                        names.setdefault(component.name, []).append(
-                            Registration(component.name, component, plugin)
-                        )
+                        names.setdefault(component.name, []).append(Registration(component.name, component, plugin))
                 except Exception as error:
                     self._blame(name, hook, error)
             self._registered[kind] = names
@@ -134,9 +128,7 @@ class Plugins:
         specs = {n for n, _ in inspect.getmembers(hookspecs, inspect.isfunction) if n.startswith("bdbench_")}
         for name in dir(module):
             if name.startswith("bdbench_register_") and name not in specs:
-                raise BdbenchError(
-                    f"it implements {name}, which is no hook: known: {', '.join(sorted(specs))}"
-                )
+                raise BdbenchError(f"it implements {name}, which is no hook: known: {', '.join(sorted(specs))}")
 
 
 def _check_component(kind: str, component: Any) -> None:

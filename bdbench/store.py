@@ -54,9 +54,7 @@ def writable(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise BdbenchError(
-            f"cannot write to {folder}: {error.strerror}: expected a writable folder"
-        ) from None
+        raise BdbenchError(f"cannot write to {folder}: {error.strerror}: expected a writable folder") from None
 
 
 def _sync(path: Path) -> None:
@@ -86,9 +84,7 @@ class Store:
         with writable(root):
             root.mkdir(parents=True, exist_ok=True)
 
-    def stage(
-        self, config: Mapping[str, Any], make: Callable[[], tuple[Mapping[str, np.ndarray], float]]
-    ) -> Stage:
+    def stage(self, config: Mapping[str, Any], make: Callable[[], tuple[Mapping[str, np.ndarray], float]]) -> Stage:
         """The stage of that configuration, from disk if it is there, else from ``make`` (arrays, seconds).
 
         A folder that does not read back (a full disk, a stray hand) is computed again.

@@ -88,15 +88,11 @@ def show_catalogue(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
             console.print(f"  [bold]{entry['name']}[/bold]  {_plain(entry['help'])}")
             for p in entry["parameters"]:
                 limits = f" ({p['allowed']})" if p["allowed"] else f" ({p['type']})"
-                console.print(
-                    f"      {p['name']}={_shown(p['default'])}  {_plain(p['help'] + limits)}", style="dim"
-                )
+                console.print(f"      {p['name']}={_shown(p['default'])}  {_plain(p['help'] + limits)}", style="dim")
             if entry["oracles"]:
                 console.print(f"      needs: {', '.join(entry['oracles'])}")
             origin = f"{entry['plugin']}, {entry['distribution']} {entry['version']}"
-            console.print(
-                f"      {_plain('; '.join(filter(None, [entry['paper'], origin])))}", style="dim italic"
-            )
+            console.print(f"      {_plain('; '.join(filter(None, [entry['paper'], origin])))}", style="dim italic")
 
 
 def _shown(default: Any) -> str:

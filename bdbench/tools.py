@@ -59,14 +59,10 @@ class HarnessTools(Tools):
         """Something only the attacker knows. Raises LookupError unless the defense declares it."""
         if name not in self._oracles:
             declared = ", ".join(self._oracles) or "none"
-            raise LookupError(
-                f"defense {self._defense!r} asks for the oracle {name!r} but declares {declared}"
-            )
+            raise LookupError(f"defense {self._defense!r} asks for the oracle {name!r} but declares {declared}")
         return self._oracles[name]
 
-    def saved(
-        self, config: Mapping[str, Any], make: Callable[[], Mapping[str, np.ndarray]]
-    ) -> dict[str, np.ndarray]:
+    def saved(self, config: Mapping[str, Any], make: Callable[[], Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
         """The arrays ``make`` gives, computed once for this training set, seed and ``config``."""
 
         def timed() -> tuple[Mapping[str, np.ndarray], float]:

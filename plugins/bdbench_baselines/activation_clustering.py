@@ -10,9 +10,7 @@ import numpy as np
 from bdbench import Detector, Tools, TrainingView, param
 
 
-def two_clusters(
-    features: np.ndarray, components: int, reduction: Literal["ica", "pca"], seed: int
-) -> np.ndarray:
+def two_clusters(features: np.ndarray, components: int, reduction: Literal["ica", "pca"], seed: int) -> np.ndarray:
     """The cluster, 0 or 1, of each of one label's features (n, d): reduce to ``components``, then 2-means.
 
     Chen et al. 2018, sec. 4. All examples of the label are clustered at once. Fewer than 3 distinct
@@ -53,9 +51,7 @@ class ActivationClustering(Detector):
     name = "activation-clustering"
     paper = "Chen et al., Detecting Backdoor Attacks by Activation Clustering, SafeAI 2019, arXiv:1811.03728"
     components: int = param(10, help="dimensions kept before clustering", low=2)
-    reduction: Literal["ica", "pca"] = param(
-        "ica", help="independent components, as the paper, or principal ones"
-    )
+    reduction: Literal["ica", "pca"] = param("ica", help="independent components, as the paper, or principal ones")
 
     def score(self, view: TrainingView, tools: Tools) -> np.ndarray:
         """1 - the share of the example's cluster in its label, float64 (n,)."""

@@ -134,9 +134,7 @@ class Datamodel(Detector):
         shape = view.images.shape[1:]
         small = min(shape[:2]) < 16
         if small and self.net == "patches":
-            raise BdbenchError(
-                f"net=patches needs images of at least 16 x 16, not {shape[0]} x {shape[1]}: use mlp"
-            )
+            raise BdbenchError(f"net=patches needs images of at least 16 x 16, not {shape[0]} x {shape[1]}: use mlp")
         network: BatchedNetwork
         if self.net == "mlp" or small:
             network = BatchedMLP(shape, view.num_classes, self.hidden or 128)

@@ -108,9 +108,7 @@ class BatchedPatchNet(BatchedNetwork):
         height, width = ((count - 1) * self.stride + self.patch for count in (self.rows, self.columns))
         x = torch.nn.functional.pad(x, (0, width - x.shape[3], 0, height - x.shape[2]))
         x = x.unfold(2, self.patch, self.stride).unfold(3, self.patch, self.stride)
-        return _whitened(
-            x.permute(0, 2, 3, 1, 4, 5).reshape(len(images), self.rows * self.columns, self.inputs)
-        )
+        return _whitened(x.permute(0, 2, 3, 1, 4, 5).reshape(len(images), self.rows * self.columns, self.inputs))
 
     def initial(self, generator: torch.Generator) -> list[torch.Tensor]:
         """He initialisation."""

@@ -25,9 +25,7 @@ class Digits(Dataset):
 
         digits = load_digits()
         images = np.rint(digits.images * (255 / 16)).astype(np.uint8)[..., None]
-        parts = train_test_split(
-            images, digits.target, test_size=_TEST, random_state=0, stratify=digits.target
-        )
+        parts = train_test_split(images, digits.target, test_size=_TEST, random_state=0, stratify=digits.target)
         train_images, test_images, train_labels, test_labels = parts
         classes = tuple(str(c) for c in digits.target_names)
         return ImageData(Split(train_images, train_labels), Split(test_images, test_labels), classes)

@@ -32,9 +32,7 @@ class Files:
                 first, out = image, np.empty((len(index), *image.shape), np.uint8)
             if image.shape != first.shape:
                 shapes = f"{self.paths[index[0]]} is {first.shape[:2]}, {self.paths[j]} is {image.shape[:2]}"
-                raise BdbenchError(
-                    f"images differ in size: {shapes}; expected one size: set imagefolder:size=N"
-                )
+                raise BdbenchError(f"images differ in size: {shapes}; expected one size: set imagefolder:size=N")
             out[i] = image
         assert out is not None
         return out
@@ -62,24 +60,16 @@ class ImageFolder(Dataset):
     def read(self, source: Source) -> ImageData:
         """The files below the root; classes in order of their names. Raises BdbenchError for what is missing."""
         if source.root is None:
-            raise BdbenchError(
-                "dataset 'imagefolder' needs --data-root: expected a folder with train/ and test/"
-            )
+            raise BdbenchError("dataset 'imagefolder' needs --data-root: expected a folder with train/ and test/")
         for part in ("train", "test"):
             if not (source.root / part).is_dir():
-                raise BdbenchError(
-                    f"{source.root / part} is not there: expected class folders of images in it"
-                )
+                raise BdbenchError(f"{source.root / part} is not there: expected class folders of images in it")
         classes = tuple(sorted(p.name for p in (source.root / "train").iterdir() if p.is_dir()))
         extra = {p.name for p in (source.root / "test").iterdir() if p.is_dir()} - set(classes)
         if extra:
-            raise BdbenchError(
-                f"test class {min(extra)!r} has no training folder: expected {', '.join(classes)}"
-            )
+            raise BdbenchError(f"test class {min(extra)!r} has no training folder: expected {', '.join(classes)}")
         if len(classes) < 2:
-            raise BdbenchError(
-                f"{source.root / 'train'} has {len(classes)} class folders: expected at least 2"
-            )
+            raise BdbenchError(f"{source.root / 'train'} has {len(classes)} class folders: expected at least 2")
         return ImageData(*(self._split(source.root / part, classes) for part in ("train", "test")), classes)
 
     def _split(self, root: Path, classes: tuple[str, ...]) -> Split:
@@ -91,7 +81,5 @@ class ImageFolder(Dataset):
                 paths += found
                 labels += [label] * len(found)
         if not paths:
-            raise BdbenchError(
-                f"{root} holds no images: expected files ending in {', '.join(sorted(_SUFFIXES))}"
-            )
+            raise BdbenchError(f"{root} holds no images: expected files ending in {', '.join(sorted(_SUFFIXES))}")
         return Split(Files(paths, self.size), np.array(labels, np.int64))

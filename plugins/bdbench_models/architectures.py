@@ -15,9 +15,7 @@ if TYPE_CHECKING:
 def _at_least(name: str, shape: tuple[int, int, int], smallest: int) -> None:
     if min(shape[:2]) < smallest:
         size = f"{shape[0]} x {shape[1]}"
-        raise BdbenchError(
-            f"model {name!r} cannot take images of {size}: expected at least {smallest} pixels a side"
-        )
+        raise BdbenchError(f"model {name!r} cannot take images of {size}: expected at least {smallest} pixels a side")
 
 
 class _FromTable:

@@ -20,9 +20,7 @@ class Blend(TriggerAttack):
     name = "blend"
     paper = "Chen et al., Targeted Backdoor Attacks on Deep Learning Systems, arXiv:1712.05526"
     alpha: float = param(0.2, help="weight of the pattern", low=0, high=1, exclusive=True)
-    test_alpha: float | None = param(
-        None, help="its weight at test time (none: alpha)", low=0, high=1, exclusive=True
-    )
+    test_alpha: float | None = param(None, help="its weight at test time (none: alpha)", low=0, high=1, exclusive=True)
     pattern: str = param("noise", help="'noise', or the path of a picture that is resized to the images")
 
     def stamp(self, images: np.ndarray, streams: Streams) -> np.ndarray:
@@ -46,7 +44,5 @@ class Blend(TriggerAttack):
             with Image.open(self.pattern) as file:
                 picture = file.convert("RGB" if shape[2] == 3 else "L").resize((shape[1], shape[0]))
         except OSError as error:
-            raise BdbenchError(
-                f"cannot read pattern={self.pattern}: {error}: expected 'noise' or a picture"
-            ) from None
+            raise BdbenchError(f"cannot read pattern={self.pattern}: {error}: expected 'noise' or a picture") from None
         return np.asarray(picture, np.float64).reshape(shape)

@@ -1,0 +1,33 @@
+"""What the tests share: small synthetic sets and a cell that runs in a second."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bdbench import Split
+
+# One cell of the smallest size at which every stage does its work.
+TINY: dict[str, Any] = {
+    "attack": "badnets:rate=0.05",
+    "dataset": "digits:subset=300",
+    "model": "convnet:width=4,epochs=2",
+    "device": "cpu",
+}
+TINY_DATAMODEL = "datamodel:models=12,chunk=4,epochs=2,hidden=8,starts=3"
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> dict[str, Any]:
+    """Arguments of ``bdbench.run`` for a cell that takes about a second."""
+    return {**TINY, "out": tmp_path / "runs"}
+
+
+@pytest.fixture
+def split() -> Split:
+    """40 grey images of 8 x 8 with labels 0..3 in turn."""
+    rng = np.random.default_rng(0)
+    return Split(rng.integers(0, 256, (40, 8, 8, 1)).astype(np.uint8), np.arange(40) % 4)

@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+import gzip
+import hashlib
+import pickle
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bdbench import BdbenchError, Source, Streams
+from bdbench.data import pick
+from bdbench_datasets.digits import Digits
+from bdbench_datasets.imagefolder import ImageFolder
+from bdbench_datasets.npz import Npz
+from bdbench_datasets.vision import CIFAR10, FashionMNIST
+
+RNG = np.random.default_rng(0)
+
+
+def test_digits_are_there_and_split() -> None:
+    data = pick(Digits().read(Source()), None, RNG)
+    assert data.train.images.shape == (1437, 8, 8, 1) and data.test.images.shape == (360, 8, 8, 1)
+    assert data.train.images.max() == 255
+    assert data.classes == tuple("0123456789")
+    # 36 of each in the test part, give or take one: the split is stratified.
+    assert set(np.bincount(data.test.labels)) <= {35, 36, 37}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    from PIL import Image
+
+    for part, count in (("train", 6), ("test", 2)):
+        for label, name in enumerate(("ant", "bee")):
+            (tmp_path / part / name).mkdir(parents=True)
+            for i in range(count):
+                image = np.full((6, 6, 3), 100 * label + i, np.uint8)
+                Image.fromarray(image).save(tmp_path / part / name / f"{i}.png")
+    (tmp_path / "train" / "ant" / "notes.txt").write_text("no image")
+    return tmp_path
+
+
+def test_image_folder_reads_classes_in_order_of_their_names(folder: Path) -> None:
+    data = pick(ImageFolder().read(Source(folder)), None, RNG)
+    assert data.classes == ("ant", "bee")
+    assert data.train.images.shape == (12, 6, 6, 3)
+    assert data.train.images[:, 0, 0, 0].tolist() == [0, 1, 2, 3, 4, 5, 100, 101, 102, 103, 104, 105]
+    assert data.train.labels.tolist() == [0] * 6 + [1] * 6
+
+
+def test_image_folder_decodes_only_the_subset(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from bdbench_datasets.imagefolder import Files
+
+    decoded = []
+    original = Files._decode
+    monkeypatch.setattr(Files, "_decode", lambda self, path: decoded.append(path) or original(self, path))
+    data = pick(ImageFolder(subset=4).read(Source(folder)), 4, Streams(0)("subset"))
+    assert np.bincount(data.train.labels).tolist() == [2, 2]
+    assert sum("train" in p.parts for p in decoded) == 4
+
+
+def test_image_folder_resizes_on_request_and_refuses_a_mixture(folder: Path) -> None:
+    from PIL import Image
+
+    Image.fromarray(np.zeros((9, 7, 3), np.uint8)).save(folder / "train" / "bee" / "odd.png")
+    with pytest.raises(BdbenchError, match="images differ in size.*expected one size: set imagefolder:size=N"):
+        pick(ImageFolder().read(Source(folder)), None, RNG)
+    assert pick(ImageFolder(size=8).read(Source(folder)), None, RNG).train.images.shape == (13, 8, 8, 3)
+
+
+def test_image_folder_names_a_broken_file(folder: Path) -> None:
+    (folder / "train" / "bee" / "broken.jpg").write_bytes(b"\xff\xd8 nothing more")
+    with pytest.raises(BdbenchError, match=r"cannot read the image .*broken\.jpg"):
+        pick(ImageFolder().read(Source(folder)), None, RNG)
+
+
+def test_image_folder_refuses_an_unknown_test_class(folder: Path) -> None:
+    (folder / "test" / "cat").mkdir()
+    with pytest.raises(BdbenchError, match="test class 'cat' has no training folder: expected ant, bee"):
+        ImageFolder().read(Source(folder))
+
+
+def test_npz_round_trip(tmp_path: Path) -> None:
+    x = RNG.integers(0, 256, (6, 5, 5)).astype(np.uint8)
+    y = np.array([0, 1, 2, 0, 1, 2])
+    np.savez(tmp_path / "d.npz", x_train=x, y_train=y, x_test=x[:3] / 255, y_test=y[:3], classes=["a", "b", "c"])
+    data = pick(Npz(path="d.npz").read(Source(tmp_path)), None, RNG)
+    assert data.classes == ("a", "b", "c")
+    assert np.array_equal(data.train.images[..., 0], x) and np.array_equal(data.test.images[..., 0], x[:3])
+
+
+def test_npz_of_objects_is_refused(tmp_path: Path) -> None:
+    np.savez(tmp_path / "d.npz", x_train=np.array([{}]), y_train=[0], x_test=[0], y_test=[0])
+    with pytest.raises(BdbenchError, match="cannot read"):
+        Npz(path="d.npz").read(Source(tmp_path))
+
+
+def _lay_out_cifar10(root: Path, monkeypatch: pytest.MonkeyPatch) -> np.ndarray:
+    """Files in CIFAR-10's own format with two images each, and their checksums where torchvision has its."""
+    from torchvision.datasets import CIFAR10 as Peer
+
+    base = root / "cifar-10-batches-py"
+    base.mkdir()
+    rng = np.random.default_rng(0)
+
+    def write(name: str, content: object) -> list[str]:
+        data = pickle.dumps(content)
+        (base / name).write_bytes(data)
+        return [name, hashlib.md5(data).hexdigest()]
+
+    pixels = rng.integers(0, 256, (12, 3072)).astype(np.uint8)
+    names = [f"data_batch_{i}" for i in range(1, 6)] + ["test_batch"]
+    batches = [write(n, {"data": pixels[2 * i : 2 * i + 2], "labels": [i, 9 - i]}) for i, n in enumerate(names)]
+    meta = write("batches.meta", {"label_names": list("abcdefghij")})
+    monkeypatch.setattr(Peer, "train_list", batches[:5])
+    monkeypatch.setattr(Peer, "test_list", batches[5:])
+    monkeypatch.setattr(Peer, "meta", {"filename": meta[0], "key": "label_names", "md5": meta[1]})
+    return pixels
+
+
+def test_cifar10_is_read_through_torchvision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels = _lay_out_cifar10(tmp_path, monkeypatch)
+    data = pick(CIFAR10().read(Source(tmp_path)), None, RNG)
+    assert data.classes == tuple("abcdefghij")
+    assert data.train.images.shape == (10, 32, 32, 3)
+    assert np.array_equal(data.train.images[3].transpose(2, 0, 1).ravel(), pixels[3])
+    assert data.test.labels.tolist() == [5, 4]
+    (tmp_path / "cifar-10-batches-py" / "test_batch").write_bytes(b"damaged")
+    with pytest.raises(BdbenchError, match="cifar10 was not found in .* or its files are damaged"):
+        CIFAR10().read(Source(tmp_path))
+
+
+def test_grey_torchvision_sets_are_read(tmp_path: Path) -> None:
+    raw = tmp_path / "FashionMNIST" / "raw"
+    raw.mkdir(parents=True)
+    for part, n in (("train", 3), ("t10k", 2)):
+        images = np.arange(n * 784, dtype=np.int64).astype(np.uint8)
+        (raw / f"{part}-images-idx3-ubyte").write_bytes(struct.pack(">4i", 2051, n, 28, 28) + images.tobytes())
+        (raw / f"{part}-labels-idx1-ubyte").write_bytes(struct.pack(">2i", 2049, n) + bytes(range(n)))
+        for kind in ("images-idx3", "labels-idx1"):
+            name = f"{part}-{kind}-ubyte"
+            (raw / f"{name}.gz").write_bytes(gzip.compress((raw / name).read_bytes()))
+    data = pick(FashionMNIST().read(Source(tmp_path)), None, RNG)
+    assert data.train.images.shape == (3, 28, 28, 1)
+    assert data.train.images[1].ravel()[:2].tolist() == [784 % 256, 785 % 256]
+    assert data.classes[0].startswith("T-shirt")

@@ -1,0 +1,141 @@
+"""The poisoning of each attack, pixel by pixel, on tiny images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bdbench import Attack, BdbenchError, PoisonedData, Role, Split, Streams, TriggerAttack
+from bdbench_triggers.badnets import BadNets
+from bdbench_triggers.blend import Blend
+from bdbench_triggers.none import NoAttack
+from bdbench_triggers.sig import Sig
+
+STREAMS = Streams(0)
+GREY = np.full((1, 4, 4, 1), 100, np.uint8)
+
+
+def grid(images: np.ndarray) -> list[list[int]]:
+    return images[0, :, :, 0].tolist()
+
+
+def test_badnets_checker_in_the_corner() -> None:
+    assert grid(BadNets(size=3).stamp(GREY, STREAMS)) == [
+        [100, 100, 100, 100],
+        [100, 255, 0, 255],
+        [100, 0, 255, 0],
+        [100, 255, 0, 255],
+    ]
+
+
+def test_badnets_white_at_a_margin_elsewhere() -> None:
+    attack = BadNets(size=2, pattern="white", corner="top-left", margin=1)
+    assert grid(attack.stamp(GREY, STREAMS)) == [
+        [100, 100, 100, 100],
+        [100, 255, 255, 100],
+        [100, 255, 255, 100],
+        [100, 100, 100, 100],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("corner", "place"),
+    [("top-right", (0, 3)), ("bottom-left", (3, 0)), ("bottom-right", (3, 3)), ("top-left", (0, 0))],
+)
+def test_badnets_corners(corner: Any, place: tuple[int, int]) -> None:
+    stamped = BadNets(size=1, pattern="white", corner=corner).stamp(GREY, STREAMS)[0, :, :, 0]
+    assert np.argwhere(stamped == 255).tolist() == [list(place)]
+
+
+def test_badnets_fills_all_channels() -> None:
+    stamped = BadNets(size=1).stamp(np.zeros((2, 4, 4, 3), np.uint8), STREAMS)
+    assert stamped[:, 3, 3].tolist() == [[255] * 3] * 2
+
+
+def test_badnets_that_does_not_fit_is_refused() -> None:
+    with pytest.raises(BdbenchError, match=r"size=4 with margin=1 does not fit images of 4 x 4"):
+        BadNets(size=4, margin=1).stamp(GREY, STREAMS)
+
+
+def test_blend_by_hand(tmp_path: Path) -> None:
+    from PIL import Image
+
+    Image.fromarray(np.array([[0, 255], [10, 100]], np.uint8)).save(tmp_path / "p.png")
+    images = np.full((1, 2, 2, 1), 100, np.uint8)
+    attack = Blend(alpha=0.2, test_alpha=0.5, pattern=str(tmp_path / "p.png"))
+    # 0.8 * 100 + 0.2 * (0, 255, 10, 100), and halves
+    assert grid(attack.stamp(images, STREAMS)) == [[80, 131], [82, 100]]
+    assert grid(attack.trigger(images, STREAMS)) == [[50, 178], [55, 100]]
+
+
+def test_blend_noise_is_one_pattern_for_all_images_and_for_training_and_test() -> None:
+    images = np.zeros((3, 4, 4, 3), np.uint8)
+    attack = Blend(alpha=0.5)
+    trained, tested = attack.stamp(images, STREAMS), attack.trigger(images[:2], STREAMS)
+    assert np.array_equal(trained[0], trained[2]) and np.array_equal(trained[:2], tested)
+    pattern = STREAMS("trigger").integers(0, 256, (4, 4, 3))
+    assert np.array_equal(trained[0], np.rint(pattern / 2))
+    assert not np.array_equal(trained, attack.stamp(images, Streams(1)))
+
+
+def test_sig_by_hand() -> None:
+    # sin(2 pi j / 4) = 0, 1, 0, -1 along the width; the same in every row.
+    images = np.array([[[100], [250], [100], [10]]] * 2, np.uint8)[None]
+    attack = Sig(delta=20.0, test_delta=40.0, frequency=1)
+    assert grid(attack.stamp(images, STREAMS)) == [[100, 255, 100, 0]] * 2
+    grey = GREY[:, :1]
+    assert grid(attack.stamp(grey, STREAMS)) == [[100, 120, 100, 80]]
+    assert grid(attack.trigger(grey, STREAMS)) == [[100, 140, 100, 60]]
+
+
+ATTACKS = [BadNets(rate=0.2), Blend(rate=0.2, target=2), Sig(rate=0.2, target=1)]
+
+
+@pytest.mark.parametrize("attack", ATTACKS, ids=lambda a: a.name)
+def test_poisons_are_as_many_and_where_they_should_be(attack: TriggerAttack, split: Split) -> None:
+    before = (split.images.copy(), split.labels.copy())  # type: ignore[union-attr]
+    made = attack.poison(split, 4, STREAMS)
+    poisons = made.roles == Role.POISON
+    assert poisons.sum() == 8
+    assert np.array_equal(made.original_labels, before[1])
+    assert (made.labels[poisons] == attack.target).all()
+    # Dirty-label: every poison changes its label; clean-label: none does.
+    assert ((before[1][poisons] == attack.target) == attack.clean_label).all()
+    assert np.array_equal(made.images[poisons], attack.stamp(before[0][poisons], STREAMS))
+    assert np.array_equal(made.images[~poisons], before[0][~poisons])
+    assert np.array_equal(made.labels[~poisons], before[1][~poisons])
+    assert np.array_equal(split.images, before[0]) and np.array_equal(split.labels, before[1])
+
+
+@given(rate=st.floats(0.001, 0.999), target=st.integers(0, 3), clean=st.booleans())
+def test_any_rate_is_met_exactly_or_refused(rate: float, target: int, clean: bool) -> None:
+    split = Split(np.zeros((40, 4, 4, 1), np.uint8), np.arange(40) % 4)
+    attack = Sig(rate=rate, target=target) if clean else BadNets(rate=rate, target=target)
+    count, room = round(rate * 40), 10 if clean else 30
+    if 1 <= count <= room:
+        assert (attack.poison(split, 4, STREAMS).roles == Role.POISON).sum() == count
+    else:
+        with pytest.raises(BdbenchError, match=f"asks for {count} poisons of 40 training examples"):
+            attack.poison(split, 4, STREAMS)
+
+
+@pytest.mark.parametrize("attack", [*ATTACKS, NoAttack()], ids=lambda a: a.name)
+def test_triggers_keep_type_and_shape_and_leave_the_input(attack: Attack) -> None:
+    for shape in ((3, 8, 8, 1), (2, 32, 32, 3)):
+        images = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
+        kept = images.copy()
+        stamped = attack.trigger(images, STREAMS)
+        assert (stamped.dtype, stamped.shape) == (images.dtype, images.shape)
+        assert np.array_equal(images, kept) and not np.shares_memory(images, stamped)
+
+
+def test_the_control_changes_nothing(split: Split) -> None:
+    made: PoisonedData = NoAttack().poison(split, 4, STREAMS)
+    assert np.array_equal(made.images, split.images) and np.array_equal(made.labels, split.labels)
+    assert not made.roles.any()
+    assert NoAttack().goal(split.labels) is None

@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from bdbench.cli import cli
+from tests.conftest import TINY
+
+SMALL = [f"--{k}={v}" for k, v in TINY.items()]
+
+
+def invoke(*arguments: str) -> Result:
+    return CliRunner().invoke(cli, list(arguments))
+
+
+def test_run_prints_a_table_and_leaves_a_record(tmp_path: Path) -> None:
+    out = tmp_path / "runs"
+    result = invoke("run", *SMALL, "--defense", "random", "--defense", "low-loss", "--out", str(out))
+    assert result.exit_code == 0, result.output
+    for text in ("random", "low-loss", "CA %", "ASR %", "RA %", "AUROC", "TPR at 1 % FPR %", "models trained"):
+        assert text in result.stdout
+    assert len(list(out.glob("*/record.json"))) == len(list(out.glob("*/scores.npz"))) == 2
+    shown = invoke("show", next(out.glob("*-random-*")).name, "--out", str(out))
+    assert shown.exit_code == 0
+    assert "AUROC" in shown.stdout and "low-loss" not in shown.stdout
+
+
+def test_run_json_is_the_record(tmp_path: Path) -> None:
+    result = invoke("run", *SMALL, "--defense", "random", "--out", str(tmp_path), "--json")
+    records = json.loads(result.stdout)
+    assert records == [json.loads(next(tmp_path.glob("*/record.json")).read_text())]
+    again = invoke("show", str(tmp_path / records[0]["id"]), "--json")
+    assert json.loads(again.stdout) == records[0]
+
+
+@pytest.fixture(scope="module")
+def broken(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("broken")
+    (root / "corrupt.npz").write_bytes(b"PK\x03\x04 this is no zip")
+    (root / "text.npz").write_text("hello")
+    good = {"y_train": np.array([0, 1]), "y_test": np.array([0, 1]), "x_test": np.zeros((2, 8, 8), np.uint8)}
+    np.savez(root / "incomplete.npz", **good)
+    np.savez(root / "nan.npz", x_train=np.full((2, 8, 8), np.nan), **good)
+    (root / "empty").mkdir()
+    (root / "file").write_text("")
+    return root
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--attack", "blnd"], "unknown attack 'blnd': did you mean 'blend'?"),
+        (["--defense", "spectrl"], "unknown defense 'spectrl': did you mean 'spectral'?"),
+        (["--dataset", "digit"], "unknown dataset 'digit': did you mean 'digits'?"),
+        (["--model", "resnet"], "unknown model 'resnet': did you mean 'resnet9'?"),
+        (["--attack", "blend:alpha=1.5"], "attack 'blend': alpha=1.5 is not allowed: expected float in (0, 1)"),
+        (["--defense", "datamodel:alpha=0"], "defense 'datamodel': alpha=0.0 is not allowed: expected float in (0, 1)"),
+        (["--defense", "datamodel:alpha=0.001"], "alpha=0.001 leaves subsets of 0 of 300 examples"),
+        (["--attack", "badnets:rate=0.0001"], "rate=0.0001 asks for 0 poisons of 300 training examples"),
+        (["--attack", "sig:rate=0.5"], "rate=0.5 asks for 150 poisons of 300 training examples: expected between 1"),
+        (["--attack", "badnets:target=10"], "target=10 is not there: expected a label in 0..9"),
+        (["--attack", "badnets:size=9"], "size=9 with margin=0 does not fit images of 8 x 8"),
+        (["--attack", "blend:alpha"], "cannot read 'alpha' in 'blend:alpha'"),
+        (["--attack", "blend:pattern=nowhere.png"], "cannot read pattern=nowhere.png"),
+        (["--model", "resnet9"], "model 'resnet9' cannot take images of 8 x 8: expected at least 16"),
+        (["--budget", "1.5"], "budget=1.5 is not allowed: expected a fraction in (0, 1)"),
+        (["--seed", "-1"], "seed=-1 is not allowed"),
+        (["--device", "tpu"], "device 'tpu' is not available: expected one of auto, cpu"),
+        (["--data-root", "{root}/nowhere"], "/nowhere' is not there: expected a folder"),
+        (["--dataset", "imagefolder"], "needs --data-root"),
+        (["--dataset", "imagefolder", "--data-root", "{root}/empty"], "/empty/train is not there"),
+        (["--dataset", "cifar10", "--data-root", "{root}/empty"], "cifar10 was not found in {root}/empty"),
+        (["--dataset", "npz"], "expected npz:path=FILE.npz"),
+        (["--dataset", "npz:path=none.npz", "--data-root", "{root}"], "no file at {root}/none.npz"),
+        (["--dataset", "npz:path=corrupt.npz", "--data-root", "{root}"], "cannot read {root}/corrupt.npz as npz"),
+        (["--dataset", "npz:path=text.npz", "--data-root", "{root}"], "cannot read {root}/text.npz as npz"),
+        (["--dataset", "npz:path=incomplete.npz", "--data-root", "{root}"], "has no array 'x_train'"),
+        (["--dataset", "npz:path=nan.npz", "--data-root", "{root}"], "the training images hold NaN"),
+        (["--dataset", "digits:subset=5000"], "subset=5000 is not allowed: the data set has 1437"),
+        (["--out", "{root}/file/runs"], "cannot write to {root}/file/runs"),
+    ],
+)
+def test_bad_input_ends_in_one_line_and_code_2(
+    broken: Path, tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    arguments = [a.format(root=broken) for a in arguments]
+    out = [] if "--out" in arguments else ["--out", str(tmp_path / "runs")]
+    result = invoke("run", *SMALL, "--defense", "random", *out, *arguments)
+    assert result.exit_code == 2, result.output
+    line = result.stderr.strip().splitlines()[-1]
+    assert line.startswith("bdbench: ")
+    assert message.format(root=broken) in line
+    assert "Traceback" not in result.output
+    assert result.stdout == ""
+    assert not list(tmp_path.rglob("record.json"))
+
+
+def test_show_of_nothing_is_an_error(tmp_path: Path) -> None:
+    result = invoke("show", "nothing", "--out", str(tmp_path))
+    assert result.exit_code == 2
+    assert f"no record at {tmp_path}/nothing" in result.stderr
+
+
+def test_list_says_what_there_is_and_where_from() -> None:
+    found = json.loads(invoke("list", "--json").stdout)
+    assert set(found) == {"attacks", "defenses", "datasets", "models", "plugins"}
+    names = {what: {e["name"] for e in entries} for what, entries in found.items()}
+    assert names["attacks"] >= {"badnets", "blend", "none", "sig"}
+    assert names["defenses"] >= {"activation-clustering", "datamodel", "low-loss", "random", "spectral"}
+    assert names["models"] >= {"convnet", "preact-resnet18", "resnet9"}
+    assert names["datasets"] >= {
+        "cifar10", "cifar100", "digits", "fashionmnist", "gtsrb", "imagefolder", "mnist", "npz", "svhn",
+    }  # fmt: skip
+    blend = next(e for e in found["attacks"] if e["name"] == "blend")
+    alpha = next(p for p in blend["parameters"] if p["name"] == "alpha")
+    assert alpha == {
+        "name": "alpha", "type": "float", "default": 0.2, "help": "weight of the pattern",
+        "allowed": "float in (0, 1)",
+    }  # fmt: skip
+    assert "1712.05526" in blend["paper"]
+    assert (blend["plugin"], blend["distribution"]) == ("triggers", "bdbench")
+    assert all(p["help"] for what in found if what != "plugins" for e in found[what] for p in e["parameters"])
+
+
+@pytest.mark.parametrize("what", ["attacks", "defenses", "datasets", "models", "plugins"])
+def test_list_of_one_kind(what: str) -> None:
+    assert json.loads(invoke("list", what, "--json").stdout) == json.loads(invoke("list", "--json").stdout)[what]
+    assert invoke("list", what).stdout.startswith(what)
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["list"], ["list", "--json"], ["run", "--help"]])
+def test_no_torch_is_imported_where_none_is_needed(arguments: list[str]) -> None:
+    code = (
+        f"import sys; from bdbench.cli import main; sys.argv = ['bdbench', *{arguments!r}]\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'torchvision', 'sklearn', 'numba', 'pandas'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_reading_records_imports_no_torch(tiny: dict[str, Any]) -> None:
+    import bdbench
+
+    path = tiny["out"] / bdbench.run(defense="random", **tiny).id
+    code = f"import sys, bdbench.record, pathlib; bdbench.record.read(pathlib.Path({str(path)!r}))\n"
+    code += "assert 'torch' not in sys.modules and 'torchvision' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,206 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import bdbench
+from bdbench import Attack, BdbenchError, Detector, Mitigation, Tools, TrainingView, Victim
+from bdbench.interfaces import TriggerAttack
+from bdbench.progress import Silent
+from tests.conftest import TINY, TINY_DATAMODEL
+
+
+def numbers(data: dict[str, Any]) -> dict[str, Any]:
+    """A record without what may differ between two runs of the same cell: times and memory."""
+    cost = {k: v for k, v in data["cost"].items() if k == "models_trained"}
+    return {**data, "cost": {**cost, "stages": sorted(data["cost"]["seconds"])}}
+
+
+def test_the_same_seed_gives_the_same_numbers(tmp_path: Path) -> None:
+    first, second = (
+        bdbench.run(defense=TINY_DATAMODEL, out=tmp_path / name, **TINY).to_dict() for name in ("one", "two")
+    )
+    assert numbers(first) == numbers(second)
+    scores = [np.load(tmp_path / n / first["id"] / "scores.npz")["scores"] for n in ("one", "two")]
+    assert np.array_equal(*scores)
+
+
+def test_another_seed_gives_another_set(tiny: dict[str, Any]) -> None:
+    records = [bdbench.run(defense="random", seed=s, **tiny) for s in (0, 1)]
+    roles = [np.load(tiny["out"] / r.id / "scores.npz")["roles"] for r in records]
+    assert not np.array_equal(*roles)
+
+
+def test_a_second_identical_run_trains_nothing(tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    first = bdbench.run(defense=TINY_DATAMODEL, **tiny).to_dict()
+
+    def refuse(*arguments: Any, **options: Any) -> Any:
+        raise AssertionError("a finished stage was computed again")
+
+    monkeypatch.setattr("bdbench.training.train", refuse)
+    monkeypatch.setattr("bdbench_datamodel.detector.Datamodel.score", refuse)
+    second = bdbench.run(defense=TINY_DATAMODEL, **tiny).to_dict()
+    assert numbers(first) == numbers(second)
+    # The cost of a stage is that of computing it, not of finding it.
+    stages = ("victim", "score", "retrain")
+    assert all(first["cost"]["seconds"][s] == second["cost"]["seconds"][s] for s in stages)
+    with pytest.raises(AssertionError, match="computed again"):
+        bdbench.run(defense=TINY_DATAMODEL, fresh=True, **tiny)
+
+
+def test_defenses_share_set_and_victim_and_do_not_disturb_each_other(tmp_path: Path) -> None:
+    specs = ["random", TINY_DATAMODEL, "spectral"]
+    together = bdbench.run_all(defenses=specs, out=tmp_path / "a", **TINY)
+    alone = [bdbench.run(defense=s, out=tmp_path / "b", **TINY) for s in reversed(specs)][::-1]
+    assert [numbers(r.to_dict()) for r in together] == [numbers(r.to_dict()) for r in alone]
+    assert len({json.dumps(r.to_dict()["before"]) for r in together}) == 1
+
+
+def test_two_estimators_share_one_ensemble(tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    from bdbench_datamodel import ensemble
+
+    calls = []
+    original = ensemble.train_margins
+    monkeypatch.setattr(ensemble, "train_margins", lambda *a, **k: calls.append(1) or original(*a, **k))
+    records = bdbench.run_all(
+        defenses=[TINY_DATAMODEL, f"{TINY_DATAMODEL},estimator=all", f"{TINY_DATAMODEL},estimator=covariance"], **tiny
+    )
+    assert len(calls) == 3  # chunks of one ensemble
+    assert [r.cost.models_trained for r in records] == [13, 13, 13]
+
+
+def test_the_control_has_no_success_rate_and_counts_false_alarms(tiny: dict[str, Any]) -> None:
+    record = bdbench.run(defense="low-loss", **{**tiny, "attack": "none"})
+    assert record.before.attack_success_rate is None and record.after.robust_accuracy is None
+    assert record.detection is not None and record.detection.auroc is None
+    assert record.detection.fpr_at_budget == pytest.approx(0.1)
+    assert record.derived.defense_effectiveness_rating is None
+
+
+def test_what_is_kept_is_the_complement_of_the_budget(tiny: dict[str, Any]) -> None:
+    record = bdbench.run(defense="low-loss", budget=0.2, **tiny)
+    arrays = np.load(tiny["out"] / record.id / "scores.npz")
+    assert arrays["kept"].sum() == 240
+    assert arrays["scores"][~arrays["kept"]].min() >= arrays["scores"][arrays["kept"]].max()
+    assert np.bincount(arrays["roles"]).tolist() == [285, 15]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forget(Mitigation):
+    """Trains afresh on the examples of the non-target labels' majority: enough to have a model."""
+
+    name = "forget"
+
+    def repair(self, view: TrainingView, tools: Tools) -> Victim:
+        return tools.train(np.array(view.images[:100]), np.array(view.labels[:100]), "fresh")
+
+
+def test_a_mitigation_takes_a_detectors_place(tiny: dict[str, Any]) -> None:
+    first = bdbench.run(defense=Forget(), **tiny)
+    assert first.detection is None
+    assert first.cost.models_trained == 1
+    assert set(first.cost.seconds) == {"data", "poison", "victim", "repair"}
+    assert numbers(first.to_dict()) == numbers(bdbench.run(defense=Forget(), **tiny).to_dict())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bad(Detector):
+    name = "bad"
+
+    def score(self, view: TrainingView, tools: Tools) -> np.ndarray:
+        return np.full(len(view.labels), np.nan)
+
+
+def test_scores_that_are_not_finite_are_refused_and_nothing_is_written(tiny: dict[str, Any]) -> None:
+    with pytest.raises(BdbenchError, match=r"defense 'bad' returned scores of shape \(300,\), 300 of them not finite"):
+        bdbench.run(defense=Bad(), **tiny)
+    assert [p.name for p in tiny["out"].iterdir()] == [".stages"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wrong(TriggerAttack):
+    name = "wrong"
+
+    def stamp(self, images: np.ndarray, streams: bdbench.Streams) -> np.ndarray:
+        return images
+
+    def poison(self, train: bdbench.Split, num_classes: int, streams: bdbench.Streams) -> bdbench.PoisonedData:
+        made = super().poison(train, num_classes, streams)
+        return bdbench.PoisonedData(made.images.astype(float), made.labels, made.roles, made.original_labels)
+
+
+def test_an_attack_that_returns_the_wrong_type_is_refused(tiny: dict[str, Any]) -> None:
+    wrong: Attack = Wrong()
+    with pytest.raises(BdbenchError, match="attack 'wrong' returned arrays of the wrong type"):
+        bdbench.run(**{**tiny, "attack": wrong}, defense="random")
+
+
+def test_the_same_defense_twice_is_refused(tiny: dict[str, Any]) -> None:
+    with pytest.raises(BdbenchError, match="defense 'random' is given twice"):
+        bdbench.run_all(defenses=["random", "random"], **tiny)
+
+
+def test_progress_is_reported_to_the_end(tiny: dict[str, Any]) -> None:
+    class Bars(Silent):
+        def __init__(self) -> None:
+            self.left: dict[str, int] = {}
+
+        def track(self, total: int, label: str) -> Any:
+            self.left[label] = total
+
+            def advance(steps: int) -> None:
+                self.left[label] -= steps
+
+            return advance
+
+    bars = Bars()
+    bdbench.run(defense=TINY_DATAMODEL, progress=bars, **tiny)
+    assert set(bars.left) == {
+        "train the victim", "datamodel: 12 networks", "datamodel: search", "datamodel: retrain",
+    }  # fmt: skip
+    assert set(bars.left.values()) == {0}
+
+
+SLOW_ENSEMBLE = "datamodel:models=60,chunk=5,epochs=40,hidden=64,starts=3"
+
+
+def _command(out: Path) -> list[str]:
+    options = [f"--{k}={v}" for k, v in {**TINY, "out": out, "defense": SLOW_ENSEMBLE}.items()]
+    return [sys.executable, "-m", "bdbench.cli", "run", *options]
+
+
+def test_killed_in_the_ensemble_and_started_again_it_ends_the_same(tmp_path: Path) -> None:
+    def pieces(out: Path) -> set[Path]:
+        found = (out / ".stages").rglob("meta.json")
+        return {p.parent for p in found if '"stage": "saved"' in p.read_text()}
+
+    broken, whole = tmp_path / "broken", tmp_path / "whole"
+    process = subprocess.Popen(_command(broken), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while len(pieces(broken)) < 2:
+        assert process.poll() is None, "it ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    done = {p: (p / "meta.json").stat().st_mtime_ns for p in pieces(broken)}
+    assert 2 <= len(done) < 12
+    assert not list(broken.glob("*/record.json"))
+    for out in (broken, whole):
+        subprocess.run(_command(out), check=True, capture_output=True)
+    assert len(pieces(broken)) == 12
+    assert all((p / "meta.json").stat().st_mtime_ns == t for p, t in done.items())
+    records = [json.loads(next(out.glob("*/record.json")).read_text()) for out in (broken, whole)]
+    assert numbers(records[0]) == numbers(records[1])
+    scores = [np.load(next(out.glob("*/scores.npz"))) for out in (broken, whole)]
+    assert all(np.array_equal(scores[0][k], scores[1][k]) for k in ("scores", "roles", "kept"))

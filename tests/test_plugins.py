@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+import importlib.metadata
+import sys
+import types
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pluggy
+import pytest
+
+from bdbench import BdbenchError, Detector, Tools, TrainingView, hookimpl, hookspecs
+from bdbench.plugins import Plugins, installed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flat(Detector):
+    name = "flat"
+
+    def score(self, view: TrainingView, tools: Tools) -> np.ndarray:
+        return np.zeros(len(view.labels))
+
+
+class _Distribution(importlib.metadata.Distribution):
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def read_text(self, filename: str) -> str:
+        return f"Name: {self._name}\nVersion: 1.0\n"
+
+    def locate_file(self, path: Any) -> Any:
+        raise NotImplementedError
+
+
+Load = Callable[..., None]
+
+
+@pytest.fixture
+def plugins() -> Plugins:
+    manager = pluggy.PluginManager(hookspecs.GROUP)
+    manager.add_hookspecs(hookspecs)
+    return Plugins(manager)
+
+
+@pytest.fixture
+def load(plugins: Plugins) -> Iterator[Load]:
+    """Load a module made of the given functions as a plugin of the distribution of that name."""
+    made: list[str] = []
+
+    def load_(distribution: str, **functions: Any) -> None:
+        name = f"made_{distribution}"
+        module = types.ModuleType(name)
+        vars(module).update(functions)
+        sys.modules[name] = module
+        made.append(name)
+        entry = importlib.metadata.EntryPoint(distribution, name, hookspecs.GROUP)
+        vars(entry)["dist"] = _Distribution(distribution)
+        plugins.load(entry)
+
+    yield load_
+    for name in made:
+        del sys.modules[name]
+
+
+@hookimpl
+def bdbench_register_defenses() -> list[type]:
+    return [Flat]
+
+
+def test_a_component_knows_where_it_came_from(plugins: Plugins, load: Load) -> None:
+    load("one", bdbench_register_defenses=bdbench_register_defenses)
+    found = plugins.get("defense", "flat")
+    assert found.component is Flat
+    assert (found.plugin.distribution, found.plugin.version) == ("one", "1.0")
+    assert plugins.errors() == []
+
+
+def test_an_import_that_fails_is_named_and_the_rest_works(plugins: Plugins, load: Load) -> None:
+    broken = importlib.metadata.EntryPoint("broken", "no_such_module_anywhere", hookspecs.GROUP)
+    plugins.load(broken)
+    load("one", bdbench_register_defenses=bdbench_register_defenses)
+    assert plugins.get("defense", "flat").component is Flat
+    assert len(plugins.errors()) == 1
+    assert "no_such_module_anywhere" in plugins.errors()[0]
+
+
+def _raising() -> list[type]:
+    raise RuntimeError("out of luck")
+
+
+def _of_wrong_kind() -> list[type]:
+    return [int]
+
+
+def _abstract() -> list[type]:
+    return [Detector]
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [(_raising, "out of luck"), (_of_wrong_kind, "no subclass of bdbench.Defense"), (_abstract, "does not implement")],
+)
+def test_a_registration_that_fails_is_named(
+    plugins: Plugins, load: Load, function: Callable[[], list[type]], message: str
+) -> None:
+    load("bad", bdbench_register_defenses=hookimpl(function))
+    # pluggy finds hooks by name, so the function must have the hook's.
+    load("one", bdbench_register_defenses=bdbench_register_defenses)
+    assert [r.name for r in plugins.registered("defense")] == ["flat"]
+    assert any("'bad'" in e and message in e for e in plugins.errors())
+
+
+def test_a_misspelt_hook_is_named(plugins: Plugins, load: Load) -> None:
+    load("typo", bdbench_register_defences=bdbench_register_defenses)
+    assert "bdbench_register_defences, which is no hook" in plugins.errors()[0]
+
+
+def test_two_components_of_one_name_are_an_error_that_names_both(plugins: Plugins, load: Load) -> None:
+    load("one", bdbench_register_defenses=bdbench_register_defenses)
+    load("two", bdbench_register_defenses=bdbench_register_defenses)
+    with pytest.raises(BdbenchError, match="defense 'flat' is registered twice, by one .* and two"):
+        plugins.get("defense", "flat")
+    assert "one" in plugins.errors()[0] and "two" in plugins.errors()[0]
+
+
+def test_a_reporter_that_fails_stops_nobody(plugins: Plugins, load: Load) -> None:
+    seen = []
+
+    @hookimpl
+    def bdbench_run_finished(run_id: str) -> None:
+        seen.append(run_id)
+
+    @hookimpl(specname="bdbench_run_finished")
+    def bad(run_id: str) -> None:
+        raise RuntimeError("reporter")
+
+    load("bad", bdbench_run_finished=bad)
+    load("good", bdbench_run_finished=bdbench_run_finished)
+    plugins.call("bdbench_run_finished", run_id="r", record={})
+    assert seen == ["r"]
+    assert "reporter" in plugins.errors()[0]
+
+
+def test_our_own_plugins_come_through_the_entry_points() -> None:
+    found = {p.name: p for p in installed().found if p.distribution == "bdbench"}
+    assert set(found) == {"datasets", "models", "triggers", "baselines", "datamodel"}
+    assert installed().errors() == []
+    assert {"badnets", "blend", "none", "sig"} <= {r.name for r in installed().registered("attack")}
+
+
+def test_an_unknown_name_gets_the_nearest_one() -> None:
+    with pytest.raises(BdbenchError, match="unknown attack 'blnd': did you mean 'blend'"):
+        installed().get("attack", "blnd")

@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bdbench import BdbenchError
+from bdbench.store import Store, key_of, written_whole
+
+
+class Counter:
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self) -> tuple[dict[str, np.ndarray], float]:
+        self.calls += 1
+        return {"x": np.arange(3)}, 1.5
+
+
+def test_a_stage_is_made_once_and_keeps_its_time(tmp_path: Path) -> None:
+    make = Counter()
+    first = Store(tmp_path).stage({"a": 1}, make)
+    again = Store(tmp_path).stage({"a": 1}, make)
+    assert make.calls == 1
+    assert (first.reused, again.reused) == (False, True)
+    assert again.seconds == 1.5
+    assert again.arrays["x"].tolist() == [0, 1, 2]
+
+
+def test_another_configuration_is_another_stage(tmp_path: Path) -> None:
+    make, store = Counter(), Store(tmp_path)
+    store.stage({"a": 1}, make)
+    store.stage({"a": 2}, make)
+    assert make.calls == 2
+    assert key_of({"a": 1, "b": 2}) == key_of({"b": 2, "a": 1}) != key_of({"a": 1})
+
+
+def test_fresh_ignores_what_was_there_but_not_its_own(tmp_path: Path) -> None:
+    make = Counter()
+    Store(tmp_path).stage({"a": 1}, make)
+    fresh = Store(tmp_path, fresh=True)
+    fresh.stage({"a": 1}, make)
+    assert fresh.stage({"a": 1}, make).reused
+    assert make.calls == 2
+
+
+@pytest.mark.parametrize("damage", ["truncate", "remove"])
+def test_a_damaged_stage_is_made_again(tmp_path: Path, damage: str) -> None:
+    make = Counter()
+    Store(tmp_path).stage({"a": 1}, make)
+    file = next(tmp_path.rglob("arrays.npz"))
+    file.write_bytes(file.read_bytes()[:20]) if damage == "truncate" else file.unlink()
+    assert Store(tmp_path).stage({"a": 1}, make).arrays["x"].tolist() == [0, 1, 2]
+    assert make.calls == 2
+
+
+def test_nothing_half_written_is_left(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError), written_whole(tmp_path / "run") as aside:
+        (aside / "part").write_text("half")
+        raise RuntimeError
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_is_replaced_whole(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        with written_whole(tmp_path / "run") as aside:
+            (aside / name).write_text(name)
+    assert [p.name for p in (tmp_path / "run").iterdir()] == ["two"]
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BdbenchError, match="cannot write to .*file/below"):
+        Store(tmp_path / "file" / "below")

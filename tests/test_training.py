@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from bdbench import BdbenchError, Recipe, Split, training
+from bdbench.progress import Silent
+
+RECIPE = Recipe(epochs=2, batch_size=16, lr=0.01)
+
+
+def build() -> torch.nn.Module:
+    from bdbench_models.networks import SmallConvNet
+
+    return SmallConvNet(1, 4, 4)
+
+
+def trained(images: np.ndarray, labels: np.ndarray, seed: int = 0, recipe: Recipe = RECIPE) -> training.Victim:
+    return training.train(build, images, labels, recipe, seed, "cpu", Silent().track)
+
+
+def test_training_is_seeded_and_leaves_the_global_state(split: Split) -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    first = trained(split.images, split.labels)
+    assert torch.rand(1) == expected
+    torch.manual_seed(99)
+    again = trained(split.images, split.labels)
+    other = trained(split.images, split.labels, seed=1)
+    assert np.array_equal(first.logits(split.images), again.logits(split.images))
+    assert not np.array_equal(first.logits(split.images), other.logits(split.images))
+
+
+def test_a_model_survives_its_arrays(split: Split) -> None:
+    first = trained(split.images, split.labels)
+    again = training.Victim.from_arrays(first.arrays(), build(), RECIPE, "cpu")
+    assert np.array_equal(first.logits(split.images), again.logits(split.images))
+    assert first.features(split.images).shape == (40, 16)
+
+
+def test_it_learns_what_can_be_learned(split: Split) -> None:
+    images = np.zeros((80, 8, 8, 1), np.uint8)
+    labels = np.arange(80) % 4
+    for i, y in enumerate(labels):
+        images[i, 4 * (y // 2) : 4 * (y // 2) + 4, 4 * (y % 2) : 4 * (y % 2) + 4] = 200
+    model = trained(images, labels, recipe=Recipe(epochs=15, batch_size=16, lr=0.01, optimizer="adamw"))
+    assert (model.predict(images) == labels).mean() == 1.0
+
+
+def test_augmentation_only_moves_pixels() -> None:
+    images = torch.arange(2 * 5 * 5 * 1, dtype=torch.uint8).reshape(2, 5, 5, 1)
+    recipe = Recipe(epochs=1, batch_size=2, lr=1, flip=True, crop_padding=2)
+    for seed in range(20):
+        out = training._augment(images, recipe, torch.Generator().manual_seed(seed))
+        assert out.shape == images.shape
+        for before, after in zip(images, out, strict=True):
+            assert set(after.flatten().tolist()) <= set(before.flatten().tolist())
+
+
+def test_a_shift_reflects_at_the_border() -> None:
+    assert training._reflect(torch.arange(-2, 6), 4).tolist() == [2, 1, 0, 1, 2, 3, 2, 1]
+
+
+def test_the_rate_rises_then_falls() -> None:
+    rates = [training._ramp(s, 9, 0.2) for s in range(9)]
+    assert rates == pytest.approx([0.5, 1.0, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125])
+
+
+def test_a_device_that_is_not_there_is_refused() -> None:
+    assert training.pick_device("cpu") == "cpu"
+    with pytest.raises(BdbenchError, match="device 'abacus' is not available"):
+        training.pick_device("abacus")
