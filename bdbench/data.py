@@ -104,6 +104,9 @@ def stratified(labels: np.ndarray, size: int, rng: np.random.Generator) -> np.nd
 
 def pick(data: ImageData, subset: int | None, rng: np.random.Generator) -> ImageData:
     """Decode and check a data set, keeping ``subset`` of its training examples if that is not None."""
+    for name, split in (("training", data.train), ("test", data.test)):
+        if len(split.labels) != len(split.images):
+            raise BdbenchError(f"{len(split.images)} {name} images but {len(split.labels)} labels: expected as many")
     labels = data.train.labels
     index = np.arange(len(labels)) if subset is None else stratified(labels, subset, rng)
     train = _checked("training", data.train.images[index], labels[index], data.classes)
@@ -129,8 +132,8 @@ def _checked(name: str, images: np.ndarray, labels: np.ndarray, classes: Sequenc
         images = images[..., None]
     if images.ndim != 4 or images.shape[-1] not in (1, 3):
         raise BdbenchError(f"the {name} images have shape {images.shape}: expected (n, H, W) or (n, H, W, 1 or 3)")
-    if not len(images) or len(labels) != len(images) or labels.ndim != 1:
-        raise BdbenchError(f"{len(images)} {name} images but labels of shape {labels.shape}: expected (n,), n > 0")
+    if not len(images) or labels.ndim != 1:
+        raise BdbenchError(f"{len(images)} {name} images, labels of shape {labels.shape}: expected (n,), n > 0")
     if not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0 or labels.max() >= len(classes):
         raise BdbenchError(f"{name} labels are {labels.dtype}: expected integers in 0..{len(classes) - 1}")
     return Split(np.ascontiguousarray(images), labels.astype(np.int64))

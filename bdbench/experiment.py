@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import platform
 import resource
 import subprocess
@@ -146,6 +147,8 @@ class _Cell:
         self.poisoned = self._timed(run, "poison", self._poison)
         self.shape = self.images.test.images.shape[1:]  # type: ignore[union-attr]
         self.recipe = self.model.recipe(self.dataset.name, self.shape)
+        build = functools.partial(self.model.build, self.shape, self.images.num_classes)
+        self.trainer = training.Trainer(build, self.recipe, self.device, self.progress.track)
         self.view = self.poisoned.view(self.images.num_classes)
         self.made_from = {
             "set": data.fingerprint(self.poisoned.images, self.poisoned.labels),
@@ -183,13 +186,6 @@ class _Cell:
             raise BdbenchError(f"attack {self.attack.name!r} returned arrays of the wrong type or shape: {expected}")
         return poisoned
 
-    def _train(self, images: np.ndarray, labels: np.ndarray, seed: int, label: str) -> Victim:
-        build = self._network
-        return training.train(build, images, labels, self.recipe, seed, self.device, self.progress.track, label)
-
-    def _network(self) -> torch.nn.Module:
-        return self.model.build(self.shape, self.images.num_classes)
-
     def _train_stage(self, kept: np.ndarray, stream: str, label: str) -> tuple[Victim, Stage]:
         """A model trained on the kept part (indices) of the poisoned set, from the store if it is there."""
         config = {
@@ -204,11 +200,11 @@ class _Cell:
 
         def make() -> tuple[Mapping[str, np.ndarray], float]:
             start = time.perf_counter()
-            victim = self._train(self.view.images[kept], self.view.labels[kept], seed, label)
+            victim = self.trainer.train(self.view.images[kept], self.view.labels[kept], seed, label)
             return victim.arrays(), time.perf_counter() - start
 
         stage = self.store.stage(config, make)
-        return Victim.from_arrays(stage.arrays, self._network(), self.recipe, self.device), stage
+        return self.trainer.restore(stage.arrays), stage
 
     def _measure(self, victim: Victim) -> Performance:
         test = self.images.test
@@ -229,7 +225,7 @@ class _Cell:
             streams=self.streams,
             store=self.store,
             made_from={**self.made_from, "defense_code": _versions(defense)},
-            train_with=self._train,
+            trainer=self.trainer,
             oracles=self._oracles(defense),
             progress=self.progress,
         )
@@ -239,7 +235,7 @@ class _Cell:
         if isinstance(defense, Mitigation):
             stage = self._defense_stage(defense, tools, lambda: defense.repair(self.view, tools).arrays())
             repaired = {k: v for k, v in stage.arrays.items() if k != "models_trained"}
-            after = self._measure(Victim.from_arrays(repaired, self._network(), self.recipe, self.device))
+            after = self._measure(self.trainer.restore(repaired))
             seconds["repair"] = stage.seconds
             self._finished(run, "repair", stage.seconds, stage.reused)
             models = int(stage.arrays["models_trained"])

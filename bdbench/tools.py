@@ -12,16 +12,14 @@ from bdbench.interfaces import Oracle, Tools
 from bdbench.progress import Progress
 from bdbench.seeds import Streams
 from bdbench.store import Store
-from bdbench.training import Victim
-
-Train = Callable[[np.ndarray, np.ndarray, int, str], Victim]
+from bdbench.training import Trainer, Victim
 
 
 class HarnessTools(Tools):
     """Tools for one defense on one training set.
 
-    made_from: what identifies the set, the seed and the code, for the keys of saved pieces; train_with:
-    trains the victim's architecture from (images, labels, seed, label); oracles: the declared ones alone.
+    made_from: what identifies the set, the seed and the code, for the keys of saved pieces; trainer: trains
+    the victim's architecture; oracles: the declared ones alone.
     """
 
     def __init__(
@@ -32,7 +30,7 @@ class HarnessTools(Tools):
         streams: Streams,
         store: Store,
         made_from: Mapping[str, Any],
-        train_with: Train,
+        trainer: Trainer,
         oracles: Mapping[Oracle, Any],
         progress: Progress,
     ) -> None:
@@ -45,7 +43,7 @@ class HarnessTools(Tools):
         self._shared = streams.child("shared")
         self._store = store
         self._made_from = dict(made_from)
-        self._train_with = train_with
+        self._trainer = trainer
         self._oracles = dict(oracles)
         self._progress = progress
 
@@ -53,7 +51,7 @@ class HarnessTools(Tools):
         """Train a model of the victim's architecture and recipe; ``name`` draws its random stream."""
         self.models_trained += 1
         seed = self.streams.integer(f"train:{name}")
-        return self._train_with(images, labels, seed, f"{self._defense}: {name}")
+        return self._trainer.train(images, labels, seed, f"{self._defense}: {name}")
 
     def oracle(self, name: Oracle) -> Any:
         """Something only the attacker knows. Raises LookupError unless the defense declares it."""

@@ -68,17 +68,6 @@ class Victim:
         state = {f"state.{k}": v.detach().cpu().numpy() for k, v in self.network.state_dict().items()}
         return {**state, "mean": self.mean, "std": self.std}
 
-    @classmethod
-    def from_arrays(
-        cls, arrays: Mapping[str, np.ndarray], network: torch.nn.Module, recipe: Recipe, device: str
-    ) -> Victim:
-        """The model that ``arrays()`` described, in an untrained ``network`` of its architecture."""
-        prefix = "state."
-        state = {k[len(prefix) :]: torch.from_numpy(v) for k, v in arrays.items() if k.startswith(prefix)}
-        network.load_state_dict(state)
-        network = _place(network, device, recipe.channels_last).eval()
-        return cls(network, arrays["mean"], arrays["std"], device, recipe.precision, recipe.channels_last)
-
     def _run(self, images: np.ndarray, function: Callable[[torch.Tensor], torch.Tensor]) -> np.ndarray:
         self.network.eval()
         out = []
@@ -89,56 +78,71 @@ class Victim:
         return torch.cat(out).numpy()
 
 
-def train(
-    build: Callable[[], torch.nn.Module],
-    images: np.ndarray,
-    labels: np.ndarray,
-    recipe: Recipe,
-    seed: int,
-    device: str,
-    track: Callable[[int, str], Callable[[int], None]],
-    label: str = "train",
-) -> Victim:
-    """Train one network from ``seed``; the global random state is left as it was.
+@dataclass(frozen=True)
+class Trainer:
+    """Trains networks of one architecture by one recipe. It knows no data set, so a defense may hold it.
 
-    images: uint8 (n, H, W, C); labels: int64 (n,). Batch order and augmentation are drawn on the CPU, so
-    that they are the same on every device.
+    build: makes an untrained network; track: starts a progress bar of so many steps under a label.
     """
-    devices = [torch.device(device)] if device.startswith("cuda") else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
-        network = _place(build(), device, recipe.channels_last)
-    generator = torch.Generator().manual_seed(seed)
-    pixels = images.reshape(-1, images.shape[-1]) / np.float32(255)
-    mean = pixels.mean(0, dtype=np.float64).astype(np.float32)
-    std = np.maximum(pixels.std(0, dtype=np.float64), 1e-3).astype(np.float32)
 
-    x_all = torch.from_numpy(images.copy()).to(device)
-    y_all = torch.from_numpy(labels).to(device)
-    n = len(labels)
-    batch = min(recipe.batch_size, n)
-    # A last batch of one example has no batch statistics; it is left for the next epoch's shuffle.
-    starts = [s for s in range(0, n, batch) if n - s > 1 or n == 1]
-    optimizer = _optimizer(network, recipe)
-    steps = recipe.epochs * len(starts)
-    advance = track(steps, label)
-    network.train()
-    step = 0
-    for _ in range(recipe.epochs):
-        order = torch.randperm(n, generator=generator)
-        for start in starts:
-            index = order[start : start + batch].to(device)
-            for group in optimizer.param_groups:
-                group["lr"] = recipe.lr * _ramp(step, steps, recipe.warmup)
-            x = _prepare(_augment(x_all[index], recipe, generator), mean, std, recipe.channels_last)
-            with _autocast(device, recipe.precision):
-                loss = F.cross_entropy(network(x), y_all[index], label_smoothing=recipe.label_smoothing)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            step += 1
-            advance(1)
-    return Victim(network.eval(), mean, std, device, recipe.precision, recipe.channels_last)
+    build: Callable[[], torch.nn.Module]
+    recipe: Recipe
+    device: str
+    track: Callable[[int, str], Callable[[int], None]]
+
+    def train(self, images: np.ndarray, labels: np.ndarray, seed: int, label: str = "train") -> Victim:
+        """Train one network from ``seed``; the global random state is left as it was.
+
+        images: uint8 (n, H, W, C); labels: int64 (n,). Batch order and augmentation are drawn on the CPU, so
+        that they are the same on every device.
+        """
+        recipe, device = self.recipe, self.device
+        devices = [torch.device(device)] if device.startswith("cuda") else []
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(seed)
+            network = _place(self.build(), device, recipe.channels_last)
+        generator = torch.Generator().manual_seed(seed)
+        pixels = images.reshape(-1, images.shape[-1]) / np.float32(255)
+        mean = pixels.mean(0, dtype=np.float64).astype(np.float32)
+        std = np.maximum(pixels.std(0, dtype=np.float64), 1e-3).astype(np.float32)
+
+        x_all = torch.from_numpy(images.copy()).to(device)
+        y_all = torch.from_numpy(labels.copy()).to(device)
+        n = len(labels)
+        batch = min(recipe.batch_size, n)
+        # A last batch of one example has no batch statistics; it is left for the next epoch's shuffle.
+        starts = [s for s in range(0, n, batch) if n - s > 1 or n == 1]
+        optimizer = _optimizer(network, recipe)
+        steps = recipe.epochs * len(starts)
+        advance = self.track(steps, label)
+        network.train()
+        step = 0
+        for _ in range(recipe.epochs):
+            order = torch.randperm(n, generator=generator)
+            for start in starts:
+                index = order[start : start + batch].to(device)
+                for group in optimizer.param_groups:
+                    group["lr"] = recipe.lr * _ramp(step, steps, recipe.warmup)
+                x = _prepare(_augment(x_all[index], recipe, generator), mean, std, recipe.channels_last)
+                with _autocast(device, recipe.precision):
+                    loss = F.cross_entropy(network(x), y_all[index], label_smoothing=recipe.label_smoothing)
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                optimizer.step()
+                step += 1
+                advance(1)
+        return Victim(network.eval(), mean, std, device, recipe.precision, recipe.channels_last)
+
+    def restore(self, arrays: Mapping[str, np.ndarray]) -> Victim:
+        """The model that ``Victim.arrays`` described."""
+        prefix = "state."
+        state = {k[len(prefix) :]: torch.from_numpy(v) for k, v in arrays.items() if k.startswith(prefix)}
+        with torch.random.fork_rng(devices=[]):
+            network = self.build()
+        network.load_state_dict(state)
+        recipe = self.recipe
+        network = _place(network, self.device, recipe.channels_last).eval()
+        return Victim(network, arrays["mean"], arrays["std"], self.device, recipe.precision, recipe.channels_last)
 
 
 def _ramp(step: int, steps: int, warmup: float) -> float:

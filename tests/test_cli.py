@@ -92,7 +92,8 @@ def test_bad_input_ends_in_one_line_and_code_2(
 ) -> None:
     arguments = [a.format(root=broken) for a in arguments]
     out = [] if "--out" in arguments else ["--out", str(tmp_path / "runs")]
-    result = invoke("run", *SMALL, "--defense", "random", *out, *arguments)
+    defense = [] if "--defense" in arguments else ["--defense", "random"]
+    result = invoke("run", *SMALL, *defense, *out, *arguments)
     assert result.exit_code == 2, result.output
     line = result.stderr.strip().splitlines()[-1]
     assert line.startswith("bdbench: ")

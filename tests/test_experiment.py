@@ -47,7 +47,7 @@ def test_a_second_identical_run_trains_nothing(tiny: dict[str, Any], monkeypatch
     def refuse(*arguments: Any, **options: Any) -> Any:
         raise AssertionError("a finished stage was computed again")
 
-    monkeypatch.setattr("bdbench.training.train", refuse)
+    monkeypatch.setattr("bdbench.training.Trainer.train", refuse)
     monkeypatch.setattr("bdbench_datamodel.detector.Datamodel.score", refuse)
     second = bdbench.run(defense=TINY_DATAMODEL, **tiny).to_dict()
     assert numbers(first) == numbers(second)

@@ -35,7 +35,7 @@ def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (Path(where) / "this-environment.pth").write_text("\n".join(lines) + "\n")
     source = root / "source"
     subprocess.run(["cp", "-r", PACKAGE, source], check=True)
-    command = [python, "-m", "pip", "install", "--quiet", "--no-index", "--no-build-isolation", source]
+    command = [python, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--no-build-isolation", source]
     subprocess.run(command, check=True, capture_output=True)
     return root / "bin"
 
@@ -86,7 +86,7 @@ def test_a_second_plugin_of_the_same_names_is_an_error_that_names_both(fresh: Pa
     text = project.read_text().replace("bdbench-example", "bdbench-twin").replace("bdbench_example", "bdbench_twin")
     project.write_text(text.replace("example =", "twin ="))
     pip = [fresh / "python", "-m", "pip"]
-    install = [*pip, "install", "--quiet", "--no-index", "--no-build-isolation", source]
+    install = [*pip, "install", "--quiet", "--no-index", "--no-deps", "--no-build-isolation", source]
     subprocess.run(install, check=True, capture_output=True)
     try:
         clash = run(fresh, "run", "--attack", "invert", "--defense", "random", "--out", str(tmp_path / "runs"))

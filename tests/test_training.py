@@ -16,8 +16,12 @@ def build() -> torch.nn.Module:
     return SmallConvNet(1, 4, 4)
 
 
+def trainer(recipe: Recipe = RECIPE) -> training.Trainer:
+    return training.Trainer(build, recipe, "cpu", Silent().track)
+
+
 def trained(images: np.ndarray, labels: np.ndarray, seed: int = 0, recipe: Recipe = RECIPE) -> training.Victim:
-    return training.train(build, images, labels, recipe, seed, "cpu", Silent().track)
+    return trainer(recipe).train(images, labels, seed)
 
 
 def test_training_is_seeded_and_leaves_the_global_state(split: Split) -> None:
@@ -35,7 +39,7 @@ def test_training_is_seeded_and_leaves_the_global_state(split: Split) -> None:
 
 def test_a_model_survives_its_arrays(split: Split) -> None:
     first = trained(split.images, split.labels)
-    again = training.Victim.from_arrays(first.arrays(), build(), RECIPE, "cpu")
+    again = trainer().restore(first.arrays())
     assert np.array_equal(first.logits(split.images), again.logits(split.images))
     assert first.features(split.images).shape == (40, 16)
 

@@ -15,7 +15,8 @@ def difference_of_means(masks: np.ndarray, margins: np.ndarray, out_of_sample: b
     """W_ij = mean margin of i over models that hold j, minus the mean over models that do not.
 
     masks: bool (m, n), margins: float (m, n); returns float32 (n, n). The marginal estimate of a linear
-    datamodel (Ilyas et al. 2022, sec. 2; unbiased up to a factor of order 1/n for subsets of fixed size).
+    datamodel (Ilyas et al. 2022, sec. 2). As subsets have a fixed size, j stands in for another example:
+    what is estimated is W_ij less the mean of the others' W_il.
     ``out_of_sample`` counts only models that do not hold the target i, as the k-output of Khaddaj et al.
     2023 (sec. 3) demands: a model that memorised i says little of what others do for it.
     An entry for which one of the two groups is empty is 0.

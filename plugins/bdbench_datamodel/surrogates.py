@@ -102,13 +102,17 @@ class BatchedPatchNet(BatchedNetwork):
         self.rows, self.columns = (-(-(side - self.patch) // self.stride) + 1 for side in shape[:2])
 
     def prepare(self, images: np.ndarray) -> torch.Tensor:
-        """(n, rows * columns, patch * patch * C), normalised per channel."""
+        """(n, rows * columns, patch * patch * C), whitened."""
+        return _whitened(self.patches(images))
+
+    def patches(self, images: np.ndarray) -> torch.Tensor:
+        """(n, rows * columns, patch * patch * C), normalised per channel; every pixel lies in one."""
         x = torch.from_numpy(images).float().permute(0, 3, 1, 2)
         x = (x - x.mean((0, 2, 3), keepdim=True)) / x.std((0, 2, 3), keepdim=True).clamp_min(1e-6)
         height, width = ((count - 1) * self.stride + self.patch for count in (self.rows, self.columns))
         x = torch.nn.functional.pad(x, (0, width - x.shape[3], 0, height - x.shape[2]))
         x = x.unfold(2, self.patch, self.stride).unfold(3, self.patch, self.stride)
-        return _whitened(x.permute(0, 2, 3, 1, 4, 5).reshape(len(images), self.rows * self.columns, self.inputs))
+        return x.permute(0, 2, 3, 1, 4, 5).reshape(len(images), self.rows * self.columns, self.inputs)
 
     def initial(self, generator: torch.Generator) -> list[torch.Tensor]:
         """He initialisation."""

@@ -29,7 +29,7 @@ def view(labels: np.ndarray) -> TrainingView:
 
 def planted(poisons: int = 10, clean: int = 90, d: int = 12) -> np.ndarray:
     features = RNG.normal(size=(poisons + clean, d)) + 5
-    features[:poisons] += 4 * np.eye(d)[0]
+    features[:poisons] += 8 * np.eye(d)[0]
     return features
 
 
