@@ -24,12 +24,12 @@ _HOMES = {
         "Measured",
         "Metric",
         "Mitigation",
-        "Recipe",
         "Source",
         "Tools",
         "TriggerAttack",
     ),
     "bdbench.params": ("param",),
+    "bdbench.recipe": ("Recipe",),
     "bdbench.record": ("Record",),
     "bdbench.seeds": ("Streams",),
     "bdbench.training": ("Victim",),
@@ -49,12 +49,12 @@ if TYPE_CHECKING:
         Measured,
         Metric,
         Mitigation,
-        Recipe,
         Source,
         Tools,
         TriggerAttack,
     )
     from bdbench.params import param
+    from bdbench.recipe import Recipe
     from bdbench.record import Record
     from bdbench.seeds import Streams
     from bdbench.training import Victim

@@ -11,6 +11,9 @@ from typing import Protocol
 import numpy as np
 
 from bdbench.errors import BdbenchError
+from bdbench.progress import Track, quiet
+
+_READ_AT_ONCE = 500
 
 
 class Role(IntEnum):
@@ -102,19 +105,36 @@ def stratified(labels: np.ndarray, size: int, rng: np.random.Generator) -> np.nd
     return np.sort(np.concatenate(chosen))
 
 
-def pick(data: ImageData, subset: int | None, rng: np.random.Generator) -> ImageData:
-    """Decode and check a data set, keeping ``subset`` of its training examples if that is not None."""
+def pick(data: ImageData, subset: int | None, rng: np.random.Generator, track: Track = quiet) -> ImageData:
+    """Decode and check a data set, keeping ``subset`` of its training examples if that is not None.
+
+    Raises BdbenchError for anything but finite images of one shape with a label each.
+    """
     for name, split in (("training", data.train), ("test", data.test)):
         if len(split.labels) != len(split.images):
             raise BdbenchError(f"{len(split.images)} {name} images but {len(split.labels)} labels: expected as many")
     labels = data.train.labels
     index = np.arange(len(labels)) if subset is None else stratified(labels, subset, rng)
-    train = _checked("training", data.train.images[index], labels[index], data.classes)
-    test = data.test
-    test = _checked("test", test.images[np.arange(len(test.labels))], test.labels, data.classes)
+    train = _checked("training", _decoded(data.train.images, index, track), labels[index], data.classes)
+    everything = np.arange(len(data.test.labels))
+    test = _checked("test", _decoded(data.test.images, everything, track), data.test.labels, data.classes)
     if train.images.shape[1:] != test.images.shape[1:]:  # type: ignore[union-attr]
         raise BdbenchError("training and test images differ in shape: expected one (H, W, C) for both")
     return ImageData(train, test, data.classes)
+
+
+def _decoded(images: np.ndarray | Images, index: np.ndarray, track: Track) -> np.ndarray:
+    if isinstance(images, np.ndarray):
+        return images[index]
+    advance = track(len(index), "read images")
+    parts = []
+    for start in range(0, len(index), _READ_AT_ONCE):
+        parts.append(images[index[start : start + _READ_AT_ONCE]])
+        advance(len(parts[-1]))
+        if parts[-1].shape[1:] != parts[0].shape[1:]:
+            sizes = f"{parts[0].shape[1:3]} and {parts[-1].shape[1:3]}"
+            raise BdbenchError(f"images differ in size: {sizes}: expected one size; the data set's size=N resizes")
+    return np.concatenate(parts) if parts else np.empty((0, 1, 1, 1), np.uint8)
 
 
 def _checked(name: str, images: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> Split:

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import functools
-import platform
-import resource
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -16,8 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-import bdbench
-from bdbench import data, metrics, params, record, training
+from bdbench import data, environment, metrics, params, record, training
 from bdbench.data import ImageData, PoisonedData
 from bdbench.errors import BdbenchError
 from bdbench.interfaces import (
@@ -156,7 +151,7 @@ class _Cell:
             "seed": self.seed,
             "device": self.device,
             "threads": torch.get_num_threads(),
-            "code": _versions(self.model),
+            "code": environment.versions(self.model),
         }
         self.victim, stage = self._train_stage(np.arange(len(self.view.labels)), "victim", "train the victim")
         self.seconds["victim"] = stage.seconds
@@ -171,7 +166,9 @@ class _Cell:
         return result
 
     def _load(self) -> ImageData:
-        return data.pick(self.dataset.read(self.source), self.dataset.subset, self.streams("subset"))
+        return data.pick(
+            self.dataset.read(self.source), self.dataset.subset, self.streams("subset"), self.progress.track
+        )
 
     def _poison(self) -> PoisonedData:
         train, classes = self.images.train, self.images.num_classes
@@ -224,7 +221,7 @@ class _Cell:
             victim=self.victim,
             streams=self.streams,
             store=self.store,
-            made_from={**self.made_from, "defense_code": _versions(defense)},
+            made_from={**self.made_from, "defense_code": environment.versions(defense)},
             trainer=self.trainer,
             oracles=self._oracles(defense),
             progress=self.progress,
@@ -264,12 +261,12 @@ class _Cell:
                 "data": self._data_facts(),
             },
             oracles=list(defense.oracles),
-            environment=self._environment(defense),
+            environment=environment.describe(self.device, self.dataset, self.model, self.attack, defense),
             before=self.before,
             detection=found,
             after=after,
             derived=Derived(metrics.defense_effectiveness_rating(self.before, after)),
-            cost=Cost(seconds, models, _peak_memory_mb()),
+            cost=Cost(seconds, models, environment.peak_memory_mb()),
             extra=self._extra(roles, arrays, after),
         )
         record.write(self.out / run, result, arrays)
@@ -285,7 +282,7 @@ class _Cell:
             "model": self.model.config(),
             "recipe": asdict(self.recipe),
             "defense": defense.config(),
-            "defense_code": _versions(defense),
+            "defense_code": environment.versions(defense),
             "oracles": self._oracles(defense),
         }
 
@@ -326,19 +323,6 @@ class _Cell:
             "poisons": int((self.poisoned.roles == data.Role.POISON).sum()),
         }
 
-    def _environment(self, defense: Defense) -> dict[str, Any]:
-        return {
-            "versions": {
-                "python": platform.python_version(),
-                "numpy": np.__version__,
-                "torch": torch.__version__,
-                **_versions(self.dataset, self.model, self.attack, defense),
-            },
-            "device": torch.cuda.get_device_name() if self.device.startswith("cuda") else self.device,
-            "threads": torch.get_num_threads(),
-            "commit": _commit(),
-        }
-
     def _extra(
         self, roles: np.ndarray, arrays: Mapping[str, np.ndarray], after: Performance
     ) -> dict[str, float | None]:
@@ -350,32 +334,3 @@ def run_id(config: Mapping[str, Any], seed: int) -> str:
     """A name a person can read and a hash that makes it unique: the id of a cell's run."""
     names = [config[kind]["name"] for kind in ("dataset", "model", "attack", "defense")]
     return "-".join([*names, f"s{seed}", key_of({"seed": seed, **config})[:8]])
-
-
-def _versions(*components: Component) -> dict[str, str]:
-    """The version of bdbench and of every distribution that a component came from."""
-    versions = {"bdbench": bdbench.__version__}
-    for part in components:
-        for registration in installed().registered(part.kind):
-            if registration.component is type(part):
-                versions[registration.plugin.distribution] = registration.plugin.version
-    return versions
-
-
-def _commit() -> str | None:
-    """The commit of the checkout that bdbench runs from, if it does; with a '+' if files differ from it."""
-    here = Path(__file__).resolve().parent
-    if not (here.parent / ".git").exists():
-        return None
-    try:
-        git = ["git", "-C", str(here)]
-        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-        changed = subprocess.run([*git, "diff", "--quiet", "HEAD"], capture_output=True).returncode
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return head + ("+" if changed else "")
-
-
-def _peak_memory_mb() -> float:
-    unit = 1 if sys.platform == "darwin" else 1024
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20, 1)

@@ -18,6 +18,7 @@ from bdbench import params
 from bdbench.data import ImageData, PoisonedData, Role, Split, TrainingView
 from bdbench.errors import BdbenchError
 from bdbench.params import param
+from bdbench.recipe import Recipe
 from bdbench.seeds import Streams
 
 if TYPE_CHECKING:
@@ -68,29 +69,6 @@ class Dataset(Component, ABC):
         """
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """How a model is trained: one flat table, stated in every record.
-
-    learning rate: a linear warm-up over ``warmup`` of the steps to ``lr``, then linear decay to 0.
-    flip, crop_padding: augmentation, drawn per example and epoch; crop_padding in pixels, by reflection.
-    Images are scaled to 0..1 and normalised by the training set's mean and deviation per channel.
-    """
-
-    epochs: int
-    batch_size: int
-    lr: float
-    optimizer: Literal["sgd", "adamw"] = "sgd"
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    warmup: float = 0.2
-    label_smoothing: float = 0.0
-    flip: bool = False
-    crop_padding: int = 0
-    precision: Literal["float32", "bfloat16"] = "float32"
-    channels_last: bool = False
-
-
 @dataclass(frozen=True, kw_only=True)
 class Architecture(Component, ABC):
     """A family of networks and the recipes that train them."""
@@ -115,7 +93,7 @@ class Architecture(Component, ABC):
 
     def recipe(self, dataset: str, shape: tuple[int, int, int]) -> Recipe:
         """The recipe with this component's own epochs, batch_size and lr where they are set."""
-        own = {"epochs": self.epochs, "batch_size": self.batch_size, "lr": self.lr}
+        own: dict[str, Any] = {"epochs": self.epochs, "batch_size": self.batch_size, "lr": self.lr}
         return replace(self.default_recipe(dataset, shape), **{k: v for k, v in own.items() if v is not None})
 
 
@@ -290,7 +268,6 @@ __all__ = [
     "Metric",
     "Mitigation",
     "Oracle",
-    "Recipe",
     "Source",
     "Tools",
     "TriggerAttack",

@@ -6,6 +6,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
+Track = Callable[[int, str], Callable[[int], None]]
+"""Starts a bar of so many steps under a label; the result is called with the steps done since the last call."""
+
+
+def quiet(total: int, label: str) -> Callable[[int], None]:
+    """A Track that shows nothing."""
+    return lambda steps: None
+
 
 class Progress(Protocol):
     """Where long work says how far it is."""
@@ -20,7 +28,7 @@ class Silent:
 
     def track(self, total: int, label: str) -> Callable[[int], None]:
         """A bar that is not there."""
-        return lambda steps: None
+        return quiet(total, label)
 
 
 class _Bars:

@@ -111,7 +111,7 @@ def write(folder: Path, record: Record, arrays: Mapping[str, np.ndarray]) -> Non
     data = record.to_dict()
     validate(data)
     with written_whole(folder) as aside:
-        np.savez_compressed(aside / "scores.npz", **dict(arrays))
+        np.savez_compressed(aside / "scores.npz", **dict(arrays))  # type: ignore[arg-type]
         (aside / "record.json").write_text(dumps(data))
 
 

@@ -99,7 +99,7 @@ class Store:
                 pass
         arrays, seconds = make()
         with written_whole(folder) as aside:
-            np.savez(aside / "arrays.npz", **dict(arrays))
+            np.savez(aside / "arrays.npz", **dict(arrays))  # type: ignore[arg-type]
             meta = {"config": config, "seconds": seconds}
             (aside / "meta.json").write_text(json.dumps(meta, indent=1, sort_keys=True))
         self._mine.add(key)

@@ -12,9 +12,12 @@ import torch
 import torch.nn.functional as F
 
 from bdbench.errors import BdbenchError
-from bdbench.interfaces import Recipe
+from bdbench.progress import Track, quiet
+from bdbench.recipe import Recipe
 
 _BATCH = 1024
+# Passes over fewer images end before a bar could be read.
+_QUIET = 4096
 
 
 def pick_device(name: str) -> str:
@@ -35,7 +38,7 @@ class Victim:
     """A trained network with the preprocessing it was trained with.
 
     mean, std: float32 (C,), of pixels in 0..1. Images go in as uint8 (n, H, W, C); results come out as
-    float32 arrays on the host.
+    float32 arrays on the host. track: where long passes show a bar.
     """
 
     network: torch.nn.Module
@@ -44,6 +47,7 @@ class Victim:
     device: str
     precision: str = "float32"
     channels_last: bool = False
+    track: Track = quiet
 
     def logits(self, images: np.ndarray) -> np.ndarray:
         """(n, num_classes)."""
@@ -71,10 +75,12 @@ class Victim:
     def _run(self, images: np.ndarray, function: Callable[[torch.Tensor], torch.Tensor]) -> np.ndarray:
         self.network.eval()
         out = []
+        advance = self.track(len(images), "predict") if len(images) > _QUIET else quiet(0, "")
         with torch.inference_mode(), _autocast(self.device, self.precision):
             for start in range(0, len(images), _BATCH):
-                x = torch.from_numpy(np.ascontiguousarray(images[start : start + _BATCH])).to(self.device)
+                x = torch.from_numpy(np.array(images[start : start + _BATCH])).to(self.device)
                 out.append(function(_prepare(x, self.mean, self.std, self.channels_last)).float().cpu())
+                advance(len(x))
         return torch.cat(out).numpy()
 
 
@@ -88,7 +94,7 @@ class Trainer:
     build: Callable[[], torch.nn.Module]
     recipe: Recipe
     device: str
-    track: Callable[[int, str], Callable[[int], None]]
+    track: Track
 
     def train(self, images: np.ndarray, labels: np.ndarray, seed: int, label: str = "train") -> Victim:
         """Train one network from ``seed``; the global random state is left as it was.
@@ -131,7 +137,7 @@ class Trainer:
                 optimizer.step()
                 step += 1
                 advance(1)
-        return Victim(network.eval(), mean, std, device, recipe.precision, recipe.channels_last)
+        return self._victim(network, mean, std)
 
     def restore(self, arrays: Mapping[str, np.ndarray]) -> Victim:
         """The model that ``Victim.arrays`` described."""
@@ -140,9 +146,13 @@ class Trainer:
         with torch.random.fork_rng(devices=[]):
             network = self.build()
         network.load_state_dict(state)
+        network = _place(network, self.device, self.recipe.channels_last)
+        return self._victim(network, arrays["mean"], arrays["std"])
+
+    def _victim(self, network: torch.nn.Module, mean: np.ndarray, std: np.ndarray) -> Victim:
         recipe = self.recipe
-        network = _place(network, self.device, recipe.channels_last).eval()
-        return Victim(network, arrays["mean"], arrays["std"], self.device, recipe.precision, recipe.channels_last)
+        network.eval()
+        return Victim(network, mean, std, self.device, recipe.precision, recipe.channels_last, self.track)
 
 
 def _ramp(step: int, steps: int, warmup: float) -> float:

@@ -70,7 +70,8 @@ class ImageFolder(Dataset):
             raise BdbenchError(f"test class {min(extra)!r} has no training folder: expected {', '.join(classes)}")
         if len(classes) < 2:
             raise BdbenchError(f"{source.root / 'train'} has {len(classes)} class folders: expected at least 2")
-        return ImageData(*(self._split(source.root / part, classes) for part in ("train", "test")), classes)
+        train, test = (self._split(source.root / part, classes) for part in ("train", "test"))
+        return ImageData(train, test, classes)
 
     def _split(self, root: Path, classes: tuple[str, ...]) -> Split:
         paths: list[Path] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,14 +38,7 @@ class Npz(Dataset):
                 names = file["classes"] if "classes" in file else None
         except FileNotFoundError:
             raise BdbenchError(f"no file at {path}: expected an npz with {', '.join(_NEEDED)}") from None
-        except (
-            OSError,
-            ValueError,
-            AttributeError,
-            TypeError,
-            zipfile.BadZipFile,
-            zipfile.zlib.error,
-        ) as error:  # type: ignore[attr-defined]
+        except (OSError, ValueError, AttributeError, TypeError, zipfile.BadZipFile, zlib.error) as error:
             raise BdbenchError(f"cannot read {path} as npz: {error or type(error).__name__}") from None
         labels = [np.atleast_1d(y) for y in (y_train, y_test)]
         if not all(np.issubdtype(y.dtype, np.integer) and y.size for y in labels):

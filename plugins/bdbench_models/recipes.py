@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from bdbench import Recipe
 
-_RESIDUAL = {"optimizer": "sgd", "momentum": 0.9, "flip": True, "crop_padding": 4}
+_RESIDUAL: dict[str, Any] = {"optimizer": "sgd", "momentum": 0.9, "flip": True, "crop_padding": 4}
 _FLIPLESS = {"mnist", "fashionmnist", "svhn", "gtsrb", "digits"}
 
 # (model, data set) -> recipe; "*" is any other data set. Digits, house numbers and traffic signs are never

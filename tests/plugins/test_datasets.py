@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bdbench import BdbenchError, Source, Streams
+from bdbench import BdbenchError, Dataset, Source, Streams
 from bdbench.data import pick
 from bdbench_datasets.digits import Digits
 from bdbench_datasets.imagefolder import ImageFolder
 from bdbench_datasets.npz import Npz
-from bdbench_datasets.vision import CIFAR10, FashionMNIST
+from bdbench_datasets.vision import CIFAR10, CIFAR100, GTSRB, MNIST, SVHN, FashionMNIST
 
 RNG = np.random.default_rng(0)
 
@@ -68,6 +68,15 @@ def test_image_folder_resizes_on_request_and_refuses_a_mixture(folder: Path) -> 
     with pytest.raises(BdbenchError, match="images differ in size.*expected one size: set imagefolder:size=N"):
         pick(ImageFolder().read(Source(folder)), None, RNG)
     assert pick(ImageFolder(size=8).read(Source(folder)), None, RNG).train.images.shape == (13, 8, 8, 3)
+
+
+def test_sizes_that_differ_far_apart_are_refused_too(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from PIL import Image
+
+    monkeypatch.setattr("bdbench.data._READ_AT_ONCE", 1)
+    Image.fromarray(np.zeros((9, 7, 3), np.uint8)).save(folder / "train" / "bee" / "odd.png")
+    with pytest.raises(BdbenchError, match=r"images differ in size: \(6, 6\) and \(9, 7\)"):
+        pick(ImageFolder().read(Source(folder)), None, RNG)
 
 
 def test_image_folder_names_a_broken_file(folder: Path) -> None:
@@ -130,6 +139,69 @@ def test_cifar10_is_read_through_torchvision(tmp_path: Path, monkeypatch: pytest
     (tmp_path / "cifar-10-batches-py" / "test_batch").write_bytes(b"damaged")
     with pytest.raises(BdbenchError, match="cifar10 was not found in .* or its files are damaged"):
         CIFAR10().read(Source(tmp_path))
+
+
+def test_cifar100_uses_the_fine_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from torchvision.datasets import CIFAR100 as Peer
+
+    base = tmp_path / "cifar-100-python"
+    base.mkdir()
+    content = {"data": np.zeros((2, 3072), np.uint8), "fine_labels": [7, 99], "coarse_labels": [0, 1]}
+    names = {"train": content, "test": content, "meta": {"fine_label_names": [f"c{i}" for i in range(100)]}}
+    sums = {}
+    for name, value in names.items():
+        (base / name).write_bytes(pickle.dumps(value))
+        sums[name] = hashlib.md5(pickle.dumps(value)).hexdigest()
+    monkeypatch.setattr(Peer, "train_list", [["train", sums["train"]]])
+    monkeypatch.setattr(Peer, "test_list", [["test", sums["test"]]])
+    monkeypatch.setattr(Peer, "meta", {"filename": "meta", "key": "fine_label_names", "md5": sums["meta"]})
+    data = pick(CIFAR100().read(Source(tmp_path)), None, RNG)
+    assert data.train.labels.tolist() == [7, 99]
+    assert data.num_classes == 100
+
+
+def test_svhn_is_read_through_torchvision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from scipy.io import savemat
+    from torchvision.datasets import SVHN as Peer
+
+    images = RNG.integers(0, 256, (32, 32, 3, 3)).astype(np.uint8)
+    splits = {}
+    for part in ("train", "test"):
+        file = tmp_path / f"{part}_32x32.mat"
+        savemat(file, {"X": images, "y": np.array([[1], [10], [9]])})
+        splits[part] = ["", file.name, hashlib.md5(file.read_bytes()).hexdigest()]
+    monkeypatch.setattr(Peer, "split_list", splits)
+    data = pick(SVHN().read(Source(tmp_path)), None, RNG)
+    # The files call the digit 0 class 10.
+    assert data.train.labels.tolist() == [1, 0, 9]
+    assert np.array_equal(data.train.images[2], images[..., 2])
+
+
+def test_gtsrb_is_read_through_torchvision_and_resized(tmp_path: Path) -> None:
+    from PIL import Image
+
+    base = tmp_path / "gtsrb" / "GTSRB"
+    for label in (0, 42):
+        folder = base / "Training" / f"{label:05d}"
+        folder.mkdir(parents=True)
+        Image.fromarray(np.full((20 + label, 30, 3), label, np.uint8)).save(folder / "00000_00000.ppm")
+    test = base / "Final_Test" / "Images"
+    test.mkdir(parents=True)
+    Image.fromarray(np.full((50, 40, 3), 7, np.uint8)).save(test / "00000.ppm")
+    rows = "Filename;Width;Height;Roi.X1;Roi.Y1;Roi.X2;Roi.Y2;ClassId\n00000.ppm;40;50;0;0;39;49;14\n"
+    (tmp_path / "gtsrb" / "GT-final_test.csv").write_text(rows)
+    data = pick(GTSRB(size=24).read(Source(tmp_path)), None, RNG)
+    assert data.train.images.shape == (2, 24, 24, 3)
+    assert data.train.images[:, 5, 5, 0].tolist() == [0, 42]
+    assert data.test.labels.tolist() == [14]
+
+
+@pytest.mark.parametrize("dataset", [CIFAR10(), CIFAR100(), MNIST(), FashionMNIST(), SVHN(), GTSRB()])
+def test_what_is_not_there_is_said_with_where_it_was_looked_for(dataset: Dataset, tmp_path: Path) -> None:
+    message = f"{dataset.name} was not found in {tmp_path}, .*--data-root names another folder, --download fetches"
+    with pytest.raises(BdbenchError, match=message):
+        dataset.read(Source(tmp_path))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_grey_torchvision_sets_are_read(tmp_path: Path) -> None:

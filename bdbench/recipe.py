@@ -1,0 +1,29 @@
+"""How a model is trained, as one flat table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a model is trained: one flat table, stated in every record.
+
+    learning rate: a linear warm-up over ``warmup`` of the steps to ``lr``, then linear decay to 0.
+    flip, crop_padding: augmentation, drawn per example and epoch; crop_padding in pixels, by reflection.
+    Images are scaled to 0..1 and normalised by the training set's mean and deviation per channel.
+    """
+
+    epochs: int
+    batch_size: int
+    lr: float
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    warmup: float = 0.2
+    label_smoothing: float = 0.0
+    flip: bool = False
+    crop_padding: int = 0
+    precision: Literal["float32", "bfloat16"] = "float32"
+    channels_last: bool = False
