@@ -57,6 +57,12 @@ class ImageData:
         """How many labels there are."""
         return len(self.classes)
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(H, W, C) of an image; known once the images are decoded."""
+        height, width, channels = np.asarray(self.test.images).shape[1:]
+        return height, width, channels
+
 
 @dataclass(frozen=True)
 class TrainingView:
@@ -118,7 +124,7 @@ def pick(data: ImageData, subset: int | None, rng: np.random.Generator, track: T
     train = _checked("training", _decoded(data.train.images, index, track), labels[index], data.classes)
     everything = np.arange(len(data.test.labels))
     test = _checked("test", _decoded(data.test.images, everything, track), data.test.labels, data.classes)
-    if train.images.shape[1:] != test.images.shape[1:]:  # type: ignore[union-attr]
+    if np.asarray(train.images).shape[1:] != np.asarray(test.images).shape[1:]:
         raise BdbenchError("training and test images differ in shape: expected one (H, W, C) for both")
     return ImageData(train, test, data.classes)
 

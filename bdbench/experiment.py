@@ -31,7 +31,7 @@ from bdbench.plugins import installed
 from bdbench.progress import Progress, Silent
 from bdbench.record import Cost, Derived, Detection, Performance, Record
 from bdbench.seeds import Streams
-from bdbench.store import Stage, Store, key_of, writable
+from bdbench.store import Stage, Store, key_of
 from bdbench.tools import HarnessTools
 from bdbench.training import Victim
 
@@ -110,14 +110,16 @@ class _Cell:
 
     def run(self, defenses: Sequence[Defense]) -> list[Record]:
         self.streams = Streams(self.seed)
+        twice = [d.name for i, d in enumerate(defenses) if d in defenses[:i]]
+        if twice:
+            raise BdbenchError(f"defense {twice[0]!r} is given twice with the same parameters: expected once")
+        start = time.perf_counter()
+        self.images = self._load()
+        self.seconds["data"] = time.perf_counter() - start
         runs = [(defense, self._describe(defense)) for defense in defenses]
         ids = [run_id(config, self.seed) for _, config in runs]
-        if len(set(ids)) < len(ids):
-            twice = next(d.name for (d, _), i in zip(runs, ids, strict=True) if ids.count(i) > 1)
-            raise BdbenchError(f"defense {twice!r} is given twice with the same parameters: expected once")
-        with writable(self.out):
-            self.out.mkdir(parents=True, exist_ok=True)
         self._announce(ids[0], runs[0][1])
+        self._finished(ids[0], "data", self.seconds["data"], False)
         self._prepare(ids[0])
         records = []
         for i, (defense, config) in enumerate(runs):
@@ -128,7 +130,20 @@ class _Cell:
 
     def _describe(self, defense: Defense) -> dict[str, Any]:
         parts = {"dataset": self.dataset, "model": self.model, "attack": self.attack, "defense": defense}
-        return {**{kind: part.config() for kind, part in parts.items()}, "budget": self.budget}
+        train, test = self.images.train, self.images.test
+        arrays = [train.images, train.labels, test.images, test.labels]
+        return {
+            **{kind: part.config() for kind, part in parts.items()},
+            "budget": self.budget,
+            "recipe": asdict(self.model.recipe(self.dataset.name, self.images.shape)),
+            "data": {
+                "train": len(train.labels),
+                "test": len(test.labels),
+                "classes": self.images.num_classes,
+                "shape": list(self.images.shape),
+                "fingerprint": data.fingerprint(*map(np.asarray, arrays)),
+            },
+        }
 
     def _announce(self, run: str, config: dict[str, Any]) -> None:
         installed().call("bdbench_run_started", run_id=run, config=config)
@@ -138,11 +153,12 @@ class _Cell:
 
     def _prepare(self, run: str) -> None:
         """The stages that all defenses share: the data, the poisoned set, the victim and its accuracies."""
-        self.images = self._timed(run, "data", self._load)
-        self.poisoned = self._timed(run, "poison", self._poison)
-        self.shape = self.images.test.images.shape[1:]  # type: ignore[union-attr]
-        self.recipe = self.model.recipe(self.dataset.name, self.shape)
-        build = functools.partial(self.model.build, self.shape, self.images.num_classes)
+        start = time.perf_counter()
+        self.poisoned = self._poison()
+        self.seconds["poison"] = time.perf_counter() - start
+        self._finished(run, "poison", self.seconds["poison"], False)
+        self.recipe = self.model.recipe(self.dataset.name, self.images.shape)
+        build = functools.partial(self.model.build, self.images.shape, self.images.num_classes)
         self.trainer = training.Trainer(build, self.recipe, self.device, self.progress.track)
         self.view = self.poisoned.view(self.images.num_classes)
         self.made_from = {
@@ -158,13 +174,6 @@ class _Cell:
         self._finished(run, "victim", stage.seconds, stage.reused)
         self.before = self._measure(self.victim)
 
-    def _timed(self, run: str, stage: str, make: Callable[[], Any]) -> Any:
-        start = time.perf_counter()
-        result = make()
-        self.seconds[stage] = time.perf_counter() - start
-        self._finished(run, stage, self.seconds[stage], False)
-        return result
-
     def _load(self) -> ImageData:
         return data.pick(
             self.dataset.read(self.source), self.dataset.subset, self.streams("subset"), self.progress.track
@@ -179,7 +188,7 @@ class _Cell:
             len(poisoned.labels),
             len(poisoned.roles),
         )
-        if expected != (np.uint8, train.images.shape[1:], *[len(poisoned.images)] * 2):  # type: ignore[union-attr]
+        if expected != (np.uint8, self.images.shape, *[len(poisoned.images)] * 2):
             raise BdbenchError(f"attack {self.attack.name!r} returned arrays of the wrong type or shape: {expected}")
         return poisoned
 
@@ -255,11 +264,7 @@ class _Cell:
         result = Record(
             id=run,
             seed=self.seed,
-            config={
-                **config,
-                "recipe": asdict(self.recipe),
-                "data": self._data_facts(),
-            },
+            config={**config, "data": {**config["data"], "poisons": int((roles == data.Role.POISON).sum())}},
             oracles=list(defense.oracles),
             environment=environment.describe(self.device, self.dataset, self.model, self.attack, defense),
             before=self.before,
@@ -314,20 +319,11 @@ class _Cell:
         }
         return {name: known[name] for name in defense.oracles}
 
-    def _data_facts(self) -> dict[str, Any]:
-        return {
-            "train": len(self.poisoned.labels),
-            "test": len(self.images.test.labels),
-            "classes": self.images.num_classes,
-            "shape": list(self.shape),
-            "poisons": int((self.poisoned.roles == data.Role.POISON).sum()),
-        }
-
     def _extra(
         self, roles: np.ndarray, arrays: Mapping[str, np.ndarray], after: Performance
     ) -> dict[str, float | None]:
         measured = Measured(roles, arrays.get("scores"), arrays.get("kept"), asdict(self.before), asdict(after))
-        return {r.name: r.component.compute(measured) for r in installed().registered("metric")}
+        return {r.name: installed().compute(r, measured) for r in installed().registered("metric")}
 
 
 def run_id(config: Mapping[str, Any], seed: int) -> str:

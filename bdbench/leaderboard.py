@@ -137,7 +137,7 @@ def _row(data: dict[str, Any]) -> dict[str, Any]:
     row["dataset"] += "".join(f" {k}={config['dataset'][k]}" for k in ("subset",) if config["dataset"].get(k))
     for part in ("attack", "defense"):
         parameters = {k: v for k, v in config[part].items() if k != "name" and v is not None}
-        row[f"{part}_parameters"] = " ".join(f"{k}={_text(v)}" for k, v in parameters.items())
+        row[f"{part}_parameters"] = ",".join(f"{k}={_text(v)}" for k, v in parameters.items())
     row["oracles"] = " ".join(data["oracles"]) or "none"
     for name, (part, key) in _NUMBERS.items():
         row[name] = (data[part] or {}).get(key)
@@ -156,10 +156,8 @@ def _markdown(folder: Path, table: pd.DataFrame) -> str:
     shown = table.copy()
     for name in _NUMBERS:
         shown[name] = [_with_interval(v, e, name) for v, e in zip(table[name], table[f"{name}_ci95"], strict=True)]
-    shown["attack"] = [
-        " ".join([a, *(w for w in p.split() if w.startswith("rate="))])
-        for a, p in zip(table["attack"], table["attack_parameters"], strict=True)
-    ]
+    shown["attack"] = _labels(table, "attack", always=("rate",))
+    shown["defense"] = _labels(table, "defense")
     shown["defense_seconds"] = [f"{s:.0f}" for s in table["defense_seconds"]]
     shown["models_trained"] = [f"{m:.0f}" for m in table["models_trained"]]
     parts = [f"# {title}", _NOTE]
@@ -168,6 +166,17 @@ def _markdown(folder: Path, table: pd.DataFrame) -> str:
         rows = group[list(_HEADINGS)].to_numpy().tolist()
         parts.append(tabulate(rows, list(_HEADINGS.values()), "github", disable_numparse=True))
     return "\n\n".join(parts) + "\n"
+
+
+def _labels(table: pd.DataFrame, part: str, always: tuple[str, ...] = ()) -> list[str]:
+    """A name for each row: the component's, and those of its parameters that tell it from its namesakes."""
+    parameters = [dict(p.split("=", 1) for p in text.split(",") if p) for text in table[f"{part}_parameters"]]
+    labels = []
+    for name, own in zip(table[part], parameters, strict=True):
+        namesakes = [p for n, p in zip(table[part], parameters, strict=True) if n == name]
+        told = [k for k, v in own.items() if k in always or any(p.get(k) != v for p in namesakes)]
+        labels.append(" ".join([name, *(f"{k}={own[k]}" for k in told)]))
+    return labels
 
 
 _NOTE = """\

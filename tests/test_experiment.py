@@ -95,6 +95,30 @@ def test_what_is_kept_is_the_complement_of_the_budget(tiny: dict[str, Any]) -> N
     assert np.bincount(arrays["roles"]).tolist() == [285, 15]
 
 
+def test_the_same_cell_on_other_data_is_another_run(tmp_path: Path) -> None:
+    ids = []
+    for content in (0, 1):
+        rng = np.random.default_rng(content)
+        x = rng.integers(0, 256, (60, 8, 8)).astype(np.uint8)
+        np.savez(tmp_path / "d.npz", x_train=x, y_train=np.arange(60) % 3, x_test=x[:9], y_test=np.arange(9) % 3)
+        cell = {**TINY, "dataset": "npz:path=d.npz", "data_root": tmp_path, "out": tmp_path / "runs"}
+        ids.append(bdbench.run(defense="random", **cell).id)
+    assert ids[0] != ids[1]
+    assert len(list((tmp_path / "runs").glob("*/record.json"))) == 2
+
+
+def test_a_metric_that_fails_costs_no_run(tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    from bdbench.plugins import Plugin, Registration, installed
+
+    plugin = Plugin("made", "made", "1")
+    metrics = {"twice": lambda m: 2 * m.kept.mean(), "fails": lambda m: 1 / 0}
+    made = {n: [Registration(n, bdbench.Metric(n, f), plugin)] for n, f in metrics.items()}
+    monkeypatch.setitem(installed()._registered, "metric", made)
+    record = bdbench.run(defense="random", **tiny)
+    assert record.extra == {"twice": pytest.approx(1.8), "fails": None}
+    assert plugin.error is not None and "ZeroDivisionError" in plugin.error
+
+
 @dataclass(frozen=True, kw_only=True)
 class Forget(Mitigation):
     """Trains afresh on the examples of the non-target labels' majority: enough to have a model."""

@@ -58,6 +58,21 @@ def test_what_does_not_apply_is_empty_never_zero(template: dict[str, Any], tmp_p
     assert np.isnan(row["auroc"]) and np.isnan(row["auroc_ci95"])
 
 
+def test_rows_of_one_defense_are_told_apart_by_what_differs(template: dict[str, Any], tmp_path: Path) -> None:
+    for name, models in (("a", 10), ("b", 20)):
+        changed = json.loads(json.dumps(template))
+        changed["config"]["defense"].update(models=models, alpha=0.2)
+        board(changed, tmp_path / name, [0.5])
+        for file in (tmp_path / name / "records").iterdir():
+            (tmp_path / "records").mkdir(exist_ok=True)
+            file.rename(tmp_path / "records" / f"{name}.json")
+    build(tmp_path)
+    text = (tmp_path / "README.md").read_text()
+    assert "random models=10 |" in text and "random models=20 |" in text
+    assert "alpha" not in text
+    assert "badnets rate=0.05 |" in text
+
+
 def test_one_seed_has_no_interval(template: dict[str, Any], tmp_path: Path) -> None:
     board(template, tmp_path, [0.7])
     build(tmp_path)
