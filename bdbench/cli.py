@@ -60,13 +60,16 @@ def run(as_json: bool, **options: Any) -> None:
     """
     known = _warn_of_broken_plugins()
     from bdbench import progress
+    from bdbench.plugins import installed
 
+    # Before torch is imported, which takes seconds: a misspelt name is said at once.
+    for kind in ("attack", "dataset", "model"):
+        options[kind] = installed().component(kind, options[kind])
+    options["defenses"] = [installed().component("defense", spec) for spec in options["defenses"]]
     with progress.bars() as bars:
-        # The bars are there before torch is imported, so that the terminal is not silent for its seconds.
-        ready = bars.track(1, "start")
-        from bdbench.experiment import run_all
+        with bars.busy("start"):
+            from bdbench.experiment import run_all
 
-        ready(1)
         records = [r.to_dict() for r in run_all(**options, progress=bars)]
     _warn_of_broken_plugins(known)
     if as_json:

@@ -117,8 +117,13 @@ def pick(data: ImageData, subset: int | None, rng: np.random.Generator, track: T
     Raises BdbenchError for anything but finite images of one shape with a label each.
     """
     for name, split in (("training", data.train), ("test", data.test)):
+        if np.ndim(split.labels) != 1 or (isinstance(split.images, np.ndarray) and not split.images.ndim):
+            shapes = f"{name} images of shape {np.shape(np.asarray(split.images))}, labels of {np.shape(split.labels)}"
+            raise BdbenchError(f"{shapes}: expected (n, H, W, C) and (n,)")
         if len(split.labels) != len(split.images):
             raise BdbenchError(f"{len(split.images)} {name} images but {len(split.labels)} labels: expected as many")
+    if data.num_classes < 2:
+        raise BdbenchError(f"the data set has {data.num_classes} classes: expected at least 2")
     labels = data.train.labels
     index = np.arange(len(labels)) if subset is None else stratified(labels, subset, rng)
     train = _checked("training", _decoded(data.train.images, index, track), labels[index], data.classes)
@@ -158,10 +163,11 @@ def _checked(name: str, images: np.ndarray, labels: np.ndarray, classes: Sequenc
         images = images[..., None]
     if images.ndim != 4 or images.shape[-1] not in (1, 3):
         raise BdbenchError(f"the {name} images have shape {images.shape}: expected (n, H, W) or (n, H, W, 1 or 3)")
-    if not len(images) or labels.ndim != 1:
-        raise BdbenchError(f"{len(images)} {name} images, labels of shape {labels.shape}: expected (n,), n > 0")
+    if not len(images):
+        raise BdbenchError(f"there are no {name} images: expected at least 1")
     if not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0 or labels.max() >= len(classes):
-        raise BdbenchError(f"{name} labels are {labels.dtype}: expected integers in 0..{len(classes) - 1}")
+        found = f"{labels.dtype} in {labels.min()}..{labels.max()}"
+        raise BdbenchError(f"{name} labels are {found}: expected integers in 0..{len(classes) - 1}")
     return Split(np.ascontiguousarray(images), labels.astype(np.int64))
 
 

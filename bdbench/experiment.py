@@ -12,13 +12,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from bdbench import data, environment, metrics, params, record, training
+from bdbench import data, environment, metrics, record, training
 from bdbench.data import ImageData, PoisonedData
 from bdbench.errors import BdbenchError
 from bdbench.interfaces import (
     Architecture,
     Attack,
-    Component,
     Dataset,
     Defense,
     Detector,
@@ -36,14 +35,6 @@ from bdbench.tools import HarnessTools
 from bdbench.training import Victim
 
 STAGES = ".stages"
-
-
-def component(kind: str, spec: str | Component) -> Any:
-    """A component from ``name:key=value,...``, or as it is. Raises BdbenchError."""
-    if isinstance(spec, Component):
-        return spec
-    name, values = params.parse_spec(spec)
-    return params.make(installed().get(kind, name).component, kind, values)
 
 
 def run_all(
@@ -69,13 +60,15 @@ def run_all(
         raise BdbenchError(f"budget={budget:g} is not allowed: expected a fraction in (0, 1)")
     if seed < 0:
         raise BdbenchError(f"seed={seed} is not allowed: expected an integer >= 0")
+    if not defenses:
+        raise BdbenchError("no defense is given: expected at least one")
     root = Path(data_root) if data_root is not None else None
     if root is not None and not root.is_dir():
         raise BdbenchError(f"data root {str(root)!r} is not there: expected a folder")
     cell = _Cell(
-        dataset=component("dataset", dataset),
-        model=component("model", model),
-        attack=component("attack", attack),
+        dataset=installed().component("dataset", dataset),
+        model=installed().component("model", model),
+        attack=installed().component("attack", attack),
         seed=seed,
         budget=budget,
         device=training.pick_device(device),
@@ -84,7 +77,7 @@ def run_all(
         store=Store(Path(out) / STAGES, fresh),
         progress=progress or Silent(),
     )
-    return cell.run([component("defense", d) for d in defenses])
+    return cell.run([installed().component("defense", d) for d in defenses])
 
 
 def run(attack: str | Attack = "blend", defense: str | Defense = "datamodel", **options: Any) -> Record:
@@ -116,8 +109,12 @@ class _Cell:
         start = time.perf_counter()
         self.images = self._load()
         self.seconds["data"] = time.perf_counter() - start
+        n = len(self.images.train.labels)
+        if not 1 <= round(self.budget * n) < n:
+            asked = f"budget={self.budget:g} removes {round(self.budget * n)} of {n} training examples"
+            raise BdbenchError(f"{asked}: expected at least 1, and not all")
         runs = [(defense, self._describe(defense)) for defense in defenses]
-        ids = [run_id(config, self.seed) for _, config in runs]
+        ids = [run_id(config, self.seed, self.device) for _, config in runs]
         self._announce(ids[0], runs[0][1])
         self._finished(ids[0], "data", self.seconds["data"], False)
         self._prepare(ids[0])
@@ -167,7 +164,7 @@ class _Cell:
             "seed": self.seed,
             "device": self.device,
             "threads": torch.get_num_threads(),
-            "code": environment.versions(self.model),
+            "code": environment.code_of(self.model),
         }
         self.victim, stage = self._train_stage(np.arange(len(self.view.labels)), "victim", "train the victim")
         self.seconds["victim"] = stage.seconds
@@ -182,15 +179,24 @@ class _Cell:
     def _poison(self) -> PoisonedData:
         train, classes = self.images.train, self.images.num_classes
         poisoned = self.attack.poison(train, classes, self.streams.child("attack"))
-        expected = (
-            poisoned.images.dtype,
-            poisoned.images.shape[1:],
-            len(poisoned.labels),
-            len(poisoned.roles),
-        )
-        if expected != (np.uint8, self.images.shape, *[len(poisoned.images)] * 2):
-            raise BdbenchError(f"attack {self.attack.name!r} returned arrays of the wrong type or shape: {expected}")
+        n = len(poisoned.images)
+        self._check_images(poisoned.images, (n, *self.images.shape))
+        columns = {"labels": np.int64, "roles": np.int8, "original_labels": np.int64}
+        for name, dtype in columns.items():
+            array = getattr(poisoned, name)
+            if array.shape != (n,) or array.dtype != dtype:
+                found = f"{array.dtype} {array.shape}"
+                raise BdbenchError(
+                    f"attack {self.attack.name!r} returned {name} of {found}: expected {np.dtype(dtype)} ({n},)"
+                )
+        if not 0 <= poisoned.labels.min() <= poisoned.labels.max() < classes:
+            raise BdbenchError(f"attack {self.attack.name!r} returned labels outside 0..{classes - 1}")
         return poisoned
+
+    def _check_images(self, images: np.ndarray, shape: tuple[int, ...]) -> None:
+        if images.dtype != np.uint8 or images.shape != shape:
+            found = f"{images.dtype} {images.shape}"
+            raise BdbenchError(f"attack {self.attack.name!r} returned images of {found}: expected uint8 {shape}")
 
     def _train_stage(self, kept: np.ndarray, stream: str, label: str) -> tuple[Victim, Stage]:
         """A model trained on the kept part (indices) of the poisoned set, from the store if it is there."""
@@ -219,6 +225,7 @@ class _Cell:
         triggered = None
         if goal is not None:
             stamped = self.attack.trigger(test.images, self.streams.child("attack"))
+            self._check_images(stamped, test.images.shape)
             triggered = victim.predict(stamped)
         return metrics.performance(victim.predict(test.images), triggered, test.labels, goal)
 
@@ -227,10 +234,11 @@ class _Cell:
         roles = self.poisoned.roles
         tools = HarnessTools(
             defense=defense.name,
-            victim=self.victim,
+            # A copy of its own: a defense may prune or fine-tune it in place.
+            victim=self.trainer.restore(self.victim.arrays()),
             streams=self.streams,
             store=self.store,
-            made_from={**self.made_from, "defense_code": environment.versions(defense)},
+            made_from=key_of({**self.made_from, "defense_code": environment.code_of(defense)}),
             trainer=self.trainer,
             oracles=self._oracles(defense),
             progress=self.progress,
@@ -287,7 +295,7 @@ class _Cell:
             "model": self.model.config(),
             "recipe": asdict(self.recipe),
             "defense": defense.config(),
-            "defense_code": environment.versions(defense),
+            "defense_code": environment.code_of(defense),
             "oracles": self._oracles(defense),
         }
 
@@ -326,7 +334,7 @@ class _Cell:
         return {r.name: installed().compute(r, measured) for r in installed().registered("metric")}
 
 
-def run_id(config: Mapping[str, Any], seed: int) -> str:
+def run_id(config: Mapping[str, Any], seed: int, device: str) -> str:
     """A name a person can read and a hash that makes it unique: the id of a cell's run."""
     names = [config[kind]["name"] for kind in ("dataset", "model", "attack", "defense")]
-    return "-".join([*names, f"s{seed}", key_of({"seed": seed, **config})[:8]])
+    return "-".join([*names, f"s{seed}", key_of({"seed": seed, "device": device, **config})[:8]])

@@ -159,7 +159,10 @@ class TriggerAttack(Attack, ABC):
                 f"expected between 1 and the {pool}"
             )
         chosen = np.sort(streams("choice").choice(sources, count, replace=False))
-        images[chosen] = self.stamp(images[chosen], streams)
+        stamped = self.stamp(images[chosen], streams)
+        if stamped.dtype != np.uint8:
+            raise BdbenchError(f"attack {self.name!r} stamps images as {stamped.dtype}: expected uint8")
+        images[chosen] = stamped
         labels[chosen] = self.target
         roles = np.full(len(labels), Role.CLEAN, np.int8)
         roles[chosen] = Role.POISON

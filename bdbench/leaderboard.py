@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from pathlib import Path
@@ -15,16 +16,8 @@ from bdbench import record
 from bdbench.errors import BdbenchError
 from bdbench.store import writable
 
-_GROUP = [
-    "dataset",
-    "model",
-    "attack",
-    "attack_parameters",
-    "defense",
-    "defense_parameters",
-    "oracles",
-    "budget",
-]
+_PARTS = ("dataset", "model", "attack", "defense")
+_GROUP = [*(name for part in _PARTS for name in (part, f"{part}_parameters")), "oracles", "budget"]
 # column -> path in the record
 _NUMBERS = {
     "ca_before": ("before", "clean_accuracy"),
@@ -132,12 +125,10 @@ def summarise(frame: pd.DataFrame) -> pd.DataFrame:
 def _row(data: dict[str, Any]) -> dict[str, Any]:
     config = data["config"]
     row: dict[str, Any] = {"id": data["id"], "seed": data["seed"], "budget": config["budget"]}
-    for part in ("dataset", "model", "attack", "defense"):
+    for part in _PARTS:
         row[part] = config[part]["name"]
-    row["dataset"] += "".join(f" {k}={config['dataset'][k]}" for k in ("subset",) if config["dataset"].get(k))
-    for part in ("attack", "defense"):
         parameters = {k: v for k, v in config[part].items() if k != "name" and v is not None}
-        row[f"{part}_parameters"] = ",".join(f"{k}={_text(v)}" for k, v in parameters.items())
+        row[f"{part}_parameters"] = json.dumps(parameters, sort_keys=True)
     row["oracles"] = " ".join(data["oracles"]) or "none"
     for name, (part, key) in _NUMBERS.items():
         row[name] = (data[part] or {}).get(key)
@@ -161,8 +152,10 @@ def _markdown(folder: Path, table: pd.DataFrame) -> str:
     shown["defense_seconds"] = [f"{s:.0f}" for s in table["defense_seconds"]]
     shown["models_trained"] = [f"{m:.0f}" for m in table["models_trained"]]
     parts = [f"# {title}", _NOTE]
+    shown["dataset"] = _labels(table, "dataset", always=("subset",))
+    shown["model"] = _labels(table, "model")
     for (dataset, model, budget), group in shown.groupby(["dataset", "model", "budget"], sort=True):
-        parts.append(f"## {dataset}, {model}, budget {budget:.0%}")
+        parts.append(f"## {dataset}, {model}, budget {100 * float(str(budget)):g} %")
         rows = group[list(_HEADINGS)].to_numpy().tolist()
         parts.append(tabulate(rows, list(_HEADINGS.values()), "github", disable_numparse=True))
     return "\n\n".join(parts) + "\n"
@@ -170,12 +163,12 @@ def _markdown(folder: Path, table: pd.DataFrame) -> str:
 
 def _labels(table: pd.DataFrame, part: str, always: tuple[str, ...] = ()) -> list[str]:
     """A name for each row: the component's, and those of its parameters that tell it from its namesakes."""
-    parameters = [dict(p.split("=", 1) for p in text.split(",") if p) for text in table[f"{part}_parameters"]]
+    parameters = [json.loads(text) for text in table[f"{part}_parameters"]]
     labels = []
     for name, own in zip(table[part], parameters, strict=True):
         namesakes = [p for n, p in zip(table[part], parameters, strict=True) if n == name]
         told = [k for k, v in own.items() if k in always or any(p.get(k) != v for p in namesakes)]
-        labels.append(" ".join([name, *(f"{k}={own[k]}" for k in told)]))
+        labels.append(" ".join([name, *(f"{k}={_text(own[k])}" for k in told)]))
     return labels
 
 

@@ -81,10 +81,8 @@ def describe(cls: type) -> list[Parameter]:
 
 def config(component: Any) -> dict[str, Any]:
     """The parameters of a component as plain JSON values, defaults included."""
-    return {
-        f.name: list(v) if isinstance(v := getattr(component, f.name), tuple) else v
-        for f in dataclasses.fields(component)
-    }
+    values = {name: _convert(getattr(component, name), hint) for name, (hint, _) in _fields(type(component)).items()}
+    return {name: list(v) if isinstance(v, tuple) else v for name, v in values.items()}
 
 
 def check(component: Any) -> None:

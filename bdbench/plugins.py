@@ -5,13 +5,16 @@ from __future__ import annotations
 import functools
 import importlib.metadata
 import inspect
+import json
+import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import pluggy
 
-from bdbench import hookspecs
+from bdbench import hookspecs, params
 from bdbench.errors import BdbenchError, unknown
 from bdbench.hookspecs import GROUP
 
@@ -22,6 +25,9 @@ KINDS = {
     "defense": "defenses",
     "metric": "metrics",
 }
+
+
+_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 
 
 @dataclass
@@ -86,6 +92,15 @@ class Plugins:
             raise BdbenchError(self._clash(kind, regs))
         return regs[0]
 
+    def component(self, kind: str, spec: Any) -> Any:
+        """A component from ``name:key=value,...``, or ``spec`` itself if it is one. Raises BdbenchError."""
+        if isinstance(spec, str):
+            name, values = params.parse_spec(spec)
+            return params.make(self.get(kind, name).component, kind, values)
+        if getattr(spec, "kind", None) != kind:
+            raise BdbenchError(f"{spec!r} is no {kind}: expected a name with parameters, or a component")
+        return spec
+
     def call(self, hook: str, **arguments: Any) -> None:
         """Call a notification hook of every plugin; one that fails is named and does not stop the others."""
         for name, plugin in self.manager.list_name_plugin():
@@ -98,7 +113,8 @@ class Plugins:
         """A metric's number; None, and the plugin named, if it fails: hours of work must not be lost to it."""
         try:
             value = metric.component.compute(measured)
-            return None if value is None else float(value)
+            number = None if value is None else float(value)
+            return number if number is None or math.isfinite(number) else None
         except Exception as error:
             metric.plugin.error = f"metric {metric.name}: {type(error).__name__}: {error}".splitlines()[0]
             return None
@@ -157,8 +173,20 @@ def _check_component(kind: str, component: Any) -> None:
     elif inspect.isabstract(component):
         missing = ", ".join(sorted(component.__abstractmethods__))
         raise BdbenchError(f"{component.__name__} does not implement {missing}")
-    if not isinstance(getattr(component, "name", None), str):
-        raise BdbenchError(f"{component!r} has no name")
+    name = getattr(component, "name", None)
+    if not isinstance(name, str) or not re.fullmatch(_NAME, name):
+        raise BdbenchError(f"{component!r} has the name {name!r}: expected letters, digits, '.', '_' and '-'")
+    if kind != "metric":
+        _check_parameters(component)
+
+
+def _check_parameters(component: Any) -> None:
+    if "__dataclass_params__" not in vars(component) or not component.__dataclass_params__.frozen:
+        raise BdbenchError(f"{component.__name__} is no dataclass: expected @dataclass(frozen=True, kw_only=True)")
+    try:
+        json.dumps(component().config())
+    except TypeError as error:
+        raise BdbenchError(f"{component.__name__}: {error}; expected a JSON default for every field") from None
 
 
 @functools.cache

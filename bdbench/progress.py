@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as RichProgress
 
 Track = Callable[[int, str], Callable[[int], None]]
 """Starts a bar of so many steps under a label; the result is called with the steps done since the last call."""
@@ -31,22 +34,30 @@ class Silent:
         return quiet(total, label)
 
 
-class _Bars:
-    def __init__(self, bars: object) -> None:
-        self._bars = bars
+class Bars:
+    """Rich's progress bars."""
+
+    def __init__(self, rich: RichProgress) -> None:
+        self._rich = rich
 
     def track(self, total: int, label: str) -> Callable[[int], None]:
-        from rich.progress import Progress as RichProgress
+        """Add a bar."""
+        task = self._rich.add_task(label, total=total)
+        return lambda steps: self._rich.advance(task, steps)
 
-        bars = self._bars
-        assert isinstance(bars, RichProgress)
-        task = bars.add_task(label, total=total)
-        return lambda steps: bars.advance(task, steps)
+    @contextmanager
+    def busy(self, label: str) -> Iterator[None]:
+        """A bar without an end, which goes when the block does."""
+        task = self._rich.add_task(label, total=None)
+        try:
+            yield
+        finally:
+            self._rich.remove_task(task)
 
 
 @contextmanager
-def bars() -> Iterator[Progress]:
-    """Rich progress bars on standard error, one a stage, with the time left."""
+def bars() -> Iterator[Bars]:
+    """Rich progress bars on standard error, one a stage, with the time left; nothing where no terminal is."""
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -65,5 +76,6 @@ def bars() -> Iterator[Progress]:
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    with RichProgress(*columns, console=Console(stderr=True)) as rich:
-        yield _Bars(rich)
+    console = Console(stderr=True)
+    with RichProgress(*columns, console=console, disable=not console.is_terminal) as rich:
+        yield Bars(rich)

@@ -40,10 +40,17 @@ def written_whole(folder: Path) -> Iterator[Path]:
         for path in aside.iterdir():
             _sync(path)
         _sync(aside)
+        # A folder cannot be renamed over a full one. The old one steps aside, so that at every moment one of
+        # the two is whole on disk.
+        old = Path(f"{aside}-old")
         if folder.exists():
-            shutil.rmtree(folder)
+            folder.rename(old)
         aside.rename(folder)
         _sync(folder.parent)
+        shutil.rmtree(old, ignore_errors=True)
+    except OSError as error:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise BdbenchError(f"cannot write to {folder}: {error.strerror}: expected a writable folder") from None
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise

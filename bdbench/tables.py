@@ -48,7 +48,7 @@ def show_runs(records: Sequence[Mapping[str, Any]]) -> None:
         f"{config['attack']['name']} on {config['dataset']['name']}, {config['model']['name']}, "
         f"seed {records[0]['seed']}\n{', '.join(f'{k}={v}' for k, v in attack.items())}\n"
         f"{facts.get('poisons')} poisons in {facts.get('train')} training images, {facts.get('test')} test images, "
-        f"budget {config['budget']:.0%}"
+        f"budget {100 * config['budget']:g} %"
     )
     table = Table(title=title, title_justify="left")
     table.add_column("")

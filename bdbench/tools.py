@@ -18,7 +18,7 @@ from bdbench.training import Trainer, Victim
 class HarnessTools(Tools):
     """Tools for one defense on one training set.
 
-    made_from: what identifies the set, the seed and the code, for the keys of saved pieces; trainer: trains
+    made_from: a hash of what identifies the set, the seed and the code, for the keys of saved pieces; trainer: trains
     the victim's architecture; oracles: the declared ones alone.
     """
 
@@ -29,20 +29,22 @@ class HarnessTools(Tools):
         victim: Victim,
         streams: Streams,
         store: Store,
-        made_from: Mapping[str, Any],
+        made_from: str,
         trainer: Trainer,
         oracles: Mapping[Oracle, Any],
         progress: Progress,
     ) -> None:
         self.victim = victim
         self.device = victim.device
-        self.streams = streams.child(f"defense:{defense}")
+        # A new root: from the run's own seed a defense could draw the attack's choices again.
+        root = Streams(streams.integer("defenses"))
+        self.streams = root.child(f"defense:{defense}")
         self.models_trained = 0
         self.reused_seconds = 0.0
         self._defense = defense
-        self._shared = streams.child("shared")
+        self._shared = root.child("shared")
         self._store = store
-        self._made_from = dict(made_from)
+        self._made_from = made_from
         self._trainer = trainer
         self._oracles = dict(oracles)
         self._progress = progress
@@ -67,7 +69,7 @@ class HarnessTools(Tools):
             start = time.perf_counter()
             return make(), time.perf_counter() - start
 
-        stage = self._store.stage({"stage": "saved", **self._made_from, "piece": dict(config)}, timed)
+        stage = self._store.stage({"stage": "saved", "made_from": self._made_from, "piece": dict(config)}, timed)
         if stage.reused:
             self.reused_seconds += stage.seconds
         return stage.arrays

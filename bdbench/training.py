@@ -26,10 +26,15 @@ def pick_device(name: str) -> str:
         if torch.cuda.is_available():
             return "cuda"
         return "mps" if torch.backends.mps.is_available() else "cpu"
-    known = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if not known.get(name.split(":")[0], False):
-        there = ", ".join(["auto", *(d for d, ok in known.items() if ok)])
-        raise BdbenchError(f"device {name!r} is not available: expected one of {there}")
+    available = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+    try:
+        device = torch.device(name)
+        there = (device.index or 0) < available.get(device.type, 0)
+    except RuntimeError:
+        there = False
+    if not there:
+        known = ", ".join(["auto", *(d for d, count in available.items() if count)])
+        raise BdbenchError(f"device {name!r} is not available: expected one of {known}")
     return name
 
 
@@ -137,6 +142,8 @@ class Trainer:
                 optimizer.step()
                 step += 1
                 advance(1)
+        if not all(torch.isfinite(t).all() for t in network.state_dict().values()):
+            raise BdbenchError(f"training diverged at lr={recipe.lr:g}: weights are not finite; expected a smaller lr")
         return self._victim(network, mean, std)
 
     def restore(self, arrays: Mapping[str, np.ndarray]) -> Victim:

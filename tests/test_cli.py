@@ -48,6 +48,7 @@ def broken(tmp_path_factory: pytest.TempPathFactory) -> Path:
     good = {"y_train": np.array([0, 1]), "y_test": np.array([0, 1]), "x_test": np.zeros((2, 8, 8), np.uint8)}
     np.savez(root / "incomplete.npz", **good)
     np.savez(root / "nan.npz", x_train=np.full((2, 8, 8), np.nan), **good)
+    np.savez(root / "scalar.npz", x_train=np.uint8(3), **good)
     (root / "empty").mkdir()
     (root / "file").write_text("")
     return root
@@ -71,7 +72,17 @@ def broken(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["--attack", "blend:pattern=nowhere.png"], "cannot read pattern=nowhere.png"),
         (["--model", "resnet9"], "model 'resnet9' cannot take images of 8 x 8: expected at least 16"),
         (["--budget", "1.5"], "budget=1.5 is not allowed: expected a fraction in (0, 1)"),
+        (["--budget", "0.0001"], "budget=0.0001 removes 0 of 300 training examples: expected at least 1, and not all"),
+        (["--budget", "0.9999"], "budget=0.9999 removes 300 of 300"),
         (["--seed", "-1"], "seed=-1 is not allowed"),
+        (["--device", "cpu:abc"], "device 'cpu:abc' is not available"),
+        (["--device", "cuda:99"], "device 'cuda:99' is not available"),
+        (["--model", "convnet:lr=1e30"], "training diverged at lr=1e+30"),
+        (
+            ["--defense", "datamodel:models=4,epochs=1,sizes=0.9,classes=each"],
+            "sizes=0.9 of 300 examples are all above",
+        ),
+        (["--dataset", "npz:path=scalar.npz", "--data-root", "{root}"], "expected (n, H, W, C) and (n,)"),
         (["--device", "tpu"], "device 'tpu' is not available: expected one of auto, cpu"),
         (["--data-root", "{root}/nowhere"], "/nowhere' is not there: expected a folder"),
         (["--dataset", "imagefolder"], "needs --data-root"),
@@ -95,7 +106,7 @@ def test_bad_input_ends_in_one_line_and_code_2(
     defense = [] if "--defense" in arguments else ["--defense", "random"]
     result = invoke("run", *SMALL, *defense, *out, *arguments)
     assert result.exit_code == 2, result.output
-    line = result.stderr.strip().splitlines()[-1]
+    (line,) = result.stderr.strip().splitlines()
     assert line.startswith("bdbench: ")
     assert message.format(root=broken) in line
     assert "Traceback" not in result.output

@@ -51,7 +51,7 @@ def test_floats_become_bytes_and_grey_images_get_a_channel() -> None:
         (np.full((2, 4, 4, 1), 7.0), r"float64 in 7..7: expected uint8, or floats in 0..1"),
         (np.zeros((2, 4, 4, 1), np.int32), "int32: expected uint8"),
         (np.zeros((2, 4, 4, 2), np.uint8), r"shape \(2, 4, 4, 2\)"),
-        (np.zeros((0, 4, 4, 1), np.uint8), "0 training images"),
+        (np.zeros((0, 4, 4, 1), np.uint8), "no training images"),
     ],
 )
 def test_bad_images_are_refused(images: np.ndarray, message: str) -> None:
@@ -61,7 +61,7 @@ def test_bad_images_are_refused(images: np.ndarray, message: str) -> None:
 
 def test_bad_labels_are_refused() -> None:
     images = np.zeros((2, 4, 4, 1), np.uint8)
-    with pytest.raises(BdbenchError, match=r"labels are int64: expected integers in 0..1"):
+    with pytest.raises(BdbenchError, match=r"labels are int64 in 0..2: expected integers in 0..1"):
         pick(_data(images, np.array([0, 2])), None, np.random.default_rng(0))
     with pytest.raises(BdbenchError, match="2 training images but 3 labels"):
         pick(_data(images, np.array([0, 1, 1])), None, np.random.default_rng(0))

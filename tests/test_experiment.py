@@ -145,6 +145,58 @@ class Bad(Detector):
         return np.full(len(view.labels), np.nan)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Vandal(Detector):
+    name = "vandal"
+
+    def score(self, view: TrainingView, tools: Tools) -> np.ndarray:
+        import torch
+
+        with torch.no_grad():
+            for p in tools.victim.network.parameters():
+                p.zero_()
+        return np.zeros(len(view.labels))
+
+
+def test_a_defense_that_spoils_its_victim_disturbs_no_other(tmp_path: Path) -> None:
+    alone = bdbench.run(defense="low-loss", out=tmp_path / "a", **TINY)
+    _, after = bdbench.run_all(defenses=[Vandal(), "low-loss"], out=tmp_path / "b", **TINY)
+    assert numbers(alone.to_dict()) == numbers(after.to_dict())
+
+
+def test_another_class_of_the_same_name_is_not_served_from_the_store(tiny: dict[str, Any]) -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Impostor(Detector):
+        name = "random"
+
+        def score(self, view: TrainingView, tools: Tools) -> np.ndarray:
+            return np.arange(len(view.labels), dtype=float)
+
+    bdbench.run(defense="random", **tiny)
+    record = bdbench.run(defense=Impostor(), **tiny)
+    assert np.load(tiny["out"] / record.id / "scores.npz")["scores"].tolist() == list(range(300))
+
+
+def test_edited_code_is_another_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from bdbench import environment
+
+    text = (
+        "from dataclasses import dataclass\nimport bdbench\n@dataclass(frozen=True, kw_only=True)\n"
+        "class D(bdbench.Detector):\n    name = 'd'\n    def score(self, view, tools): return view.labels * %d.0\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "edited_plugin.py").write_text(text % 1)
+    import edited_plugin
+
+    before = environment.code_of(edited_plugin.D())
+    environment._sources.cache_clear()
+    assert environment.code_of(edited_plugin.D()) == before
+    (tmp_path / "edited_plugin.py").write_text(text % 2)
+    environment._sources.cache_clear()
+    after = environment.code_of(edited_plugin.D())
+    assert {k for k in after if after[k] != before[k]} == {"edited_plugin.D"}
+
+
 def test_scores_that_are_not_finite_are_refused_and_nothing_is_written(tiny: dict[str, Any]) -> None:
     with pytest.raises(BdbenchError, match=r"defense 'bad' returned scores of shape \(300,\), 300 of them not finite"):
         bdbench.run(defense=Bad(), **tiny)
@@ -165,8 +217,33 @@ class Wrong(TriggerAttack):
 
 def test_an_attack_that_returns_the_wrong_type_is_refused(tiny: dict[str, Any]) -> None:
     wrong: Attack = Wrong()
-    with pytest.raises(BdbenchError, match="attack 'wrong' returned arrays of the wrong type"):
+    with pytest.raises(BdbenchError, match=r"attack 'wrong' returned images of float64 .*: expected uint8"):
         bdbench.run(**{**tiny, "attack": wrong}, defense="random")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Floats(TriggerAttack):
+    name = "floats"
+    at_test_time: bool = False
+
+    def stamp(self, images: np.ndarray, streams: bdbench.Streams) -> np.ndarray:
+        return images if self.at_test_time else images + 300.0
+
+    def trigger(self, images: np.ndarray, streams: bdbench.Streams) -> np.ndarray:
+        return images + 300.0
+
+
+@pytest.mark.parametrize("at_test_time", [False, True])
+def test_a_trigger_that_leaves_the_bytes_is_refused(tiny: dict[str, Any], at_test_time: bool) -> None:
+    with pytest.raises(BdbenchError, match="attack 'floats' .* float64.*: expected uint8"):
+        bdbench.run(**{**tiny, "attack": Floats(at_test_time=at_test_time)}, defense="random")
+
+
+def test_a_component_of_the_wrong_kind_is_refused(tiny: dict[str, Any]) -> None:
+    with pytest.raises(BdbenchError, match="is no attack: expected a name with parameters, or a component"):
+        bdbench.run(**{**tiny, "attack": Bad()}, defense="random")
+    with pytest.raises(BdbenchError, match="no defense is given"):
+        bdbench.run_all(defenses=[], **tiny)
 
 
 def test_the_same_defense_twice_is_refused(tiny: dict[str, Any]) -> None:

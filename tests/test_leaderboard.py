@@ -125,3 +125,16 @@ def test_two_records_of_one_cell_and_seed_are_refused(template: dict[str, Any], 
 @pytest.mark.parametrize("folder", COMMITTED, ids=lambda p: p.name)
 def test_what_is_committed_is_what_the_records_give(folder: Path) -> None:
     assert leaderboard.stale(folder) == []
+
+
+def test_digits_default_keeps_the_readmes_promise() -> None:
+    """Blend against the default detector: it works as an attack, and is found, on seeds 0-4 and on 5-9."""
+    board = Path(__file__).parent.parent / "leaderboards" / "digits"
+    frame = leaderboard.load(board)
+    rows = frame[(frame["attack"] == "blend") & (frame["defense"] == "datamodel")]
+    rows = rows[rows["defense_parameters"].str.contains('"estimator": "out-of-sample"')]
+    for seeds in (range(5), range(5, 10)):
+        means = rows[rows["seed"].isin(seeds)].set_index("seed").mean(numeric_only=True)
+        assert rows["seed"].isin(seeds).sum() == 5
+        assert means["asr_before"] >= 0.8 and means["ca_before"] >= 0.95
+        assert means["auroc"] >= 0.95 and means["asr_after"] <= 0.1

@@ -98,9 +98,40 @@ def _abstract() -> list[type]:
     return [Detector]
 
 
+def _no_dataclass() -> list[type]:
+    class Plain(Flat):
+        name = "plain"
+
+    return [Plain]
+
+
+def _required_field() -> list[type]:
+    @dataclass(frozen=True, kw_only=True)
+    class Needy(Flat):
+        name = "needy"
+        need: int
+
+    return [Needy]
+
+
+def _bad_name() -> list[type]:
+    @dataclass(frozen=True, kw_only=True)
+    class Named(Flat):
+        name = "a b/c"
+
+    return [Named]
+
+
 @pytest.mark.parametrize(
     ("function", "message"),
-    [(_raising, "out of luck"), (_of_wrong_kind, "no subclass of bdbench.Defense"), (_abstract, "does not implement")],
+    [
+        (_raising, "out of luck"),
+        (_of_wrong_kind, "no subclass of bdbench.Defense"),
+        (_abstract, "does not implement"),
+        (_no_dataclass, "Plain is no dataclass"),
+        (_required_field, "need"),
+        (_bad_name, "has the name 'a b/c'"),
+    ],
 )
 def test_a_registration_that_fails_is_named(
     plugins: Plugins, load: Load, function: Callable[[], list[type]], message: str

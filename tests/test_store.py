@@ -69,6 +69,19 @@ def test_a_folder_is_replaced_whole(tmp_path: Path) -> None:
     assert [p.name for p in (tmp_path / "run").iterdir()] == ["two"]
 
 
+def test_a_full_disk_is_named_and_keeps_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with written_whole(tmp_path / "run") as aside:
+        (aside / "one").write_text("one")
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(BdbenchError, match="No space left on device"), written_whole(tmp_path / "run") as aside:
+        (aside / "two").write_text("two")
+    assert [p.name for p in tmp_path.iterdir()] == ["run"]
+    assert (tmp_path / "run" / "one").read_text() == "one"
+
+
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(BdbenchError, match="cannot write to .*file/below"):

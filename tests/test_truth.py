@@ -10,9 +10,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+import torch
 
 import bdbench
-from bdbench import Detector, PoisonedData, Role, Tools, TrainingView
+from bdbench import Detector, PoisonedData, Role, Streams, Tools, TrainingView
 from bdbench.interfaces import Oracle
 
 # A walk that enters modules and functions' globals reaches everything; a detector that goes there could
@@ -63,6 +64,17 @@ class Asker(Detector):
         return np.zeros(len(view.labels))
 
 
+def _array(thing: object) -> np.ndarray | None:
+    """Arrays, tensors, and lists or tuples of numbers, as arrays."""
+    if isinstance(thing, np.ndarray):
+        return thing
+    if isinstance(thing, torch.Tensor):
+        return thing.detach().float().numpy() if thing.is_floating_point() else thing.numpy()
+    if isinstance(thing, list | tuple) and thing and all(isinstance(v, int | np.integer) for v in thing):
+        return np.array([int(v) % 2**31 for v in thing])
+    return None
+
+
 def _tells_the_poisons(array: np.ndarray, poisons: np.ndarray) -> bool:
     if array.ndim != 1 or not np.issubdtype(array.dtype, np.integer):
         return array.dtype == bool and array.shape == poisons.shape and np.array_equal(array, poisons)
@@ -91,7 +103,7 @@ def test_neither_roles_nor_clean_labels_can_be_reached(tiny: dict[str, Any], tru
     poisons = truth[0].roles == Role.POISON
     assert poisons.sum() == 15
     objects = SEEN.pop("objects")
-    arrays = [o for o in objects if isinstance(o, np.ndarray)]
+    arrays = [a for a in map(_array, objects) if a is not None]
     # The walk does see what it should: the view's own arrays.
     assert any(a.shape == truth[0].images.shape for a in arrays)
     assert not any(isinstance(o, PoisonedData | bdbench.ImageData | bdbench.Attack) for o in objects)
@@ -104,12 +116,40 @@ def test_the_walk_would_find_a_leak(truth: list[PoisonedData], tiny: dict[str, A
     poisons = truth[0].roles == Role.POISON
 
     class Leaky:
-        def __init__(self) -> None:
-            self.helper = lambda: truth[0]
+        def __init__(self, secret: object) -> None:
+            self.helper = lambda: secret
 
-    objects = list(reachable(Leaky()))
-    assert any(isinstance(o, PoisonedData) for o in objects)
-    assert any(isinstance(o, np.ndarray) and _tells_the_poisons(o, poisons) for o in objects)
+    for secret in (truth[0], torch.from_numpy(truth[0].roles), np.flatnonzero(poisons).tolist()):
+        objects = list(reachable(Leaky(secret)))
+        arrays = [a for a in map(_array, objects) if a is not None]
+        assert any(_tells_the_poisons(a, poisons) for a in arrays)
+    assert any(isinstance(o, PoisonedData) for o in reachable(Leaky(truth[0])))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rewinder(Detector):
+    """Draws the attack's choice again from the seeds it can find."""
+
+    name = "rewinder"
+
+    def score(self, view: TrainingView, tools: Tools) -> np.ndarray:
+        seeds = {o for o in reachable(view, tools) if isinstance(o, int)}
+        sources = np.flatnonzero(view.labels == 0)
+        SEEN["guesses"] = [
+            np.sort(Streams(seed).child("attack")("choice").choice(sources, 15, replace=False)) for seed in seeds
+        ]
+        return np.zeros(len(view.labels))
+
+
+@pytest.mark.parametrize("seed", [0, 12345])
+def test_the_attacks_choice_cannot_be_drawn_again(tiny: dict[str, Any], truth: list[PoisonedData], seed: int) -> None:
+    bdbench.run(**{**tiny, "attack": "sig:rate=0.05"}, defense=Rewinder(), seed=seed)
+    poisons = np.flatnonzero(truth[0].roles)
+    right = [np.array_equal(guess, poisons) for guess in SEEN["guesses"]]
+    # Seed 0 is an integer that any object may hold, and a guess that anyone may make.
+    assert sum(right) <= (seed == 0)
+    again = Streams(seed).child("attack")("choice").choice(np.flatnonzero(truth[0].labels == 0), 15, replace=False)
+    assert np.array_equal(np.sort(again), poisons)  # with the seed itself it would work
 
 
 def test_an_oracle_is_given_if_declared_and_recorded(tiny: dict[str, Any]) -> None:

@@ -102,7 +102,11 @@ class Datamodel(Detector):
             if not trained:
                 advance((stop - start) * recipe.epochs)
         tools.count_models(self.models)
-        return masks, np.concatenate(parts)
+        margins = np.concatenate(parts)
+        broken = int((~np.isfinite(margins)).any(1).sum())
+        if broken:
+            raise BdbenchError(f"{broken} of {self.models} networks of the ensemble diverged: expected finite margins")
+        return masks, margins
 
     def cuts(self, weights: np.ndarray, view: TrainingView, tools: Tools) -> Iterator[Cuts]:
         """The local optima at every size; with classes=each, for every label in turn."""
@@ -111,15 +115,24 @@ class Datamodel(Detector):
         rng = tools.streams("search")
         n = len(view.labels)
         sizes = sorted({max(2, round(f * n)) for f in self.sizes})
+        largest = n - 1
+        if self.classes == "each":
+            # Beyond half of a label its complement would be the smaller group, and the odd one out.
+            largest = int(np.bincount(view.labels).max()) // 2
+        if sizes[0] > largest:
+            given = "+".join(f"{f:g}" for f in self.sizes)
+            raise BdbenchError(
+                f"sizes={given} of {n} examples are all above {largest}, the largest that classes={self.classes} "
+                f"can search: expected fractions below {largest / n:.2g}"
+            )
         if self.classes != "each":
             problem = Problem.of(weights, view.labels if self.classes == "mask" else None)
-            usable = [k for k in sizes if k < n]
+            usable = [k for k in sizes if k <= largest]
             advance = tools.track(len(usable) * self.starts, "search")
             for size in usable:
                 yield search(problem, size, self.starts, rng, advance)
             return
         groups = [np.flatnonzero(view.labels == label) for label in np.unique(view.labels)]
-        # Beyond half of a label its complement would be the smaller group, and the odd one out.
         work = [(group, k) for group in groups for k in sizes if k <= len(group) // 2]
         advance = tools.track(len(work) * self.starts, "search")
         for group, size in work:

@@ -44,5 +44,5 @@ class Npz(Dataset):
         if not all(np.issubdtype(y.dtype, np.integer) and y.size for y in labels):
             raise BdbenchError(f"{path}: labels are {y_train.dtype} and {y_test.dtype}: expected integers")
         count = int(max(y.max() for y in labels)) + 1
-        classes = tuple(str(c) for c in (np.arange(count) if names is None else names))
+        classes = tuple(str(c) for c in (np.arange(count) if names is None else np.atleast_1d(names)))
         return ImageData(Split(x_train, y_train), Split(x_test, y_test), classes)
