@@ -138,10 +138,6 @@ def _row(data: dict[str, Any]) -> dict[str, Any]:
     return row
 
 
-def _text(value: Any) -> str:
-    return "+".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
 def _markdown(folder: Path, table: pd.DataFrame) -> str:
     title = folder.resolve().name
     shown = table.copy()
@@ -162,14 +158,9 @@ def _markdown(folder: Path, table: pd.DataFrame) -> str:
 
 
 def _labels(table: pd.DataFrame, part: str, always: tuple[str, ...] = ()) -> list[str]:
-    """A name for each row: the component's, and those of its parameters that tell it from its namesakes."""
-    parameters = [json.loads(text) for text in table[f"{part}_parameters"]]
-    labels = []
-    for name, own in zip(table[part], parameters, strict=True):
-        namesakes = [p for n, p in zip(table[part], parameters, strict=True) if n == name]
-        told = [k for k, v in own.items() if k in always or any(p.get(k) != v for p in namesakes)]
-        labels.append(" ".join([name, *(f"{k}={_text(own[k])}" for k in told)]))
-    return labels
+    names, parameters = table[part], table[f"{part}_parameters"]
+    components = [{"name": n, **json.loads(p)} for n, p in zip(names, parameters, strict=True)]
+    return record.labels(components, always)
 
 
 _NOTE = """\

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -86,6 +86,19 @@ class Record:
         built = {name: kind(**data[name]) for name, kind in parts.items()}
         built["detection"] = Detection(**data["detection"]) if data["detection"] else None
         return cls(**{**data, **built})
+
+
+def labels(components: Sequence[Mapping[str, Any]], always: tuple[str, ...] = ()) -> list[str]:
+    """A short name for each component of a record's config: its name, and those of its parameters that tell
+    it from its namesakes in the list or are named in ``always``.
+    """
+    result = []
+    for own in components:
+        namesakes = [c for c in components if c["name"] == own["name"]]
+        told = [k for k, v in own.items() if k != "name" and (k in always or any(c.get(k) != v for c in namesakes))]
+        values = {k: "+".join(map(str, own[k])) if isinstance(own[k], list) else own[k] for k in told}
+        result.append(" ".join([own["name"], *(f"{k}={v}" for k, v in values.items())]))
+    return result
 
 
 def schema() -> dict[str, Any]:

@@ -8,6 +8,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from bdbench.record import labels
+
 # (title, [(row, path in the record)]): fractions are printed in percent, but AUROC and AP as they are.
 _SECTIONS: list[tuple[str, list[tuple[str, tuple[str, str]]]]] = [
     (
@@ -52,8 +54,8 @@ def show_runs(records: Sequence[Mapping[str, Any]]) -> None:
     )
     table = Table(title=title, title_justify="left")
     table.add_column("")
-    for record in records:
-        table.add_column(record["config"]["defense"]["name"], justify="right")
+    for name in labels([record["config"]["defense"] for record in records]):
+        table.add_column(name.replace(" ", "\n"), justify="right", overflow="fold")
     for section, rows in _SECTIONS:
         table.add_row(f"[bold]{section}[/bold]")
         for name, (part, key) in rows:

@@ -23,9 +23,11 @@ def two_clusters(features: np.ndarray, components: int, reduction: Literal["ica"
     from sklearn.exceptions import ConvergenceWarning
 
     features = features.astype(np.float64)
-    # Dead units make the data rank-deficient, which ICA's whitening cannot take.
+    # Dead units make the data rank-deficient, which whitening cannot take; and where the first one is dead,
+    # scikit-learn's FastICA multiplies every component by the sign of zero.
+    features = features[:, np.ptp(features, axis=0) > 0] if len(features) else features
     centred = features - features.mean(0)
-    rank = int(np.linalg.matrix_rank(centred)) if len(features) else 0
+    rank = int(np.linalg.matrix_rank(centred)) if features.size else 0
     if rank < 2 or len(features) < 3:
         return np.zeros(len(features), np.int64)
     dimensions = min(components, rank)

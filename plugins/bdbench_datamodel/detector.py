@@ -29,7 +29,7 @@ class Datamodel(Detector):
 
     name = "datamodel"
     paper = "Khaddaj et al., Rethinking Backdoor Attacks, ICML 2023, arXiv:2307.10163"
-    models: int = param(1000, help="networks in the ensemble", low=2)
+    models: int = param(2000, help="networks in the ensemble", low=2)
     alpha: float = param(0.2, help="share of the training set in each subset", low=0, high=1, exclusive=True)
     estimator: Literal["out-of-sample", "all", "covariance"] = param(
         "out-of-sample",

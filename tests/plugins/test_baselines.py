@@ -88,6 +88,13 @@ def test_the_smaller_cluster_is_the_more_suspicious() -> None:
     assert scores[100:145] == pytest.approx(0.55)
 
 
+@pytest.mark.parametrize("reduction", ["ica", "pca"])
+def test_dead_units_make_no_difference(reduction: Any) -> None:
+    features = planted(20, 80)
+    dead = np.concatenate([np.zeros((100, 1)), features, np.full((100, 2), 3.0)], 1)
+    assert np.array_equal(two_clusters(dead, 10, reduction, 3), two_clusters(features, 10, reduction, 3))
+
+
 @pytest.mark.parametrize("features", [np.ones((5, 4)), np.zeros((2, 4)), np.outer(np.arange(5), np.ones(4))])
 def test_a_label_that_cannot_be_split_is_one_cluster(features: np.ndarray) -> None:
     assert two_clusters(features, 10, "ica", 0).tolist() == [0] * len(features)
