@@ -272,6 +272,45 @@ def test_progress_is_reported_to_the_end(tiny: dict[str, Any]) -> None:
     assert set(bars.left.values()) == {0}
 
 
+def test_reporters_hear_of_every_run_and_stage_in_order(tiny: dict[str, Any]) -> None:
+    from bdbench.plugins import KINDS, installed
+
+    heard: list[tuple[str, ...]] = []
+
+    class Reporter:
+        @bdbench.hookimpl
+        def bdbench_run_started(self, run_id: str, config: dict[str, Any]) -> None:
+            heard.append(("started", config["defense"]["name"]))
+
+        @bdbench.hookimpl
+        def bdbench_stage_finished(self, stage: str, reused: bool) -> None:
+            heard.append((stage, str(reused)))
+
+        @bdbench.hookimpl
+        def bdbench_run_finished(self, record: dict[str, Any]) -> None:
+            assert (tiny["out"] / record["id"] / "record.json").exists()
+            heard.append(("finished", record["config"]["defense"]["name"]))
+
+    for kind in KINDS:
+        installed().registered(kind)
+    reporter = Reporter()
+    installed().manager.register(reporter, name="tests:reporter")
+    try:
+        bdbench.run_all(defenses=["random", "low-loss"], **tiny)
+        bdbench.run_all(defenses=["random"], **tiny)
+    finally:
+        installed().manager.unregister(reporter)
+
+    def shared(victim_reused: str) -> list[tuple[str, ...]]:
+        return [("data", "False"), ("poison", "False"), ("victim", victim_reused)]
+
+    assert heard == [
+        ("started", "random"), *shared("False"), ("score", "False"), ("retrain", "False"), ("finished", "random"),
+        ("started", "low-loss"), ("score", "False"), ("retrain", "False"), ("finished", "low-loss"),
+        ("started", "random"), *shared("True"), ("score", "True"), ("retrain", "True"), ("finished", "random"),
+    ]  # fmt: skip
+
+
 SLOW_ENSEMBLE = "datamodel:models=60,chunk=5,epochs=40,hidden=64,starts=3"
 
 
