@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Literal
@@ -78,29 +79,24 @@ class Datamodel(Detector):
         network, recipe, what = self._surrogate(view)
         streams = tools.shared_streams.child("ensemble")
         masks = draw_subsets(n, self.models, self.alpha, streams("subsets"))
+
+        @functools.cache
+        def tensors() -> tuple[torch.Tensor, torch.Tensor]:
+            inputs, labels = network.prepare(np.array(view.images)), torch.from_numpy(view.labels.copy())
+            return inputs.to(tools.device), labels.to(tools.device)
+
+        def train(part: slice) -> dict[str, np.ndarray]:
+            seed = streams.integer("networks")
+            return {"margins": train_margins(network, *tensors(), masks[part], recipe, seed)}
+
         chunk = self.chunk or self._chunk(network, recipe, held)
-        inputs = labels = None
-        advance = tools.track(self.models * recipe.epochs, f"{self.models} networks")
+        advance = tools.track(self.models, "networks")
         parts = []
         for start in range(0, self.models, chunk):
-            stop = min(start + chunk, self.models)
-            trained = False
-
-            def make(start: int = start, stop: int = stop) -> dict[str, np.ndarray]:
-                nonlocal inputs, labels, trained
-                if inputs is None or labels is None:
-                    inputs = network.prepare(np.array(view.images)).to(tools.device)
-                    labels = torch.from_numpy(view.labels.copy()).to(tools.device)
-                trained = True
-                seed = streams.integer("networks")
-                part = masks[start:stop]
-                step = lambda epochs: advance(epochs * (stop - start))  # noqa: E731
-                return {"margins": train_margins(network, inputs, labels, part, recipe, seed, step)}
-
-            config = {"ensemble": what, "models": self.models, "alpha": self.alpha, "part": [start, stop]}
-            parts.append(tools.saved(config, make)["margins"])
-            if not trained:
-                advance((stop - start) * recipe.epochs)
+            part = slice(start, min(start + chunk, self.models))
+            config = {"ensemble": what, "models": self.models, "alpha": self.alpha, "part": [part.start, part.stop]}
+            parts.append(tools.saved(config, functools.partial(train, part))["margins"])
+            advance(part.stop - part.start)
         tools.count_models(self.models)
         margins = np.concatenate(parts)
         broken = int((~np.isfinite(margins)).any(1).sum())

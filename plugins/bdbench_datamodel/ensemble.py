@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -42,7 +41,6 @@ def train_margins(
     masks: np.ndarray,
     recipe: SurrogateRecipe,
     seed: int,
-    advance: Callable[[int], None] = lambda steps: None,
 ) -> np.ndarray:
     """Train one network for each row of ``masks`` and return every example's margin under each.
 
@@ -51,7 +49,7 @@ def train_margins(
 
     All models start from one initialisation and meet the examples in one order, each skipping what it does
     not hold: what differs between two models is then their subsets alone. A model's result does not depend
-    on which others are trained beside it, beyond rounding. ``advance`` is called once an epoch.
+    on which others are trained beside it, beyond rounding.
     """
     device = inputs.device
     generator = torch.Generator().manual_seed(seed)
@@ -85,7 +83,6 @@ def train_margins(
             optimizer.zero_grad(set_to_none=True)
             (loss / index.shape[1]).backward()
             optimizer.step()
-        advance(1)
     return _margins(network, parameters, inputs, labels, recipe.batch_size)
 
 
