@@ -257,21 +257,3 @@ class Metric:
     name: str
     compute: Callable[[Measured], float | None]
     help: str = ""
-
-
-__all__ = [
-    "Architecture",
-    "Attack",
-    "Component",
-    "Dataset",
-    "Defense",
-    "Detector",
-    "ImageData",
-    "Measured",
-    "Metric",
-    "Mitigation",
-    "Oracle",
-    "Source",
-    "Tools",
-    "TriggerAttack",
-]

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,7 @@ from tabulate import tabulate
 
 from bdbench import record
 from bdbench.errors import BdbenchError
-from bdbench.store import writable
+from bdbench.store import write_file
 
 _PARTS = ("dataset", "model", "attack", "defense")
 _GROUP = [*(name for part in _PARTS for name in (part, f"{part}_parameters")), "oracles", "budget"]
@@ -58,14 +56,7 @@ def build(folder: Path) -> list[Path]:
     paths = []
     for name, text in render(folder).items():
         path = folder / name
-        with writable(folder):
-            descriptor, aside = tempfile.mkstemp(dir=folder, prefix=".unfinished-")
-            with os.fdopen(descriptor, "w", newline="") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(aside, 0o644)
-            os.replace(aside, path)
+        write_file(path, text)
         paths.append(path)
     return paths
 

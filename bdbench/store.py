@@ -56,6 +56,17 @@ def written_whole(folder: Path) -> Iterator[Path]:
         raise
 
 
+def write_file(path: Path, text: str) -> None:
+    """Write one text file whole or not at all. Raises BdbenchError if the place cannot be written."""
+    with writable(path.parent):
+        descriptor, aside = tempfile.mkstemp(dir=path.parent, prefix=".unfinished-")
+        with os.fdopen(descriptor, "w", newline="") as file:
+            file.write(text)
+        os.chmod(aside, 0o644)
+        _sync(Path(aside))
+        os.replace(aside, path)
+
+
 @contextmanager
 def writable(folder: Path) -> Iterator[None]:
     """Turn an OSError met inside into the one-line error for a folder that cannot be written."""
