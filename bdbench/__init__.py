@@ -31,6 +31,7 @@ _HOMES = {
     "bdbench.params": ("param",),
     "bdbench.recipe": ("Recipe",),
     "bdbench.record": ("Record",),
+    "bdbench.runs": ("Reopened", "reopen"),
     "bdbench.seeds": ("Streams",),
     "bdbench.training": ("Victim",),
 }
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
     from bdbench.params import param
     from bdbench.recipe import Recipe
     from bdbench.record import Record
+    from bdbench.runs import Reopened, reopen
     from bdbench.seeds import Streams
     from bdbench.training import Victim
 
@@ -72,6 +74,7 @@ __all__ = [
     "PoisonedData",
     "Recipe",
     "Record",
+    "Reopened",
     "Role",
     "Source",
     "Split",
@@ -82,6 +85,7 @@ __all__ = [
     "Victim",
     "hookimpl",
     "param",
+    "reopen",
     "run",
     "run_all",
     "unknown",

@@ -65,7 +65,7 @@ def run_all(
     root = Path(data_root) if data_root is not None else None
     if root is not None and not root.is_dir():
         raise BdbenchError(f"data root {str(root)!r} is not there: expected a folder")
-    cell = _Cell(
+    cell = Cell(
         dataset=installed().component("dataset", dataset),
         model=installed().component("model", model),
         attack=installed().component("attack", attack),
@@ -86,8 +86,8 @@ def run(attack: str | Attack = "blend", defense: str | Defense = "datamodel", **
 
 
 @dataclass
-class _Cell:
-    """The part of a cell that its defenses share, and the walk through it."""
+class Cell:
+    """The part of a cell that its defenses share, and the walk through it: ``open``, ``train_victim``, then each."""
 
     dataset: Dataset
     model: Architecture
@@ -102,13 +102,11 @@ class _Cell:
     seconds: dict[str, float] = field(default_factory=dict)
 
     def run(self, defenses: Sequence[Defense]) -> list[Record]:
-        self.streams = Streams(self.seed)
+        """Every defense in turn; one record for each."""
         twice = [d.name for i, d in enumerate(defenses) if d in defenses[:i]]
         if twice:
             raise BdbenchError(f"defense {twice[0]!r} is given twice with the same parameters: expected once")
-        start = time.perf_counter()
-        self.images = self._load()
-        self.seconds["data"] = time.perf_counter() - start
+        self.open()
         n = len(self.images.train.labels)
         if not 1 <= round(self.budget * n) < n:
             asked = f"budget={self.budget:g} removes {round(self.budget * n)} of {n} training examples"
@@ -117,7 +115,10 @@ class _Cell:
         ids = [run_id(config, self.seed, self.device) for _, config in runs]
         self._announce(ids[0], runs[0][1])
         self._finished(ids[0], "data", self.seconds["data"], False)
-        self._prepare(ids[0])
+        self._finished(ids[0], "poison", self.seconds["poison"], False)
+        stage = self.train_victim()
+        self._finished(ids[0], "victim", stage.seconds, stage.reused)
+        self.before = self._measure(self.victim)
         records = []
         for i, (defense, config) in enumerate(runs):
             if i:
@@ -127,19 +128,23 @@ class _Cell:
 
     def _describe(self, defense: Defense) -> dict[str, Any]:
         parts = {"dataset": self.dataset, "model": self.model, "attack": self.attack, "defense": defense}
-        train, test = self.images.train, self.images.test
-        arrays = [train.images, train.labels, test.images, test.labels]
         return {
             **{kind: part.config() for kind, part in parts.items()},
             "budget": self.budget,
             "recipe": asdict(self.model.recipe(self.dataset.name, self.images.shape)),
-            "data": {
-                "train": len(train.labels),
-                "test": len(test.labels),
-                "classes": self.images.num_classes,
-                "shape": list(self.images.shape),
-                "fingerprint": data.fingerprint(*map(np.asarray, arrays)),
-            },
+            "data": self.data_config(),
+        }
+
+    def data_config(self) -> dict[str, Any]:
+        """What the record says of the clean data."""
+        train, test = self.images.train, self.images.test
+        arrays = [train.images, train.labels, test.images, test.labels]
+        return {
+            "train": len(train.labels),
+            "test": len(test.labels),
+            "classes": self.images.num_classes,
+            "shape": list(self.images.shape),
+            "fingerprint": data.fingerprint(*map(np.asarray, arrays)),
         }
 
     def _announce(self, run: str, config: dict[str, Any]) -> None:
@@ -148,12 +153,15 @@ class _Cell:
     def _finished(self, run: str, stage: str, seconds: float, reused: bool) -> None:
         installed().call("bdbench_stage_finished", run_id=run, stage=stage, seconds=seconds, reused=reused)
 
-    def _prepare(self, run: str) -> None:
-        """The stages that all defenses share: the data, the poisoned set, the victim and its accuracies."""
+    def open(self) -> None:
+        """The data and the poisoned set, which all defenses share."""
+        self.streams = Streams(self.seed)
+        start = time.perf_counter()
+        self.images = self._load()
+        self.seconds["data"] = time.perf_counter() - start
         start = time.perf_counter()
         self.poisoned = self._poison()
         self.seconds["poison"] = time.perf_counter() - start
-        self._finished(run, "poison", self.seconds["poison"], False)
         self.recipe = self.model.recipe(self.dataset.name, self.images.shape)
         build = functools.partial(self.model.build, self.images.shape, self.images.num_classes)
         self.trainer = training.Trainer(build, self.recipe, self.device, self.progress.track)
@@ -166,10 +174,26 @@ class _Cell:
             "threads": torch.get_num_threads(),
             "code": environment.code_of(self.model),
         }
+
+    def train_victim(self) -> Stage:
+        """The victim, which all defenses share."""
         self.victim, stage = self._train_stage(np.arange(len(self.view.labels)), "victim", "train the victim")
         self.seconds["victim"] = stage.seconds
-        self._finished(run, "victim", stage.seconds, stage.reused)
-        self.before = self._measure(self.victim)
+        return stage
+
+    def tools(self, defense: Defense) -> HarnessTools:
+        """What the harness hands to ``defense``."""
+        return HarnessTools(
+            defense=defense.name,
+            # A copy of its own: a defense may prune or fine-tune it in place.
+            victim=self.trainer.restore(self.victim.arrays()),
+            streams=self.streams,
+            store=self.store,
+            made_from=key_of({**self.made_from, "defense_code": environment.code_of(defense)}),
+            trainer=self.trainer,
+            oracles=self._oracles(defense),
+            progress=self.progress,
+        )
 
     def _load(self) -> ImageData:
         return data.pick(
@@ -232,17 +256,7 @@ class _Cell:
     def _one(self, run: str, defense: Defense, config: dict[str, Any]) -> Record:
         """The defense's own part: score or repair, remove, retrain, measure, record."""
         roles = self.poisoned.roles
-        tools = HarnessTools(
-            defense=defense.name,
-            # A copy of its own: a defense may prune or fine-tune it in place.
-            victim=self.trainer.restore(self.victim.arrays()),
-            streams=self.streams,
-            store=self.store,
-            made_from=key_of({**self.made_from, "defense_code": environment.code_of(defense)}),
-            trainer=self.trainer,
-            oracles=self._oracles(defense),
-            progress=self.progress,
-        )
+        tools = self.tools(defense)
         seconds = dict(self.seconds)
         arrays: dict[str, np.ndarray] = {"roles": roles}
         found: Detection | None = None

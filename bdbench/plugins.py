@@ -93,9 +93,12 @@ class Plugins:
         return regs[0]
 
     def component(self, kind: str, spec: Any) -> Any:
-        """A component from ``name:key=value,...``, or ``spec`` itself if it is one. Raises BdbenchError."""
-        if isinstance(spec, str):
-            name, values = params.parse_spec(spec)
+        """A component from ``name:key=value,...``, from its ``config()``, or ``spec`` itself if it is one.
+
+        Raises BdbenchError.
+        """
+        if isinstance(spec, str | dict):
+            name, values = params.parse_spec(spec) if isinstance(spec, str) else _named(spec)
             return params.make(self.get(kind, name).component, kind, values)
         if getattr(spec, "kind", None) != kind:
             raise BdbenchError(f"{spec!r} is no {kind}: expected a name with parameters, or a component")
@@ -154,6 +157,11 @@ class Plugins:
         for name in dir(module):
             if name.startswith("bdbench_register_") and name not in specs:
                 raise BdbenchError(f"it implements {name}, which is no hook: known: {', '.join(sorted(specs))}")
+
+
+def _named(config: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The name in a component's ``config()``, and the rest."""
+    return config["name"], {key: value for key, value in config.items() if key != "name"}
 
 
 def _check_component(kind: str, component: Any) -> None:

@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import bdbench
+from bdbench import BdbenchError
+from tests.conftest import TINY_DATAMODEL
+
+
+def test_a_run_is_rebuilt_from_its_record(tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    record = bdbench.run(defense=TINY_DATAMODEL, **tiny)
+    folder = tiny["out"] / record.id
+    with np.load(folder / "scores.npz") as arrays:
+        scores, roles = arrays["scores"], arrays["roles"]
+
+    def refuse(*arguments: Any, **options: Any) -> Any:
+        raise AssertionError("a stage that is still there was computed again")
+
+    monkeypatch.setattr("bdbench.training.Trainer.train", refuse)
+    monkeypatch.setattr("bdbench_datamodel.ensemble.train_margins", refuse)
+    run = bdbench.reopen(folder, device="cpu")
+    assert run.record == record
+    assert np.array_equal(run.poisoned.roles, roles)
+    assert np.array_equal(run.defense.score(run.view, run.tools()), scores)  # type: ignore[attr-defined]
+    test = run.clean.test
+    clean_accuracy = (run.victim().predict(np.asarray(test.images)) == test.labels).mean()
+    assert clean_accuracy == record.before.clean_accuracy
+    triggered = run.victim().predict(run.triggered(np.asarray(test.images)))
+    others = test.labels != 0
+    assert (triggered == 0)[others].mean() == record.before.attack_success_rate
+
+
+def test_other_data_than_the_runs_are_refused(tiny: dict[str, Any]) -> None:
+    record = bdbench.run(defense="random", **tiny)
+    file = tiny["out"] / record.id / "record.json"
+    changed = json.loads(file.read_text())
+    changed["config"]["data"]["fingerprint"] = "0" * 32
+    file.write_text(json.dumps(changed))
+    with pytest.raises(BdbenchError, match="not those found here: fingerprint .* expected 0000"):
+        bdbench.reopen(file.parent)
+
+
+def test_a_record_alone_is_enough_for_the_data(tiny: dict[str, Any], tmp_path: Path) -> None:
+    record = bdbench.run(defense="random", **tiny)
+    alone = tmp_path / "elsewhere.json"
+    alone.write_text((tiny["out"] / record.id / "record.json").read_text())
+    run = bdbench.reopen(alone)
+    assert run.scores is None
+    assert len(run.view.labels) == 300
