@@ -28,6 +28,7 @@ _SECTIONS: list[tuple[str, list[tuple[str, tuple[str, str]]]]] = [
             ("TPR at budget %", ("detection", "tpr_at_budget")),
             ("FPR at budget %", ("detection", "fpr_at_budget")),
             ("TPR at 1 % FPR %", ("detection", "tpr_at_1pct_fpr")),
+            ("p-value", ("detection", "p_value")),
         ],
     ),
     (
