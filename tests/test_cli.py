@@ -122,7 +122,7 @@ def test_show_of_nothing_is_an_error(tmp_path: Path) -> None:
 
 def test_list_says_what_there_is_and_where_from() -> None:
     found = json.loads(invoke("list", "--json").stdout)
-    assert set(found) == {"attacks", "defenses", "datasets", "models", "plugins"}
+    assert set(found) == {"attacks", "defenses", "datasets", "models", "metrics", "plugins"}
     names = {what: {e["name"] for e in entries} for what, entries in found.items()}
     assert names["attacks"] >= {"badnets", "blend", "none", "sig"}
     assert names["defenses"] >= {"activation-clustering", "datamodel", "low-loss", "random", "spectral"}
@@ -141,7 +141,7 @@ def test_list_says_what_there_is_and_where_from() -> None:
     assert all(p["help"] for what in found if what != "plugins" for e in found[what] for p in e["parameters"])
 
 
-@pytest.mark.parametrize("what", ["attacks", "defenses", "datasets", "models", "plugins"])
+@pytest.mark.parametrize("what", ["attacks", "defenses", "datasets", "models", "metrics", "plugins"])
 def test_list_of_one_kind(what: str) -> None:
     assert json.loads(invoke("list", what, "--json").stdout) == json.loads(invoke("list", "--json").stdout)[what]
     assert invoke("list", what).stdout.startswith(what)

@@ -52,7 +52,10 @@ def test_it_is_listed_with_its_distribution(fresh: Path) -> None:
         assert entries[name]["distribution"] == "bdbench-example"
         assert entries[name]["version"] == "0.3.0"
     assert entries["brightness"]["oracles"] == ["target_label"]
-    assert {"name": "example", "distribution": "bdbench-example", "version": "0.3.0", "error": None} in found["plugins"]
+    (plugin,) = (p for p in found["plugins"] if p["name"] == "example")
+    assert (plugin["distribution"], plugin["version"], plugin["error"]) == ("bdbench-example", "0.3.0", None)
+    assert "bdbench_run_finished" in plugin["hooks"]
+    assert "poisons_kept" in {m["name"] for m in found["metrics"]}
     assert "blend" in entries
 
 
