@@ -63,7 +63,7 @@ class Check:
             raise self._fault(title, f"{type(error).__name__}: {error}") from error
 
     def _fault(self, title: str, found: str) -> Fault:
-        why = " ".join(self._paragraphs()[1:])
+        found, why = " ".join(found.split()), " ".join(self._paragraphs()[1:])
         return Fault(f"{title}: {self.name}\n  expected: {self.expected}\n  found:    {found}\n  why:      {why}")
 
     def _paragraphs(self) -> list[str]:
