@@ -166,3 +166,31 @@ def test_reading_records_imports_no_torch(tiny: dict[str, Any]) -> None:
     code = f"import sys, bdbench.record, pathlib; bdbench.record.read(pathlib.Path({str(path)!r}))\n"
     code += "assert 'torch' not in sys.modules and 'torchvision' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_plugin_check_that_fails_says_what_and_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    from bdbench_baselines.random import Random
+
+    monkeypatch.setattr(Random, "score", lambda self, view, tools: np.zeros(3))
+    result = invoke("plugin", "check", "baselines")
+    assert result.exit_code == 1
+    assert "  FAILED  scores-are-finite-float64\n" in result.stdout
+    assert "found:    float64 (3,) for n = 60\n" in result.stdout
+    assert "why:      The ranking is over the whole set" in result.stdout
+    assert "defense 'spectral'\n  ok      " in result.stdout
+    assert result.stdout.splitlines()[-1].endswith(" 2 failed, 0 skipped")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["triggrs"], "unknown plugin 'triggrs': did you mean 'triggers'?"),
+        (["triggers", "--using", "blnd:rate=0.1"], "unknown component of triggers 'blnd': did you mean 'blend'?"),
+        (["triggers", "--using", "blend:rate=2"], "attack 'blend': rate=2.0 is not allowed"),
+    ],
+)
+def test_a_plugin_check_of_nothing_is_an_error(arguments: list[str], message: str) -> None:
+    result = invoke("plugin", "check", *arguments)
+    assert result.exit_code == 2
+    (line,) = result.stderr.strip().splitlines()
+    assert message in line

@@ -35,6 +35,9 @@ def sorting(measured: Measured) -> float | None:
     return float(measured.scores[-1])
 
 
+CALLS = itertools.count()
+
+
 def metric(compute: Callable[[Measured], Any], help: str = "share of the poisons that are removed, 0..1") -> Metric:
     return Metric("made", compute, help)
 
@@ -45,7 +48,7 @@ METRICS: list[Broken] = [
     ("gives-a-number-or-none-for-every-cell", metric(unmeasured_share), "nan) for a detector's control"),
     ("gives-a-number-or-none-for-every-cell", metric(lambda m: None), "None for every cell"),
     ("leaves-the-measurements-as-they-were", metric(sorting), "scores changed in a detector's cell"),
-    ("same-cell-same-number", metric(lambda m, calls=itertools.count(): next(calls)), "0 and 1 for a detector's cell"),
+    ("same-cell-same-number", metric(lambda m: next(CALLS)), "0 and 1 for a detector's cell"),
 ]
 
 
