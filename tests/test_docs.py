@@ -79,7 +79,10 @@ def parse(command: str) -> tuple[click.Command, dict[str, Any]]:
 
 
 ALL = [pytest.param(c, id=f"{page.name}: {c}") for page in PAGES for c in dict.fromkeys(commands(page))]
-MADE = {name for page in PAGES for name in re.findall(r"bdbench plugin new (\S+)", page.read_text())}
+# What the pages themselves make: by the scaffold, or as a class in an example.
+MADE = {
+    n for page in PAGES for n in re.findall(r'(?:bdbench plugin new |^    name = ")([\w-]+)', page.read_text(), re.M)
+}
 
 
 @pytest.mark.parametrize("command", ALL)
