@@ -29,7 +29,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         return
     marker = metafunc.definition.get_closest_marker("bdbench_plugin")
     if marker is None or not marker.args:
-        raise pytest.UsageError(f"{metafunc.definition.nodeid}: expected @pytest.mark.bdbench_plugin(NAME)")
+        raise pytest.Collector.CollectError(f"{metafunc.definition.nodeid}: expected @pytest.mark.bdbench_plugin(NAME)")
     import os
     from pathlib import Path
 
@@ -42,7 +42,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     try:
         cases = installed_cases(marker.args, source=source, **marker.kwargs)
     except BdbenchError as error:
-        raise pytest.UsageError(f"{metafunc.definition.nodeid}: {error}") from None
+        raise pytest.Collector.CollectError(f"{metafunc.definition.nodeid}: {error}") from None
     ids = [f"{case.title.replace(' ', '-')}-{case.check.name}".replace("'", "") for case in cases]
     metafunc.parametrize("bdbench_check", [_as_test(case) for case in cases], ids=ids)
 
