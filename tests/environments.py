@@ -52,7 +52,9 @@ class Environment:
     def module(self, *arguments: str, cwd: Path | None = None, **variables: str) -> subprocess.CompletedProcess[str]:
         """``python -m`` something."""
         command = [self.python, "-m", *arguments]
-        return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env={**os.environ, **variables})
+        # Never in the checkout: reporters write where they are.
+        where = cwd or self.root
+        return subprocess.run(command, capture_output=True, text=True, cwd=where, env={**os.environ, **variables})
 
     def shell(self, script: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         """A bash script that stops at its first error, with ``bdbench``, ``pytest`` and offline ``pip install``."""
