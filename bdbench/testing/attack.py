@@ -46,11 +46,10 @@ def poisons_into_arrays_of_the_declared_types(attack: Attack) -> None:
     against the images.
     """
     for train, made in _sets(attack):
-        wanted = {"images": (np.uint8, np.shape(train.images))}
-        wanted |= {"labels": (np.int64, (_COUNT,)), "roles": (np.int8, (_COUNT,))}
-        wanted |= {"original_labels": (np.int64, (_COUNT,))}
-        for name, (dtype, shape) in wanted.items():
+        types = {"images": np.uint8, "labels": np.int64, "roles": np.int8, "original_labels": np.int64}
+        for name, dtype in types.items():
             array = getattr(made, name)
+            shape = np.asarray(train.images).shape if name == "images" else (_COUNT,)
             expect(array.dtype == dtype and array.shape == shape, f"{name} of {array.dtype} {array.shape}")
 
 
@@ -191,12 +190,13 @@ def leaves_its_input_as_it_was(attack: Attack) -> None:
 
     def attempt(shape: tuple[int, int, int]) -> None:
         train, labels = split(shape, _CLASSES, _COUNT), _LABELS.copy()
-        kept = np.array(train.images), train.labels.copy()
+        images = np.asarray(train.images)
+        kept = images.copy(), train.labels.copy()
         _poison(attack, train)
-        same = np.array_equal(train.images, kept[0]) and np.array_equal(train.labels, kept[1])
+        same = np.array_equal(images, kept[0]) and np.array_equal(train.labels, kept[1])
         expect(same, "poison() changed the training set in place")
-        attack.trigger(np.asarray(train.images), Streams(0).child("attack"))
-        expect(np.array_equal(train.images, kept[0]), "trigger() changed the images in place")
+        attack.trigger(images, Streams(0).child("attack"))
+        expect(np.array_equal(images, kept[0]), "trigger() changed the images in place")
         attack.goal(labels)
         expect(np.array_equal(labels, _LABELS), "goal() changed the labels in place")
 

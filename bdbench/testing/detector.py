@@ -72,7 +72,7 @@ def one_seed_gives_one_ranking(detector: Detector) -> None:
         for seed in (1, 2):
             with global_seed(seed):
                 results.append(_score(detector, poisoned(shape, _COUNT)))
-        _expect_equal(*results, "other scores under another global seed")
+        _expect_equal(results[0], results[1], "other scores under another global seed")
 
     fitting((GREY, COLOUR), attempt)
 
