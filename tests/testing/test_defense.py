@@ -126,7 +126,7 @@ class Memory(Chance):
 
     def score(self, view: TrainingView, tools: Tools) -> np.ndarray:
         n = len(view.labels)
-        found = [o for o in gc.get_objects() if isinstance(o, PoisonedData) and len(o.roles) == n]
+        found = [o for o in gc.get_objects() if type(o) is PoisonedData and len(o.roles) == n]
         return np.sum([o.roles for o in found], axis=0).astype(np.float64)
 
 
