@@ -11,9 +11,10 @@ from typing import Any
 import click
 
 from bdbench import __version__
+from bdbench.commands.plugin import plugin
 from bdbench.errors import BdbenchError
 
-_LISTED = ("attacks", "defenses", "datasets", "models", "plugins")
+_LISTED = ("attacks", "defenses", "datasets", "models", "metrics", "plugins")
 
 
 class _Program(click.Group):
@@ -153,6 +154,11 @@ def _warn_of_broken_plugins(known: frozenset[str] = frozenset()) -> frozenset[st
         if line not in known:
             click.echo(f"bdbench: warning: {line}", err=True)
     return frozenset(found)
+
+
+cli.add_command(plugin)
+# Before plugins add theirs.
+OWN_COMMANDS = frozenset(cli.commands)
 
 
 def main() -> None:
