@@ -85,6 +85,23 @@ def run(attack: str | Attack = "blend", defense: str | Defense = "datamodel", **
     return run_all(attack=attack, defenses=[defense], **options)[0]
 
 
+def load(
+    dataset: str | Dataset,
+    *,
+    data_root: str | Path | None = None,
+    download: bool = False,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> ImageData:
+    """A data set, decoded and checked; its subset, if it has one, is that of a run with ``seed``.
+
+    Raises BdbenchError if it is not there or not fit.
+    """
+    found = installed().component("dataset", dataset)
+    source = Source(Path(data_root) if data_root is not None else None, download)
+    return data.pick(found.read(source), found.subset, Streams(seed)("subset"), (progress or Silent()).track)
+
+
 @dataclass
 class Cell:
     """The part of a cell that its defenses share, and the walk through it: ``open``, ``train_victim``, then each."""

@@ -59,6 +59,7 @@ def written_whole(folder: Path) -> Iterator[Path]:
 def write_file(path: Path, content: str | bytes) -> None:
     """Write one file whole or not at all. Raises BdbenchError if the place cannot be written."""
     with writable(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, aside = tempfile.mkstemp(dir=path.parent, prefix=".unfinished-")
         with os.fdopen(descriptor, "wb") as file:
             file.write(content.encode() if isinstance(content, str) else content)

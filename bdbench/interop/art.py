@@ -7,17 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import nn
 
 from bdbench.data import TrainingView
-from bdbench.detect import detect
 from bdbench.errors import BdbenchError
 from bdbench.interfaces import Detector, Oracle
 from bdbench.interop.components import ArtDetector
+from bdbench.scoring import detect
 from bdbench.training import Victim
 
 try:
@@ -72,7 +72,10 @@ class BdbenchDefence(PoisonFilteringDefence):
     trains itself; oracles: what it declares that it needs.
     """
 
-    defence_params = [*PoisonFilteringDefence.defence_params, "x_train", "y_train", "defense", "budget", "seed"]
+    defence_params: ClassVar[list[str]] = [
+        *PoisonFilteringDefence.defence_params,
+        *("x_train", "y_train", "defense", "budget", "model", "seed", "oracles"),
+    ]
 
     def __init__(
         self,
@@ -141,7 +144,8 @@ class _Pixels:
     """Between ART's arrays and uint8 (n, H, W, C)."""
 
     def __init__(self, classifier: PyTorchClassifier) -> None:
-        self.low, self.high = classifier.clip_values if classifier.clip_values is not None else (0.0, 1.0)
+        clip: Any = (0.0, 1.0) if classifier.clip_values is None else classifier.clip_values
+        self.low, self.high = clip
         self.channels_first = classifier.channels_first
 
     def to_uint8(self, x: np.ndarray) -> np.ndarray:

@@ -46,7 +46,9 @@ class BackdoorBenchRecord(Attack):
         images[part.changed] = part.decoded(images.shape[1:])
         labels[part.changed] = part.labels
         roles[part.changed] = result.roles()
-        return PoisonedData(images[part.index], labels[part.index], roles[part.index], train.labels[part.index], part.index)
+        return PoisonedData(
+            images[part.index], labels[part.index], roles[part.index], train.labels[part.index], part.index
+        )
 
     def trigger(self, images: np.ndarray, streams: Streams) -> np.ndarray:
         """The test set with the record's triggered images in their places; the others are as they were."""

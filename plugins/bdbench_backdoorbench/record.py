@@ -13,6 +13,8 @@ from bdbench import BdbenchError, Role
 from bdbench_backdoorbench.unpickling import load
 
 RESULT = "attack_result.pt"
+# Our own exporter adds the roles of the changed training examples; BackdoorBench has no such key.
+ROLES = "bdbench_roles"
 _KEYS = ("model_name", "num_classes", "model", "clean_data", "img_size", "bd_train", "bd_test")
 
 
@@ -42,7 +44,9 @@ class Part:
 
 @dataclass(frozen=True)
 class AttackResult:
-    """What a record holds. state: the victim's weights by their names there; train, test: the poisoned sets."""
+    """What a record holds. state: the victim's weights by their names there; train, test: the poisoned sets;
+    own_roles: those of the changed training examples, int8 (k,), where bdbench wrote the record.
+    """
 
     folder: Path
     model_name: str
@@ -52,6 +56,7 @@ class AttackResult:
     state: Mapping[str, np.ndarray]
     train: Part
     test: Part
+    own_roles: np.ndarray | None
 
     def goals(self) -> dict[int, int]:
         """The attacker's label for each true label that the triggered test set has."""
@@ -70,6 +75,8 @@ class AttackResult:
         right. They are COVER here. Where no label is changed at all the attack is clean-label, and its poisons are
         the examples of a label the attacker wants.
         """
+        if self.own_roles is not None:
+            return self.own_roles
         train = self.train
         poison = train.labels != train.original_labels
         if not poison.any():
@@ -89,8 +96,19 @@ def read(folder: Path) -> AttackResult:
     state = {k.removeprefix("module."): v for k, v in data["model"].items() if isinstance(v, np.ndarray)}
     train, test = (_part(folder, name, data[name]) for name in ("bd_train", "bd_test"))
     sizes = tuple(int(s) for s in data["img_size"])
+    roles = data.get(ROLES)
+    if roles is not None and np.shape(roles) != train.changed.shape:
+        raise BdbenchError(f"{folder / RESULT} has {np.shape(roles)} {ROLES}: expected {train.changed.shape}")
     return AttackResult(
-        folder, str(data["model_name"]), int(data["num_classes"]), str(data["clean_data"]), sizes, state, train, test
+        folder=folder,
+        model_name=str(data["model_name"]),
+        num_classes=int(data["num_classes"]),
+        clean_data=str(data["clean_data"]),
+        img_size=sizes,
+        state=state,
+        train=train,
+        test=test,
+        own_roles=None if roles is None else np.asarray(roles, np.int8),
     )
 
 
@@ -107,8 +125,8 @@ def _part(folder: Path, name: str, state: Mapping[str, Any]) -> Part:
         if absent:
             raise BdbenchError(f"{where}: example {absent[0]} is marked as poisoned but has no image: expected one")
         if index.size and not 0 <= index.min() <= index.max() < len(indicator):
-            found = f"{index.min()}..{index.max()}"
-            raise BdbenchError(f"{where}: indices are {found}: expected them in 0..{len(indicator) - 1}")
+            span = f"{index.min()}..{index.max()}"
+            raise BdbenchError(f"{where}: indices are {span}: expected them in 0..{len(indicator) - 1}")
         found = [_entry(folder, container["save_folder_path"], entries[i]) for i in changed.tolist()]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         reason = f"{type(error).__name__}: {error}"

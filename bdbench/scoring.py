@@ -21,6 +21,15 @@ from bdbench.tools import HarnessTools
 from bdbench.training import Trainer, Victim
 
 
+def detector(spec: str | Detector) -> Detector:
+    """The detector of that name and those parameters. Raises BdbenchError if there is none such."""
+    found = installed().component("defense", spec)
+    if not isinstance(found, Detector):
+        known = [r.name for r in installed().registered("defense") if issubclass(r.component, Detector)]
+        raise unknown("detector", found.name, known)
+    return found
+
+
 def detect(
     defense: str | Detector,
     images: np.ndarray,
@@ -43,13 +52,10 @@ def detect(
     use; oracles: what the detector declares that it needs; folder: where its pieces are kept, so that an interrupted
     call goes on (none: kept nowhere). Raises BdbenchError for anything the caller can mend.
     """
-    detector = installed().component("defense", defense)
-    if not isinstance(detector, Detector):
-        known = [r.name for r in installed().registered("defense") if issubclass(r.component, Detector)]
-        raise unknown("detector", detector.name, known)
-    missing = [o for o in detector.oracles if o not in (oracles or {})]
+    chosen = detector(defense)
+    missing = [o for o in chosen.oracles if o not in (oracles or {})]
     if missing:
-        raise BdbenchError(f"detector {detector.name!r} needs the oracle {missing[0]!r}: expected it in oracles")
+        raise BdbenchError(f"detector {chosen.name!r} needs the oracle {missing[0]!r}: expected it in oracles")
     view = data.view_of(images, labels, num_classes)
     architecture = installed().component("model", model)
     height, width, channels = images.shape[1:]
@@ -69,17 +75,17 @@ def detect(
         "seed": seed,
         "device": device,
         "model": architecture.config(),
-        "code": environment.code_of(architecture, detector),
+        "code": environment.code_of(architecture, chosen),
     }
     with tempfile.TemporaryDirectory() as aside:
         tools = HarnessTools(
-            defense=detector.name,
+            defense=chosen.name,
             victim=victim,
             streams=streams,
             store=Store(Path(folder or aside)),
             made_from=key_of(made_from),
             trainer=trainer,
-            oracles={name: (oracles or {})[name] for name in detector.oracles},
+            oracles={name: (oracles or {})[name] for name in chosen.oracles},
             progress=progress,
         )
-        return np.asarray(detector.score(view, tools), np.float64)
+        return np.asarray(chosen.score(view, tools), np.float64)
