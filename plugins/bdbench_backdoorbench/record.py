@@ -84,8 +84,9 @@ class AttackResult:
         return np.where(poison, Role.POISON, Role.COVER).astype(np.int8)
 
 
-def read(folder: Path) -> AttackResult:
-    """The record in ``folder`` (or of that attack_result.pt). Raises BdbenchError for what is missing or odd."""
+def read(record: str | Path) -> AttackResult:
+    """The record in a folder (or of that attack_result.pt). Raises BdbenchError for what is missing or odd."""
+    folder = Path(record)
     folder = folder.parent if folder.name == RESULT else folder
     if not (folder / RESULT).is_file():
         raise BdbenchError(f"no record at {folder}: expected a folder with {RESULT}")

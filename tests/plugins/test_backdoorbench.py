@@ -216,7 +216,12 @@ class Evil:
 
 @pytest.mark.parametrize(
     ("call", "name"),
-    [(os.system, "posix.system"), (eval, "__builtin__.eval"), (getattr, "__builtin__.getattr"), (np.load, "numpy.load")],
+    [
+        (os.system, "posix.system"),
+        (eval, "__builtin__.eval"),
+        (getattr, "__builtin__.getattr"),
+        (np.load, "numpy.load"),
+    ],
 )
 def test_anything_else_in_a_file_is_refused_by_name(tmp_path: Path, call: Any, name: str) -> None:
     witness = tmp_path / "ran"
@@ -393,7 +398,11 @@ def test_the_record_is_what_backdoorbench_reads(tmp_path: Path, a_run: Path, mon
     monkeypatch.chdir(tmp_path)
     data = torch.load("record/mine/attack_result.pt", weights_only=False)
     assert {"model_name", "num_classes", "model", "data_path", "img_size", "clean_data"} < data.keys()
-    assert (data["model_name"], data["clean_data"], data["data_path"]) == ("preactresnet18", "cifar10", "./data/cifar10")
+    assert (data["model_name"], data["clean_data"], data["data_path"]) == (
+        "preactresnet18",
+        "cifar10",
+        "./data/cifar10",
+    )
     train, test = data["bd_train"], data["bd_test"]
     assert train["poison_indicator"].shape == (40,) and train["poison_indicator"].dtype == np.float64
     assert train["original_index_array"].shape == (32,)
