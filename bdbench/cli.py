@@ -51,7 +51,7 @@ def cli() -> None:
 @click.option("--model", default="convnet", show_default=True, metavar="SPEC", help="The victim's architecture.")
 @click.option("--seed", default=0, show_default=True, help="The root of all random streams.")
 @click.option("--budget", default=0.1, show_default=True, help="The share of the training set to remove.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
+@commands.device
 @commands.data_root
 @click.option("--download", is_flag=True, help="Let torchvision fetch a data set that is not there.")
 @click.option("--out", default="runs", show_default=True, metavar="DIR", help="Where runs and stage results go.")

@@ -14,6 +14,8 @@ data_root = click.option(
 )
 out = click.option("--out", default="runs", show_default=True, metavar="DIR", help="Where to look for a run's id.")
 
+device = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
+
 
 def folder_of(run: str, out: str) -> Path:
     """The folder or file of a run that is given by it or by its id."""
@@ -32,15 +34,16 @@ def export_command(target: str) -> Callable[[Callable[..., None]], click.Command
         @click.argument("target", metavar=target, type=click.Path(path_type=Path))
         @out
         @data_root
+        @device
         @functools.wraps(write)
-        def exported(run: str, target: Path, out: str, data_root: str | None, **own: Any) -> None:
+        def exported(run: str, target: Path, out: str, data_root: str | None, device: str, **own: Any) -> None:
             from bdbench import progress
 
             with progress.bars() as bars:
                 with bars.busy("open the run"):
                     from bdbench.runs import reopen
 
-                    opened = reopen(folder_of(run, out), data_root=data_root, progress=bars)
+                    opened = reopen(folder_of(run, out), data_root=data_root, device=device, progress=bars)
                 write(opened, target, bars, **own)
             click.echo(target)
 

@@ -13,8 +13,6 @@ import bdbench
 from bdbench import TrainingView, Victim
 from bdbench_models.architectures import ConvNet
 
-pytestmark = pytest.mark.art
-
 
 @pytest.fixture
 def art() -> Any:
