@@ -18,12 +18,10 @@ _FOLDER = click.Path(path_type=Path)
 
 def add(cli: click.Group) -> None:
     """Add them to the groups ``import`` and ``export``, and a group ``export-detector``."""
-    groups = {name: cli.commands[name] for name in ("import", "export")}
-    for group in groups.values():
+    for name, command in (("import", import_record), ("import", import_results), ("export", backdoorbench)):
+        group = cli.commands[name]
         assert isinstance(group, click.Group)
-    groups["import"].add_command(import_record)  # type: ignore[attr-defined]
-    groups["import"].add_command(import_results)  # type: ignore[attr-defined]
-    groups["export"].add_command(backdoorbench)  # type: ignore[attr-defined]
+        group.add_command(command)
     cli.add_command(export_detector)
 
 

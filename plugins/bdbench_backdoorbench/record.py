@@ -128,7 +128,7 @@ def _part(folder: Path, name: str, state: Mapping[str, Any]) -> Part:
         if index.size and not 0 <= index.min() <= index.max() < len(indicator):
             span = f"{index.min()}..{index.max()}"
             raise BdbenchError(f"{where}: indices are {span}: expected them in 0..{len(indicator) - 1}")
-        found = [_entry(folder, container["save_folder_path"], entries[i]) for i in changed.tolist()]
+        found = [_entry(folder, entries[i]) for i in changed.tolist()]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise BdbenchError(f"{where} is not what BackdoorBench v2 writes: {reason}") from None
@@ -136,18 +136,17 @@ def _part(folder: Path, name: str, state: Mapping[str, Any]) -> Part:
     return Part(index, changed, np.array(labels, np.int64), np.array(originals, np.int64), len(indicator), images)
 
 
-def _entry(folder: Path, save_folder: str | None, value: Any) -> tuple[Any, int, int]:
+def _entry(folder: Path, value: Any) -> tuple[Any, int, int]:
     """An image (its file or itself), the label it was given and its own."""
     if not isinstance(value, dict):
         image, label, original = value
         return image, int(label), int(original)
     label, original = value["other_info"]
-    parts = PurePosixPath(value["path"]).parts
-    # The record may have been moved: its own folder is found again by the name of the set's folder.
-    start = len(parts) - 1 - parts[::-1].index(PurePosixPath(str(save_folder)).name)
-    if ".." in parts[start:]:
+    # The record may have been moved; inside it an image is always at SET/LABEL/INDEX.png.
+    inside = PurePosixPath(value["path"]).parts[-3:]
+    if ".." in inside or inside[0] == "/":
         raise ValueError(f"image path {value['path']!r} leads out of the record")
-    return folder.joinpath(*parts[start:]), int(label), int(original)
+    return folder.joinpath(*inside), int(label), int(original)
 
 
 def _pixels(source: Any, shape: tuple[int, ...], what: str) -> np.ndarray:
