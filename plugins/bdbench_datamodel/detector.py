@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -39,9 +40,17 @@ class Datamodel(Detector):
     alpha: float = param(0.2, help="share of the training set in each subset", low=0, high=1, exclusive=True)
     antithetic: bool = param(False, help="draw subsets in pairs, each the other's complement (alpha=0.5)")
     shared_start: bool = param(True, help="start all networks from one initialisation, in one order of examples")
-    estimator: Literal["out-of-sample", "all", "covariance"] = param(
+    estimator: Literal["out-of-sample", "all", "covariance", "ridge", "lasso"] = param(
         "out-of-sample",
-        help="difference of means over the models without the target, or over all; or response covariance",
+        help="difference of means over the models without the target, or over all; response covariance; regression",
+    )
+    penalty: float | None = param(
+        None, help="of ridge, in mean eigenvalues (none: 1), or lasso, of the least that leaves nothing (none: 0.3)",
+        low=0, exclusive=True,
+    )  # fmt: skip
+    matrix: str | None = param(None, help="a matrix from this .npy, .npz or .pt file in place of an ensemble")
+    rows: Literal["auto", "targets", "sources"] = param(
+        "auto", help="what the file's rows are (auto: targets, but sources for the datamodels release's weight)"
     )
     score_by: Literal["standout", "frequency"] = param(
         "standout", help="affinity to the group that stands out from the other classes'; or selection frequency"
@@ -65,50 +74,75 @@ class Datamodel(Detector):
 
     def score(self, view: TrainingView, tools: Tools) -> np.ndarray:
         """Suspicion, float64 (n,). Raises BdbenchError if the parameters do not fit the set or each other."""
-        from bdbench_datamodel.plan import Plan
-
-        if self.seconds is not None and self.models != "auto":
-            raise BdbenchError(f"models={self.models} is not allowed with seconds={self.seconds:g}: expected auto")
-        masks, margins = Plan.of(self, view).train(view, tools)
-        influence = self.influence(masks, margins)
-        if self.score_by == "standout":
-            return self._standout(influence, masks, margins, view, tools)
         from bdbench_datamodel.scoring import selection_frequency
 
-        return selection_frequency(self.cuts(influence, view, tools), len(view.labels))
+        self._check()
+        masks = margins = None
+        if self.matrix is None:
+            from bdbench_datamodel.plan import Plan
 
-    def influence(self, masks: np.ndarray, margins: np.ndarray) -> Influence:
-        """The matrix of the chosen estimator, from bool and float32 (m, n)."""
-        from bdbench_datamodel import estimators
-        from bdbench_datamodel.influence import Marginal
+            masks, margins = Plan.of(self, view).train(view, tools)
+        influence = self._influence(masks, margins, view, tools)
+        if self.score_by == "frequency":
+            return selection_frequency(self._cuts(influence, view, tools), len(view.labels))
+        return self._standout(influence, masks, margins, view, tools)
 
+    def _check(self) -> None:
+        if self.seconds is not None and self.models != "auto":
+            raise BdbenchError(f"models={self.models} is not allowed with seconds={self.seconds:g}: expected auto")
+        if self.estimator == "lasso" and self.penalty is not None and self.penalty >= 1:
+            raise BdbenchError(f"penalty={self.penalty:g} is not allowed with estimator=lasso: expected in (0, 1)")
+
+    def _influence(
+        self, masks: np.ndarray | None, margins: np.ndarray | None, view: TrainingView, tools: Tools
+    ) -> Influence:
+        from bdbench_datamodel import estimators, regression
+        from bdbench_datamodel.influence import Dense, Marginal
+        from bdbench_datamodel.matrixfile import read_matrix
+
+        if masks is None or margins is None:
+            assert self.matrix is not None
+            return Dense(read_matrix(Path(self.matrix), len(view.labels), self.rows))
+        if self.estimator == "ridge":
+            return regression.ridge(masks, margins, self.penalty or 1.0)
+        if self.estimator == "lasso":
+            return regression.lasso(masks, margins, self.penalty or 0.3, tools.track(regression.STEPS, "lasso"))
         return Marginal(estimators.MARGINAL[self.estimator], masks, margins)
 
     def _standout(
-        self, influence: Influence, masks: np.ndarray, margins: np.ndarray, view: TrainingView, tools: Tools
+        self,
+        influence: Influence,
+        masks: np.ndarray | None,
+        margins: np.ndarray | None,
+        view: TrainingView,
+        tools: Tools,
     ) -> np.ndarray:
         from bdbench_datamodel import standout
         from bdbench_datamodel.estimators import residuals
 
-        residual = residuals(masks, margins)
-        labels = np.unique(view.labels)
+        residual = None if masks is None or margins is None else residuals(masks, margins)
         groups = standout.strongest(
             influence,
-            standout.class_scales(residual, view.labels),
             view.labels,
+            np.ones(len(view.labels)) if residual is None else standout.class_scales(residual, view.labels),
             self.sizes or _CLASS_SIZES,
             self.starts,
             tools.streams("search"),
-            tools.track(len(labels), "search"),
+            tools.track(len(np.unique(view.labels)), "search"),
         )
         if not groups:
-            raise self._no_size(_CLASS_SIZES)
+            raise self._no_size(self.sizes or _CLASS_SIZES)
         suspect, p_value = standout.outlier(np.array([group.strength for group in groups]))
         tools.conclude(p_value)
-        affinities = [standout.covariance_affinity(residual, group) for group in groups]
+        affinities = [
+            standout.matrix_affinity(influence, group)
+            if residual is None
+            else standout.covariance_affinity(residual, group)
+            for group in groups
+        ]
         return standout.scores(groups, affinities, suspect, len(view.labels))
 
-    def cuts(self, influence: Influence, view: TrainingView, tools: Tools) -> Iterator[Cuts]:
+    def _cuts(self, influence: Influence, view: TrainingView, tools: Tools) -> Iterator[Cuts]:
         """The local optima at every size; with classes=each, for every label in turn."""
         from bdbench_datamodel.search import Cuts, Problem, counts, search
 

@@ -50,8 +50,8 @@ def class_scales(residuals: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 def strongest(
     influence: Influence,
-    scales: np.ndarray,
     labels: np.ndarray,
+    scales: np.ndarray,
     fractions: Sequence[float],
     starts: int,
     rng: np.random.Generator,

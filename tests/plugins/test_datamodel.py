@@ -312,6 +312,8 @@ def test_selection_frequency_by_hand() -> None:
         "score_by=frequency,classes=ignore",
         "estimator=all",
         "estimator=covariance",
+        "estimator=ridge",
+        "estimator=lasso,penalty=0.5",
         "net=mlp",
         "shared_start=false",
         "alpha=0.5,antithetic=true",

@@ -28,7 +28,7 @@ def _detect(
     residual = residuals(masks, margins)
     influence = Marginal(difference_of_means, masks, margins)
     scales = standout.class_scales(residual, labels)
-    groups = standout.strongest(influence, scales, labels, (0.1, 0.2, 0.3, 0.4), 5, np.random.default_rng(0))
+    groups = standout.strongest(influence, labels, scales, (0.1, 0.2, 0.3, 0.4), 5, np.random.default_rng(0))
     suspect, p_value = standout.outlier(np.array([g.strength for g in groups]))
     affinities = [standout.covariance_affinity(residual, g) for g in groups]
     return groups, suspect, p_value, standout.scores(groups, affinities, suspect, len(labels))
@@ -54,7 +54,7 @@ def test_strength_by_hand() -> None:
     weights[2, 5], weights[5, 2], weights[2, 0] = 3, 5, 1
     labels = np.array([0, 1, 0, 0, 1, 0])
     scales = np.where(labels == 0, 2.0, 1.0)
-    groups = standout.strongest(Dense(weights), scales, labels, (0.5,), 10, np.random.default_rng(0))
+    groups = standout.strongest(Dense(weights), labels, scales, (0.5,), 10, np.random.default_rng(0))
     assert [g.label for g in groups] == [0]  # half of a class of two is no group
     assert groups[0].examples[groups[0].members].tolist() == [2, 5]
     # v'Wh = (3 + 5) / 2 - (1 + 0) / 2, over a scale of 2.

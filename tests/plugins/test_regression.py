@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import Lasso, Ridge
+
+import bdbench
+from bdbench import BdbenchError
+from bdbench_datamodel.ensemble import draw_subsets
+from bdbench_datamodel.estimators import difference_of_means
+from bdbench_datamodel.matrixfile import read_matrix
+from bdbench_datamodel.regression import lasso, ridge
+
+
+def _linear(models: int, n: int, own: float, noise: float, dense: bool = True) -> tuple[np.ndarray, ...]:
+    rng = np.random.default_rng(2)
+    planted = rng.normal(size=(n, n)) * (dense or rng.random((n, n)) < 0.1)
+    np.fill_diagonal(planted, 0)
+    masks = draw_subsets(n, models, 0.3, rng)
+    margins = masks @ planted.T + own * masks + noise * rng.normal(size=(models, n))
+    return masks, margins, planted
+
+
+def _hollow(weights: np.ndarray) -> np.ndarray:
+    return weights - np.diag(np.diag(weights))
+
+
+@pytest.mark.parametrize("models", [25, 200])
+def test_ridge_equals_scikit_learns_in_both_forms(models: int) -> None:
+    masks, margins, _ = _linear(models, 40, 1.0, 0.5)
+    held = masks - masks.mean(0)
+    penalty = 0.2
+    alpha = penalty * np.trace(held @ held.T) / models
+    expected = Ridge(alpha=alpha, fit_intercept=True).fit(masks.astype(float), margins).coef_
+    assert ridge(masks, margins, penalty).dense() == pytest.approx(_hollow(expected), abs=2e-4)
+
+
+def test_lasso_equals_scikit_learns() -> None:
+    masks, margins, _ = _linear(120, 30, 1.0, 0.3)
+    found = lasso(masks, margins, 0.1).dense()
+    held, outputs = masks - masks.mean(0), margins - margins.mean(0)
+    for target in range(30):
+        limit = 0.1 * np.abs(held.T @ outputs[:, target] / 120).max()
+        expected = Lasso(alpha=limit, tol=1e-8, max_iter=10000).fit(held, outputs[:, target]).coef_
+        expected[target] = 0
+        assert found[target] == pytest.approx(expected, abs=0.01)
+
+
+@pytest.mark.parametrize("own", [0.0, 5.0])
+def test_regression_recovers_a_planted_matrix_where_means_are_noisy(own: float) -> None:
+    masks, margins, planted = _linear(400, 30, own, 0.3)
+    off = ~np.eye(30, dtype=bool)
+    # In subsets of a fixed size a constant added to a row changes nothing.
+    planted = planted - planted.sum(1, keepdims=True) / 29
+
+    def error(weights: np.ndarray) -> float:
+        weights = weights - weights.sum(1, keepdims=True) / 29
+        return float(np.sqrt(np.mean((weights - planted)[off] ** 2)))
+
+    # Each weight's deviation is about that of the noise over that of a column: .3 / sqrt(400 * .21) = .033.
+    assert error(ridge(masks, margins, 1e-3).dense()) < 0.05
+    assert error(difference_of_means(masks, margins)) > 0.2
+
+
+@pytest.mark.parametrize("own", [0.0, 5.0])
+def test_lasso_finds_the_support_of_a_sparse_matrix(own: float) -> None:
+    masks, margins, planted = _linear(300, 30, own, 0.1, dense=False)
+    found = lasso(masks, margins, 0.05).dense()
+    large = np.abs(planted) > 0.3
+    assert (np.abs(found[large]) > 0.05).mean() > 0.95
+    assert (np.abs(found[planted == 0]) > 0.2).mean() < 0.05
+
+
+@pytest.mark.parametrize(("estimate", "bad"), [(ridge, 0.0), (lasso, 0.0), (lasso, 1.0)])
+def test_an_impossible_penalty_is_refused(estimate: Any, bad: float) -> None:
+    with pytest.raises(ValueError, match=f"penalty={bad} is not allowed"):
+        estimate(np.ones((3, 4), bool), np.ones((3, 4)), bad)
+
+
+def _written(folder: Path, name: str, weights: np.ndarray) -> Path:
+    path = folder / name
+    if name == "named.npz":
+        np.savez(path, weight=weights, bias=np.zeros(3))
+    elif name == "one.npz":
+        np.savez(path, w=weights)
+    elif name == "release.pt":
+        torch.save({"weight": torch.tensor(weights), "bias": torch.zeros(3)}, path)
+    elif name == "plain.pt":
+        torch.save(torch.tensor(weights), path)
+    else:
+        np.save(path, weights)
+    return path
+
+
+@pytest.mark.parametrize("name", ["a.npy", "one.npz", "named.npz", "release.pt", "plain.pt"])
+def test_a_matrix_is_read_from_any_file_in_either_orientation(tmp_path: Path, name: str) -> None:
+    weights = np.arange(9, dtype=np.float32).reshape(3, 3)
+    path = _written(tmp_path, name, weights)
+    release = name in ("named.npz", "release.pt")
+    assert np.array_equal(read_matrix(path, 3), weights.T if release else weights)
+    assert np.array_equal(read_matrix(path, 3, "targets"), weights)
+    assert np.array_equal(read_matrix(path, 3, "sources"), weights.T)
+
+
+def test_a_bad_matrix_is_one_sentence(tmp_path: Path) -> None:
+    square = np.zeros((3, 3))
+    np.savez(tmp_path / "two.npz", a=square, b=square)
+    np.save(tmp_path / "nan.npy", square * np.nan)
+    np.save(tmp_path / "good.npy", square)
+    (tmp_path / "text.npy").write_text("no array")
+    (tmp_path / "text.pt").write_text("no tensor")
+    for name, message in {
+        "two.npz": "holds a, b: expected one array",
+        "nan.npy": "NaN or infinite",
+        "absent.npy": "is not there",
+        "text.npy": "is not readable",
+        "text.pt": "is not readable",
+        "good.csv": "ends in .npy, .npz, .pt",
+    }.items():
+        with pytest.raises(BdbenchError, match=message):
+            read_matrix(tmp_path / name, 3)
+    with pytest.raises(BdbenchError, match=r"is \(3, 3\): expected \(4, 4\)"):
+        read_matrix(tmp_path / "good.npy", 4)
+
+
+def test_a_matrix_from_elsewhere_finds_the_group_that_it_holds(tiny: dict[str, Any], tmp_path: Path) -> None:
+    roles = np.load(tiny["out"] / bdbench.run(defense="random", **tiny).id / "scores.npz")["roles"]
+    weights = np.random.default_rng(0).normal(size=(300, 300))
+    weights[np.ix_(roles == 1, roles == 1)] += 3
+    np.save(tmp_path / "w.npy", weights)
+    record = bdbench.run(defense=f"datamodel:matrix={tmp_path / 'w.npy'}", **tiny)
+    assert record.detection is not None and record.detection.auroc == 1.0
+    assert record.detection.p_value is not None and record.detection.p_value < 0.05
+    assert record.cost.models_trained == 1
