@@ -59,6 +59,9 @@ class Datamodel(Detector):
         "mask",
         help="with score_by=frequency: one search with entries between labels zeroed; one in each label; or neither",
     )
+    compat: Literal["none", "khaddaj2023"] = param(
+        "none", help="khaddaj2023: the authors' released search and sizes in the whole set, faults included"
+    )
     sizes: tuple[float, ...] | None = param(
         None,
         help="sizes searched, as fractions of the class, or of the set where that is searched as a whole",
@@ -92,6 +95,11 @@ class Datamodel(Detector):
             raise BdbenchError(f"models={self.models} is not allowed with seconds={self.seconds:g}: expected auto")
         if self.estimator == "lasso" and self.penalty is not None and self.penalty >= 1:
             raise BdbenchError(f"penalty={self.penalty:g} is not allowed with estimator=lasso: expected in (0, 1)")
+
+        if self.compat != "none" and (self.score_by, self.classes, self.sizes) != ("frequency", "ignore", None):
+            raise BdbenchError(
+                f"compat={self.compat} is not allowed: expected with score_by=frequency, classes=ignore and no sizes"
+            )
 
     def _influence(
         self, masks: np.ndarray | None, margins: np.ndarray | None, view: TrainingView, tools: Tools
@@ -144,8 +152,10 @@ class Datamodel(Detector):
 
     def _cuts(self, influence: Influence, view: TrainingView, tools: Tools) -> Iterator[Cuts]:
         """The local optima at every size; with classes=each, for every label in turn."""
+        from bdbench_datamodel import compat
         from bdbench_datamodel.search import Cuts, Problem, counts, search
 
+        released = self.compat != "none"
         rng = tools.streams("search")
         if self.classes == "each":
             fractions = self.sizes or _CLASS_SIZES
@@ -153,7 +163,11 @@ class Datamodel(Detector):
         else:
             fractions = self.sizes or _SET_SIZES
             universes = [np.arange(len(view.labels))]
-        work = [(universe, size) for universe in universes for size in counts(fractions, len(universe))]
+        work = [
+            (universe, size)
+            for universe in universes
+            for size in (compat.sizes(len(universe)) if released else counts(fractions, len(universe)))
+        ]
         if not work:
             raise self._no_size(fractions)
         advance = tools.track(len(work) * self.starts, "search")
@@ -162,7 +176,7 @@ class Datamodel(Detector):
             if problem is None or universe is not opened:
                 labels = view.labels if self.classes == "mask" else None
                 problem, opened = Problem.of(influence.block(universe), labels), universe
-            found = search(problem, size, self.starts, rng, advance)
+            found = (compat.search if released else search)(problem, size, self.starts, rng, advance)
             yield Cuts(size, universe[found.members], found.objectives)
 
     def _no_size(self, fractions: tuple[float, ...]) -> BdbenchError:
