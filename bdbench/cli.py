@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import click
 
 from bdbench import __version__
+from bdbench.commands import boards, common
 from bdbench.errors import BdbenchError
 
 _LISTED = ("attacks", "defenses", "datasets", "models", "plugins")
@@ -47,10 +47,7 @@ def cli() -> None:
 @click.option("--model", default="convnet", show_default=True, metavar="SPEC", help="The victim's architecture.")
 @click.option("--seed", default=0, show_default=True, help="The root of all random streams.")
 @click.option("--budget", default=0.1, show_default=True, help="The share of the training set to remove.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
-@click.option("--data-root", envvar="BDBENCH_DATA", metavar="DIR", help="Where data sets are. [env: BDBENCH_DATA]")
-@click.option("--download", is_flag=True, help="Let torchvision fetch a data set that is not there.")
-@click.option("--out", default="runs", show_default=True, metavar="DIR", help="Where runs and stage results go.")
+@common.workplace
 @click.option("--fresh", is_flag=True, help="Compute every stage again.")
 @click.option("--json", "as_json", is_flag=True, help="Print the records instead of a table.")
 def run(as_json: bool, **options: Any) -> None:
@@ -58,7 +55,7 @@ def run(as_json: bool, **options: Any) -> None:
 
     SPEC is a name, or a name with parameters: blend:alpha=0.2,rate=0.015. `bdbench list` shows them all.
     """
-    known = _warn_of_broken_plugins()
+    known = common.warn_of_broken_plugins()
     from bdbench import progress
     from bdbench.plugins import installed
 
@@ -71,7 +68,7 @@ def run(as_json: bool, **options: Any) -> None:
             from bdbench.experiment import run_all
 
         records = [r.to_dict() for r in run_all(**options, progress=bars)]
-    _warn_of_broken_plugins(known)
+    common.warn_of_broken_plugins(known)
     if as_json:
         click.echo(json.dumps(records, indent=1))
     else:
@@ -90,7 +87,7 @@ def list_(what: str | None, as_json: bool) -> None:
     from bdbench import catalogue
 
     if what != "plugins":
-        _warn_of_broken_plugins()
+        common.warn_of_broken_plugins()
     found = catalogue.catalogue([what] if what else list(_LISTED))
     if as_json:
         click.echo(json.dumps(found[what] if what else found, indent=1))
@@ -118,41 +115,8 @@ def show(run: str, out: str, as_json: bool) -> None:
         tables.show_runs([found])
 
 
-@cli.group()
-def leaderboard() -> None:
-    """Tables that are made from raw records."""
-
-
-@leaderboard.command()
-@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
-@click.option("--check", is_flag=True, help="Write nothing; fail if what is there differs from the records.")
-def build(folder: Path, check: bool) -> None:
-    """Make DIR/table.csv and DIR/README.md from DIR/records/*.json."""
-    from bdbench import leaderboard as boards
-
-    if not check:
-        for path in boards.build(folder):
-            click.echo(path)
-        return
-    stale = boards.stale(folder)
-    for path in stale:
-        click.echo(f"{path} differs from the records: run bdbench leaderboard build {folder}", err=True)
-    if stale:
-        sys.exit(1)
-
-
-def _warn_of_broken_plugins(known: frozenset[str] = frozenset()) -> frozenset[str]:
-    """Name what is wrong with plugins and is not yet known; returns all that is wrong."""
-    from bdbench.plugins import KINDS, installed
-
-    plugins = installed()
-    for kind in KINDS:
-        plugins.registered(kind)
-    found = plugins.errors()
-    for line in found:
-        if line not in known:
-            click.echo(f"bdbench: warning: {line}", err=True)
-    return frozenset(found)
+for command in boards.COMMANDS:
+    cli.add_command(command)
 
 
 def main() -> None:
