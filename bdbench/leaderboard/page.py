@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections import defaultdict
 from typing import Any
 
 import pandas as pd
@@ -25,7 +26,9 @@ def render(title: str, frame: pd.DataFrame, table: pd.DataFrame, picture: str) -
     """The page of a leaderboard: ``frame`` its records, ``table`` its cells, ``picture`` an SVG or nothing."""
     shown = displayed(table)
     headings = {**_varied(shown, _SETTING), **columns(table)}
-    records = {key: group.to_dict("records") for key, group in frame.groupby(CELL, dropna=False)}
+    records = defaultdict(list)
+    for key, record in zip(frame[CELL].itertuples(index=False, name=None), frame.to_dict("records"), strict=True):
+        records[key].append(record)
     cells = []
     keys = table[CELL].itertuples(index=False, name=None)
     for i, (key, raw, text) in enumerate(zip(keys, table.to_dict("records"), shown.to_dict("records"), strict=True)):
@@ -35,8 +38,8 @@ def render(title: str, frame: pd.DataFrame, table: pd.DataFrame, picture: str) -
                 "index": i,
                 "values": [_value(name, raw, text, name in best) for name in headings],
                 "filters": {kind: text[kind] for kind in _FILTERS},
-                "records": [_of_a_seed(r) for r in records.get(key, [])],
-                "seeds": show_seeds(r["seed"] for r in records.get(key, [])),
+                "records": [_of_a_seed(r) for r in records[key]],
+                "seeds": show_seeds(r["seed"] for r in records[key]),
                 "not_run": raw["not_run"],
                 "failed": raw["failed"],
             }
