@@ -147,14 +147,16 @@ def compare(runs: tuple[str, ...], out: str, as_json: bool) -> None:
 @common.device
 def report(run: str, output: Path | None, out: str, data_root: str | None, device: str) -> None:
     """Make one HTML file of pictures of RUN, a run's folder or its id: whether the defense worked, and why."""
-    common.warn_of_broken_plugins()
+    known = common.warn_of_broken_plugins()
     from bdbench import progress
 
     folder = _located(run, out)
     with progress.bars() as bars:
         with bars.busy("start"):
             from bdbench import report as reports
-        click.echo(reports.write(folder, output, data_root=data_root, device=device, progress=bars))
+        written = reports.write(folder, output, data_root=data_root, device=device, progress=bars)
+    common.warn_of_broken_plugins(known)
+    click.echo(written)
 
 
 def _located(run: str, out: str) -> Path:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 from collections import defaultdict
 from typing import Any
 
 import pandas as pd
 
-from bdbench import record
+from bdbench import record, templates
 from bdbench.grid import show_seeds
 from bdbench.leaderboard.frame import CELL
 from bdbench.leaderboard.markdown import NOTE
@@ -27,8 +26,8 @@ def render(title: str, frame: pd.DataFrame, table: pd.DataFrame, picture: str) -
     shown = displayed(table)
     headings = {**_varied(shown, _SETTING), **columns(table)}
     records = defaultdict(list)
-    for key, record in zip(frame[CELL].itertuples(index=False, name=None), frame.to_dict("records"), strict=True):
-        records[key].append(record)
+    for key, row in zip(frame[CELL].itertuples(index=False, name=None), frame.to_dict("records"), strict=True):
+        records[key].append(row)
     cells = []
     keys = table[CELL].itertuples(index=False, name=None)
     for i, (key, raw, text) in enumerate(zip(keys, table.to_dict("records"), shown.to_dict("records"), strict=True)):
@@ -44,7 +43,7 @@ def render(title: str, frame: pd.DataFrame, table: pd.DataFrame, picture: str) -
                 "failed": raw["failed"],
             }
         )
-    return _template().render(
+    return templates.load("leaderboard.html").render(
         title=title,
         note=NOTE,
         settings=sorted({f"{d}, {m}, budget {b}" for d, m, b in shown[list(SETTING)].itertuples(index=False)}),
@@ -81,13 +80,3 @@ def _value(name: str, raw: dict[str, Any], text: dict[str, Any], best: bool) -> 
 def _of_a_seed(row: dict[str, Any]) -> dict[str, Any]:
     numbers = [f"{row[name]:.4g}" if pd.notna(row[name]) else "-" for name in _OF_A_SEED]
     return {"file": row["file"], "seed": row["seed"], "numbers": numbers, "command": row["command"]}
-
-
-@functools.cache
-def _template() -> Any:
-    import jinja2
-
-    loader = jinja2.PackageLoader("bdbench", "templates")
-    return jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True).get_template(
-        "leaderboard.html"
-    )
