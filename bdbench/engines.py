@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -127,8 +128,12 @@ def _connected(address: str | None) -> Any:
     except ImportError:
         raise BdbenchError("engine 'ray' is not installed: expected pip install 'bdbench[ray]'") from None
     try:
-        ray.init(address=address, log_to_driver=False, include_dashboard=False if address is None else None)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+        if address is not None and address != "auto":
+            # Ray itself would try for more than a minute, and then end the process.
+            host, _, port = address.removeprefix("ray://").rpartition(":")
+            socket.create_connection((host, int(port)), timeout=10).close()
+        ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+    except (OSError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise BdbenchError(f"no Ray cluster at {address!r}: {reason}: expected auto or host:port") from None
     return ray
