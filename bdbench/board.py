@@ -16,7 +16,10 @@ from bdbench.store import key_of, write_file
 
 @dataclass
 class Board:
-    """A leaderboard's folder. records: what record.json holds, by file name; failed: the error of each cell and seed."""
+    """A leaderboard's folder.
+
+    records: what record.json holds, by file name; failed: the error of each cell and seed, by their hash.
+    """
 
     folder: Path
     records: dict[str, dict[str, Any]] = field(default_factory=dict)

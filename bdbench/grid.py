@@ -68,7 +68,7 @@ class Grid:
             if not equals or kind not in record.KINDS:
                 raise BdbenchError(f"cannot read {condition!r}: expected KIND=SPEC with {', '.join(record.KINDS)}")
             wanted.setdefault(kind, []).append(spec)
-        kept = {}
+        kept: dict[str, Any] = {}
         for kind, specs in wanted.items():
             own = getattr(self, f"{kind}s")
             for spec in specs:

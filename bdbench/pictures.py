@@ -55,7 +55,7 @@ def histogram(scores: np.ndarray, roles: np.ndarray, threshold: float) -> Figure
     """Scores (n,) by role, each role's counts on a log scale, and the budget's threshold."""
     figure = Figure(figsize=(7, 3), layout="constrained")
     axis = figure.subplots()
-    bins = np.histogram_bin_edges(scores, 60)
+    bins = np.histogram_bin_edges(scores, 60).tolist()
     for role in Role:
         if (roles == role).any():
             label = f"{role.name.lower()} ({np.count_nonzero(roles == role)})"
@@ -78,7 +78,9 @@ def curves(scores: np.ndarray, roles: np.ndarray, tpr: float, fpr: float) -> Fig
     left.plot(false_rate, true_rate, color=COLOURS[Role.POISON])
     left.plot([0, 1], [0, 1], color=_GREY, linestyle=":", linewidth=1)
     left.plot([fpr], [tpr], "ko", markersize=5, label="at the budget")
-    left.set(xlabel="false-positive rate", ylabel="true-positive rate", title=f"AUROC {roc_auc_score(poison, scores):.3f}")
+    left.set(
+        xlabel="false-positive rate", ylabel="true-positive rate", title=f"AUROC {roc_auc_score(poison, scores):.3f}"
+    )
     left.legend(frameon=False, fontsize=8)
     precision, recall, _ = precision_recall_curve(poison, scores)
     right.step(recall, precision, where="post", color=COLOURS[Role.POISON])

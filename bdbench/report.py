@@ -97,14 +97,15 @@ def _sections(run: Reopened) -> Iterator[ReportSection]:
 
 
 def _poisons(run: Reopened) -> Iterator[ReportSection]:
-    clean, set_ = np.asarray(run.clean.train.images), run.poisoned
-    triggered = np.flatnonzero(set_.roles != Role.CLEAN)
-    if len(triggered) and len(clean) == len(set_.images):
-        chosen = triggered[np.linspace(0, len(triggered) - 1, min(_PAIRS, len(triggered))).astype(int)]
-        classes = run.clean.classes
-        titles = [f"{classes[a]} as {classes[b]}" for a, b in zip(set_.original_labels[chosen], set_.labels[chosen])]
+    clean, poisoned = np.asarray(run.clean.train.images), run.poisoned
+    changed = np.flatnonzero(poisoned.roles != Role.CLEAN)
+    if len(changed) and len(clean) == len(poisoned.images):
+        chosen = changed[np.linspace(0, len(changed) - 1, min(_PAIRS, len(changed))).astype(int)]
+        names = np.array(run.clean.classes)
+        pairs = zip(names[poisoned.original_labels[chosen]], names[poisoned.labels[chosen]], strict=True)
+        figure = pictures.examples(clean[chosen], poisoned.images[chosen], [f"{a} as {b}" for a, b in pairs])
         caption = "Training examples, with their true class and the label they are trained on."
-        yield ReportSection("What the attack does", pictures.examples(clean[chosen], set_.images[chosen], titles), caption)
+        yield ReportSection("What the attack does", figure, caption)
 
 
 def _scores(run: Reopened, scores: np.ndarray, kept: np.ndarray) -> Iterator[ReportSection]:

@@ -23,8 +23,8 @@ from bdbench.plugins import Plugin, Registration, installed
 from tests.conftest import TINY, TINY_DATAMODEL
 
 TOML = f"""
-datasets = ["{TINY['dataset']}"]
-models = ["{TINY['model']}"]
+datasets = ["{TINY["dataset"]}"]
+models = ["{TINY["model"]}"]
 attacks = ["none", {{ name = "badnets", rate = [0.04, 0.06], size = 2 }}]
 defenses = ["random", "low-loss"]
 seeds = "0-1"
@@ -170,8 +170,8 @@ def test_a_failure_that_all_defenses_share_is_that_of_each_and_is_forgotten_when
 
 MOMENTS = 20
 _KILLED = f"""
-datasets = ["{TINY['dataset']}"]
-models = ["{TINY['model']}"]
+datasets = ["{TINY["dataset"]}"]
+models = ["{TINY["model"]}"]
 attacks = ["none", "badnets:rate=0.05"]
 defenses = ["random", "spectral", "{TINY_DATAMODEL}"]
 seeds = "0-2"

@@ -34,10 +34,9 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The digits board with a grid, one seed missing and one cell failed."""
     folder = tmp_path_factory.mktemp("site") / "digits"
     shutil.copytree(BOARD / "records", folder / "records")
-    (folder / "grid.toml").write_text(
-        'datasets = ["digits"]\nmodels = ["convnet"]\nattacks = ["blend", "sig"]\ndefenses = ["spectral"]\nseeds = "0-1"'
-    )
-    (folder / "failed").mkdir()
+    lists = {"datasets": "digits", "models": "convnet", "attacks": 'blend", "sig', "defenses": "spectral"}
+    text = "".join(f'{key} = ["{value}"]\n' for key, value in lists.items())
+    (folder / "grid.toml").write_text(text + 'seeds = "0-1"\n')
     (folder / "records" / next((folder / "records").glob("*blend-spectral-s1-*")).name).unlink()
     leaderboard.build(folder)
     return folder

@@ -108,7 +108,9 @@ def add(folder: Path, runs: tuple[Path, ...]) -> None:
 
 @leaderboard.command("show")
 @click.argument("folder", metavar="DIR", type=_PATH)
-@click.option("--where", multiple=True, metavar="COLUMN=VALUE", help="Such as attack=blend; may be given several times.")
+@click.option(
+    "--where", multiple=True, metavar="COLUMN=VALUE", help="Such as attack=blend; may be given several times."
+)
 @click.option("--sort", metavar="COLUMN", help="By a number of table.csv, such as auroc; the best first.")
 @click.option("--by", type=click.Choice(["dataset", "attack", "defense"]), help="A table for each of these.")
 @click.option("--columns", metavar="NAMES", help="Such as attack,defense,auroc: what to show of the columns.")

@@ -53,6 +53,11 @@ def frame_of(board: Board) -> pd.DataFrame:
     return frame.sort_values([*CELL, "seed"], kind="stable", ignore_index=True)
 
 
+def rows_of(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows of a data frame, by column."""
+    return [{str(column): value for column, value in row.items()} for row in frame.to_dict("records")]
+
+
 def add(folder: Path, runs: Iterable[Path]) -> list[Path]:
     """Copy the records of runs, or record files, into ``folder/records``; all of them or none. Returns the copies.
 

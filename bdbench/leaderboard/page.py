@@ -9,7 +9,7 @@ import pandas as pd
 
 from bdbench import record, templates
 from bdbench.grid import show_seeds
-from bdbench.leaderboard.frame import CELL
+from bdbench.leaderboard.frame import CELL, rows_of
 from bdbench.leaderboard.markdown import NOTE
 from bdbench.leaderboard.summary import BETTER
 from bdbench.leaderboard.views import HEADINGS, SETTING, columns, displayed
@@ -26,11 +26,11 @@ def render(title: str, frame: pd.DataFrame, table: pd.DataFrame, picture: str) -
     shown = displayed(table)
     headings = {**_varied(shown, _SETTING), **columns(table)}
     records = defaultdict(list)
-    for key, row in zip(frame[CELL].itertuples(index=False, name=None), frame.to_dict("records"), strict=True):
+    for key, row in zip(frame[CELL].itertuples(index=False, name=None), rows_of(frame), strict=True):
         records[key].append(row)
     cells = []
     keys = table[CELL].itertuples(index=False, name=None)
-    for i, (key, raw, text) in enumerate(zip(keys, table.to_dict("records"), shown.to_dict("records"), strict=True)):
+    for i, (key, raw, text) in enumerate(zip(keys, rows_of(table), rows_of(shown), strict=True)):
         best = raw["best"].split()
         cells.append(
             {

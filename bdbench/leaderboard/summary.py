@@ -73,9 +73,9 @@ def _standing(table: pd.DataFrame) -> pd.DataFrame:
             if name == RANKED_BY:
                 rank[rows] = np.where(np.isnan(low), np.nan, 1 + beats.sum(0))
             # Nobody is the best of one, or ahead of rivals whose interval is not known.
-            for i in np.flatnonzero((beats | np.eye(len(rows), dtype=bool)).all(1)):
-                if len(rows) > 1:
-                    best[rows[i]].append(name)
+            leads = (beats | np.eye(len(rows), dtype=bool)).all(1) & (len(rows) > 1)
+            for row in np.asarray(rows)[leads].tolist():
+                best[row].append(name)
     return pd.DataFrame({"rank": rank, "best": [" ".join(names) for names in best]})
 
 

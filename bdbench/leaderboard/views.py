@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 
 from bdbench import record
-from bdbench.errors import BdbenchError, unknown
+from bdbench.errors import unknown
+from bdbench.leaderboard.frame import rows_of
 from bdbench.leaderboard.summary import BETTER, RIVALS, labelled
 
 # The shown columns and their headings; those of numbers that no record has are left out.
@@ -118,9 +119,9 @@ def gaps(shown: pd.DataFrame) -> list[str]:
     lines = []
     for attack, rows in shown.groupby("attack"):
         notes: dict[str, list[str]] = {}
-        for row in rows[(rows["not_run"] != "") | (rows["failed"] != "")].itertuples():
-            note = "; ".join(filter(None, [row.not_run and f"seeds {row.not_run}", row.failed]))
-            notes.setdefault(note, []).append(row.defense)
+        for row in rows_of(rows[(rows["not_run"] != "") | (rows["failed"] != "")]):
+            note = "; ".join(filter(None, [row["not_run"] and f"seeds {row['not_run']}", row["failed"]]))
+            notes.setdefault(note, []).append(row["defense"])
         told = [
             f"{'every defense' if len(names) == len(rows) else ', '.join(names)} ({note})"
             for note, names in notes.items()
