@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,9 @@ from tests.test_experiment import numbers
 from tests.test_grid import TOML, made, run
 
 SLOWER = TOML.replace('"low-loss"', f'"{TINY_DATAMODEL.replace("models=12", "models=40")}"')
+
+
+CARRY_OUT = engines.carry_out
 
 
 def place(folder: Path) -> engines.Workplace:
@@ -75,45 +77,47 @@ def cluster() -> Any:
 @pytest.mark.ray
 @pytest.mark.parametrize("killed", ["nothing", "worker", "node"])
 def test_ray_gives_the_records_of_the_local_engine(
-    cluster: Any, locally: dict[str, Any], tmp_path: Path, killed: str
+    cluster: Any, locally: dict[str, Any], tmp_path: Path, killed: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     jobs = grid.read(made(tmp_path / "board", SLOWER)).jobs()
+    if killed == "worker":
+        monkeypatch.setattr(engines, "carry_out", _die_once)
     outcomes = engines.on_ray(cluster.address)(jobs, place(tmp_path), Silent())
     done = [next(outcomes)]
-    if killed == "worker":
-        os.kill(_worker(), signal.SIGKILL)
-    elif killed == "node":
+    if killed == "node":
         cluster.remove_node(cluster.list_all_nodes()[-1], allow_graceful=False)
     done += outcomes
     assert not any(d.errors for d in done)
     assert len(done) == len(jobs)
     assert records(tmp_path) == locally
+    assert (tmp_path / "board" / "died").exists() == (killed == "worker")
 
 
-def _worker() -> int:
-    """The process of a task that is being worked on."""
-    from ray.util import state
+def _die_once(job: grid.Job, place: engines.Workplace) -> engines.Done:
+    """The first worker to come here dies when it has written its first record."""
+    try:
+        (place.board / "died").touch(exist_ok=False)
+    except FileExistsError:
+        pass
+    else:
+        add = Board.add
 
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        for task in state.list_tasks(filters=[("state", "=", "RUNNING")], detail=True):
-            if task.worker_pid:
-                return int(task.worker_pid)
-        time.sleep(0.1)
-    raise AssertionError("no task is running")
+        def last(self: Board, data: Any) -> None:
+            add(self, data)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        Board.add = last  # type: ignore[method-assign]
+    return CARRY_OUT(job, place)
 
 
 @pytest.mark.ray
-def test_a_task_that_kills_every_worker_is_a_failure_of_its_cells_alone(cluster: Any, tmp_path: Path) -> None:
+def test_a_task_that_kills_every_worker_is_a_failure_of_its_cells_alone(
+    cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     jobs = grid.read(made(tmp_path / "board")).only(["attack=none", "defense=random"]).jobs()
-    broken = engines.Workplace(tmp_path / "board", tmp_path / "runs", device="cpu", threads=1)
-    monkey = pytest.MonkeyPatch()
-    monkey.setattr(engines, "_RETRIES", 0)
-    monkey.setattr(engines, "carry_out", _die_on_seed_0)
-    try:
-        done = list(engines.on_ray(cluster.address)(jobs, broken, Silent()))
-    finally:
-        monkey.undo()
+    monkeypatch.setattr(engines, "_RETRIES", 0)
+    monkeypatch.setattr(engines, "carry_out", _die_on_seed_0)
+    done = list(engines.on_ray(cluster.address)(jobs, place(tmp_path), Silent()))
     assert sorted(d.records for d in done) == [0, 1]
     assert len(Board.read(tmp_path / "board").failed) == 1
 
