@@ -14,6 +14,7 @@ from click.testing import CliRunner, Result
 import bdbench
 from bdbench import leaderboard, record
 from bdbench.cli import cli
+from tests.conftest import make_board
 
 COMMITTED = sorted(p.parent for p in (Path(__file__).parent.parent / "leaderboards").glob("*/records"))
 
@@ -243,30 +244,49 @@ def test_a_record_of_other_definitions_spoils_no_table(template: dict[str, Any],
     assert "expected version 1" in build(tmp_path).stderr
 
 
-def show(*options: str) -> Result:
-    digits = Path(__file__).parent.parent / "leaderboards" / "digits"
-    return CliRunner().invoke(cli, ["leaderboard", "show", str(digits), *options])
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = make_board(tmp_path_factory.mktemp("board") / "made")
+    (folder / "records" / "none-low-loss-0.json").unlink()
+    lists = {"datasets": ["digits"], "models": ["convnet"], "attacks": ["none", "sig"], "defenses": ["low-loss"]}
+    (folder / "grid.toml").write_text("".join(f"{k} = {v}\n" for k, v in lists.items()) + 'seeds = "0-1"\n')
+    return folder
 
 
-def test_a_part_is_filtered_sorted_and_grouped() -> None:
-    found = show("--where", "attack=blend rate=0.05", "--sort", "auroc", "--columns", "defense,auroc").stdout
-    rows = [line.split("|")[1:3] for line in found.splitlines()[2:]]
-    assert [row[0].strip() for row in rows][:2] == [
-        "datamodel estimator=out-of-sample",
-        "datamodel estimator=covariance",
-    ]
-    values = [float(row[1].replace("*", "").split("±")[0]) for row in rows]
-    assert values == sorted(values, reverse=True) and len(values) == 6
-    least = show("--where", "attack=blend rate=0.05", "--sort", "asr_after", "--columns", "defense").stdout
-    assert least.splitlines()[2].split("|")[1].strip() == "datamodel estimator=out-of-sample"
-    by = show(
-        "--by", "defense", "--where", "defense=spectral", "--where", "defense=random", "--columns", "attack"
-    ).stdout
+def show(folder: Path, *options: str) -> Result:
+    return CliRunner().invoke(cli, ["leaderboard", "show", str(folder), *options])
+
+
+def rows(text: str) -> list[list[str]]:
+    """The cells of a Markdown table, without its heading."""
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()[2:]]
+
+
+def test_a_part_is_filtered_sorted_and_grouped(made: Path) -> None:
+    blend = ("--where", "attack=blend rate=0.05")
+    assert rows(show(made, *blend, "--sort", "auroc", "--columns", "defense,auroc").stdout) == [
+        ["spectral", "**0.910 ± 0.025**"], ["low-loss", "0.710 ± 0.025"], ["random", "0.510 ± 0.025"],
+    ]  # fmt: skip
+    least = rows(show(made, *blend, "--sort", "asr_after", "--columns", "defense").stdout)
+    assert least == [["spectral"], ["low-loss"], ["random"]]
+    by = show(made, "--by", "defense", "--where", "defense=spectral", "--where", "defense=random").stdout
     assert re.findall("^## (.*)", by, re.M) == ["random", "spectral"]
-    matrix = show("--matrix", "asr_after", "--where", "defense=low-loss").stdout.splitlines()
-    assert matrix[0].split("|")[1].strip() == "attack" and any("not run" in line for line in matrix)
-    table = pd.read_csv(StringIO(show("--csv", "--where", "attack=none").stdout))
-    assert set(table["attack"]) == {"none"} and len(table) == 6
+    table = pd.read_csv(StringIO(show(made, "--csv", "--where", "attack=none").stdout))
+    assert set(table["attack"]) == {"none"} and len(table) == 3
+
+
+def test_what_was_not_run_is_said_everywhere(made: Path) -> None:
+    heading, _, *lines = show(made, "--matrix", "auroc").stdout.splitlines()
+    assert [cell.strip() for cell in heading.split("|")] == ["", "attack", "low-loss", "random", "spectral", ""]
+    assert [line.count("not run") for line in lines] == [0, 3]
+    leaderboard.build(made)
+    assert leaderboard.stale(made) == []
+    readme = (made / "README.md").read_text()
+    assert "- none: low-loss (seeds 0)" in readme and "- sig rate=0.05: every defense (seeds 0-1)" in readme
+    table = pd.read_csv(made / "table.csv").set_index(["attack", "defense"])
+    assert table["not_run"].dropna().to_dict() == {("none", "low-loss"): "0", ("sig", "low-loss"): "0-1"}
+    assert table["seeds"]["sig", "low-loss"] == 0 and np.isnan(table["ca_after"]["sig", "low-loss"])
+    assert (made / "index.html").read_text().count("Not run: seeds") == 2
 
 
 @pytest.mark.parametrize(
@@ -279,8 +299,8 @@ def test_a_part_is_filtered_sorted_and_grouped() -> None:
         (["--matrix", "auorc"], "unknown column 'auorc'"),
     ],
 )
-def test_a_part_that_is_not_there_is_one_line(options: list[str], message: str) -> None:
-    result = show(*options)
+def test_a_part_that_is_not_there_is_one_line(made: Path, options: list[str], message: str) -> None:
+    result = show(made, *options)
     assert result.exit_code == 2 and message in result.stderr and len(result.stderr.splitlines()) == 1
 
 
