@@ -133,3 +133,20 @@ def test_an_address_without_a_cluster_is_one_line() -> None:
     pytest.importorskip("ray")
     with pytest.raises(BdbenchError, match=r"no Ray cluster at '127.0.0.1:1'"):
         list(engines.on_ray("127.0.0.1:1")([], place(Path()), Silent()))
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize(("device", "gpus"), [("auto", 1), ("cpu", 0)])
+def test_a_job_is_given_a_gpu_where_there_are_any(cluster: Any, tmp_path: Path, device: str, gpus: int) -> None:
+    cluster.add_node(num_cpus=1, num_gpus=2)
+    jobs = grid.read(made(tmp_path / "board")).only(["attack=none"]).jobs()
+    where = engines.Workplace(tmp_path / "board", tmp_path / "runs", device=device)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engines, "carry_out", _count_gpus)
+        assert [d.records for d in engines.on_ray(cluster.address)(jobs, where, Silent())] == [gpus] * len(jobs)
+
+
+def _count_gpus(job: grid.Job, place: engines.Workplace) -> engines.Done:
+    import ray
+
+    return engines.Done(job, len(ray.get_gpu_ids()), ())
