@@ -14,7 +14,7 @@ from bdbench.leaderboard.views import SETTING
 
 # Okabe and Ito's colours, which the colour-blind can tell apart.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999999")
-_WIDTH, _HEIGHT, _LEFT, _TOP, _ACROSS = 250, 170, 45, 30, 3
+_WIDTH, _HEIGHT, _LEFT, _TOP, _ACROSS = 250, 170, 45, 40, 3
 _LINE = 16
 
 
@@ -30,13 +30,13 @@ def auroc_against_cost(table: pd.DataFrame) -> str:
     low, high = (math.log10(max(s, 1e-3)) for s in (rows["defense_seconds"].min(), rows["defense_seconds"].max()))
     low, high = math.floor(low), max(math.ceil(high), math.floor(low) + 1)
     panels = list(rows.groupby([*SETTING, "attack"], sort=True))
-    legend_top = -(-len(panels) // _ACROSS) * (_HEIGHT + 70) + 20
+    legend_top = -(-len(panels) // _ACROSS) * (_HEIGHT + 80) + 20
     width = _ACROSS * (_WIDTH + 70) + 10
     height = legend_top + _LINE * len(colour) + 10
     body = [
         line
         for i, (_, group) in enumerate(panels)
-        for line in _panel(group, i % _ACROSS * (_WIDTH + 70), i // _ACROSS * (_HEIGHT + 70), low, high, colour)
+        for line in _panel(group, i % _ACROSS * (_WIDTH + 70), i // _ACROSS * (_HEIGHT + 80), low, high, colour)
     ]
     for i, (name, shade) in enumerate(colour.items()):
         y = legend_top + _LINE * i
@@ -56,7 +56,8 @@ def _panel(group: pd.DataFrame, x0: int, y0: int, low: int, high: int, colour: d
 
     rows = rows_of(group)
     yield f'<g transform="translate({x0 + _LEFT},{y0 + _TOP})">'
-    yield f'<text x="0" y="-8">{escape("{dataset}, {model}: {attack}".format(**rows[0]))}</text>'
+    yield f'<text x="0" y="-22" fill="#666">{escape("{dataset}, {model}".format(**rows[0]))}</text>'
+    yield f'<text x="0" y="-8">{escape(rows[0]["attack"])}</text>'
     yield f'<rect width="{_WIDTH}" height="{_HEIGHT}" fill="none" stroke="#888"/>'
     for tick in (0, 0.25, 0.5, 0.75, 1):
         yield f'<line x1="0" x2="{_WIDTH}" y1="{down(tick)}" y2="{down(tick)}" stroke="#ddd"/>'
