@@ -12,7 +12,7 @@ from bdbench.plugins import KINDS, Registration, installed
 
 
 def catalogue(what: Iterable[str]) -> dict[str, list[dict[str, Any]]]:
-    """JSON-able entries for each of 'attacks', 'defenses', 'datasets', 'models' and 'plugins'."""
+    """JSON-able entries for each of 'attacks', 'defenses', 'datasets', 'models', 'metrics' and 'plugins'."""
     plugins = installed()
     # Every registration hook is called first, so that what fails in one is known when plugins are listed.
     registered = {plural: plugins.registered(kind) for kind, plural in KINDS.items()}
@@ -22,13 +22,15 @@ def catalogue(what: Iterable[str]) -> dict[str, list[dict[str, Any]]]:
 
 
 def _entry(registration: Registration) -> dict[str, Any]:
-    cls = registration.component
+    component = registration.component
+    is_class = isinstance(component, type)  # all but metrics, which are objects without parameters
+    text = (inspect.getdoc(component) or "") if is_class else component.help
     return {
         "name": registration.name,
-        "help": (inspect.getdoc(cls) or "").split("\n\n")[0].replace("\n", " "),
-        "parameters": [asdict(p) for p in params.describe(cls)],
-        "oracles": list(getattr(cls, "oracles", ())),
-        "paper": cls.paper,
+        "help": text.split("\n\n")[0].replace("\n", " "),
+        "parameters": [asdict(p) for p in params.describe(component)] if is_class else [],
+        "oracles": list(getattr(component, "oracles", ())),
+        "paper": getattr(component, "paper", ""),
         "plugin": registration.plugin.name,
         "distribution": registration.plugin.distribution,
         "version": registration.plugin.version,

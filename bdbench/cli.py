@@ -11,9 +11,10 @@ import click
 
 from bdbench import __version__
 from bdbench.commands import boards, common
+from bdbench.commands.plugin import plugin
 from bdbench.errors import BdbenchError
 
-_LISTED = ("attacks", "defenses", "datasets", "models", "plugins")
+_LISTED = ("attacks", "defenses", "datasets", "models", "metrics", "plugins")
 
 
 class _Program(click.Group):
@@ -115,8 +116,10 @@ def show(run: str, out: str, as_json: bool) -> None:
         tables.show_runs([found])
 
 
-for command in boards.COMMANDS:
+for command in (*boards.COMMANDS, plugin):
     cli.add_command(command)
+# Before plugins add theirs.
+OWN_COMMANDS = frozenset(cli.commands)
 
 
 def main() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -275,7 +275,7 @@ class Cell:
         found: Detection | None = None
         if isinstance(defense, Mitigation):
             stage = self._defense_stage(defense, tools, lambda: defense.repair(self.view, tools).arrays())
-            repaired = {k: v for k, v in stage.arrays.items() if k != "models_trained"}
+            repaired = {k: v for k, v in stage.arrays.items() if k not in ("models_trained", "p_value")}
             after = self._measure(self.trainer.restore(repaired))
             seconds["repair"] = stage.seconds
             self._finished(run, "repair", stage.seconds, stage.reused)
@@ -291,7 +291,9 @@ class Cell:
             seconds["retrain"] = again.seconds
             self._finished(run, "retrain", again.seconds, again.reused)
             after = self._measure(retrained)
+            p_value = float(stage.arrays["p_value"])
             found = metrics.detection(scores, ranking, roles, self.budget)
+            found = replace(found, p_value=None if np.isnan(p_value) else p_value)
             arrays |= {"scores": scores, "kept": kept}
             models = int(stage.arrays["models_trained"]) + 1
         else:
@@ -330,6 +332,7 @@ class Cell:
             start = time.perf_counter()
             arrays = dict(make())
             arrays["models_trained"] = np.array(tools.models_trained)
+            arrays["p_value"] = np.array(np.nan if tools.p_value is None else tools.p_value)
             return arrays, time.perf_counter() - start + tools.reused_seconds
 
         return self.store.stage(config, timed)

@@ -3,6 +3,9 @@
 A plugin package declares an entry point in the group ``bdbench`` that names a module, and implements the
 hooks it wants with ``@bdbench.hookimpl``. Import heavy libraries inside functions: the module itself is
 loaded by every command.
+
+A hook implementation takes only the arguments it wants, by their names. A module that needs hooks or
+arguments which older versions of bdbench lack says so with ``BDBENCH_HOOKS = N``, the VERSION it was written for.
 """
 
 from __future__ import annotations
@@ -19,6 +22,8 @@ if TYPE_CHECKING:
     from bdbench.runs import Reopened
 
 GROUP = "bdbench"
+# Raised by one when a hook or an argument is added. None is ever removed or renamed, so older plugins go on working.
+VERSION = 1
 hookspec = pluggy.HookspecMarker(GROUP)
 hookimpl = pluggy.HookimplMarker(GROUP)
 

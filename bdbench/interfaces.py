@@ -210,6 +210,10 @@ class Tools(ABC):
     def count_models(self, number: int) -> None:
         """Say how many models the defense has had trained, for the record's cost."""
 
+    @abstractmethod
+    def conclude(self, p_value: float | None) -> None:
+        """Say how likely a clean set would look at least as suspicious; None if that cannot be told."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Defense(Component, ABC):

@@ -14,7 +14,7 @@ from typing import Any
 
 import pluggy
 
-from bdbench import hookspecs, params
+from bdbench import __version__, hookspecs, params
 from bdbench.errors import BdbenchError, unknown
 from bdbench.hookspecs import GROUP
 
@@ -32,12 +32,27 @@ _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 
 @dataclass
 class Plugin:
-    """One entry point: what it is called, the distribution it came from, and what was wrong with it."""
+    """One entry point: what it is called, the distribution it came from, and what was wrong with it.
+
+    hooks: the names of the hooks it implements; hooks_version: the version of the hooks that it was written for.
+    """
 
     name: str
     distribution: str
     version: str
+    hooks: tuple[str, ...] = ()
+    hooks_version: int = 1
     error: str | None = None
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """Two distributions may use one entry-point name."""
+        return self.distribution, self.name
+
+    @property
+    def unique(self) -> str:
+        """The name that pluggy knows it by."""
+        return ":".join(self.key)
 
 
 @dataclass(frozen=True)
@@ -62,20 +77,27 @@ class Plugins:
         dist = entry_point.dist
         plugin = Plugin(entry_point.name, dist.name if dist else "?", dist.version if dist else "?")
         self.found.append(plugin)
-        # Two distributions may use one entry-point name; pluggy wants unique ones.
-        unique = f"{plugin.distribution}:{plugin.name}"
         try:
             module = entry_point.load()
-            self.manager.register(module, name=unique)
-            self._check_hooks(module)
+            # Before its hooks are looked at: a newer plugin may use some that do not exist here.
+            plugin.hooks_version = _asked_version(module)
+            plugin.hooks = self._hooks_of(module)
+            self.manager.register(module, name=plugin.unique)
         except (Exception, SystemExit) as error:
-            plugin.error = f"{type(error).__name__}: {error}".splitlines()[0]
-            if self.manager.has_plugin(unique):
-                self.manager.unregister(name=unique)
+            plugin.error = _said(error)
+            if self.manager.has_plugin(plugin.unique):
+                self.manager.unregister(name=plugin.unique)
+
+    def module(self, plugin: Plugin) -> Any:
+        """The module of a plugin that was loaded. Raises BdbenchError, with its error, for one that was not."""
+        module = self.manager.get_plugin(plugin.unique)
+        if module is None:
+            raise BdbenchError(_broken(plugin))
+        return module
 
     def errors(self) -> list[str]:
         """One line for each broken plugin and each name that two plugins claim."""
-        broken = [f"plugin {p.name!r} of {p.distribution} is not usable: {p.error}" for p in self.found if p.error]
+        broken = [_broken(p) for p in self.found if p.error]
         clashes = [self._clash(kind, regs) for kind in KINDS for regs in self._all(kind).values() if len(regs) > 1]
         return broken + clashes
 
@@ -104,11 +126,16 @@ class Plugins:
             raise BdbenchError(f"{spec!r} is no {kind}: expected a name with parameters, or a component")
         return spec
 
+    def caller(self, hook: str, plugin: Any) -> Callable[..., list[Any]]:
+        """The hook of one plugin's module alone."""
+        others = [p for p in self.manager.get_plugins() if p is not plugin]
+        return self.manager.subset_hook_caller(hook, remove_plugins=others)
+
     def call(self, hook: str, **arguments: Any) -> None:
         """Call a notification hook of every plugin; one that fails is named and does not stop the others."""
         for name, plugin in self.manager.list_name_plugin():
             try:
-                self._only(hook, plugin)(**arguments)
+                self.caller(hook, plugin)(**arguments)
             except Exception as error:
                 self._blame(name, hook, error)
 
@@ -117,7 +144,7 @@ class Plugins:
         found: list[Any] = []
         for name, plugin in self.manager.list_name_plugin():
             try:
-                found += [item for items in self._only(hook, plugin)(**arguments) for item in items]
+                found += [item for items in self.caller(hook, plugin)(**arguments) for item in items]
             except Exception as error:
                 self._blame(name, hook, error)
         return found
@@ -129,7 +156,7 @@ class Plugins:
             number = None if value is None else float(value)
             return number if number is None or math.isfinite(number) else None
         except Exception as error:
-            metric.plugin.error = f"metric {metric.name}: {type(error).__name__}: {error}".splitlines()[0]
+            metric.plugin.error = f"metric {metric.name}: {_said(error)}"
             return None
 
     def _all(self, kind: str) -> dict[str, list[Registration]]:
@@ -137,9 +164,9 @@ class Plugins:
             names: dict[str, list[Registration]] = {}
             hook = f"bdbench_register_{KINDS[kind]}"
             for name, module in self.manager.list_name_plugin():
-                plugin = next(p for p in self.found if f"{p.distribution}:{p.name}" == name)
+                plugin = next(p for p in self.found if p.unique == name)
                 try:
-                    for component in (c for result in self._only(hook, module)() for c in result):
+                    for component in (c for result in self.caller(hook, module)() for c in result):
                         _check_component(kind, component)
                         names.setdefault(component.name, []).append(Registration(component.name, component, plugin))
                 except Exception as error:
@@ -147,26 +174,58 @@ class Plugins:
             self._registered[kind] = names
         return self._registered[kind]
 
-    def _only(self, hook: str, plugin: Any) -> Callable[..., list[Any]]:
-        others = [p for p in self.manager.get_plugins() if p is not plugin]
-        return self.manager.subset_hook_caller(hook, remove_plugins=others)
-
     def _blame(self, name: str, hook: str, error: Exception) -> None:
         for plugin in self.found:
-            if f"{plugin.distribution}:{plugin.name}" == name:
-                plugin.error = f"{hook}: {type(error).__name__}: {error}".splitlines()[0]
+            if plugin.unique == name:
+                plugin.error = f"{hook}: {_said(error)}"
 
     @staticmethod
     def _clash(kind: str, regs: list[Registration]) -> str:
         owners = " and ".join(sorted(f"{r.plugin.distribution} ({r.plugin.name})" for r in regs))
         return f"{kind} {regs[0].name!r} is registered twice, by {owners}: expected one; uninstall either"
 
-    @staticmethod
-    def _check_hooks(module: Any) -> None:
-        specs = {n for n, _ in inspect.getmembers(hookspecs, inspect.isfunction) if n.startswith("bdbench_")}
+    def _hooks_of(self, module: Any) -> tuple[str, ...]:
+        """The hooks a module implements. Raises BdbenchError for a hook or an argument that does not exist."""
+        specs = dict(inspect.getmembers(hookspecs, lambda f: inspect.isfunction(f) and f.__name__.startswith(GROUP)))
+        hooks = []
         for name in dir(module):
-            if name.startswith("bdbench_register_") and name not in specs:
-                raise BdbenchError(f"it implements {name}, which is no hook: known: {', '.join(sorted(specs))}")
+            options = self.manager.parse_hookimpl_opts(module, name)
+            if options is None:
+                continue
+            hook = options.get("specname") or name
+            if hook not in specs:
+                raise BdbenchError(f"it implements {hook}, which is no hook: known: {', '.join(sorted(specs))}")
+            given = inspect.signature(specs[hook]).parameters
+            for asked in inspect.signature(getattr(module, name)).parameters.values():
+                if asked.name not in given and asked.default is asked.empty:
+                    allowed = ", ".join(given) or "nothing"
+                    raise BdbenchError(
+                        f"its {hook} takes {asked.name!r}, which the hook does not give: known: {allowed}"
+                    )
+            hooks.append(hook)
+        return tuple(sorted(hooks))
+
+
+def _said(error: BaseException) -> str:
+    """One line: bdbench's own errors are sentences, others need their type to be understood."""
+    text = str(error) if isinstance(error, BdbenchError) else f"{type(error).__name__}: {error}"
+    return text.splitlines()[0]
+
+
+def _broken(plugin: Plugin) -> str:
+    return f"plugin {plugin.name!r} of {plugin.distribution} is not usable: {plugin.error}"
+
+
+def _asked_version(module: Any) -> int:
+    asked = getattr(module, "BDBENCH_HOOKS", 1)
+    if not isinstance(asked, int) or isinstance(asked, bool) or asked < 1:
+        raise BdbenchError(f"its BDBENCH_HOOKS is {asked!r}: expected an integer from 1 to {hookspecs.VERSION}")
+    if asked > hookspecs.VERSION:
+        raise BdbenchError(
+            f"it needs version {asked} of bdbench's hooks, and bdbench {__version__} has version "
+            f"{hookspecs.VERSION}: expected a newer bdbench (pip install --upgrade bdbench)"
+        )
+    return asked
 
 
 def _named(config: dict[str, Any]) -> tuple[str, dict[str, Any]]:

@@ -36,7 +36,10 @@ class Performance:
 
 @dataclass(frozen=True)
 class Detection:
-    """How the scores rank the poisons. budget: the fraction removed. Defined in ``bdbench.metrics``."""
+    """How the scores rank the poisons. budget: the fraction removed. Defined in ``bdbench.metrics``.
+
+    p_value: the defense's own, of a clean set looking as suspicious; null if it gives none.
+    """
 
     auroc: float | None
     average_precision: float | None
@@ -45,6 +48,7 @@ class Detection:
     fpr_at_budget: float | None
     tpr_at_1pct_fpr: float | None
     cover_flagged: float | None
+    p_value: float | None = None
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ _SECTIONS: list[tuple[str, list[tuple[str, tuple[str, str]]]]] = [
             ("TPR at budget %", ("detection", "tpr_at_budget")),
             ("FPR at budget %", ("detection", "fpr_at_budget")),
             ("TPR at 1 % FPR %", ("detection", "tpr_at_1pct_fpr")),
+            ("p-value", ("detection", "p_value")),
         ],
     ),
     (
@@ -89,6 +90,8 @@ def show_catalogue(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
             if what == "plugins":
                 state = f"[red]{_plain(entry['error'])}[/red]" if entry["error"] else "ok"
                 console.print(f"  {entry['name']:<24} {entry['distribution']} {entry['version']}  {state}")
+                hooks = [hook.removeprefix("bdbench_") for hook in entry["hooks"]]
+                console.print(f"      hooks v{entry['hooks_version']}: {', '.join(hooks) or 'none'}", style="dim")
                 continue
             console.print(f"  [bold]{entry['name']}[/bold]  {_plain(entry['help'])}")
             for p in entry["parameters"]:

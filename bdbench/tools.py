@@ -41,6 +41,7 @@ class HarnessTools(Tools):
         self.streams = root.child(f"defense:{defense}")
         self.models_trained = 0
         self.reused_seconds = 0.0
+        self.p_value: float | None = None
         self._defense = defense
         self._shared = root.child("shared")
         self._store = store
@@ -86,3 +87,9 @@ class HarnessTools(Tools):
     def count_models(self, number: int) -> None:
         """Say how many models the defense has had trained, for the record's cost."""
         self.models_trained += number
+
+    def conclude(self, p_value: float | None) -> None:
+        """Say how likely a clean set would look at least as suspicious; None if that cannot be told."""
+        if p_value is not None and not 0 <= p_value <= 1:
+            raise ValueError(f"p_value={p_value} is not allowed: expected a probability in [0, 1]")
+        self.p_value = p_value

@@ -122,7 +122,7 @@ def test_show_of_nothing_is_an_error(tmp_path: Path) -> None:
 
 def test_list_says_what_there_is_and_where_from() -> None:
     found = json.loads(invoke("list", "--json").stdout)
-    assert set(found) == {"attacks", "defenses", "datasets", "models", "plugins"}
+    assert set(found) == {"attacks", "defenses", "datasets", "models", "metrics", "plugins"}
     names = {what: {e["name"] for e in entries} for what, entries in found.items()}
     assert names["attacks"] >= {"badnets", "blend", "none", "sig"}
     assert names["defenses"] >= {"activation-clustering", "datamodel", "low-loss", "random", "spectral"}
@@ -141,7 +141,7 @@ def test_list_says_what_there_is_and_where_from() -> None:
     assert all(p["help"] for what in found if what != "plugins" for e in found[what] for p in e["parameters"])
 
 
-@pytest.mark.parametrize("what", ["attacks", "defenses", "datasets", "models", "plugins"])
+@pytest.mark.parametrize("what", ["attacks", "defenses", "datasets", "models", "metrics", "plugins"])
 def test_list_of_one_kind(what: str) -> None:
     assert json.loads(invoke("list", what, "--json").stdout) == json.loads(invoke("list", "--json").stdout)[what]
     assert invoke("list", what).stdout.startswith(what)
@@ -166,3 +166,31 @@ def test_reading_records_imports_no_torch(tiny: dict[str, Any]) -> None:
     code = f"import sys, bdbench.record, pathlib; bdbench.record.read(pathlib.Path({str(path)!r}))\n"
     code += "assert 'torch' not in sys.modules and 'torchvision' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_plugin_check_that_fails_says_what_and_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    from bdbench_baselines.random import Random
+
+    monkeypatch.setattr(Random, "score", lambda self, view, tools: np.zeros(3))
+    result = invoke("plugin", "check", "baselines")
+    assert result.exit_code == 1
+    assert "  FAILED  scores-are-finite-float64\n" in result.stdout
+    assert "found:    float64 (3,) for n = 60\n" in result.stdout
+    assert "why:      The ranking is over the whole set" in result.stdout
+    assert "defense 'spectral'\n  ok      " in result.stdout
+    assert result.stdout.splitlines()[-1].endswith(" 2 failed, 0 skipped")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["triggrs"], "unknown plugin 'triggrs': did you mean 'triggers'?"),
+        (["triggers", "--using", "blnd:rate=0.1"], "unknown component of triggers 'blnd': did you mean 'blend'?"),
+        (["triggers", "--using", "blend:rate=2"], "attack 'blend': rate=2.0 is not allowed"),
+    ],
+)
+def test_a_plugin_check_of_nothing_is_an_error(arguments: list[str], message: str) -> None:
+    result = invoke("plugin", "check", *arguments)
+    assert result.exit_code == 2
+    (line,) = result.stderr.strip().splitlines()
+    assert message in line

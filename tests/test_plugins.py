@@ -1,16 +1,21 @@
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
+import inspect
 import sys
 import types
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 import pluggy
 import pytest
 
+import bdbench
 from bdbench import BdbenchError, Detector, Tools, TrainingView, hookimpl, hookspecs
 from bdbench.plugins import Plugins, installed
 
@@ -146,6 +151,67 @@ def test_a_registration_that_fails_is_named(
 def test_a_misspelt_hook_is_named(plugins: Plugins, load: Load) -> None:
     load("typo", bdbench_register_defences=bdbench_register_defenses)
     assert "bdbench_register_defences, which is no hook" in plugins.errors()[0]
+
+
+def test_an_argument_that_a_hook_does_not_give_is_named(plugins: Plugins, load: Load) -> None:
+    load("asks", bdbench_run_finished=hookimpl(specname="bdbench_run_finished")(lambda record, weather: None))
+    assert plugins.errors() == [
+        "plugin 'asks' of asks is not usable: its bdbench_run_finished takes 'weather', which the hook does not give: "
+        "known: run_id, record"
+    ]
+
+
+def test_a_plugin_for_newer_hooks_is_refused_with_a_sentence(plugins: Plugins, load: Load) -> None:
+    newer = hookspecs.VERSION + 1
+    # What it needs does not exist here: neither this hook nor this argument may be what it is refused for.
+    later = hookimpl(specname="bdbench_run_finished")(lambda record, weather: None)
+    load("new", BDBENCH_HOOKS=newer, bdbench_register_oracles=hookimpl(lambda: []), bdbench_run_finished=later)
+    load("one", BDBENCH_HOOKS=hookspecs.VERSION, bdbench_register_defenses=bdbench_register_defenses)
+    assert plugins.errors() == [
+        f"plugin 'new' of new is not usable: it needs version {newer} of bdbench's hooks, and bdbench "
+        f"{bdbench.__version__} has version {hookspecs.VERSION}: expected a newer bdbench "
+        "(pip install --upgrade bdbench)"
+    ]
+    assert [p.hooks_version for p in plugins.found] == [1, hookspecs.VERSION]
+    assert plugins.get("defense", "flat").component is Flat
+
+
+@pytest.mark.parametrize("asked", ["1", 0, 1.0, True, None])
+def test_a_version_that_is_none_is_named(plugins: Plugins, load: Load, asked: Any) -> None:
+    load("odd", BDBENCH_HOOKS=asked, bdbench_register_defenses=bdbench_register_defenses)
+    assert f"its BDBENCH_HOOKS is {asked!r}: expected an integer from 1 to" in plugins.errors()[0]
+
+
+def test_an_argument_that_is_added_to_a_hook_breaks_no_plugin() -> None:
+    """Every hook gets one more argument; all plugins, which know nothing of it, work as before."""
+    later = types.ModuleType("later_hookspecs")
+    for name, spec in inspect.getmembers(
+        hookspecs, lambda f: inspect.isfunction(f) and f.__name__.startswith("bdbench_")
+    ):
+        names = [*inspect.signature(spec).parameters, "added"]
+        exec(f"def {name}({', '.join(names)}): ...", vars(later))
+        setattr(later, name, hookspecs.hookspec(vars(later)[name]))
+    example = Path(__file__).parent / "plugin_packages" / "bdbench-example"
+    own = importlib.metadata.distribution("bdbench").entry_points.select(group=hookspecs.GROUP)
+    modules = [point.load() for point in own]
+    sys.path.insert(0, str(example))
+    try:
+        modules.append(importlib.import_module("bdbench_example"))
+        manager = pluggy.PluginManager(hookspecs.GROUP)
+        manager.add_hookspecs(later)
+        for module in modules:
+            manager.register(module)
+        attacks = {a.name for found in manager.hook.bdbench_register_attacks(added=1) for a in found}
+        assert {"badnets", "blend", "invert"} <= attacks
+        assert manager.hook.bdbench_register_defenses(added=1)
+        assert manager.hook.bdbench_run_finished(run_id="r", record={"id": "r"}, added=1) == []
+        group = click.Group()
+        manager.hook.bdbench_add_commands(cli=group, added=1)
+        assert "hello" in group.commands
+    finally:
+        sys.path.remove(str(example))
+        for name in [n for n in sys.modules if n.startswith("bdbench_example")]:
+            del sys.modules[name]
 
 
 def test_two_components_of_one_name_are_an_error_that_names_both(plugins: Plugins, load: Load) -> None:

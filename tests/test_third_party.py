@@ -2,64 +2,46 @@
 
 from __future__ import annotations
 
+import csv
 import json
-import os
-import site
-import subprocess
-import venv
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-import bdbench
 from tests.conftest import TINY
+from tests.environments import Environment
 
-PACKAGE = Path(__file__).parent / "plugin_packages" / "bdbench-example"
+PACKAGES = Path(__file__).parent / "plugin_packages"
 
 
 @pytest.fixture(scope="module")
-def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A new virtual environment that sees the packages of this one, with the plugin installed; its bin folder.
-
-    torch takes gigabytes, so that what this environment has is made visible there instead of copied.
-    """
-    root = tmp_path_factory.mktemp("fresh")
-    venv.create(root, with_pip=True)
-    python = root / "bin" / "python"
-    where = subprocess.run(
-        [python, "-c", "import site; print(site.getsitepackages()[0])"], check=True, capture_output=True, text=True
-    ).stdout.strip()
-    lines = [f"import site; site.addsitedir({path!r})" for path in site.getsitepackages()]
-    lines.append(str(Path(bdbench.__file__).parent.parent))
-    (Path(where) / "this-environment.pth").write_text("\n".join(lines) + "\n")
-    source = root / "source"
-    subprocess.run(["cp", "-r", PACKAGE, source], check=True)
-    command = [python, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--no-build-isolation", source]
-    subprocess.run(command, check=True, capture_output=True)
-    return root / "bin"
+def fresh(tmp_path_factory: pytest.TempPathFactory) -> Environment:
+    """A new environment with all packages of ``plugin_packages``."""
+    environment = Environment(tmp_path_factory.mktemp("fresh"))
+    environment.install(*sorted(PACKAGES.iterdir()))
+    return environment
 
 
-def run(fresh: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    command = [fresh / "python", "-m", "bdbench.cli", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment})
-
-
-def test_it_is_listed_with_its_distribution(fresh: Path) -> None:
-    found = json.loads(run(fresh, "list", "--json").stdout)
+def test_it_is_listed_with_its_distribution(fresh: Environment) -> None:
+    found = json.loads(fresh.bdbench("list", "--json").stdout)
     entries = {e["name"]: e for what in ("attacks", "defenses") for e in found[what]}
     for name in ("invert", "brightness"):
         assert entries[name]["distribution"] == "bdbench-example"
         assert entries[name]["version"] == "0.3.0"
     assert entries["brightness"]["oracles"] == ["target_label"]
-    assert {"name": "example", "distribution": "bdbench-example", "version": "0.3.0", "error": None} in found["plugins"]
+    (plugin,) = (p for p in found["plugins"] if p["name"] == "example")
+    assert (plugin["distribution"], plugin["version"], plugin["error"]) == ("bdbench-example", "0.3.0", None)
+    assert "bdbench_run_finished" in plugin["hooks"]
+    assert "poisons_kept" in {m["name"] for m in found["metrics"]}
     assert "blend" in entries
 
 
-def test_it_runs_measures_and_reports(fresh: Path, tmp_path: Path) -> None:
+def test_it_runs_measures_and_reports(fresh: Environment, tmp_path: Path) -> None:
     options: dict[str, Any] = {**TINY, "attack": "invert:rate=0.1,rows=3", "defense": "brightness", "out": tmp_path}
     log = tmp_path / "log"
-    done = run(fresh, "run", "--json", *(f"--{k}={v}" for k, v in options.items()), BDBENCH_EXAMPLE_LOG=str(log))
+    done = fresh.bdbench("run", "--json", *(f"--{k}={v}" for k, v in options.items()), BDBENCH_EXAMPLE_LOG=str(log))
     assert done.returncode == 0, done.stderr
     (record,) = json.loads(done.stdout)
     assert record["config"]["attack"]["rows"] == 3
@@ -69,14 +51,14 @@ def test_it_runs_measures_and_reports(fresh: Path, tmp_path: Path) -> None:
     assert log.read_text() == record["id"] + "\n"
 
 
-def test_its_command_is_there(fresh: Path) -> None:
-    assert run(fresh, "hello").stdout == "hello from a plugin\n"
-    assert "Greet from a plugin" in run(fresh, "--help").stdout
+def test_its_command_is_there(fresh: Environment) -> None:
+    assert fresh.bdbench("hello").stdout == "hello from a plugin\n"
+    assert "Greet from a plugin" in fresh.bdbench("--help").stdout
 
 
-def test_a_second_plugin_of_the_same_names_is_an_error_that_names_both(fresh: Path, tmp_path: Path) -> None:
+def test_a_second_plugin_of_the_same_names_is_an_error_that_names_both(fresh: Environment, tmp_path: Path) -> None:
     source = tmp_path / "twin"
-    subprocess.run(["cp", "-r", PACKAGE, source], check=True)
+    shutil.copytree(PACKAGES / "bdbench-example", source)
     (source / "bdbench_example").rename(source / "bdbench_twin")
     (source / "bdbench_twin" / "__init__.py").write_text(
         "from bdbench import hookimpl\n\n@hookimpl\ndef bdbench_register_attacks():\n"
@@ -85,31 +67,56 @@ def test_a_second_plugin_of_the_same_names_is_an_error_that_names_both(fresh: Pa
     project = source / "pyproject.toml"
     text = project.read_text().replace("bdbench-example", "bdbench-twin").replace("bdbench_example", "bdbench_twin")
     project.write_text(text.replace("example =", "twin ="))
-    pip = [fresh / "python", "-m", "pip"]
-    install = [*pip, "install", "--quiet", "--no-index", "--no-deps", "--no-build-isolation", source]
-    subprocess.run(install, check=True, capture_output=True)
+    fresh.install(source)
     try:
-        clash = run(fresh, "run", "--attack", "invert", "--defense", "random", "--out", str(tmp_path / "runs"))
+        clash = fresh.bdbench("run", "--attack", "invert", "--defense", "random", "--out", str(tmp_path / "runs"))
         assert clash.returncode == 2
         assert (
             "attack 'invert' is registered twice, by bdbench-example (example) and bdbench-twin (twin)" in clash.stderr
         )
-        others = run(fresh, "list", "attacks")
+        others = fresh.bdbench("list", "attacks")
         assert others.returncode == 0 and "blend" in others.stdout and "warning" in others.stderr
     finally:
-        subprocess.run([*pip, "uninstall", "--quiet", "--yes", "bdbench-twin"], check=True, capture_output=True)
+        fresh.uninstall("bdbench-twin")
 
 
-def test_a_plugin_that_fails_to_import_is_named_and_the_rest_works(fresh: Path, tmp_path: Path) -> None:
+def test_a_plugin_that_fails_to_import_is_named_and_the_rest_works(fresh: Environment, tmp_path: Path) -> None:
     (tmp_path / "bdbench_sad.py").write_text("raise ImportError('libsad is not there')\n")
     info = tmp_path / "bdbench_sad-0.1.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: bdbench-sad\nVersion: 0.1\n")
     (info / "entry_points.txt").write_text("[bdbench]\nsad = bdbench_sad\n")
     path = {"PYTHONPATH": str(tmp_path)}
-    listed = run(fresh, "list", "plugins", "--json", **path)
+    listed = fresh.bdbench("list", "plugins", "--json", **path)
     sad = next(p for p in json.loads(listed.stdout) if p["name"] == "sad")
     assert "libsad is not there" in sad["error"]
-    warned = run(fresh, "list", "attacks", **path)
+    warned = fresh.bdbench("list", "attacks", **path)
     assert warned.returncode == 0 and "blend" in warned.stdout
     assert "plugin 'sad' of bdbench-sad is not usable: ImportError: libsad is not there" in warned.stderr
+
+
+def test_a_run_is_reported_to_a_csv_with_a_metric_of_another_package(fresh: Environment, tmp_path: Path) -> None:
+    options = [f"--{k}={v}" for k, v in {**TINY, "out": tmp_path / "runs"}.items()]
+    file = tmp_path / "all.csv"
+    command = ["run", "--json", "--defense=random", "--defense=low-loss", *options]
+    done = fresh.bdbench(*command, cwd=tmp_path, BDBENCH_CSV=str(file))
+    assert done.returncode == 0, done.stderr
+    records = json.loads(done.stdout)
+    with file.open(newline="") as lines:
+        rows = list(csv.DictReader(lines))
+    assert [row["id"] for row in rows] == [r["id"] for r in records]
+    for row, record in zip(rows, records, strict=True):
+        assert float(row["detection.auroc"]) == record["detection"]["auroc"]
+        assert float(row["extra.r_precision"]) == record["extra"]["r_precision"]
+        assert 0 <= record["extra"]["r_precision"] <= 1
+    assert rows[0]["detection.cover_flagged"] == ""
+
+
+def test_the_packages_pass_their_own_tests_and_the_check(fresh: Environment) -> None:
+    names = ["bdbench-csv", "bdbench-r-precision"]
+    tests = fresh.module("pytest", "-q", *(str(fresh.root / "sources" / name) for name in names))
+    assert tests.returncode == 0, tests.stdout
+    assert "passed" in tests.stdout
+    checked = fresh.bdbench("plugin", "check", *names)
+    assert checked.returncode == 0, checked.stdout
+    assert "FAILED" not in checked.stdout and "  ok      It writes nothing on standard output" in checked.stdout

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -12,152 +11,128 @@ import numpy as np
 from bdbench import BdbenchError, Detector, Tools, TrainingView, param
 
 if TYPE_CHECKING:
-    from bdbench_datamodel.ensemble import SurrogateRecipe
+    from bdbench_datamodel.influence import Influence
     from bdbench_datamodel.search import Cuts
-    from bdbench_datamodel.surrogates import BatchedNetwork
 
-_CHUNK_FLOATS = 16e6
+_CLASS_SIZES = (0.1, 0.15, 0.2, 0.3, 0.4)
+_SET_SIZES = (0.01, 0.015, 0.02, 0.03, 0.04, 0.06, 0.08, 0.1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Datamodel(Detector):
-    """Finds the training examples that support each other most, as a backdoor's do.
+    """Finds the group of training examples whose members support each other most, as a backdoor's do.
 
-    Small networks are trained on random subsets; how each example moves the margin of each other one gives
-    a matrix; the subsets whose submatrix sums highest are searched for at several sizes; an example's score
-    is how often it was selected. The networks are an MLP below 16 pixels a side, else a network of patches.
+    Small networks are trained on random subsets; how each example moves the margin of each other one gives a
+    matrix. In every class the group whose submatrix sums highest is searched for; the class whose group stands
+    out from those of the other classes is the suspect, and its examples are ranked by how they co-vary with the
+    group. score_by=frequency is the paper's own score: how often an example was selected, over sizes and starts.
     """
 
     name = "datamodel"
     paper = "Khaddaj et al., Rethinking Backdoor Attacks, ICML 2023, arXiv:2307.10163"
-    models: int = param(2000, help="networks in the ensemble", low=2)
+    models: Literal["auto"] | int = param(
+        "auto", help="networks in the ensemble (auto: 1000 mlp or 300 patches)", low=2
+    )
+    seconds: float | None = param(
+        None, help="train as many networks as this time allows, in place of a number", low=0, exclusive=True
+    )
     alpha: float = param(0.2, help="share of the training set in each subset", low=0, high=1, exclusive=True)
+    antithetic: bool = param(False, help="draw subsets in pairs, each the other's complement (alpha=0.5)")
+    shared_start: bool = param(True, help="start all networks from one initialisation, in one order of examples")
     estimator: Literal["out-of-sample", "all", "covariance"] = param(
         "out-of-sample",
         help="difference of means over the models without the target, or over all; or response covariance",
     )
-    classes: Literal["mask", "each", "ignore"] = param(
-        "mask", help="one search with entries between labels zeroed; a search in each label; or neither"
+    score_by: Literal["standout", "frequency"] = param(
+        "standout", help="affinity to the group that stands out from the other classes'; or selection frequency"
     )
-    sizes: tuple[float, ...] = param(
-        (0.01, 0.015, 0.02, 0.03, 0.04, 0.06, 0.08, 0.1),
-        help="sizes searched, as fractions of the set",
+    classes: Literal["mask", "each", "ignore"] = param(
+        "mask",
+        help="with score_by=frequency: one search with entries between labels zeroed; one in each label; or neither",
+    )
+    sizes: tuple[float, ...] | None = param(
+        None,
+        help="sizes searched, as fractions of the class, or of the set where that is searched as a whole",
         low=0,
         high=1,
         exclusive=True,
     )
-    starts: int = param(100, help="random starts of the search, for each size", low=1)
-    net: Literal["auto", "mlp", "patches"] = param("auto", help="the networks of the ensemble")
+    starts: int = param(20, help="random starts of the search, for each size (the paper: 100)", low=1)
+    net: Literal["auto", "mlp", "patches"] = param("auto", help="the networks (auto: mlp below 16 pixels a side)")
     hidden: int | None = param(None, help="their hidden units (none: 128 for mlp, 64 for patches)", low=1)
     epochs: int | None = param(None, help="passes over the subset (none: 15 for mlp, 20 for patches)", low=1)
     chunk: int | None = param(None, help="networks trained at once (none: by memory)", low=1)
 
     def score(self, view: TrainingView, tools: Tools) -> np.ndarray:
-        """Selection frequency over sizes, float64 (n,). Raises BdbenchError if alpha leaves too few examples."""
-        from bdbench_datamodel.estimators import difference_of_means, response_covariance
+        """Suspicion, float64 (n,). Raises BdbenchError if the parameters do not fit the set or each other."""
+        from bdbench_datamodel.plan import Plan
+
+        if self.seconds is not None and self.models != "auto":
+            raise BdbenchError(f"models={self.models} is not allowed with seconds={self.seconds:g}: expected auto")
+        masks, margins = Plan.of(self, view).train(view, tools)
+        influence = self.influence(masks, margins)
+        if self.score_by == "standout":
+            return self._standout(influence, masks, margins, view, tools)
         from bdbench_datamodel.scoring import selection_frequency
 
-        masks, margins = self.ensemble(view, tools)
-        if self.estimator == "covariance":
-            weights = response_covariance(masks, margins)
-        else:
-            weights = difference_of_means(masks, margins, out_of_sample=self.estimator == "out-of-sample")
-        return selection_frequency(self.cuts(weights, view, tools), len(view.labels))
+        return selection_frequency(self.cuts(influence, view, tools), len(view.labels))
 
-    def ensemble(self, view: TrainingView, tools: Tools) -> tuple[np.ndarray, np.ndarray]:
-        """Subsets, bool (models, n), and margins, float32 (models, n); computed and kept chunk by chunk."""
-        import torch
+    def influence(self, masks: np.ndarray, margins: np.ndarray) -> Influence:
+        """The matrix of the chosen estimator, from bool and float32 (m, n)."""
+        from bdbench_datamodel import estimators
+        from bdbench_datamodel.influence import Marginal
 
-        from bdbench_datamodel.ensemble import draw_subsets, train_margins
+        return Marginal(estimators.MARGINAL[self.estimator], masks, margins)
 
-        n = len(view.labels)
-        held = round(self.alpha * n)
-        if not 2 <= held <= n - 2:
-            raise BdbenchError(
-                f"alpha={self.alpha:g} leaves subsets of {held} of {n} examples: expected between 2 and {n - 2}"
-            )
-        network, recipe, what = self._surrogate(view)
-        streams = tools.shared_streams.child("ensemble")
-        masks = draw_subsets(n, self.models, self.alpha, streams("subsets"))
+    def _standout(
+        self, influence: Influence, masks: np.ndarray, margins: np.ndarray, view: TrainingView, tools: Tools
+    ) -> np.ndarray:
+        from bdbench_datamodel import standout
+        from bdbench_datamodel.estimators import residuals
 
-        @functools.cache
-        def tensors() -> tuple[torch.Tensor, torch.Tensor]:
-            inputs, labels = network.prepare(np.array(view.images)), torch.from_numpy(view.labels.copy())
-            return inputs.to(tools.device), labels.to(tools.device)
+        residual = residuals(masks, margins)
+        labels = np.unique(view.labels)
+        groups = standout.strongest(
+            influence,
+            standout.class_scales(residual, view.labels),
+            view.labels,
+            self.sizes or _CLASS_SIZES,
+            self.starts,
+            tools.streams("search"),
+            tools.track(len(labels), "search"),
+        )
+        if not groups:
+            raise self._no_size(_CLASS_SIZES)
+        suspect, p_value = standout.outlier(np.array([group.strength for group in groups]))
+        tools.conclude(p_value)
+        affinities = [standout.covariance_affinity(residual, group) for group in groups]
+        return standout.scores(groups, affinities, suspect, len(view.labels))
 
-        def train(part: slice) -> dict[str, np.ndarray]:
-            seed = streams.integer("networks")
-            return {"margins": train_margins(network, *tensors(), masks[part], recipe, seed)}
-
-        chunk = self.chunk or self._chunk(network, recipe, held)
-        advance = tools.track(self.models, "networks")
-        parts = []
-        for start in range(0, self.models, chunk):
-            part = slice(start, min(start + chunk, self.models))
-            config = {"ensemble": what, "models": self.models, "alpha": self.alpha, "part": [part.start, part.stop]}
-            parts.append(tools.saved(config, functools.partial(train, part))["margins"])
-            advance(part.stop - part.start)
-        tools.count_models(self.models)
-        margins = np.concatenate(parts)
-        broken = int((~np.isfinite(margins)).any(1).sum())
-        if broken:
-            raise BdbenchError(f"{broken} of {self.models} networks of the ensemble diverged: expected finite margins")
-        return masks, margins
-
-    def cuts(self, weights: np.ndarray, view: TrainingView, tools: Tools) -> Iterator[Cuts]:
+    def cuts(self, influence: Influence, view: TrainingView, tools: Tools) -> Iterator[Cuts]:
         """The local optima at every size; with classes=each, for every label in turn."""
-        from bdbench_datamodel.search import Cuts, Problem, search
+        from bdbench_datamodel.search import Cuts, Problem, counts, search
 
         rng = tools.streams("search")
-        n = len(view.labels)
-        sizes = sorted({max(2, round(f * n)) for f in self.sizes})
-        largest = n - 1
         if self.classes == "each":
-            # Beyond half of a label its complement would be the smaller group, and the odd one out.
-            largest = int(np.bincount(view.labels).max()) // 2
-        if sizes[0] > largest:
-            given = "+".join(f"{f:g}" for f in self.sizes)
-            raise BdbenchError(
-                f"sizes={given} of {n} examples are all above {largest}, the largest that classes={self.classes} "
-                f"can search: expected fractions below {largest / n:.2g}"
-            )
-        if self.classes != "each":
-            problem = Problem.of(weights, view.labels if self.classes == "mask" else None)
-            usable = [k for k in sizes if k <= largest]
-            advance = tools.track(len(usable) * self.starts, "search")
-            for size in usable:
-                yield search(problem, size, self.starts, rng, advance)
-            return
-        groups = [np.flatnonzero(view.labels == label) for label in np.unique(view.labels)]
-        work = [(group, k) for group in groups for k in sizes if k <= len(group) // 2]
-        advance = tools.track(len(work) * self.starts, "search")
-        for group, size in work:
-            found = search(Problem.of(weights[np.ix_(group, group)]), size, self.starts, rng, advance)
-            yield Cuts(size, group[found.members], found.objectives)
-
-    def _surrogate(self, view: TrainingView) -> tuple[BatchedNetwork, SurrogateRecipe, dict[str, object]]:
-        """The network, its recipe, and both as JSON for the store."""
-        from bdbench_datamodel.ensemble import SurrogateRecipe
-        from bdbench_datamodel.surrogates import BatchedMLP, BatchedPatchNet
-
-        shape = view.images.shape[1:]
-        small = min(shape[:2]) < 16
-        if small and self.net == "patches":
-            raise BdbenchError(f"net=patches needs images of at least 16 x 16, not {shape[0]} x {shape[1]}: use mlp")
-        network: BatchedNetwork
-        if self.net == "mlp" or small:
-            network = BatchedMLP(shape, view.num_classes, self.hidden or 128)
-            recipe = SurrogateRecipe(epochs=self.epochs or 15, batch_size=16, lr=0.05)
+            fractions = self.sizes or _CLASS_SIZES
+            universes = [np.flatnonzero(view.labels == label) for label in np.unique(view.labels)]
         else:
-            network = BatchedPatchNet(shape, view.num_classes, self.hidden or 64)
-            recipe = SurrogateRecipe(epochs=self.epochs or 20, batch_size=25, lr=0.1, precision="bfloat16")
-        return (
-            network,
-            recipe,
-            {"net": type(network).__name__, "hidden": network.hidden, "recipe": asdict(recipe)},
-        )
+            fractions = self.sizes or _SET_SIZES
+            universes = [np.arange(len(view.labels))]
+        work = [(universe, size) for universe in universes for size in counts(fractions, len(universe))]
+        if not work:
+            raise self._no_size(fractions)
+        advance = tools.track(len(work) * self.starts, "search")
+        problem, opened = None, None
+        for universe, size in work:
+            if problem is None or universe is not opened:
+                labels = view.labels if self.classes == "mask" else None
+                problem, opened = Problem.of(influence.block(universe), labels), universe
+            found = search(problem, size, self.starts, rng, advance)
+            yield Cuts(size, universe[found.members], found.objectives)
 
-    def _chunk(self, network: BatchedNetwork, recipe: SurrogateRecipe, held: int) -> int:
-        """As many networks as keep one step's numbers in about the size of a processor's caches."""
-        batch = min(recipe.batch_size, held)
-        return int(np.clip(_CHUNK_FLOATS / (batch * network.floats_per_example()), 4, 100))
+    def _no_size(self, fractions: tuple[float, ...]) -> BdbenchError:
+        given = "+".join(f"{f:g}" for f in fractions)
+        return BdbenchError(
+            f"sizes={given} leave no group of at least 2 examples to search for: expected larger fractions"
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -34,29 +35,43 @@ def draw_subsets(examples: int, models: int, alpha: float, rng: np.random.Genera
     return masks
 
 
+def antithetic_subsets(examples: int, models: int, alpha: float, rng: np.random.Generator) -> np.ndarray:
+    """bool (models, examples): as ``draw_subsets``, but each odd row is the complement of the one before it.
+
+    Only for alpha = 1/2 of an even number of examples. A pair's difference is free of what both share, whatever
+    the subset (the method of antithetic variates).
+    """
+    masks = draw_subsets(examples, models, alpha, rng)
+    masks[1::2] = ~masks[: models - models % 2 : 2]
+    return masks
+
+
 def train_margins(
     network: BatchedNetwork,
     inputs: torch.Tensor,
     labels: torch.Tensor,
     masks: np.ndarray,
     recipe: SurrogateRecipe,
-    seed: int,
+    seed: int | Sequence[int],
 ) -> np.ndarray:
     """Train one network for each row of ``masks`` and return every example's margin under each.
 
     inputs: (n, ...) from ``network.prepare``, and labels int64 (n,), on the device to work on; masks: bool
     (M, n), rows of equal size. Returns float32 (M, n): the correct logit minus log-sum-exp of the others.
 
-    All models start from one initialisation and meet the examples in one order, each skipping what it does
-    not hold: what differs between two models is then their subsets alone. A model's result does not depend
-    on which others are trained beside it, beyond rounding.
+    seed: one for all models, or one for each (M,). Models of one seed start from one initialisation and meet the
+    examples in one order, each skipping what it does not hold: what differs between them is then their subsets
+    alone. A model's result does not depend on which others are trained beside it, beyond rounding.
     """
     device = inputs.device
-    generator = torch.Generator().manual_seed(seed)
     models = len(masks)
+    seeds = [seed] * models if isinstance(seed, int) else list(seed)
+    generators = {s: torch.Generator().manual_seed(s) for s in seeds}
     members = torch.from_numpy(np.stack([np.flatnonzero(row) for row in masks])).to(device)
-    initial = network.initial(generator)
-    parameters = [p.to(device).unsqueeze(0).repeat(models, *[1] * p.ndim).requires_grad_() for p in initial]
+    initial = {s: network.initial(generator) for s, generator in generators.items()}
+    parameters = [
+        torch.stack(same).to(device).requires_grad_() for same in zip(*(initial[s] for s in seeds), strict=True)
+    ]
     optimizer = torch.optim.SGD(
         parameters,
         lr=recipe.lr,
@@ -70,8 +85,9 @@ def train_margins(
     batches = -(-members.shape[1] // recipe.batch_size)
     steps, step = recipe.epochs * batches, 0
     for _ in range(recipe.epochs):
-        place = torch.randperm(len(labels), generator=generator).to(device)
-        order = members.gather(1, place[members].argsort(1))
+        places = {s: torch.randperm(len(labels), generator=generator) for s, generator in generators.items()}
+        place = torch.stack([places[s] for s in seeds]).to(device)
+        order = members.gather(1, place.gather(1, members).argsort(1))
         for index in order.tensor_split(batches, 1):
             step += 1
             done = step / (steps + 1)

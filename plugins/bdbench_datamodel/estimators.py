@@ -6,6 +6,9 @@ j in the training set. The diagonal is zero: an example's effect on itself is no
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+
 import numpy as np
 
 _ROWS = 2048
@@ -46,11 +49,24 @@ def response_covariance(masks: np.ndarray, margins: np.ndarray) -> np.ndarray:
     rows of S having variance alpha (1 - alpha), C is near alpha (1 - alpha) W W': it holds the groups that W
     holds, and averages over all columns where W has one noisy entry. Not in the paper: ours.
     """
-    models = len(masks)
-    held = masks - masks.mean(0)
-    residual = margins - margins.mean(0, dtype=np.float64)
-    own = (held * residual).sum(0) / np.maximum((held**2).sum(0), 1e-12)
-    residual = (residual - own * held).astype(np.float32)
-    weights = residual.T @ residual / np.float32(models)
+    residual = residuals(masks, margins)
+    weights = residual.T @ residual / np.float32(len(masks))
     np.fill_diagonal(weights, 0)
     return weights
+
+
+def residuals(masks: np.ndarray, margins: np.ndarray) -> np.ndarray:
+    """Each margin less its mean and less its regression on the example's own inclusion; float32 (m, n)."""
+    held = (masks - masks.mean(0)).astype(np.float32)
+    residual = (margins - margins.mean(0, dtype=np.float64)).astype(np.float32)
+    own = (held * residual).sum(0, dtype=np.float64) / np.maximum((held**2).sum(0, dtype=np.float64), 1e-12)
+    residual -= own.astype(np.float32) * held
+    return residual
+
+
+MARGINAL: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
+    "out-of-sample": difference_of_means,
+    "all": functools.partial(difference_of_means, out_of_sample=False),
+    "covariance": response_covariance,
+}
+"""The estimators whose entries need two columns alone, by name."""

@@ -11,7 +11,7 @@ With g = B v - c, swapping r out and a in changes J_k by exactly g_a - g_r - B_a
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -73,6 +73,12 @@ class Cuts:
     def frequency(self, examples: int) -> np.ndarray:
         """The share of starts that selected each example, float64 (n,)."""
         return np.bincount(self.members.ravel(), minlength=examples) / len(self.members)
+
+
+def counts(fractions: Sequence[float], examples: int) -> list[int]:
+    """Sizes in examples, ascending: of 2 at least, and 2 fewer than there are at most."""
+    sizes = {round(fraction * examples) for fraction in fractions}
+    return [size for size in sorted(sizes) if 2 <= size <= examples - 2]
 
 
 def search(

@@ -15,7 +15,9 @@ Parameters = Sequence[torch.Tensor]
 
 
 class BatchedNetwork(ABC):
-    """M networks of one shape that compute as batched matrix products."""
+    """M networks of one shape, of ``hidden`` units each, that compute as batched matrix products."""
+
+    hidden: int
 
     @abstractmethod
     def prepare(self, images: np.ndarray) -> torch.Tensor:

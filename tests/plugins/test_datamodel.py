@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import bdbench
+from bdbench import BdbenchError
 from bdbench_datamodel.ensemble import SurrogateRecipe, draw_subsets, margins, train_margins
 from bdbench_datamodel.estimators import difference_of_means, response_covariance
 from bdbench_datamodel.scoring import selection_frequency
@@ -303,7 +304,19 @@ def test_selection_frequency_by_hand() -> None:
 # --- all together
 
 
-@pytest.mark.parametrize("option", ["classes=mask", "classes=each", "classes=ignore", "estimator=all", "net=mlp"])
+@pytest.mark.parametrize(
+    "option",
+    [
+        "score_by=frequency",
+        "score_by=frequency,classes=each",
+        "score_by=frequency,classes=ignore",
+        "estimator=all",
+        "estimator=covariance",
+        "net=mlp",
+        "shared_start=false",
+        "alpha=0.5,antithetic=true",
+    ],
+)
 def test_every_option_runs(tiny: dict[str, Any], option: str) -> None:
     from tests.conftest import TINY_DATAMODEL
 
@@ -311,6 +324,18 @@ def test_every_option_runs(tiny: dict[str, Any], option: str) -> None:
     scores = np.load(tiny["out"] / record.id / "scores.npz")["scores"]
     assert scores.max() > 0
     assert record.cost.models_trained == 13
+
+
+def test_a_time_budget_sets_the_number_of_networks(tiny: dict[str, Any]) -> None:
+    small = "chunk=10,epochs=1,hidden=4,starts=2"
+    fewest, more = (
+        bdbench.run(defense=f"datamodel:seconds={seconds},{small}", **tiny).cost.models_trained - 1
+        for seconds in (0.001, 1)
+    )
+    assert fewest == 50
+    assert more > 50
+    with pytest.raises(BdbenchError, match="models=5 is not allowed with seconds=1: expected auto"):
+        bdbench.run(defense="datamodel:models=5,seconds=1", **tiny)
 
 
 def test_it_finds_a_backdoor_and_the_retrained_model_is_free_of_it(tmp_path: Any) -> None:

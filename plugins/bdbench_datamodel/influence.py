@@ -1,0 +1,84 @@
+"""The train-on-train matrix W, whole or by blocks, from whichever estimator.
+
+Row i is the datamodel of example i as a target, column j the effect on it of having example j in the training
+set. The diagonal counts as zero: an example's effect on itself is no evidence of a group.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+
+class Influence(ABC):
+    """W (n, n). ``block`` gives the part among some examples, so that a large W need never be formed."""
+
+    examples: int
+
+    @abstractmethod
+    def block(self, index: np.ndarray) -> np.ndarray:
+        """float32 (k, k): W among the examples of ``index``, int64 (k,), with a zero diagonal."""
+
+    def dense(self) -> np.ndarray:
+        """float32 (n, n)."""
+        return self.block(np.arange(self.examples))
+
+
+@dataclass(frozen=True)
+class Dense(Influence):
+    """W as it is: float32 (n, n)."""
+
+    weights: np.ndarray
+
+    @property
+    def examples(self) -> int:  # type: ignore[override]
+        """n."""
+        return len(self.weights)
+
+    def block(self, index: np.ndarray) -> np.ndarray:
+        """float32 (k, k)."""
+        return _hollow(self.weights[np.ix_(index, index)])
+
+
+@dataclass(frozen=True)
+class Factors(Influence):
+    """W = left right': float32 (n, r) each, of rank r at most."""
+
+    left: np.ndarray
+    right: np.ndarray
+
+    @property
+    def examples(self) -> int:  # type: ignore[override]
+        """n."""
+        return len(self.left)
+
+    def block(self, index: np.ndarray) -> np.ndarray:
+        """float32 (k, k)."""
+        return _hollow(self.left[index] @ self.right[index].T)
+
+
+@dataclass(frozen=True)
+class Marginal(Influence):
+    """An estimator whose entry (i, j) needs the columns i and j of masks and margins (m, n) alone."""
+
+    estimate: Callable[[np.ndarray, np.ndarray], np.ndarray]
+    masks: np.ndarray
+    margins: np.ndarray
+
+    @property
+    def examples(self) -> int:  # type: ignore[override]
+        """n."""
+        return self.masks.shape[1]
+
+    def block(self, index: np.ndarray) -> np.ndarray:
+        """float32 (k, k)."""
+        return self.estimate(self.masks[:, index], self.margins[:, index])
+
+
+def _hollow(block: np.ndarray) -> np.ndarray:
+    block = np.array(block, np.float32)
+    np.fill_diagonal(block, 0)
+    return block

@@ -1,0 +1,128 @@
+"""How the networks of an ensemble are chosen, cut into pieces that are kept, and trained."""
+
+from __future__ import annotations
+
+import functools
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from bdbench import BdbenchError, Tools, TrainingView
+from bdbench_datamodel import ensemble
+from bdbench_datamodel.ensemble import SurrogateRecipe
+from bdbench_datamodel.surrogates import BatchedMLP, BatchedNetwork, BatchedPatchNet
+
+if TYPE_CHECKING:
+    from bdbench_datamodel.detector import Datamodel
+
+_CHUNK_FLOATS = 16e6
+# Fewer give a matrix that is all noise; so many are trained however slow the machine.
+_FEWEST = 50
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Network, recipe and number of an ensemble for one training set."""
+
+    options: Datamodel
+    network: BatchedNetwork
+    recipe: SurrogateRecipe
+    models: int
+
+    @classmethod
+    def of(cls, options: Datamodel, view: TrainingView) -> Plan:
+        """Raises BdbenchError if the options do not fit the set or each other."""
+        n, shape = len(view.labels), view.images.shape[1:]
+        held = round(options.alpha * n)
+        if not 2 <= held <= n - 2:
+            raise BdbenchError(
+                f"alpha={options.alpha:g} leaves subsets of {held} of {n} examples: expected between 2 and {n - 2}"
+            )
+        if options.antithetic and 2 * held != n:
+            raise BdbenchError(
+                f"alpha={options.alpha:g} is not allowed with antithetic=true: expected 0.5 and an even set"
+            )
+        small = min(shape[:2]) < 16
+        if small and options.net == "patches":
+            raise BdbenchError(f"net=patches needs images of at least 16 x 16, not {shape[0]} x {shape[1]}: use mlp")
+        network: BatchedNetwork
+        if options.net == "mlp" or small:
+            network = BatchedMLP(shape, view.num_classes, options.hidden or 128)
+            recipe = SurrogateRecipe(epochs=options.epochs or 15, batch_size=16, lr=0.05)
+            models = 1000
+        else:
+            network = BatchedPatchNet(shape, view.num_classes, options.hidden or 64)
+            recipe = SurrogateRecipe(epochs=options.epochs or 20, batch_size=25, lr=0.1, precision="bfloat16")
+            models = 300
+        return cls(options, network, recipe, models if options.models == "auto" else options.models)
+
+    @property
+    def chunk(self) -> int:
+        """Networks trained at once: as many as keep a step's numbers in about the size of a processor's caches."""
+        floats = self.recipe.batch_size * self.network.floats_per_example()
+        return self.options.chunk or int(np.clip(_CHUNK_FLOATS / floats, 4, 100))
+
+    def train(self, view: TrainingView, tools: Tools) -> tuple[np.ndarray, np.ndarray]:
+        """Subsets, bool (models, n), and margins, float32 (models, n); computed and kept chunk by chunk.
+
+        With ``seconds``, the number of networks is what the pace of the first chunk lets into that time.
+        """
+        seconds, target, done = self.options.seconds, self.models, 0
+        tensors = functools.cache(functools.partial(self._tensors, view, tools.device))
+        streams = tools.shared_streams.child("ensemble")
+        advance = tools.track(target if seconds is None else 100, "networks")
+        pieces: list[tuple[np.ndarray, np.ndarray]] = []
+        for masks in self._chunks(len(view.labels), streams("subsets")):
+            masks = masks[: target - done]
+            piece = self._piece(done, masks, streams.integer("networks"), tensors, tools)
+            pieces.append((masks, piece["margins"]))
+            if seconds is not None and done == 0:
+                target = max(_FEWEST, math.floor(seconds / float(piece["seconds"]) * len(masks)))
+            done += len(masks)
+            advance(len(masks) if seconds is None else round(100 * len(masks) / target))
+            if done >= target:
+                break
+        tools.count_models(done)
+        masks, margins = (np.concatenate(parts) for parts in zip(*pieces, strict=True))
+        broken = int((~np.isfinite(margins)).any(1).sum())
+        if broken:
+            raise BdbenchError(f"{broken} of {done} networks of the ensemble diverged: expected finite margins")
+        return masks, margins
+
+    def _chunks(self, examples: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
+        """Subsets without end, a chunk at a time: those of a short ensemble are the first of a longer one."""
+        draw = ensemble.antithetic_subsets if self.options.antithetic else ensemble.draw_subsets
+        while True:
+            yield draw(examples, self.chunk, self.options.alpha, rng)
+
+    def _piece(
+        self, first: int, masks: np.ndarray, seed: int, tensors: Callable[[], tuple[torch.Tensor, torch.Tensor]],
+        tools: Tools,
+    ) -> dict[str, np.ndarray]:  # fmt: skip
+        seeds = seed if self.options.shared_start else [(seed + first + i) % 2**63 for i in range(len(masks))]
+
+        def make() -> dict[str, np.ndarray]:
+            start = time.perf_counter()
+            margins = ensemble.train_margins(self.network, *tensors(), masks, self.recipe, seeds)
+            # Kept beside the margins, so that an ensemble that is resumed comes to the same number of networks.
+            return {"margins": margins, "seconds": np.array(time.perf_counter() - start)}
+
+        what: dict[str, Any] = {
+            "net": type(self.network).__name__,
+            "hidden": self.network.hidden,
+            "recipe": asdict(self.recipe),
+            "alpha": self.options.alpha,
+            "antithetic": self.options.antithetic,
+            "shared_start": self.options.shared_start,
+            "part": [first, first + len(masks)],
+        }
+        return tools.saved({"ensemble": what}, make)
+
+    def _tensors(self, view: TrainingView, device: str) -> tuple[torch.Tensor, torch.Tensor]:
+        inputs, labels = self.network.prepare(np.array(view.images)), torch.from_numpy(view.labels.copy())
+        return inputs.to(device), labels.to(device)

@@ -1,0 +1,175 @@
+"""Which group of which label class stands out, how surely, and how near each example is to it.
+
+Every label class is searched as a training set of its own, since poisons share a label and what they are to be
+told from is the rest of their class. Groups of different sizes and classes are compared by the quantity of
+Theorem 1 of Khaddaj et al. 2023 in units of their class's margins: without this, classes that are hard to learn
+win by their scale alone.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+from bdbench_datamodel.influence import Influence
+from bdbench_datamodel.search import Problem, counts, search
+
+# The suspect's examples go to the front if they belong to the upper of two groups with at least this probability.
+_BELONGS = 0.02
+# Below this Bonferroni's bound is as good as exact, and samples of the null would be too few.
+_SMALL = 0.05
+
+
+@dataclass(frozen=True)
+class Group:
+    """The strongest group of one class. examples: int64 (n_c,), the class; members: bool (n_c,); strength: see
+    ``strongest``.
+    """
+
+    label: int
+    examples: np.ndarray
+    members: np.ndarray
+    strength: float
+
+    def contrast(self) -> np.ndarray:
+        """h(v) of the paper's Lemma 1 within the class: 1/k on members, -1/(n_c - k) on the others; float32 (n_c,)."""
+        inside = self.members / self.members.sum()
+        return (inside - ~self.members / (~self.members).sum()).astype(np.float32)
+
+
+def class_scales(residuals: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """The root mean square of its class's residuals (m, n), for each example; float64 (n,), positive."""
+    squares = (residuals**2).mean(0, dtype=np.float64)
+    sums = np.bincount(labels, squares)
+    return np.sqrt(np.maximum(sums[labels] / np.bincount(labels)[labels], np.finfo(float).tiny))
+
+
+def strongest(
+    influence: Influence,
+    scales: np.ndarray,
+    labels: np.ndarray,
+    fractions: Sequence[float],
+    starts: int,
+    rng: np.random.Generator,
+    advance: Callable[[int], None] = lambda steps: None,
+) -> list[Group]:
+    """The strongest group of every class that is large enough for one of the sizes.
+
+    labels: int64 (n,); scales: float (n,), the unit of each example's class; fractions: sizes as shares of the
+    class. With W the class's own block and v a group of k of its n_c examples, strength is
+
+        1_v' W h(1_v) / scale,   h(1_v) = 1_v / k - (1 - 1_v) / (n_c - k):
+
+    how much the members' margin rises with all of them in the training set in place of none. ``advance`` counts
+    a class.
+    """
+    groups = []
+    for label in np.unique(labels):
+        examples = np.flatnonzero(labels == label)
+        count = len(examples)
+        problem = Problem.of(influence.block(examples))
+        best: tuple[float, np.ndarray] | None = None
+        for size in counts(fractions, count):
+            cuts = search(problem, size, starts, rng)
+            strength = cuts.objectives.max() * count / (size * (count - size)) / scales[examples[0]]
+            if best is None or strength > best[0]:
+                best = float(strength), cuts.best
+        if best is not None:
+            members = np.zeros(count, bool)
+            members[best[1]] = True
+            groups.append(Group(int(label), examples, members, best[0]))
+        advance(1)
+    return groups
+
+
+def outlier(strengths: np.ndarray) -> tuple[int, float | None]:
+    """The place of the largest of strengths (K,), and the probability of one as far off if all came from one law.
+
+    Each logarithm is held against the mean and deviation of the other K - 1: a t statistic with K - 2 degrees of
+    freedom, were they normal (Grubbs 1950). The probability of the largest is K times its tail where that is small
+    (Bonferroni, an upper bound), else the share of normal samples that go as far. None for K < 3, where there is
+    nothing to compare with.
+
+    It is no test against chance within a class: examples that co-vary make strong groups by chance as well, and that
+    is part of what stands out.
+    """
+    logs = np.log(np.maximum(strengths, np.finfo(float).tiny))
+    largest = int(logs.argmax())
+    if len(logs) < 3:
+        return largest, None
+    if np.ptp(logs) == 0:
+        return largest, 1.0
+    statistic = float(_largest_t(logs[None])[0])
+    bound = float(len(logs) * stats.t.sf(statistic, len(logs) - 2))
+    return largest, bound if bound < _SMALL else float((_null(len(logs)) >= statistic).mean())
+
+
+def _largest_t(samples: np.ndarray) -> np.ndarray:
+    """Of each row (K,) the largest value's t statistic against the others; from Grubbs' G of the whole row."""
+    count = samples.shape[1]
+    g = (samples.max(1) - samples.mean(1)) / samples.std(1, ddof=1)
+    # G is at most (K - 1) / sqrt(K), which it reaches where the others are all alike.
+    room = np.maximum((count - 1) ** 2 - count * g**2, np.finfo(float).tiny)
+    return np.sqrt(count * (count - 2) * g**2 / room)
+
+
+@functools.lru_cache
+def _null(count: int) -> np.ndarray:
+    return _largest_t(np.random.default_rng(0).normal(size=(20_000, count)))
+
+
+def covariance_affinity(residuals: np.ndarray, group: Group) -> np.ndarray:
+    """How much more each example of the group's class co-varies with the members than with the rest; float64 (n_c,).
+
+    residuals: float32 (m, n), margins freed of their own inclusion. Example i gets sum_j C_ij h_j without j = i,
+    divided by the class's mean variance, where C is the response covariance: it has seen the same models as W with
+    far less noise, but not which examples they held, so that it judges W's group independently of W's chance.
+    """
+    own = residuals[:, group.examples]
+    contrast = group.contrast()
+    variances = (own**2).mean(0, dtype=np.float64)
+    shared = own.T @ (own @ contrast) / np.float32(len(own))
+    return (shared - variances * contrast) / max(variances.mean(), np.finfo(float).tiny)
+
+
+def matrix_affinity(influence: Influence, group: Group) -> np.ndarray:
+    """The same from W + W', in units of its deviation, for a matrix that comes without margins."""
+    block = influence.block(group.examples)
+    symmetric = block + block.T
+    return (symmetric @ group.contrast()).astype(np.float64) / max(float(symmetric.std()), np.finfo(float).tiny)
+
+
+def scores(groups: Sequence[Group], affinities: Sequence[np.ndarray], suspect: int, examples: int) -> np.ndarray:
+    """One score per example, float64 (examples,), from each group's affinities (n_c,).
+
+    First those that belong with the suspect's group, then everyone by affinity to the group of his own class, the
+    suspect's class counting double: what the budget still takes is spread, where a class on its own would be lost.
+    """
+    result = np.zeros(examples)
+    for place, (group, affinity) in enumerate(zip(groups, affinities, strict=True)):
+        result[group.examples] = affinity if place == suspect else affinity / 2
+    belongs = _belonging(affinities[suspect])
+    result[groups[suspect].examples[belongs]] += np.ptp(result) + 1
+    return result
+
+
+def _belonging(values: np.ndarray) -> np.ndarray:
+    """Which of the values (n,) lie in the upper of two normal groups with a probability of at least _BELONGS."""
+    from sklearn.mixture import GaussianMixture
+
+    if np.ptp(values) == 0 or len(values) < 4:
+        return np.ones(len(values), bool)
+    column = ((values - values.mean()) / values.std())[:, None]
+    mixture = GaussianMixture(2, random_state=0, n_init=3).fit(column)
+    upper = mixture.means_.argmax()
+    likely = mixture.predict_proba(column)[:, upper] >= _BELONGS
+    # A wide upper group claims the far low end as well: only what lies above the first gap counts.
+    order = np.argsort(-values)
+    ends = ~likely[order] & (column[order, 0] < mixture.means_[upper, 0])
+    belongs = np.zeros(len(values), bool)
+    belongs[order[: int(ends.argmax()) if ends.any() else len(values)]] = True
+    return belongs

@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from bdbench_datamodel import standout
+from bdbench_datamodel.ensemble import antithetic_subsets, draw_subsets
+from bdbench_datamodel.estimators import difference_of_means, residuals, response_covariance
+from bdbench_datamodel.influence import Dense, Factors, Marginal
+from bdbench_datamodel.standout import Group
+
+
+def _planted(models: int, poisons: int, classes: int = 10, each: int = 30) -> tuple[np.ndarray, ...]:
+    """Subsets, margins and labels: a class's examples help each other a little, some of class 0 each other a lot."""
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(classes), each)
+    weights = 0.05 * (labels[:, None] == labels) * rng.random((len(labels), len(labels)))
+    weights[:poisons, :poisons] = 0.8
+    masks = draw_subsets(len(labels), models, 0.3, rng)
+    margins = masks @ weights.T + rng.normal(size=masks.shape)
+    return masks, margins.astype(np.float32), labels
+
+
+def _detect(
+    masks: np.ndarray, margins: np.ndarray, labels: np.ndarray
+) -> tuple[list[Group], int, float | None, np.ndarray]:
+    residual = residuals(masks, margins)
+    influence = Marginal(difference_of_means, masks, margins)
+    scales = standout.class_scales(residual, labels)
+    groups = standout.strongest(influence, scales, labels, (0.1, 0.2, 0.3, 0.4), 5, np.random.default_rng(0))
+    suspect, p_value = standout.outlier(np.array([g.strength for g in groups]))
+    affinities = [standout.covariance_affinity(residual, g) for g in groups]
+    return groups, suspect, p_value, standout.scores(groups, affinities, suspect, len(labels))
+
+
+def test_a_planted_group_is_found_scored_first_and_significant() -> None:
+    masks, margins, labels = _planted(models=300, poisons=9)
+    groups, suspect, p_value, scores = _detect(masks, margins, labels)
+    assert suspect == 0
+    assert groups[0].members[:9].all()
+    assert p_value is not None and p_value < 0.01
+    assert scores[:9].min() > scores[9:].max()
+
+
+def test_without_a_group_nothing_is_significant() -> None:
+    masks, margins, labels = _planted(models=300, poisons=0)
+    assert (_detect(masks, margins, labels)[2] or 0) > 0.05
+
+
+def test_strength_by_hand() -> None:
+    # Class 0 is examples 0, 2, 3, 5; its block, with the pair of 2 and 5 (places 1 and 3) the strongest.
+    weights = np.zeros((6, 6), np.float32)
+    weights[2, 5], weights[5, 2], weights[2, 0] = 3, 5, 1
+    labels = np.array([0, 1, 0, 0, 1, 0])
+    scales = np.where(labels == 0, 2.0, 1.0)
+    groups = standout.strongest(Dense(weights), scales, labels, (0.5,), 10, np.random.default_rng(0))
+    assert [g.label for g in groups] == [0]  # half of a class of two is no group
+    assert groups[0].examples[groups[0].members].tolist() == [2, 5]
+    # v'Wh = (3 + 5) / 2 - (1 + 0) / 2, over a scale of 2.
+    assert groups[0].strength == pytest.approx((8 / 2 - 1 / 2) / 2)
+
+
+def test_the_outlier_test_is_grubbs_one() -> None:
+    strengths = np.array([2.0, 3.0, 2.5, 40.0, 2.2])
+    suspect, p_value = standout.outlier(strengths)
+    assert suspect == 3
+    # Grubbs' G of the whole sample and its tail, by the textbook's relation between G and t.
+    x = np.log(strengths)
+    g = (x[3] - x.mean()) / x.std(ddof=1)
+    t = np.sqrt(5 * 3 * g**2 / (4**2 - 5 * g**2))
+    assert p_value == pytest.approx(5 * stats.t.sf(t, 3))
+    others = np.delete(x, 3)
+    assert t == pytest.approx((x[3] - others.mean()) / (others.std(ddof=1) * np.sqrt(1 + 1 / 4)))
+
+
+def test_the_outlier_test_keeps_its_level() -> None:
+    rng = np.random.default_rng(0)
+    values = np.array([standout.outlier(np.exp(rng.normal(size=10)))[1] for _ in range(4000)], float)
+    for level in (0.01, 0.05, 0.3, 0.7):
+        deviation = np.sqrt(level * (1 - level) / len(values))
+        assert (values <= level).mean() == pytest.approx(level, abs=4 * deviation)
+
+
+def test_permuted_margins_give_uniform_p_values() -> None:
+    masks, margins, labels = _planted(models=60, poisons=9, each=20)
+    rng = np.random.default_rng(1)
+    values = [_detect(masks, rng.permuted(margins, axis=0), labels)[2] for _ in range(100)]
+    assert stats.kstest(np.array(values, float), "uniform").pvalue > 0.01
+    assert (_detect(masks, margins, labels)[2] or 1) < 0.05
+
+
+def test_two_classes_cannot_be_told_apart() -> None:
+    assert standout.outlier(np.array([1.0, 5.0])) == (1, None)
+
+
+def test_covariance_affinity_is_the_matrix_against_the_contrast() -> None:
+    masks, margins, _ = _planted(models=50, poisons=5, classes=2, each=12)
+    residual = residuals(masks, margins)
+    group = Group(0, np.arange(12), np.arange(12) < 5, 1.0)
+    matrix = response_covariance(masks, margins)[:12, :12]
+    h = np.where(np.arange(12) < 5, 1 / 5, -1 / 7)
+    expected = matrix @ h / (residual[:, :12] ** 2).mean()
+    assert standout.covariance_affinity(residual, group) == pytest.approx(expected, rel=1e-4)
+
+
+def test_scores_put_the_suspects_group_first_then_everyone_by_affinity() -> None:
+    rng = np.random.default_rng(0)
+    first, second = np.arange(0, 40), np.arange(40, 80)
+    own = np.concatenate([rng.normal(5, 0.1, 10), rng.normal(0, 0.1, 30)])
+    other = np.linspace(-1, 9, 40)
+    groups = [Group(0, first, np.arange(40) < 10, 2.0), Group(1, second, np.arange(40) < 10, 1.0)]
+    scores = standout.scores(groups, [own, other], 0, 80)
+    assert scores[:10].min() > scores[10:].max()
+    assert scores[79] == pytest.approx(4.5)  # the strongest of another class comes next, at half its affinity
+    assert (np.argsort(scores[10:40]) == np.argsort(own[10:])).all()
+
+
+def test_influences_agree_on_their_blocks() -> None:
+    rng = np.random.default_rng(0)
+    left, right = rng.normal(size=(9, 3)), rng.normal(size=(9, 3))
+    index = np.array([1, 4, 7])
+    whole = left @ right.T
+    np.fill_diagonal(whole, 0)
+    for influence in (Dense(left @ right.T), Factors(left, right)):
+        assert influence.examples == 9
+        assert influence.block(index) == pytest.approx(whole[np.ix_(index, index)], rel=1e-5)
+        assert influence.dense() == pytest.approx(whole, rel=1e-5)
+    masks, margins, _ = _planted(models=40, poisons=3, classes=3, each=5)
+    full = difference_of_means(masks, margins)
+    marginal = Marginal(difference_of_means, masks, margins)
+    assert marginal.block(index) == pytest.approx(full[np.ix_(index, index)], abs=1e-5)
+    assert marginal.dense() == pytest.approx(full, abs=1e-6)
+
+
+def test_antithetic_subsets_are_complements() -> None:
+    masks = antithetic_subsets(10, 6, 0.5, np.random.default_rng(0))
+    assert (masks[::2] ^ masks[1::2]).all()
+    assert (masks.sum(1) == 5).all()

@@ -1,0 +1,38 @@
+"""What bdbench itself registers keeps the contracts that it asks of others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bdbench.testing import Fault, check_dataset
+from bdbench_datasets.imagefolder import ImageFolder
+from bdbench_datasets.npz import Npz
+from tests.conftest import TINY_DATAMODEL
+
+
+@pytest.mark.bdbench_plugin("bdbench", using=[TINY_DATAMODEL])
+def test_our_own_plugins(bdbench_check: Callable[[], None]) -> None:
+    bdbench_check()
+
+
+def test_files_that_are_there(tmp_path: Path) -> None:
+    from PIL import Image
+
+    images = np.random.default_rng(0).integers(0, 256, (12, 6, 6, 3)).astype(np.uint8)
+    labels = np.arange(12) % 2
+    np.savez(tmp_path / "set.npz", x_train=images, y_train=labels, x_test=images[:4], y_test=labels[:4])
+    gap = labels * 2
+    np.savez(tmp_path / "empty-class.npz", x_train=images, y_train=gap, x_test=images[:4], y_test=gap[:4])
+    check_dataset(Npz(path="set.npz"), tmp_path)
+    with pytest.raises(Fault, match="none for 1"):
+        check_dataset(Npz(path="empty-class.npz"), tmp_path)
+    for part in ("train", "test"):
+        for i, image in enumerate(images):
+            path = tmp_path / part / str(labels[i]) / f"{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image).save(path)
+    check_dataset(ImageFolder, tmp_path)

@@ -1,0 +1,173 @@
+"""The examples of README and docs: all are parsed, and all that are not marked otherwise are run.
+
+A fenced block is marked by a line ``<!-- not run: why -->`` above it. The bash blocks of a page are one walk: they run
+in their order, in one folder, in a fresh virtual environment.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import runpy
+import shlex
+import shutil
+import sys
+import types
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+
+from bdbench.cli import cli
+from bdbench.params import parse_spec
+from bdbench.plugins import installed
+from tests.environments import Environment
+
+ROOT = Path(__file__).parent.parent
+# cli.md is made from the program, and holds usage, not examples.
+PAGES = [ROOT / "README.md", *sorted(p for p in (ROOT / "docs").glob("*.md") if p.name != "cli.md")]
+_FENCE = re.compile(r"(?P<mark><!-- not run: .+? -->\n)?^```(?P<language>\w*)\n(?P<code>.*?)^```\n", re.S | re.M)
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block, whether it is to be run, and the text after it."""
+
+    language: str
+    code: str
+    runs: bool
+    after: str
+
+
+def blocks(page: Path) -> list[Block]:
+    text = page.read_text()
+    return [Block(m["language"], m["code"], not m["mark"], text[m.end() :]) for m in _FENCE.finditer(text)]
+
+
+def bash(page: Path) -> list[str]:
+    return [b.code for b in blocks(page) if b.language == "bash" and b.runs]
+
+
+def commands(page: Path) -> Iterator[str]:
+    """Every ``bdbench ...`` of a page: in fenced blocks, in indented ones, and between backticks in the text."""
+    text = page.read_text()
+    fenced = "".join(b.code for b in blocks(page))
+    outside = _FENCE.sub("", text)
+    indented = "\n".join(line for line in outside.splitlines() if line.startswith("    "))
+    for line in f"{fenced}\n{indented}".splitlines():
+        for part in re.split(r"&&|\|\||;", line.split(" # ")[0]):
+            if part.strip().startswith("bdbench "):
+                yield part.strip()
+    for inline in re.findall(r"`(bdbench [^`]+)`", outside):
+        yield " ".join(inline.replace("...", "").split())
+
+
+def parse(command: str) -> tuple[click.Command, dict[str, Any]]:
+    """The command and its values. Raises click.UsageError for what the program would not take."""
+    found: click.Command = cli
+    words = shlex.split(command)[1:]
+    while isinstance(found, click.Group) and words and not words[0].startswith("-"):
+        _, inner, words = found.resolve_command(click.Context(found), words)
+        assert inner is not None
+        found = inner
+    if not words or words == ["--help"]:
+        return found, {}
+    return found, found.make_context(found.name, words).params
+
+
+ALL = [pytest.param(c, id=f"{page.name}: {c}") for page in PAGES for c in dict.fromkeys(commands(page))]
+# What the pages themselves make: by the scaffold, or as a class in an example.
+MADE = {
+    n for page in PAGES for n in re.findall(r'(?:bdbench plugin new |^    name = ")([\w-]+)', page.read_text(), re.M)
+}
+
+
+@pytest.mark.parametrize("command", ALL)
+def test_every_command_line_is_one_that_the_program_takes(command: str) -> None:
+    _, values = parse(command)
+    for kind in ("attack", "dataset", "model"):
+        if kind in values and parse_spec(values[kind])[0] not in MADE:
+            installed().component(kind, values[kind])
+    for spec in values.get("defenses", ()):
+        installed().component("defense", spec)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "bdbench rum",
+        "bdbench run --atack blend",
+        "bdbench list things",
+        "bdbench show --json",
+        "bdbench plugin new my-trigger x",
+    ],
+)
+def test_a_command_line_that_the_program_does_not_take_is_found(command: str) -> None:
+    with pytest.raises(click.UsageError):
+        parse(command)
+
+
+def test_the_commands_are_found() -> None:
+    found = {" ".join(c.split()[:2]) for page in PAGES for c in commands(page)}
+    assert {"bdbench run", "bdbench list", "bdbench show", "bdbench leaderboard", "bdbench plugin"} <= found
+
+
+def test_every_example_is_of_a_kind_that_is_tested() -> None:
+    for page in PAGES:
+        assert {b.language for b in blocks(page)} <= {"", "bash", "python"}, page
+
+
+@pytest.fixture(scope="module")
+def fresh(tmp_path_factory: pytest.TempPathFactory) -> Environment:
+    return Environment(tmp_path_factory.mktemp("fresh"))
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if bash(p)], ids=lambda p: p.name)
+def test_the_bash_examples_run(page: Path, fresh: Environment, tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "leaderboards", tmp_path / "leaderboards")
+    done = fresh.shell("\n".join(bash(page)), tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    if page.name == "plugins.md":
+        walked = tmp_path / "my-trigger"
+        assert len(list(walked.glob("board/records/*.json"))) == 2
+        assert "my-trigger rate=0.03" in (walked / "board" / "README.md").read_text()
+        assert "my-trigger, my-trigger 0.1.0" in done.stdout  # listed, with the distribution it came from
+
+
+PYTHON = [
+    pytest.param(b, id=f"{page.name}-{i}")
+    for page in PAGES
+    for i, b in enumerate(blocks(page))
+    if b.language == "python"
+]
+
+
+@pytest.mark.parametrize("block", PYTHON)
+def test_the_python_examples_run(
+    block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = compile(block.code, "example", "exec")
+    if not block.runs:
+        return
+    module = types.ModuleType("docs_example")
+    monkeypatch.setitem(sys.modules, "docs_example", module)
+    monkeypatch.chdir(tmp_path)
+    exec(code, vars(module))
+    if "bdbench.run(" in block.code:
+        assert list(tmp_path.glob("runs/*/record.json"))
+    if block.after.startswith("\nprints\n\n"):
+        assert capsys.readouterr().out.strip() == block.after.split("```")[1].strip()
+
+
+def test_links_lead_somewhere() -> None:
+    for page in [*PAGES, ROOT / "docs" / "cli.md"]:
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
+            assert Path(os.path.normpath(page.parent / target)).exists(), f"{page.name}: {target}"
+
+
+def test_the_command_reference_is_current() -> None:
+    made = runpy.run_path(str(ROOT / "docs" / "make_cli.py"))
+    assert (ROOT / "docs" / "cli.md").read_text() == made["page"](), "run python docs/make_cli.py"
