@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOMES = {
+    "bdbench.commands.options": ("export_command",),
     "bdbench.data": ("ImageData", "PoisonedData", "Role", "Split", "TrainingView"),
     "bdbench.errors": ("BdbenchError", "unknown"),
-    "bdbench.experiment": ("run", "run_all"),
+    "bdbench.experiment": ("load", "run", "run_all"),
     "bdbench.hookspecs": ("hookimpl",),
     "bdbench.interfaces": (
         "Architecture",
@@ -30,18 +31,22 @@ _HOMES = {
         "TriggerAttack",
     ),
     "bdbench.params": ("param",),
+    "bdbench.progress": ("bars",),
     "bdbench.recipe": ("Recipe",),
     "bdbench.record": ("Record",),
     "bdbench.runs": ("Reopened", "reopen"),
+    "bdbench.scoring": ("detect", "detector"),
     "bdbench.seeds": ("Streams",),
+    "bdbench.store": ("write_file", "written_whole"),
     "bdbench.training": ("Victim",),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
 if TYPE_CHECKING:
+    from bdbench.commands.options import export_command
     from bdbench.data import ImageData, PoisonedData, Role, Split, TrainingView
     from bdbench.errors import BdbenchError, unknown
-    from bdbench.experiment import run, run_all
+    from bdbench.experiment import load, run, run_all
     from bdbench.hookspecs import hookimpl
     from bdbench.interfaces import (
         Architecture,
@@ -56,10 +61,13 @@ if TYPE_CHECKING:
         TriggerAttack,
     )
     from bdbench.params import param
+    from bdbench.progress import bars
     from bdbench.recipe import Recipe
     from bdbench.record import Record
     from bdbench.runs import Reopened, reopen
+    from bdbench.scoring import detect, detector
     from bdbench.seeds import Streams
+    from bdbench.store import write_file, written_whole
     from bdbench.training import Victim
 
 __all__ = [
@@ -85,12 +93,19 @@ __all__ = [
     "TrainingView",
     "TriggerAttack",
     "Victim",
+    "bars",
+    "detect",
+    "detector",
+    "export_command",
     "hookimpl",
+    "load",
     "param",
     "reopen",
     "run",
     "run_all",
     "unknown",
+    "write_file",
+    "written_whole",
 ]
 
 

@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from bdbench import __version__
-from bdbench.commands import boards, common
+from bdbench.commands import boards, options
 from bdbench.commands.plugin import plugin
 from bdbench.errors import BdbenchError
+
+if TYPE_CHECKING:
+    from bdbench.progress import Bars
+    from bdbench.runs import Reopened
 
 _LISTED = ("attacks", "defenses", "datasets", "models", "metrics", "plugins")
 
@@ -48,28 +52,28 @@ def cli() -> None:
 @click.option("--model", default="convnet", show_default=True, metavar="SPEC", help="The victim's architecture.")
 @click.option("--seed", default=0, show_default=True, help="The root of all random streams.")
 @click.option("--budget", default=0.1, show_default=True, help="The share of the training set to remove.")
-@common.workplace
+@options.workplace
 @click.option("--fresh", is_flag=True, help="Compute every stage again.")
 @click.option("--json", "as_json", is_flag=True, help="Print the records instead of a table.")
-def run(as_json: bool, **options: Any) -> None:
+def run(as_json: bool, **cell: Any) -> None:
     """Poison, train, detect, remove, retrain, measure, record.
 
     SPEC is a name, or a name with parameters: blend:alpha=0.2,rate=0.015. `bdbench list` shows them all.
     """
-    known = common.warn_of_broken_plugins()
+    known = options.warn_of_broken_plugins()
     from bdbench import progress
     from bdbench.plugins import installed
 
     # Before torch is imported, which takes seconds: a misspelt name is said at once.
     for kind in ("attack", "dataset", "model"):
-        options[kind] = installed().component(kind, options[kind])
-    options["defenses"] = [installed().component("defense", spec) for spec in options["defenses"]]
+        cell[kind] = installed().component(kind, cell[kind])
+    cell["defenses"] = [installed().component("defense", spec) for spec in cell["defenses"]]
     with progress.bars() as bars:
         with bars.busy("start"):
             from bdbench.experiment import run_all
 
-        records = [r.to_dict() for r in run_all(**options, progress=bars)]
-    common.warn_of_broken_plugins(known)
+        records = [r.to_dict() for r in run_all(**cell, progress=bars)]
+    options.warn_of_broken_plugins(known)
     if as_json:
         click.echo(json.dumps(records, indent=1))
     else:
@@ -77,7 +81,7 @@ def run(as_json: bool, **options: Any) -> None:
 
         tables.show_runs(records)
         for record in records:
-            click.echo(f"{Path(options['out']) / record['id']}", err=True)
+            click.echo(f"{Path(cell['out']) / record['id']}", err=True)
 
 
 @cli.command("list")
@@ -88,7 +92,7 @@ def list_(what: str | None, as_json: bool) -> None:
     from bdbench import catalogue
 
     if what != "plugins":
-        common.warn_of_broken_plugins()
+        options.warn_of_broken_plugins()
     found = catalogue.catalogue([what] if what else list(_LISTED))
     if as_json:
         click.echo(json.dumps(found[what] if what else found, indent=1))
@@ -100,20 +104,50 @@ def list_(what: str | None, as_json: bool) -> None:
 
 @cli.command()
 @click.argument("run", metavar="RUN")
-@click.option("--out", default="runs", show_default=True, metavar="DIR", help="Where to look for a run's id.")
+@options.out
 @click.option("--json", "as_json", is_flag=True, help="Print the record instead of a table.")
 def show(run: str, out: str, as_json: bool) -> None:
     """Show the table of a finished run: its folder, its record.json, or its id."""
     from bdbench import record
 
-    path = Path(run) if Path(run).exists() else Path(out) / run
-    found = record.read(path).to_dict()
+    found = record.read(options.folder_of(run, out)).to_dict()
     if as_json:
         click.echo(json.dumps(found, indent=1))
     else:
         from bdbench import tables
 
         tables.show_runs([found])
+
+
+@cli.group("import")
+def import_() -> None:
+    """Bring in what another benchmark made."""
+
+
+@cli.group()
+def export() -> None:
+    """Write a run's poisoned set in another format."""
+
+
+@options.export_command("FILE")
+def npz(run: Reopened, target: Path, bars: Bars) -> None:
+    """The poisoned set, the clean and triggered test sets and the truth, as one npz file."""
+    from bdbench.export import write_npz
+
+    with bars.busy("write"):
+        write_npz(run, target)
+
+
+@options.export_command("DIR")
+def parquet(run: Reopened, target: Path, bars: Bars) -> None:
+    """The same as image parquet in the layout of Hugging Face: load_dataset(DIR)."""
+    from bdbench.export import write_parquet
+
+    write_parquet(run, target, bars.track)
+
+
+export.add_command(npz)
+export.add_command(parquet)
 
 
 for command in (*boards.COMMANDS, plugin):

@@ -46,11 +46,15 @@ class Split:
 
 @dataclass(frozen=True)
 class ImageData:
-    """A data set. classes: the name of each label, in order."""
+    """A data set. classes: the name of each label, in order.
+
+    chosen: bool (N,), which examples of the whole training set these are; None: all of them.
+    """
 
     train: Split
     test: Split
     classes: tuple[str, ...]
+    chosen: np.ndarray | None = None
 
     @property
     def num_classes(self) -> int:
@@ -81,19 +85,29 @@ class PoisonedData:
     """A training set after an attack, with the truth.
 
     images: uint8 (n, H, W, C); labels: int64 (n,), the ones trained on; roles: int8 (n,), of Role;
-    original_labels: int64 (n,), before the attack.
+    original_labels: int64 (n,), before the attack; index: int64 (n,), which example of the clean training set each
+    was; None: the same.
     """
 
     images: np.ndarray
     labels: np.ndarray
     roles: np.ndarray
     original_labels: np.ndarray
+    index: np.ndarray | None = None
 
     def view(self, num_classes: int) -> TrainingView:
         """The set without the truth. The arrays are copies, so that nothing leads back here."""
-        images, labels = self.images.copy(), self.labels.copy()
-        images.flags.writeable = labels.flags.writeable = False
-        return TrainingView(images, labels, num_classes)
+        return view_of(self.images, self.labels, num_classes)
+
+
+def view_of(images: np.ndarray, labels: np.ndarray, num_classes: int) -> TrainingView:
+    """A read-only copy of a training set: uint8 (n, H, W, C) and integers (n,). Raises BdbenchError for others."""
+    checked = _checked("training", np.array(images), np.array(labels), [""] * num_classes)
+    assert isinstance(checked.images, np.ndarray)
+    if len(checked.images) != len(checked.labels):
+        raise BdbenchError(f"{len(checked.images)} images but {len(checked.labels)} labels: expected as many")
+    checked.images.flags.writeable = checked.labels.flags.writeable = False
+    return TrainingView(checked.images, checked.labels, num_classes)
 
 
 def stratified(labels: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
@@ -131,7 +145,8 @@ def pick(data: ImageData, subset: int | None, rng: np.random.Generator, track: T
     test = _checked("test", _decoded(data.test.images, everything, track), data.test.labels, data.classes)
     if np.asarray(train.images).shape[1:] != np.asarray(test.images).shape[1:]:
         raise BdbenchError("training and test images differ in shape: expected one (H, W, C) for both")
-    return ImageData(train, test, data.classes)
+    chosen = None if subset is None else np.isin(np.arange(len(labels)), index)
+    return ImageData(train, test, data.classes, chosen)
 
 
 def _decoded(images: np.ndarray | Images, index: np.ndarray, track: Track) -> np.ndarray:

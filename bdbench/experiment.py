@@ -95,6 +95,23 @@ def run(attack: str | Attack = "blend", defense: str | Defense = "datamodel", **
     return run_all(attack=attack, defenses=[defense], **options)[0]
 
 
+def load(
+    dataset: str | Dataset,
+    *,
+    data_root: str | Path | None = None,
+    download: bool = False,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> ImageData:
+    """A data set, decoded and checked; its subset, if it has one, is that of a run with ``seed``.
+
+    Raises BdbenchError if it is not there or not fit.
+    """
+    found = installed().component("dataset", dataset)
+    source = Source(Path(data_root) if data_root is not None else None, download)
+    return data.pick(found.read(source), found.subset, Streams(seed)("subset"), (progress or Silent()).track)
+
+
 @dataclass
 class Cell:
     """The part of a cell that its defenses share, and the walk through it: ``open``, ``train_victim``, then each."""
@@ -189,10 +206,26 @@ class Cell:
         }
 
     def train_victim(self) -> Stage:
-        """The victim, which all defenses share."""
+        """The victim, which all defenses share: the attacker's own, if there is one."""
+        given = self.attack.victim(self.model)
+        if given is not None:
+            # What is found with another victim is another result.
+            self.made_from["victim"] = data.fingerprint(*given.values())
+            self.victim = self._given(given)
+            self.seconds["victim"] = 0.0
+            return Stage({}, 0.0, reused=True)
         self.victim, stage = self._train_stage(np.arange(len(self.view.labels)), "victim", "train the victim")
         self.seconds["victim"] = stage.seconds
         return stage
+
+    def _given(self, arrays: Mapping[str, np.ndarray]) -> Victim:
+        try:
+            return self.trainer.restore(arrays)
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())
+            raise BdbenchError(
+                f"attack {self.attack.name!r} brings weights that do not fit model {self.model.name!r}: {reason}"
+            ) from None
 
     def tools(self, defense: Defense) -> HarnessTools:
         """What the harness hands to ``defense``."""

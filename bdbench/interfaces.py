@@ -122,6 +122,13 @@ class Attack(Component, ABC):
         Success counts only where the goal differs from the true label. None: nothing is attacked.
         """
 
+    def victim(self, model: Architecture) -> Mapping[str, np.ndarray] | None:
+        """The victim, where the attacker has trained it: what ``Victim.arrays`` gives, for a network of ``model``.
+
+        None, the default: the harness trains it on the poisoned set.
+        """
+        return None
+
 
 @dataclass(frozen=True, kw_only=True)
 class TriggerAttack(Attack, ABC):

@@ -53,6 +53,19 @@ class Reopened:
         """The poisoned training set as defenses see it."""
         return self._cell.view
 
+    @property
+    def places(self) -> np.ndarray:
+        """The place of each poisoned example in the whole clean training set, int64 (n,)."""
+        chosen, index = self.clean.chosen, self.poisoned.index
+        places = np.arange(self.whole) if chosen is None else np.flatnonzero(chosen)
+        return places if index is None else places[index]
+
+    @property
+    def whole(self) -> int:
+        """How many examples the clean training set has, without a subset taken."""
+        chosen = self.clean.chosen
+        return len(self.clean.train.labels if chosen is None else chosen)
+
     def triggered(self, images: np.ndarray) -> np.ndarray:
         """The run's own test-time trigger on uint8 (n, H, W, C)."""
         return self._cell.attack.trigger(images, self._cell.streams.child("attack"))

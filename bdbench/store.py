@@ -56,12 +56,13 @@ def written_whole(folder: Path) -> Iterator[Path]:
         raise
 
 
-def write_file(path: Path, text: str) -> None:
-    """Write one text file whole or not at all. Raises BdbenchError if the place cannot be written."""
+def write_file(path: Path, content: str | bytes) -> None:
+    """Write one file whole or not at all. Raises BdbenchError if the place cannot be written."""
     with writable(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, aside = tempfile.mkstemp(dir=path.parent, prefix=".unfinished-")
-        with os.fdopen(descriptor, "w", newline="") as file:
-            file.write(text)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
         os.chmod(aside, 0o644)
         _sync(Path(aside))
         os.replace(aside, path)

@@ -79,8 +79,8 @@ def broken(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["--device", "cuda:99"], "device 'cuda:99' is not available"),
         (["--model", "convnet:lr=1e30"], "training diverged at lr=1e+30"),
         (
-            ["--defense", "datamodel:models=4,epochs=1,sizes=0.9,classes=each"],
-            "sizes=0.9 of 300 examples are all above",
+            ["--defense", "datamodel:models=4,epochs=1,sizes=0.999"],
+            "sizes=0.999 leave no group of at least 2 examples",
         ),
         (["--dataset", "npz:path=scalar.npz", "--data-root", "{root}"], "expected (n, H, W, C) and (n,)"),
         (["--device", "tpu"], "device 'tpu' is not available: expected one of auto, cpu"),

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from bdbench.commands import common
+from bdbench.commands import options
 from bdbench.errors import BdbenchError
 
 _PATH = click.Path(path_type=Path)
@@ -23,7 +23,7 @@ _PATH = click.Path(path_type=Path)
 @click.option("--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True)
 @click.option("--address", metavar="ADDRESS", help="Of the Ray cluster: auto, or host:port. None: start one here.")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads of a cell. [default: torch's; with Ray, 1]")
-@common.workplace
+@options.workplace
 def grid(
     file: Path, dry_run: bool, only: tuple[str, ...], seeds: str | None, engine: str, address: str | None, **place: Any
 ) -> None:
@@ -32,7 +32,7 @@ def grid(
     Started again after any interruption, it repeats no finished stage. A cell that fails is recorded with its
     error and the rest goes on; the exit code is then 1.
     """
-    common.warn_of_broken_plugins()
+    options.warn_of_broken_plugins()
     from bdbench import grid as grids
     from bdbench import tables
     from bdbench.board import Board
@@ -116,16 +116,16 @@ def add(folder: Path, runs: tuple[Path, ...]) -> None:
 @click.option("--columns", metavar="NAMES", help="Such as attack,defense,auroc: what to show of the columns.")
 @click.option("--matrix", metavar="NUMBER", help="Attacks down and defenses across, of one number such as auroc.")
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV instead of Markdown.")
-def show(folder: Path, **options: Any) -> None:
+def show(folder: Path, **part: Any) -> None:
     """Print a part of DIR's table, as Markdown."""
     from bdbench.leaderboard import markdown
 
-    click.echo(markdown.part(folder, **options), nl=False)
+    click.echo(markdown.part(folder, **part), nl=False)
 
 
 @click.command()
 @click.argument("runs", metavar="RUN RUN...", nargs=-1, required=True)
-@common.out
+@options.out
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 def compare(runs: tuple[str, ...], out: str, as_json: bool) -> None:
     """Differences between cells over the same seeds: every cell against that of the first RUN.
@@ -134,7 +134,7 @@ def compare(runs: tuple[str, ...], out: str, as_json: bool) -> None:
     """
     from bdbench import comparison, tables
 
-    found = comparison.compare([_located(run, out) for run in runs])
+    found = comparison.compare([options.folder_of(run, out) for run in runs])
     if as_json:
         click.echo(json.dumps(found, indent=1))
     else:
@@ -144,25 +144,21 @@ def compare(runs: tuple[str, ...], out: str, as_json: bool) -> None:
 @click.command()
 @click.argument("run", metavar="RUN")
 @click.option("--output", type=_PATH, metavar="FILE", help="Where to write. [default: report.html in the run's folder]")
-@common.out
-@common.data_root
-@common.device
+@options.out
+@options.data_root
+@options.device
 def report(run: str, output: Path | None, out: str, data_root: str | None, device: str) -> None:
     """Make one HTML file of pictures of RUN, a run's folder or its id: whether the defense worked, and why."""
-    known = common.warn_of_broken_plugins()
+    known = options.warn_of_broken_plugins()
     from bdbench import progress
 
-    folder = _located(run, out)
+    folder = options.folder_of(run, out)
     with progress.bars() as bars:
         with bars.busy("start"):
             from bdbench import report as reports
         written = reports.write(folder, output, data_root=data_root, device=device, progress=bars)
-    common.warn_of_broken_plugins(known)
+    options.warn_of_broken_plugins(known)
     click.echo(written)
-
-
-def _located(run: str, out: str) -> Path:
-    return Path(run) if Path(run).exists() else Path(out) / run
 
 
 COMMANDS = (grid, leaderboard, compare, report)

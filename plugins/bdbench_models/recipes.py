@@ -8,7 +8,7 @@ from typing import Any
 from bdbench import Recipe
 
 _RESIDUAL: dict[str, Any] = {"optimizer": "sgd", "momentum": 0.9, "flip": True, "crop_padding": 4}
-_FLIPLESS = {"mnist", "fashionmnist", "svhn", "gtsrb", "digits"}
+_FLIPLESS = {"mnist", "fashionmnist", "svhn", "gtsrb", "gtsrb-full", "digits"}
 
 # (model, data set) -> recipe; "*" is any other data set. Digits, house numbers and traffic signs are never
 # flipped: a mirrored one is another class or none.

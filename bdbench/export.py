@@ -1,0 +1,139 @@
+"""A run's poisoned set as plain files: npz, and image parquet in the layout of Hugging Face."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bdbench.data import Role
+from bdbench.errors import BdbenchError
+from bdbench.progress import Track, quiet
+from bdbench.runs import Reopened
+from bdbench.store import write_file, written_whole
+
+Columns = dict[str, np.ndarray]
+
+
+def splits(run: Reopened) -> dict[str, Columns]:
+    """The parts of a run's data: train (poisoned), test (clean) and, where something is attacked, triggered.
+
+    Columns: image uint8 (m, H, W, C); label int64, the one trained on or the attacker's goal; original_label int64;
+    role int8, of Role; index int64, the example's place in the whole training set or in the test set.
+    ``triggered`` holds the test images whose goal is not their own label.
+    """
+    poisoned, test = run.poisoned, run.clean.test
+    images = np.asarray(test.images)
+    everything = np.arange(len(test.labels))
+    found = {
+        "train": _columns(poisoned.images, poisoned.labels, poisoned.original_labels, poisoned.roles, run.places),
+        "test": _columns(images, test.labels, test.labels, np.full(len(images), Role.CLEAN), everything),
+    }
+    goal = run.attack.goal(test.labels)
+    if goal is not None:
+        aimed = np.flatnonzero(goal != test.labels)
+        triggered = run.triggered(images)[aimed]
+        roles = np.full(len(aimed), Role.POISON)
+        found["triggered"] = _columns(triggered, goal[aimed], test.labels[aimed], roles, aimed)
+    return found
+
+
+def write_npz(run: Reopened, path: Path) -> None:
+    """One file that ``--dataset npz:path=FILE`` reads, and beside what that reads, the truth.
+
+    x_train, y_train: the poisoned set; roles, original_labels, index: as in ``splits``; x_test, y_test: clean;
+    x_triggered, y_triggered, original_triggered, index_triggered: the triggered test images, their goals, their own
+    labels and places; classes. Raises BdbenchError if the place cannot be written.
+    """
+    parts = splits(run)
+    train, test = parts["train"], parts["test"]
+    arrays = {
+        "x_train": train["image"],
+        "y_train": train["label"],
+        "roles": train["role"],
+        "original_labels": train["original_label"],
+        "index": train["index"],
+        "x_test": test["image"],
+        "y_test": test["label"],
+        "classes": np.array(run.clean.classes),
+    }
+    if "triggered" in parts:
+        names = {"image": "x", "label": "y", "original_label": "original", "index": "index"}
+        arrays |= {f"{short}_triggered": parts["triggered"][name] for name, short in names.items()}
+    file = io.BytesIO()
+    np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+    write_file(path, file.getvalue())
+
+
+def write_parquet(run: Reopened, folder: Path, track: Track = quiet) -> None:
+    """A new folder that Hugging Face's ``load_dataset`` reads: a split a file, images as PNG, so without loss.
+
+    Raises BdbenchError without pyarrow, or if the folder is there already or cannot be written.
+    """
+    try:
+        import pyarrow.parquet as parquet
+    except ImportError:
+        raise BdbenchError("parquet needs pyarrow: expected pip install 'bdbench[parquet]'") from None
+    if folder.exists():
+        raise BdbenchError(f"{folder} is there already: expected a new folder")
+    parts = splits(run)
+    advance = track(sum(len(p["label"]) for p in parts.values()), "write images")
+    with written_whole(folder) as aside:
+        (aside / "data").mkdir()
+        for name, columns in parts.items():
+            table = _table(columns, run.clean.classes, advance)
+            parquet.write_table(table, aside / "data" / f"{name}-00000-of-00001.parquet")
+        (aside / "README.md").write_text(_card(run, list(parts)))
+
+
+def _columns(images: np.ndarray, labels: np.ndarray, originals: np.ndarray, roles: Any, index: np.ndarray) -> Columns:
+    roles = np.asarray(roles, np.int8)
+    return {"image": images, "label": labels, "original_label": originals, "role": roles, "index": index}
+
+
+def _table(columns: Columns, classes: tuple[str, ...], advance: Any) -> Any:
+    import pyarrow
+
+    # Types and features as Hugging Face's datasets writes them.
+    image = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
+    numbers = [k for k in columns if k != "image"]
+    fields = [("image", image), *((k, pyarrow.int64()) for k in numbers)]
+    label = {"names": list(classes), "_type": "ClassLabel"}
+    features: dict[str, Any] = {
+        "image": {"_type": "Image"},
+        "label": label,
+        "original_label": label,
+        "role": {"names": [r.name.lower() for r in Role], "_type": "ClassLabel"},
+        "index": {"dtype": "int64", "_type": "Value"},
+    }
+    schema = pyarrow.schema(fields, metadata={"huggingface": json.dumps({"info": {"features": features}})})
+    pictures = []
+    for pixels in columns["image"]:
+        pictures.append({"bytes": _png(pixels), "path": None})
+        advance(1)
+    return pyarrow.table([pictures, *(columns[k].astype(np.int64) for k in numbers)], schema=schema)
+
+
+def _png(pixels: np.ndarray) -> bytes:
+    """uint8 (H, W, 1 or 3) as a PNG file's bytes."""
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+def _card(run: Reopened, names: list[str]) -> str:
+    config = run.record.config
+    files = "".join(f"  - split: {n}\n    path: data/{n}-*\n" for n in names)
+    return (
+        f"---\nconfigs:\n- config_name: default\n  data_files:\n{files}"
+        "task_categories:\n- image-classification\n---\n\n"
+        f"# {config['attack']['name']} on {config['dataset']['name']}\n\n"
+        f"The poisoned training set of the bdbench run `{run.record.id}`, its test set, and that set triggered.\n"
+        "`label` is what is trained on, or what the attacker wants; `original_label` is the true one; `role` tells\n"
+        "clean examples, poisons and cover examples (triggered, but correctly labelled) apart.\n"
+    )

@@ -1,0 +1,14 @@
+"""Other libraries' detectors here, and ours there."""
+
+from __future__ import annotations
+
+from bdbench.hookspecs import hookimpl
+from bdbench.interfaces import Defense
+
+
+@hookimpl
+def bdbench_register_defenses() -> list[type[Defense]]:
+    """The detectors of the Adversarial Robustness Toolbox."""
+    from bdbench.interop.components import ArtDetector
+
+    return [ArtDetector]

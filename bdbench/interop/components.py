@@ -1,0 +1,33 @@
+"""The components; what needs the other libraries is imported when they run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from bdbench.data import TrainingView
+from bdbench.interfaces import Detector, Tools
+from bdbench.params import param
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArtDetector(Detector):
+    """A poison detector of the Adversarial Robustness Toolbox, as that library has it: pip install 'bdbench[art]'.
+
+    ``spectral`` ranks by its outlier scores, ``activation`` says only which examples it suspects: 1, the others 0.
+    """
+
+    name = "art"
+    paper = "Nicolae et al., Adversarial Robustness Toolbox, arXiv:1807.01069"
+    detector: Literal["activation", "spectral"] = param(
+        "activation", help="its ActivationDefence or its SpectralSignatureDefense"
+    )
+
+    def score(self, view: TrainingView, tools: Tools) -> np.ndarray:
+        """Its scores or suspicions, float64 (n,)."""
+        from bdbench.interop import art
+
+        scorers = {"activation": art.activation_scores, "spectral": art.spectral_scores}
+        return scorers[self.detector](tools.victim, view, tools.streams.integer("art"))

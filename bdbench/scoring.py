@@ -1,0 +1,91 @@
+"""Scores of a detector on anybody's training set, outside a run: no attack, no truth, no retraining."""
+
+from __future__ import annotations
+
+import functools
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bdbench import data, environment, training
+from bdbench.errors import BdbenchError, unknown
+from bdbench.interfaces import Architecture, Detector, Oracle
+from bdbench.plugins import installed
+from bdbench.progress import Progress, Silent
+from bdbench.seeds import Streams
+from bdbench.store import Store, key_of
+from bdbench.tools import HarnessTools
+from bdbench.training import Trainer, Victim
+
+
+def detector(spec: str | Detector) -> Detector:
+    """The detector of that name and those parameters. Raises BdbenchError if there is none such."""
+    found = installed().component("defense", spec)
+    if not isinstance(found, Detector):
+        known = [r.name for r in installed().registered("defense") if issubclass(r.component, Detector)]
+        raise unknown("detector", found.name, known)
+    return found
+
+
+def detect(
+    defense: str | Detector,
+    images: np.ndarray,
+    labels: np.ndarray,
+    *,
+    num_classes: int,
+    model: str | Architecture = "convnet",
+    victim: Victim | Mapping[str, np.ndarray] | None = None,
+    dataset: str = "",
+    seed: int = 0,
+    device: str = "auto",
+    oracles: Mapping[Oracle, Any] | None = None,
+    folder: str | Path | None = None,
+    progress: Progress | None = None,
+) -> np.ndarray:
+    """Suspicion of each example, float64 (n,), higher = more suspicious.
+
+    images: uint8 (n, H, W, C); labels: integers (n,), as trained on; victim: the model under inspection, or its
+    ``Victim.arrays()``; None: one is trained; model: the architecture of what is trained; dataset: whose recipe to
+    use; oracles: what the detector declares that it needs; folder: where its pieces are kept, so that an interrupted
+    call goes on (none: kept nowhere). Raises BdbenchError for anything the caller can mend.
+    """
+    chosen = detector(defense)
+    missing = [o for o in chosen.oracles if o not in (oracles or {})]
+    if missing:
+        raise BdbenchError(f"detector {chosen.name!r} needs the oracle {missing[0]!r}: expected it in oracles")
+    view = data.view_of(images, labels, num_classes)
+    architecture = installed().component("model", model)
+    height, width, channels = images.shape[1:]
+    recipe = architecture.recipe(dataset, (height, width, channels))
+    build = functools.partial(architecture.build, (height, width, channels), num_classes)
+    device = training.pick_device(device)
+    progress = progress or Silent()
+    trainer = Trainer(build, recipe, device, progress.track)
+    streams = Streams(seed)
+    if victim is None:
+        victim = trainer.train(view.images, view.labels, streams.integer("victim"), "train the victim")
+    elif isinstance(victim, Mapping):
+        victim = trainer.restore(victim)
+    made_from = {
+        "set": data.fingerprint(view.images, view.labels),
+        "classes": num_classes,
+        "seed": seed,
+        "device": device,
+        "model": architecture.config(),
+        "code": environment.code_of(architecture, chosen),
+    }
+    with tempfile.TemporaryDirectory() as aside:
+        tools = HarnessTools(
+            defense=chosen.name,
+            victim=victim,
+            streams=streams,
+            store=Store(Path(folder or aside)),
+            made_from=key_of(made_from),
+            trainer=trainer,
+            oracles={name: (oracles or {})[name] for name in chosen.oracles},
+            progress=progress,
+        )
+        return np.asarray(chosen.score(view, tools), np.float64)

@@ -1,0 +1,104 @@
+"""A detector of bdbench as a detection method of BackdoorBench: the files, and what they call there."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from string import Template
+from typing import Any
+
+import numpy as np
+
+from bdbench import Role, bars, detect, detector, write_file
+from bdbench_backdoorbench.known import CLEAN_SETS, MODELS
+from bdbench_backdoorbench.record import read
+
+_COLUMNS = ("record", "TN", "FP", "FN", "TP", "TPR", "FPR", "target")
+
+
+def write(folder: Path, spec: str) -> list[Path]:
+    """Write the method and a configuration for each data set below ``folder``, BackdoorBench's root; their paths.
+
+    spec: a detector, NAME:KEY=VALUE,... Raises BdbenchError if there is none such or the place cannot be written.
+    """
+    name = detector(spec).name
+    method = "bdbench_" + name.replace("-", "_")
+    package = resources.files("bdbench_backdoorbench")
+    code = Template(package.joinpath("method.py.template").read_text()).substitute(method=method, name=name)
+    written = {folder / "detection_pretrain" / f"{method}.py": code}
+    for dataset in CLEAN_SETS:
+        config = f"dataset: {dataset}\ndefense: '{spec}'\nbudget: 0.1\nrandom_seed: 0\ndevice: auto\n"
+        written[folder / "config" / "detection" / method / f"{dataset}.yaml"] = config
+    for path, text in written.items():
+        write_file(path, text)
+    return list(written)
+
+
+def run_inside(result: Mapping[str, Any], record: str, save_path: str, options: Mapping[str, Any]) -> None:
+    """Score the training set of a record as BackdoorBench has loaded it, and write what its methods write.
+
+    result: of its load_attack_result; record: the name below ``record/``; options: defense, budget, random_seed,
+    device. Writes ``detection_info.csv``, in which, as in BackdoorBench, every example it marks as poisoned is one,
+    and ``scores.npz``: scores, roles (which tell cover examples apart) and kept, in the set's order.
+    """
+    known = read(Path("record") / record)
+    clean = CLEAN_SETS[known.clean_data]
+    images, labels, index, marked = _arrays(result["bd_train"].wrapped_dataset, clean.shape)
+    victim, model = None, MODELS.get(known.model_name, "convnet")
+    if known.model_name in MODELS:
+        victim = {f"state.{k}": v for k, v in known.state.items()} | clean.normalisation()
+    with bars() as progress:
+        scores = detect(
+            options["defense"],
+            images,
+            labels,
+            num_classes=known.num_classes,
+            model=model,
+            victim=victim,
+            dataset=clean.name,
+            seed=int(options["random_seed"]),
+            device=options["device"],
+            folder=Path(save_path) / ".stages",
+            progress=progress,
+        )
+    kept = np.ones(len(scores), bool)
+    kept[np.argsort(-scores, kind="stable")[: round(float(options["budget"]) * len(scores))]] = False
+    roles = np.full(known.train.size, Role.CLEAN, np.int8)
+    roles[known.train.changed] = known.roles()
+    np.savez_compressed(Path(save_path) / "scores.npz", scores=scores, roles=roles[index], kept=kept)
+    _append(Path(save_path) / "detection_info.csv", [record, *_confusion(marked, ~kept), "Unknown"])
+
+
+def _arrays(dataset: Any, shape: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Images resized as its transforms do, labels trained on, places in the clean set, and its marks."""
+    from PIL import Image
+
+    images = np.empty((len(dataset), *shape), np.uint8)
+    columns = []
+    for i in range(len(dataset)):
+        image, label, index, marked, *_ = dataset[i]
+        image = image.convert("L" if shape[2] == 1 else "RGB")
+        if image.size != (shape[1], shape[0]):
+            image = image.resize((shape[1], shape[0]), Image.Resampling.BILINEAR)
+        images[i] = np.asarray(image).reshape(shape)
+        columns.append((label, index, marked))
+    labels, places, marks = np.array(columns, np.int64).T
+    return images, labels, places, marks != 0
+
+
+def _confusion(marked: np.ndarray, suspected: np.ndarray) -> list[float]:
+    """TN, FP, FN, TP, TPR and FPR; a rate of nothing is 0, as there."""
+    tn, fp = int((~marked & ~suspected).sum()), int((~marked & suspected).sum())
+    fn, tp = int((marked & ~suspected).sum()), int((marked & suspected).sum())
+    return [tn, fp, fn, tp, tp / max(tp + fn, 1), fp / max(fp + tn, 1)]
+
+
+def _append(path: Path, row: list[Any]) -> None:
+    new = not path.exists()
+    with path.open("a", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        if new:
+            writer.writerow(_COLUMNS)
+        writer.writerow(row)

@@ -1,0 +1,169 @@
+"""A record of BackdoorBench: ``attack_result.pt`` and the images beside it, read and checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from bdbench import BdbenchError, Role
+from bdbench_backdoorbench.unpickling import load
+
+RESULT = "attack_result.pt"
+# Our own exporter adds the roles of the changed training examples; BackdoorBench has no such key.
+ROLES = "bdbench_roles"
+_KEYS = ("model_name", "num_classes", "model", "clean_data", "img_size", "bd_train", "bd_test")
+
+
+@dataclass(frozen=True)
+class Part:
+    """The training or the test set of a record. N is the size of the clean set, m of this one, k of the changed.
+
+    index: int64 (m,), the clean set's example at each place; changed: sorted int64 (k,), the clean set's examples
+    that the attack replaced; labels, original_labels: int64 (k,), theirs; size: N; images: one a changed example,
+    a file or a PIL image.
+    """
+
+    index: np.ndarray
+    changed: np.ndarray
+    labels: np.ndarray
+    original_labels: np.ndarray
+    size: int
+    images: tuple[Any, ...]
+
+    def decoded(self, shape: tuple[int, ...]) -> np.ndarray:
+        """The changed images, uint8 (k, H, W, C). Raises BdbenchError for one that is not of ``shape``."""
+        out = np.empty((len(self.images), *shape), np.uint8)
+        for i, source in enumerate(self.images):
+            out[i] = _pixels(source, shape, f"the changed image of example {self.changed[i]}")
+        return out
+
+
+@dataclass(frozen=True)
+class AttackResult:
+    """What a record holds. state: the victim's weights by their names there; train, test: the poisoned sets;
+    own_roles: those of the changed training examples, int8 (k,), where bdbench wrote the record.
+    """
+
+    folder: Path
+    model_name: str
+    num_classes: int
+    clean_data: str
+    img_size: tuple[int, ...]
+    state: Mapping[str, np.ndarray]
+    train: Part
+    test: Part
+    own_roles: np.ndarray | None
+
+    def goals(self) -> dict[int, int]:
+        """The attacker's label for each true label that the triggered test set has."""
+        pairs = zip(self.test.original_labels.tolist(), self.test.labels.tolist(), strict=True)
+        return dict(pairs)
+
+    def target(self) -> int | None:
+        """The one label the trigger is to give; None if there are several."""
+        targets = set(self.goals().values())
+        return targets.pop() if len(targets) == 1 else None
+
+    def roles(self) -> np.ndarray:
+        """The Role of each changed training example, int8 (k,).
+
+        BackdoorBench counts WaNet's, input-aware's and BPP's noise examples as poisons although their labels are
+        right. They are COVER here. Where no label is changed at all the attack is clean-label, and its poisons are
+        the examples of a label the attacker wants.
+        """
+        if self.own_roles is not None:
+            return self.own_roles
+        train = self.train
+        poison = train.labels != train.original_labels
+        if not poison.any():
+            poison = np.isin(train.labels, list(self.goals().values()))
+        return np.where(poison, Role.POISON, Role.COVER).astype(np.int8)
+
+
+def read(record: str | Path) -> AttackResult:
+    """The record in a folder (or of that attack_result.pt). Raises BdbenchError for what is missing or odd."""
+    folder = Path(record)
+    folder = folder.parent if folder.name == RESULT else folder
+    if not (folder / RESULT).is_file():
+        raise BdbenchError(f"no record at {folder}: expected a folder with {RESULT}")
+    data = load(folder / RESULT)
+    missing = [k for k in _KEYS if not isinstance(data, dict) or data.get(k) is None]
+    if missing:
+        raise BdbenchError(f"{folder / RESULT} has no {missing[0]!r}: expected {', '.join(_KEYS)}")
+    state = {k.removeprefix("module."): v for k, v in data["model"].items() if isinstance(v, np.ndarray)}
+    train, test = (_part(folder, name, data[name]) for name in ("bd_train", "bd_test"))
+    sizes = tuple(int(s) for s in data["img_size"])
+    roles = data.get(ROLES)
+    if roles is not None and np.shape(roles) != train.changed.shape:
+        raise BdbenchError(f"{folder / RESULT} has {np.shape(roles)} {ROLES}: expected {train.changed.shape}")
+    return AttackResult(
+        folder=folder,
+        model_name=str(data["model_name"]),
+        num_classes=int(data["num_classes"]),
+        clean_data=str(data["clean_data"]),
+        img_size=sizes,
+        state=state,
+        train=train,
+        test=test,
+        own_roles=None if roles is None else np.asarray(roles, np.int8),
+    )
+
+
+def _part(folder: Path, name: str, state: Mapping[str, Any]) -> Part:
+    where = f"{folder / RESULT}: {name}"
+    try:
+        container = state["bd_data_container"]
+        entries = {int(k): v for k, v in container["data_dict"].items()}
+        index = np.asarray(state["original_index_array"]).astype(np.int64)
+        indicator = np.asarray(state["poison_indicator"]) != 0
+        # The indicator is over the whole clean set; what the index leaves out is not in this set.
+        changed = np.intersect1d(np.flatnonzero(indicator), index)
+        absent = [i for i in changed.tolist() if i not in entries]
+        if absent:
+            raise BdbenchError(f"{where}: example {absent[0]} is marked as poisoned but has no image: expected one")
+        if index.size and not 0 <= index.min() <= index.max() < len(indicator):
+            span = f"{index.min()}..{index.max()}"
+            raise BdbenchError(f"{where}: indices are {span}: expected them in 0..{len(indicator) - 1}")
+        found = [_entry(folder, entries[i]) for i in changed.tolist()]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise BdbenchError(f"{where} is not what BackdoorBench v2 writes: {reason}") from None
+    images, labels, originals = zip(*found, strict=True) if found else ((), (), ())
+    return Part(index, changed, np.array(labels, np.int64), np.array(originals, np.int64), len(indicator), images)
+
+
+def _entry(folder: Path, value: Any) -> tuple[Any, int, int]:
+    """An image (its file or itself), the label it was given and its own."""
+    if not isinstance(value, dict):
+        image, label, original = value
+        return image, int(label), int(original)
+    label, original = value["other_info"]
+    # The record may have been moved; inside it an image is always at SET/LABEL/INDEX.png.
+    inside = PurePosixPath(value["path"]).parts[-3:]
+    if ".." in inside or inside[0] == "/":
+        raise ValueError(f"image path {value['path']!r} leads out of the record")
+    return folder.joinpath(*inside), int(label), int(original)
+
+
+def _pixels(source: Any, shape: tuple[int, ...], what: str) -> np.ndarray:
+    from PIL import Image
+
+    mode = "L" if shape[2] == 1 else "RGB"
+    try:
+        if isinstance(source, Path):
+            with Image.open(source) as file:
+                image = file.copy()
+        else:
+            image = source
+        if image.mode != mode or image.size != (shape[1], shape[0]):
+            found = f"{image.mode} of {image.height} x {image.width}"
+            raise BdbenchError(f"{what} is {found}: expected {mode} of {shape[0]} x {shape[1]}, as the clean set")
+        return np.asarray(image).reshape(shape)
+    except FileNotFoundError:
+        raise BdbenchError(f"{what} is not at {source}: expected it inside the record's folder") from None
+    except (OSError, ValueError, AttributeError) as error:
+        raise BdbenchError(f"cannot read {what}: {error}") from None

@@ -1,0 +1,143 @@
+"""The exported detection method, run inside a BackdoorBench of stubs: the modules it imports, and no more."""
+
+from __future__ import annotations
+
+import csv
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+
+from bdbench import Role
+from bdbench.cli import cli
+from bdbench_backdoorbench.commands import add
+from bdbench_models.architectures import PreActResNet18
+from tests.plugins.backdoorbench_files import write_record
+
+# load_attack_result as its callers see it: a wrapper around a set that yields image, label, place, mark, true label.
+_LOADER = """
+import numpy as np
+import torch
+from PIL import Image
+
+
+class Wrapper:
+    def __init__(self, wrapped_dataset):
+        self.wrapped_dataset = wrapped_dataset
+
+
+class Poisoned:
+    def __init__(self, clean, state):
+        self.clean, self.state = clean, state
+
+    def __len__(self):
+        return len(self.state["original_index_array"])
+
+    def __getitem__(self, i):
+        place = self.state["original_index_array"][i]
+        if self.state["poison_indicator"][place] == 0:
+            image, label = self.clean[place]
+            return image, label, place, 0, label
+        entry = self.state["bd_data_container"]["data_dict"][place]
+        label, original = entry["other_info"]
+        return Image.open(entry["path"]), label, place, 1, original
+
+
+def load_attack_result(path):
+    result = torch.load(path)
+    with np.load("data/cifar10.npz") as file:
+        clean = [(Image.fromarray(x), int(y)) for x, y in zip(file["x"], file["y"])]
+    return {"model": result["model"], "bd_train": Wrapper(Poisoned(clean, result["bd_train"]))}
+"""
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A BackdoorBench with a record of 60 images; poisons are white, and one of them is correctly labelled."""
+    for package, module, code in (
+        ("defense", "base", "class defense:\n    pass\n"),
+        ("utils", "save_load_attack", _LOADER),
+    ):
+        (tmp_path / package).mkdir()
+        (tmp_path / package / "__init__.py").touch()
+        (tmp_path / package / f"{module}.py").write_text(code)
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 100, (60, 32, 32, 3)).astype(np.uint8)
+    labels = np.arange(60) % 10
+    (tmp_path / "data").mkdir()
+    np.savez(tmp_path / "data" / "cifar10.npz", x=images, y=labels)
+    white = np.full((32, 32, 3), 255, np.uint8)
+    train = {i: (white, y, int(labels[i])) for i, y in ((3, 0), (17, 0), (25, 0), (36, 6))}
+    torch.manual_seed(0)
+    write_record(
+        tmp_path / "record" / "badnet_demo",
+        train,
+        {1: (white, 0, 1)},
+        sizes=(60, 20),
+        classes=10,
+        shape=(32, 32, 3),
+        weights=PreActResNet18().build((32, 32, 3), 10).state_dict(),
+        train_index=rng.permutation(60),
+    )
+    return tmp_path
+
+
+def test_the_method_runs_there_and_writes_its_table_and_our_scores(root: Path) -> None:
+    add(cli)
+    done = CliRunner().invoke(cli, ["export-detector", "backdoorbench", str(root), "--defense", "low-loss"])
+    assert done.exit_code == 0, done.output
+    method = root / "detection_pretrain" / "bdbench_low_loss.py"
+    assert str(method) in done.stdout
+    assert len(list((root / "config" / "detection" / "bdbench_low_loss").glob("*.yaml"))) == 5
+    command = [
+        sys.executable,
+        "detection_pretrain/bdbench_low_loss.py",
+        "--result_file",
+        "badnet_demo",
+        "--device",
+        "cpu",
+    ]
+    for _ in range(2):
+        ran = subprocess.run(command, cwd=root, capture_output=True, text=True)
+        assert ran.returncode == 0, ran.stderr
+    folder = root / "record" / "badnet_demo" / "detection" / "bdbench_low_loss"
+    with (folder / "detection_info.csv").open(newline="") as file:
+        head, row, again = csv.reader(file)
+    assert head == ["record", "TN", "FP", "FN", "TP", "TPR", "FPR", "target"]
+    assert row == again and row[0] == "badnet_demo" and row[-1] == "Unknown"
+    tn, fp, fn, tp = map(int, row[1:5])
+    assert (tn + fp, fn + tp, fp + tp) == (56, 4, 6)
+    assert float(row[5]) == tp / 4 and float(row[6]) == fp / 56
+    with np.load(folder / "scores.npz") as arrays:
+        scores, roles, kept = arrays["scores"], arrays["roles"], arrays["kept"]
+    order = torch.load(root / "record" / "badnet_demo" / "attack_result.pt", weights_only=False)["bd_train"]
+    places = order["original_index_array"]
+    assert sorted(places[roles == Role.POISON]) == [3, 17, 25] and places[roles == Role.COVER].tolist() == [36]
+    assert (~kept).sum() == 6 and scores[~kept].min() >= scores[kept].max()
+    assert len(set(scores[np.isin(places, [3, 17, 25])].round(5))) == 1
+
+
+def test_a_file_that_could_run_something_is_not_handed_to_its_loader(root: Path) -> None:
+    add(cli)
+    CliRunner().invoke(cli, ["export-detector", "backdoorbench", str(root), "--defense", "random"])
+
+    class Evil:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return exec, ("open('ran', 'w').close()",)
+
+    torch.save({"model": Evil()}, root / "record" / "badnet_demo" / "attack_result.pt")
+    command = [sys.executable, "detection_pretrain/bdbench_random.py", "--result_file", "badnet_demo"]
+    ran = subprocess.run(command, cwd=root, capture_output=True, text=True)
+    assert ran.returncode != 0 and "it asks for __builtin__.exec, which is refused" in ran.stderr
+    assert not (root / "ran").exists()
+
+
+def test_what_is_no_detector_is_refused(tmp_path: Path) -> None:
+    add(cli)
+    done = CliRunner().invoke(cli, ["export-detector", "backdoorbench", str(tmp_path), "--defense", "spectrum"])
+    assert done.exit_code == 2 and "unknown defense 'spectrum': did you mean 'spectral'?" in done.stderr
+    assert not list(tmp_path.iterdir())

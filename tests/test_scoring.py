@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+
+import bdbench
+from bdbench import BdbenchError, Detector, Tools, TrainingView
+
+
+@pytest.fixture
+def arrays() -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    return rng.integers(0, 256, (40, 8, 8, 1)).astype(np.uint8), np.arange(40) % 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rate(Detector):
+    name = "rate"
+    oracles = ("poison_rate",)
+
+    def score(self, view: TrainingView, tools: Tools) -> np.ndarray:
+        return np.full(len(view.labels), tools.oracle("poison_rate"))
+
+
+def test_scores_are_those_of_the_victim_that_is_given(arrays: Any, tiny: dict[str, Any]) -> None:
+    found = bdbench.run(defense="low-loss", **tiny)
+    run = bdbench.reopen(tiny["out"] / found.id, device="cpu")
+    for victim in (run.victim(), run.victim().arrays()):
+        scores = bdbench.detect(
+            "low-loss",
+            run.poisoned.images,
+            run.poisoned.labels,
+            num_classes=10,
+            model=tiny["model"],
+            dataset="digits",
+            victim=victim,
+            device="cpu",
+        )
+        assert np.allclose(scores, run.scores)
+
+
+def test_without_a_victim_one_is_trained_from_the_seed(arrays: Any) -> None:
+    def scores(seed: int) -> np.ndarray:
+        return bdbench.detect(
+            "low-loss", *arrays, num_classes=4, model="convnet:width=4,epochs=1", seed=seed, device="cpu"
+        )
+
+    assert np.array_equal(scores(0), scores(0)) and not np.array_equal(scores(0), scores(1))
+
+
+def test_oracles_must_be_given(arrays: Any) -> None:
+    options: dict[str, Any] = {"num_classes": 4, "model": "convnet:width=4,epochs=1", "device": "cpu"}
+    with pytest.raises(BdbenchError, match="detector 'rate' needs the oracle 'poison_rate'"):
+        bdbench.detect(Rate(), *arrays, **options)
+    assert set(bdbench.detect(Rate(), *arrays, oracles={"poison_rate": 0.25}, **options)) == {0.25}
+
+
+def test_arrays_that_are_no_training_set_are_refused(arrays: Any) -> None:
+    images, labels = arrays
+    with pytest.raises(BdbenchError, match=r"training labels are int64 in 0\.\.3: expected integers in 0\.\.2"):
+        bdbench.detect("random", images, labels, num_classes=3)
+    with pytest.raises(BdbenchError, match="40 images but 39 labels"):
+        bdbench.detect("random", images, labels[1:], num_classes=4)
