@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bdbench import __version__
-from bdbench.commands import options
+from bdbench.commands import boards, options
 from bdbench.commands.plugin import plugin
 from bdbench.errors import BdbenchError
 
@@ -53,10 +52,7 @@ def cli() -> None:
 @click.option("--model", default="convnet", show_default=True, metavar="SPEC", help="The victim's architecture.")
 @click.option("--seed", default=0, show_default=True, help="The root of all random streams.")
 @click.option("--budget", default=0.1, show_default=True, help="The share of the training set to remove.")
-@options.device
-@options.data_root
-@click.option("--download", is_flag=True, help="Let torchvision fetch a data set that is not there.")
-@click.option("--out", default="runs", show_default=True, metavar="DIR", help="Where runs and stage results go.")
+@options.workplace
 @click.option("--fresh", is_flag=True, help="Compute every stage again.")
 @click.option("--json", "as_json", is_flag=True, help="Print the records instead of a table.")
 def run(as_json: bool, **cell: Any) -> None:
@@ -64,7 +60,7 @@ def run(as_json: bool, **cell: Any) -> None:
 
     SPEC is a name, or a name with parameters: blend:alpha=0.2,rate=0.015. `bdbench list` shows them all.
     """
-    known = _warn_of_broken_plugins()
+    known = options.warn_of_broken_plugins()
     from bdbench import progress
     from bdbench.plugins import installed
 
@@ -77,7 +73,7 @@ def run(as_json: bool, **cell: Any) -> None:
             from bdbench.experiment import run_all
 
         records = [r.to_dict() for r in run_all(**cell, progress=bars)]
-    _warn_of_broken_plugins(known)
+    options.warn_of_broken_plugins(known)
     if as_json:
         click.echo(json.dumps(records, indent=1))
     else:
@@ -96,7 +92,7 @@ def list_(what: str | None, as_json: bool) -> None:
     from bdbench import catalogue
 
     if what != "plugins":
-        _warn_of_broken_plugins()
+        options.warn_of_broken_plugins()
     found = catalogue.catalogue([what] if what else list(_LISTED))
     if as_json:
         click.echo(json.dumps(found[what] if what else found, indent=1))
@@ -154,44 +150,8 @@ export.add_command(npz)
 export.add_command(parquet)
 
 
-@cli.group()
-def leaderboard() -> None:
-    """Tables that are made from raw records."""
-
-
-@leaderboard.command()
-@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
-@click.option("--check", is_flag=True, help="Write nothing; fail if what is there differs from the records.")
-def build(folder: Path, check: bool) -> None:
-    """Make DIR/table.csv and DIR/README.md from DIR/records/*.json."""
-    from bdbench import leaderboard as boards
-
-    if not check:
-        for path in boards.build(folder):
-            click.echo(path)
-        return
-    stale = boards.stale(folder)
-    for path in stale:
-        click.echo(f"{path} differs from the records: run bdbench leaderboard build {folder}", err=True)
-    if stale:
-        sys.exit(1)
-
-
-def _warn_of_broken_plugins(known: frozenset[str] = frozenset()) -> frozenset[str]:
-    """Name what is wrong with plugins and is not yet known; returns all that is wrong."""
-    from bdbench.plugins import KINDS, installed
-
-    plugins = installed()
-    for kind in KINDS:
-        plugins.registered(kind)
-    found = plugins.errors()
-    for line in found:
-        if line not in known:
-            click.echo(f"bdbench: warning: {line}", err=True)
-    return frozenset(found)
-
-
-cli.add_command(plugin)
+for command in (*boards.COMMANDS, plugin):
+    cli.add_command(command)
 # Before plugins add theirs.
 OWN_COMMANDS = frozenset(cli.commands)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ from bdbench.training import Victim
 STAGES = ".stages"
 
 
-def run_all(
+def run_each(
     *,
     attack: str | Attack = "blend",
     defenses: Sequence[str | Defense] = ("datamodel",),
@@ -51,10 +51,10 @@ def run_all(
     download: bool = False,
     fresh: bool = False,
     progress: Progress | None = None,
-) -> list[Record]:
-    """Run several defenses on one poisoned set and one victim; one record for each, in their order.
+) -> Iterator[Record | Exception]:
+    """Run several defenses on one poisoned set and one victim: of each in turn its record, or its own error.
 
-    The arguments are those of ``bdbench run``. Raises BdbenchError for anything the caller can mend.
+    The arguments are those of ``bdbench run``. Raises BdbenchError for what the caller can mend in the rest.
     """
     if not 0 < budget < 1:
         raise BdbenchError(f"budget={budget:g} is not allowed: expected a fraction in (0, 1)")
@@ -77,7 +77,17 @@ def run_all(
         store=Store(Path(out) / STAGES, fresh),
         progress=progress or Silent(),
     )
-    return cell.run([installed().component("defense", d) for d in defenses])
+    yield from cell.run([installed().component("defense", d) for d in defenses])
+
+
+def run_all(**options: Any) -> list[Record]:
+    """What ``run_each`` yields, if nothing fails; its options. Raises the error of the first defense that does."""
+    records = []
+    for outcome in run_each(**options):
+        if isinstance(outcome, Exception):
+            raise outcome
+        records.append(outcome)
+    return records
 
 
 def run(attack: str | Attack = "blend", defense: str | Defense = "datamodel", **options: Any) -> Record:
@@ -118,8 +128,8 @@ class Cell:
     progress: Progress
     seconds: dict[str, float] = field(default_factory=dict)
 
-    def run(self, defenses: Sequence[Defense]) -> list[Record]:
-        """Every defense in turn; one record for each."""
+    def run(self, defenses: Sequence[Defense]) -> Iterator[Record | Exception]:
+        """Every defense in turn: its record, or the error it failed with."""
         twice = [d.name for i, d in enumerate(defenses) if d in defenses[:i]]
         if twice:
             raise BdbenchError(f"defense {twice[0]!r} is given twice with the same parameters: expected once")
@@ -136,12 +146,15 @@ class Cell:
         stage = self.train_victim()
         self._finished(ids[0], "victim", stage.seconds, stage.reused)
         self.before = self._measure(self.victim)
-        records = []
         for i, (defense, config) in enumerate(runs):
             if i:
                 self._announce(ids[i], config)
-            records.append(self._one(ids[i], defense, config))
-        return records
+            try:
+                made = self._one(ids[i], defense, config)
+            except Exception as error:
+                yield error
+            else:
+                yield made
 
     def _describe(self, defense: Defense) -> dict[str, Any]:
         parts = {"dataset": self.dataset, "model": self.model, "attack": self.attack, "defense": defense}

@@ -18,7 +18,8 @@ import pluggy
 if TYPE_CHECKING:
     import click
 
-    from bdbench.interfaces import Architecture, Attack, Dataset, Defense, Metric
+    from bdbench.interfaces import Architecture, Attack, Dataset, Defense, Metric, ReportSection
+    from bdbench.runs import Reopened
 
 GROUP = "bdbench"
 # Raised by one when a hook or an argument is added. None is ever removed or renamed, so older plugins go on working.
@@ -68,6 +69,14 @@ def bdbench_stage_finished(run_id: str, stage: str, seconds: float, reused: bool
 @hookspec
 def bdbench_run_finished(run_id: str, record: dict[str, Any]) -> None:
     """A cell is done and its record is on disk; ``record`` is what record.json holds."""
+
+
+@hookspec
+def bdbench_report_sections(run: Reopened) -> Iterable[ReportSection]:  # type: ignore[empty-body]
+    """Pictures for the report of a run: such as only the plugin of its attack or defense can draw.
+
+    Look at ``run.defense`` or ``run.attack`` first; for other runs than one's own, return nothing: ``[]``.
+    """
 
 
 @hookspec

@@ -22,6 +22,7 @@ from bdbench.recipe import Recipe
 from bdbench.seeds import Streams
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
     from torch import nn
 
     from bdbench.training import Victim
@@ -268,3 +269,12 @@ class Metric:
     name: str
     compute: Callable[[Measured], float | None]
     help: str = ""
+
+
+@dataclass(frozen=True)
+class ReportSection:
+    """A picture for ``bdbench report``: a title, a matplotlib Figure, and what there is to see in it."""
+
+    title: str
+    figure: Figure
+    caption: str = ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -25,6 +25,10 @@ class Progress(Protocol):
         """Start a bar of ``total`` steps; the result is called with the steps done since the last call."""
         ...
 
+    def section(self) -> AbstractContextManager[None]:
+        """Work whose bars are taken away when it ends."""
+        ...
+
 
 class Silent:
     """Shows nothing."""
@@ -32,6 +36,10 @@ class Silent:
     def track(self, total: int, label: str) -> Callable[[int], None]:
         """A bar that is not there."""
         return quiet(total, label)
+
+    def section(self) -> AbstractContextManager[None]:
+        """Nothing to take away."""
+        return nullcontext()
 
 
 class Bars:
@@ -44,6 +52,16 @@ class Bars:
         """Add a bar."""
         task = self._rich.add_task(label, total=total)
         return lambda steps: self._rich.advance(task, steps)
+
+    @contextmanager
+    def section(self) -> Iterator[None]:
+        """Take the bars that are started inside away at its end."""
+        before = set(self._rich.task_ids)
+        try:
+            yield
+        finally:
+            for task in set(self._rich.task_ids) - before:
+                self._rich.remove_task(task)
 
     @contextmanager
     def busy(self, label: str) -> Iterator[None]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import Mapping, Sequence
+import shlex
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -15,6 +17,12 @@ from bdbench.errors import BdbenchError
 from bdbench.store import written_whole
 
 SCHEMA = "bdbench.record/1"
+# The version of the definitions in ``bdbench.metrics`` and of the poison rate: numbers of two versions are not
+# to be put in one table. A record that names none is of version 1.
+DEFINITIONS = 1
+KINDS = ("dataset", "model", "attack", "defense")
+# The stages that the defenses of one poisoned set share; the others are a defense's own.
+SHARED_STAGES = ("data", "poison", "victim")
 
 
 @dataclass(frozen=True)
@@ -77,6 +85,7 @@ class Record:
     cost: Cost
     extra: dict[str, float | None] = field(default_factory=dict)
     schema: str = SCHEMA
+    definitions: int = DEFINITIONS
 
     def to_dict(self) -> dict[str, Any]:
         """The record as record.json holds it."""
@@ -89,20 +98,50 @@ class Record:
         parts = {"before": Performance, "after": Performance, "derived": Derived, "cost": Cost}
         built = {name: kind(**data[name]) for name, kind in parts.items()}
         built["detection"] = Detection(**data["detection"]) if data["detection"] else None
-        return cls(**{**data, **built})
+        return cls(**{"definitions": 1, **data, **built})
+
+
+def parameters(component: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters in a component's config; none that is null, so that a new one changes no old cell."""
+    return {k: v for k, v in component.items() if k != "name" and v is not None}
+
+
+def cell_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What makes two records the same cell of a table, seeds apart: the components and the budget."""
+    parts = {kind: {"name": config[kind]["name"], **parameters(config[kind])} for kind in KINDS}
+    return {**parts, "budget": config["budget"]}
+
+
+def spec(component: Mapping[str, Any]) -> str:
+    """A component's config as the command line takes it: ``name:key=value,...``."""
+    values = ",".join(f"{k}={_shown(v)}" for k, v in parameters(component).items())
+    return f"{component['name']}:{values}" if values else component["name"]
+
+
+def command(config: Mapping[str, Any], seed: int) -> str:
+    """The command that makes the record of ``config`` and ``seed``, for a shell."""
+    options = {**{kind: spec(config[kind]) for kind in KINDS}, "budget": config["budget"], "seed": seed}
+    return shlex.join(["bdbench", "run", *(word for k, v in options.items() for word in (f"--{k}", f"{v}"))])
+
+
+def _shown(value: Any) -> str:
+    return "+".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def labels(components: Sequence[Mapping[str, Any]], always: tuple[str, ...] = ()) -> list[str]:
     """A short name for each component of a record's config: its name, and those of its parameters that tell
     it from its namesakes in the list or are named in ``always``.
     """
-    result = []
+    told: dict[str, set[str]] = {}
+    first: dict[str, Mapping[str, Any]] = {}
     for own in components:
-        namesakes = [c for c in components if c["name"] == own["name"]]
-        told = [k for k, v in own.items() if k != "name" and (k in always or any(c.get(k) != v for c in namesakes))]
-        values = {k: "+".join(map(str, own[k])) if isinstance(own[k], list) else own[k] for k in told}
-        result.append(" ".join([own["name"], *(f"{k}={v}" for k, v in values.items())]))
-    return result
+        other = first.setdefault(own["name"], own)
+        differing = {k for k in {*own, *other} if own.get(k) != other.get(k)}
+        told.setdefault(own["name"], set(always)).update(differing)
+    return [
+        " ".join([own["name"], *(f"{k}={_shown(v)}" for k, v in own.items() if k in told[own["name"]])])
+        for own in components
+    ]
 
 
 def schema() -> dict[str, Any]:
@@ -110,16 +149,24 @@ def schema() -> dict[str, Any]:
     return json.loads(resources.files("bdbench").joinpath("record.schema.json").read_text())
 
 
+@functools.cache
+def _quick_validator() -> Callable[[Any], Any]:
+    """Compiled from the schema: tables are made of thousands of records."""
+    import fastjsonschema
+
+    return fastjsonschema.compile(schema())
+
+
 def validate(data: Any, where: str = "record") -> None:
     """Raise BdbenchError unless ``data`` is a valid record of this version."""
-    import jsonschema
-
     if isinstance(data, dict) and data.get("schema") != SCHEMA:
         raise BdbenchError(f"{where}: schema {data.get('schema')!r} is not supported: expected {SCHEMA!r}")
+    import fastjsonschema
+
     try:
-        jsonschema.validate(data, schema())
-    except jsonschema.ValidationError as error:
-        place = "/".join(map(str, error.absolute_path)) or "top level"
+        _quick_validator()(data)
+    except fastjsonschema.JsonSchemaValueException as error:
+        place = "/".join(error.path[1:]) or "top level"
         raise BdbenchError(f"{where}: not a valid record at {place}: {error.message}") from None
 
 
@@ -139,6 +186,11 @@ def dumps(data: Mapping[str, Any]) -> str:
 
 def read(path: Path) -> Record:
     """The record in a run's folder, or in a file. Raises BdbenchError if there is none or it is not valid."""
+    return Record.from_dict(load(path))
+
+
+def load(path: Path) -> dict[str, Any]:
+    """What ``read`` reads, as record.json holds it."""
     file = path / "record.json" if path.is_dir() else path
     try:
         data = json.loads(file.read_text())
@@ -147,4 +199,4 @@ def read(path: Path) -> Record:
     except (OSError, ValueError) as error:
         raise BdbenchError(f"cannot read the record {file}: {error}") from None
     validate(data, str(file))
-    return Record.from_dict(data)
+    return data

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from bdbench.board import Board
+from bdbench.grid import Job, short_spec, show_seeds
 from bdbench.record import labels
 
 # (title, [(row, path in the record)]): fractions are printed in percent, but AUROC and AP as they are.
@@ -112,3 +115,56 @@ def _plain(text: str) -> str:
 
 def _console() -> Console:
     return Console(highlight=False, soft_wrap=True)
+
+
+def show_plan(jobs: Sequence[Job], board: Board) -> None:
+    """What a grid asks for: which cells are recorded, which failed, which are to run, and how long that may take."""
+    console = _console()
+    table = Table(title="seeds of each cell", title_justify="left")
+    for heading in ("data set", "model", "attack", "defense", "recorded", "failed", "not run"):
+        table.add_column(heading)
+    rows: dict[tuple[str, ...], dict[str, list[int]]] = {}
+    for job in jobs:
+        for defense in job.defenses:
+            cell = job.config(defense)
+            state = "recorded" if board.has(cell, job.seed) else "failed" if board.error(cell, job.seed) else "not run"
+            key = tuple(map(short_spec, (job.dataset, job.model, job.attack, defense)))
+            rows.setdefault(key, {"recorded": [], "failed": [], "not run": []})[state].append(job.seed)
+    for names, states in rows.items():
+        table.add_row(*map(_plain, names), *(show_seeds(seeds) or "-" for seeds in states.values()))
+    console.print(table)
+    pending = board.pending(jobs)
+    seconds, untold = board.estimate(pending)
+    cells = sum(len(job.defenses) for job in pending)
+    told = f"at most about {timedelta(seconds=round(seconds))} by earlier records" if cells > untold else ""
+    unknown = f"no earlier record tells of {untold} of them" if untold else ""
+    console.print(
+        f"{sum(len(job.defenses) for job in jobs) - cells} cells are recorded, {cells} are to run, on {len(pending)} "
+        f"poisoned sets: " + ("; ".join(filter(None, [told, unknown])) or "nothing to do")
+    )
+
+
+def show_comparison(found: Mapping[str, Any]) -> None:
+    """Paired differences: a row for each cell and number."""
+    console = _console()
+    console.print(_plain(f"differences from {found['baseline']}: mean over shared seeds, 95 % interval (Student's t)"))
+    table = Table()
+    for heading in ("cell", "number", "seeds", "baseline", "cell's", "difference", "95 % interval"):
+        table.add_column(heading, justify="left" if heading in ("cell", "number") else "right")
+    for cell in found["cells"]:
+        for i, row in enumerate(cell["differences"]):
+            low, high = row["low"], row["high"]
+            interval = "-" if low is None else f"{low:+.3f} .. {high:+.3f}"
+            table.add_row(
+                _plain(cell["cell"]) if not i else "",
+                row["number"],
+                show_seeds(row["seeds"]),
+                f"{row['baseline']:.3f}",
+                f"{row['mean']:.3f}",
+                f"{row['difference']:+.3f}",
+                interval,
+                style="bold" if low is not None and (low > 0 or high < 0) else None,
+            )
+        table.add_section()
+    console.print(table)
+    console.print("bold: the interval does not hold 0")

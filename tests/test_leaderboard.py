@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import re
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from click.testing import CliRunner, Result
 import bdbench
 from bdbench import leaderboard, record
 from bdbench.cli import cli
+from tests.conftest import make_board
 
 COMMITTED = sorted(p.parent for p in (Path(__file__).parent.parent / "leaderboards").glob("*/records"))
 
@@ -86,7 +89,7 @@ def test_the_same_records_give_the_same_bytes(template: dict[str, Any], tmp_path
         for defense in order:
             board(template, tmp_path / name / "board", [0.5, 0.6], defense=defense)
         build(tmp_path / name / "board")
-    for file in ("table.csv", "README.md"):
+    for file in ("table.csv", "README.md", "index.html", "cost.svg"):
         first, second = ((tmp_path / n / "board" / file).read_bytes() for n in ("one", "two"))
         assert first == second
 
@@ -120,6 +123,185 @@ def test_two_records_of_one_cell_and_seed_are_refused(template: dict[str, Any], 
     data = json.loads(next((tmp_path / "records").glob("*.json")).read_text())
     (tmp_path / "records" / "again.json").write_text(record.dumps(data))
     assert "two records" in build(tmp_path).stderr
+
+
+def rivals(template: dict[str, Any], folder: Path, ders: dict[str, list[float]], **changes: Any) -> pd.DataFrame:
+    """A board of defenses with those DERs by seed, in a table by defense."""
+    (folder / "records").mkdir(parents=True, exist_ok=True)
+    for defense, values in ders.items():
+        for seed, der in enumerate(values):
+            data = json.loads(json.dumps(template))
+            data |= {"seed": seed, "id": f"{defense}-{seed}"}
+            data["config"]["defense"] = {"name": defense}
+            data["derived"]["defense_effectiveness_rating"] = der
+            for part, numbers in changes.items():
+                data[part].update(numbers(defense, seed))
+            (folder / "records" / f"{data['id']}.json").write_text(record.dumps(data))
+    leaderboard.build(folder)
+    return pd.read_csv(folder / "table.csv").set_index("defense")
+
+
+def test_best_and_rank_only_where_intervals_lie_apart(template: dict[str, Any], tmp_path: Path) -> None:
+    clear = rivals(template, tmp_path / "a", {"a": [0.9, 0.91, 0.92], "b": [0.5, 0.51, 0.52], "c": [0.51, 0.52, 0.53]})
+    assert clear["rank"].to_dict() == {"a": 1, "b": 2, "c": 2}
+    assert clear["best"].str.split().map(lambda n: n == n and "der" in n).to_dict() == {
+        "a": True,
+        "b": False,
+        "c": False,
+    }
+    text = (tmp_path / "a" / "README.md").read_text()
+    assert re.search(r"\| a +\| 1 +\|", text) and re.search(r"\| b +\| 2= +\|", text)
+    near = rivals(template, tmp_path / "b", {"a": [0.4, 0.9, 0.95], "b": [0.5, 0.51, 0.52]})
+    assert near["rank"].tolist() == [1, 1] and near["best"].isna().all()
+    alone = rivals(template, tmp_path / "c", {"a": [0.9, 0.91], "b": [0.5]})
+    assert alone["best"].isna().all()
+    assert alone["rank"].to_dict() == {"a": 1, "b": pytest.approx(np.nan, nan_ok=True)}
+
+
+def test_less_is_better_of_the_attacks_success(template: dict[str, Any], tmp_path: Path) -> None:
+    success = {"a": 0.1, "b": 0.9}
+    table = rivals(
+        template,
+        tmp_path,
+        {"a": [0.5, 0.5], "b": [0.5, 0.5]},
+        after=lambda defense, seed: {"attack_success_rate": success[defense] + seed / 1000},
+    )
+    assert table["best"].fillna("").str.split().to_dict() == {"a": ["asr_after"], "b": []}
+    assert "**10.1 ± 0.6**" in (tmp_path / "README.md").read_text()
+
+
+def test_the_control_tells_what_the_same_defense_costs(template: dict[str, Any], tmp_path: Path) -> None:
+    board(template, tmp_path, [0.7, 0.8])
+    control = json.loads(json.dumps(template))
+    control["config"]["attack"] = {"name": "none"}
+    control["derived"]["defense_effectiveness_rating"] = None
+    for part in ("before", "after"):
+        control[part] |= {"attack_success_rate": None, "robust_accuracy": None}
+    for seed, drop in enumerate([0.02, 0.04]):
+        control |= {"seed": seed, "id": f"control-{seed}"}
+        control["before"]["clean_accuracy"], control["after"]["clean_accuracy"] = 0.9, 0.9 - drop
+        (tmp_path / "records" / f"control-{seed}.json").write_text(record.dumps(control))
+    build(tmp_path)
+    table = pd.read_csv(tmp_path / "table.csv").set_index("attack")
+    assert table["control_ca_drop"].tolist() == [pytest.approx(0.03)] * 2
+    assert table["rank"].isna()["none"] and table["rank"]["badnets"] == 1
+    assert "3.0 ± 12.7" in (tmp_path / "README.md").read_text()
+
+
+def test_p_values_are_shown_where_there_are_any(
+    template: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    board(template, tmp_path / "without", [0.7])
+    build(tmp_path / "without")
+    assert "| p < 0.05" not in (tmp_path / "without" / "README.md").read_text()
+    monkeypatch.setattr(record, "validate", lambda data, where="": None)
+    table = rivals(
+        template,
+        tmp_path / "with",
+        {"a": [0.5] * 4},
+        detection=lambda defense, seed: {"p_value": [0.01, 0.2, 0.3, None][seed]},
+    )
+    assert table["alarms"]["a"] == pytest.approx(1 / 3) and table["p_value"]["a"] == pytest.approx(0.17)
+    assert re.search(r"\| p < 0.05", (tmp_path / "with" / "README.md").read_text())
+
+
+def add(folder: Path, *paths: Path) -> Result:
+    return CliRunner().invoke(cli, ["leaderboard", "add", str(folder), *map(str, paths)])
+
+
+def test_records_from_elsewhere_are_taken_in_all_or_none(template: dict[str, Any], tmp_path: Path) -> None:
+    board(template, tmp_path / "theirs", [0.6, 0.7])
+    theirs = sorted((tmp_path / "theirs" / "records").iterdir())
+    assert add(tmp_path / "ours", theirs[0]).exit_code == 0
+    copy = tmp_path / "ours" / "records" / theirs[0].name
+    assert copy.read_bytes() == theirs[0].read_bytes()
+    data = json.loads(theirs[1].read_text())
+    mistakes = {
+        "definitions": ({"definitions": 2}, "defined as in version 2 of the definitions .* expected version 1"),
+        "schema": ({"schema": "bdbench.record/2"}, "schema 'bdbench.record/2' is not supported"),
+        "invalid": ({"seed": -1}, "not a valid record at seed"),
+        "twice": ({"seed": 0, "id": "other"}, "random-0.json is of the same cell and seed"),
+    }
+    for name, (change, message) in mistakes.items():
+        bad = tmp_path / f"{name}.json"
+        bad.write_text(record.dumps({**data, **change}))
+        result = add(tmp_path / "ours", theirs[1], bad)
+        assert result.exit_code == 2 and re.search(message, result.stderr), result.stderr
+        assert list((tmp_path / "ours" / "records").iterdir()) == [copy]
+    assert add(tmp_path / "ours", *theirs).exit_code == 0
+    assert build(tmp_path / "ours").exit_code == 0
+
+
+def test_a_record_of_other_definitions_spoils_no_table(template: dict[str, Any], tmp_path: Path) -> None:
+    board(template, tmp_path, [0.6])
+    (file,) = (tmp_path / "records").iterdir()
+    data = json.loads(file.read_text())
+    del data["definitions"]
+    file.write_text(record.dumps(data))
+    assert build(tmp_path).exit_code == 0
+    assert record.read(file).definitions == 1
+    file.write_text(record.dumps({**data, "definitions": 2}))
+    assert "expected version 1" in build(tmp_path).stderr
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = make_board(tmp_path_factory.mktemp("board") / "made")
+    (folder / "records" / "none-low-loss-0.json").unlink()
+    lists = {"datasets": ["digits"], "models": ["convnet"], "attacks": ["none", "sig"], "defenses": ["low-loss"]}
+    (folder / "grid.toml").write_text("".join(f"{k} = {v}\n" for k, v in lists.items()) + 'seeds = "0-1"\n')
+    return folder
+
+
+def show(folder: Path, *options: str) -> Result:
+    return CliRunner().invoke(cli, ["leaderboard", "show", str(folder), *options])
+
+
+def rows(text: str) -> list[list[str]]:
+    """The cells of a Markdown table, without its heading."""
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()[2:]]
+
+
+def test_a_part_is_filtered_sorted_and_grouped(made: Path) -> None:
+    blend = ("--where", "attack=blend rate=0.05")
+    assert rows(show(made, *blend, "--sort", "auroc", "--columns", "defense,auroc").stdout) == [
+        ["spectral", "**0.910 ± 0.025**"], ["low-loss", "0.710 ± 0.025"], ["random", "0.510 ± 0.025"],
+    ]  # fmt: skip
+    least = rows(show(made, *blend, "--sort", "asr_after", "--columns", "defense").stdout)
+    assert least == [["spectral"], ["low-loss"], ["random"]]
+    by = show(made, "--by", "defense", "--where", "defense=spectral", "--where", "defense=random").stdout
+    assert re.findall("^## (.*)", by, re.M) == ["random", "spectral"]
+    table = pd.read_csv(StringIO(show(made, "--csv", "--where", "attack=none").stdout))
+    assert set(table["attack"]) == {"none"} and len(table) == 3
+
+
+def test_what_was_not_run_is_said_everywhere(made: Path) -> None:
+    heading, _, *lines = show(made, "--matrix", "auroc").stdout.splitlines()
+    assert [cell.strip() for cell in heading.split("|")] == ["", "attack", "low-loss", "random", "spectral", ""]
+    assert [line.count("not run") for line in lines] == [0, 3]
+    leaderboard.build(made)
+    assert leaderboard.stale(made) == []
+    readme = (made / "README.md").read_text()
+    assert "- none: low-loss (seeds 0)" in readme and "- sig rate=0.05: every defense (seeds 0-1)" in readme
+    table = pd.read_csv(made / "table.csv").set_index(["attack", "defense"])
+    assert table["not_run"].dropna().to_dict() == {("none", "low-loss"): "0", ("sig", "low-loss"): "0-1"}
+    assert table["seeds"]["sig", "low-loss"] == 0 and np.isnan(table["ca_after"]["sig", "low-loss"])
+    assert (made / "index.html").read_text().count("Not run: seeds") == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--where", "attack=blnd"], "unknown attack 'blnd'"),
+        (["--where", "rate=1"], "unknown condition 'rate=1'"),
+        (["--sort", "auorc"], "unknown column 'auorc': did you mean 'auroc'"),
+        (["--columns", "attack,auorc"], "unknown column 'auorc'"),
+        (["--matrix", "auorc"], "unknown column 'auorc'"),
+    ],
+)
+def test_a_part_that_is_not_there_is_one_line(made: Path, options: list[str], message: str) -> None:
+    result = show(made, *options)
+    assert result.exit_code == 2 and message in result.stderr and len(result.stderr.splitlines()) == 1
 
 
 @pytest.mark.parametrize("folder", COMMITTED, ids=lambda p: p.name)

@@ -30,7 +30,7 @@ def test_a_record_names_all_that_the_format_promises(written: tuple[bdbench.Reco
     record.validate(data)
     assert set(data) == {
         "schema", "id", "seed", "config", "oracles", "environment", "before", "detection", "after", "derived",
-        "cost", "extra",
+        "cost", "extra", "definitions",
     }  # fmt: skip
     assert data["config"]["recipe"]["epochs"] == 2
     assert data["config"]["attack"] == {

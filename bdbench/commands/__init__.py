@@ -1,1 +1,1 @@
-"""Commands that are too long for ``cli.py``: one group a file."""
+"""The commands of ``bdbench``, by what they are about. Each parses, calls and prints."""

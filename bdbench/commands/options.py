@@ -1,4 +1,4 @@
-"""What commands share: options, and the frame of a command that exports a run. Imports no torch."""
+"""What commands share: options, warnings, and the frame of a command that exports a run. Imports no torch."""
 
 from __future__ import annotations
 
@@ -15,6 +15,20 @@ data_root = click.option(
 out = click.option("--out", default="runs", show_default=True, metavar="DIR", help="Where to look for a run's id.")
 
 device = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
+
+
+def workplace(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options of a command that computes: on what, from where and to where."""
+    for option in (
+        click.option(
+            "--out", default="runs", show_default=True, metavar="DIR", help="Where runs and stage results go."
+        ),
+        click.option("--download", is_flag=True, help="Let torchvision fetch a data set that is not there."),
+        data_root,
+        device,
+    ):
+        command = option(command)
+    return command
 
 
 def folder_of(run: str, out: str) -> Path:
@@ -50,3 +64,17 @@ def export_command(target: str) -> Callable[[Callable[..., None]], click.Command
         return click.command()(exported)
 
     return command
+
+
+def warn_of_broken_plugins(known: frozenset[str] = frozenset()) -> frozenset[str]:
+    """Name what is wrong with plugins and is not yet known; returns all that is wrong."""
+    from bdbench.plugins import KINDS, installed
+
+    plugins = installed()
+    for kind in KINDS:
+        plugins.registered(kind)
+    found = plugins.errors()
+    for line in found:
+        if line not in known:
+            click.echo(f"bdbench: warning: {line}", err=True)
+    return frozenset(found)

@@ -1,0 +1,164 @@
+"""Grids of cells, the leaderboards they fill, and what is made of records: comparisons and reports."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bdbench.commands import options
+from bdbench.errors import BdbenchError
+
+_PATH = click.Path(path_type=Path)
+
+
+@click.command()
+@click.argument("file", metavar="GRID.toml", type=_PATH)
+@click.option("--dry-run", is_flag=True, help="Say what would run, and stop.")
+@click.option("--only", multiple=True, metavar="KIND=SPEC", help="Such as attack=blend; may be given several times.")
+@click.option("--seeds", metavar="SEEDS", help="Such as 0-4 or 0,2: in place of the grid's.")
+@click.option("--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True)
+@click.option("--address", metavar="ADDRESS", help="Of the Ray cluster: auto, or host:port. None: start one here.")
+@click.option("--threads", type=click.IntRange(1), help="CPU threads of a cell. [default: torch's; with Ray, 1]")
+@options.workplace
+def grid(
+    file: Path, dry_run: bool, only: tuple[str, ...], seeds: str | None, engine: str, address: str | None, **place: Any
+) -> None:
+    """Run the cells of GRID.toml that have no record beside it yet, and record them there.
+
+    Started again after any interruption, it repeats no finished stage. A cell that fails is recorded with its
+    error and the rest goes on; the exit code is then 1.
+    """
+    options.warn_of_broken_plugins()
+    from bdbench import grid as grids
+    from bdbench import tables
+    from bdbench.board import Board
+
+    jobs = grids.read(file).only(only).jobs(grids.read_seeds(seeds) if seeds else None)
+    board = Board.read(file.parent)
+    tables.show_plan(jobs, board)
+    pending = board.pending(jobs)
+    if dry_run or not pending:
+        return
+    if place["data_root"] is not None and not Path(place["data_root"]).is_dir():
+        raise BdbenchError(f"data root {place['data_root']!r} is not there: expected a folder")
+    _work(pending, engine, address, board=file.parent, **place)
+
+
+def _work(jobs: list[Any], engine: str, address: str | None, **place: Any) -> None:
+    """Do the jobs, with a line for each and a bar for all; exit with 1 if any cell failed."""
+    from bdbench import engines, progress
+
+    place = {key: Path(v).absolute() if key in ("board", "out", "data_root") and v else v for key, v in place.items()}
+    run = engines.local if engine == "local" else engines.on_ray(address)
+    failed = 0
+    with progress.bars() as bars:
+        advance = bars.track(sum(len(job.defenses) for job in jobs), "cells")
+        for i, done in enumerate(run(jobs, engines.Workplace(**place), bars), 1):
+            job = done.job
+            click.echo(f"[{i}/{len(jobs)}] {job}: {done.records} of {len(job.defenses)} cells recorded", err=True)
+            for defense, error in done.errors:
+                click.echo(f"    {defense} failed: {error}", err=True)
+            failed += len(done.errors)
+            advance(len(job.defenses))
+    if failed:
+        click.echo(f"bdbench: {failed} cells failed; their errors are in {place['board'] / 'failed'}", err=True)
+        sys.exit(1)
+
+
+@click.group()
+def leaderboard() -> None:
+    """Tables that are made from raw records."""
+
+
+@leaderboard.command()
+@click.argument("folder", metavar="DIR", type=_PATH)
+@click.option("--check", is_flag=True, help="Write nothing; fail if what is there differs from the records.")
+def build(folder: Path, check: bool) -> None:
+    """Make table.csv, README.md, index.html and cost.svg in DIR from DIR/records/*.json.
+
+    Where DIR has a grid.toml, what it asks for and has no record is said to be not run.
+    """
+    from bdbench import leaderboard as boards
+
+    if not check:
+        for path in boards.build(folder):
+            click.echo(path)
+        return
+    stale = boards.stale(folder)
+    for path in stale:
+        click.echo(f"{path} differs from the records: run bdbench leaderboard build {folder}", err=True)
+    if stale:
+        sys.exit(1)
+
+
+@leaderboard.command()
+@click.argument("folder", metavar="DIR", type=_PATH)
+@click.argument("runs", metavar="RUN...", type=_PATH, nargs=-1, required=True)
+def add(folder: Path, runs: tuple[Path, ...]) -> None:
+    """Take records from elsewhere into DIR/records: runs' folders or record files, all of them or none."""
+    from bdbench import leaderboard as boards
+
+    for path in boards.add(folder, runs):
+        click.echo(path)
+
+
+@leaderboard.command("show")
+@click.argument("folder", metavar="DIR", type=_PATH)
+@click.option(
+    "--where", multiple=True, metavar="COLUMN=VALUE", help="Such as attack=blend; may be given several times."
+)
+@click.option("--sort", metavar="COLUMN", help="By a number of table.csv, such as auroc; the best first.")
+@click.option("--by", type=click.Choice(["dataset", "attack", "defense"]), help="A table for each of these.")
+@click.option("--columns", metavar="NAMES", help="Such as attack,defense,auroc: what to show of the columns.")
+@click.option("--matrix", metavar="NUMBER", help="Attacks down and defenses across, of one number such as auroc.")
+@click.option("--csv", "as_csv", is_flag=True, help="Print CSV instead of Markdown.")
+def show(folder: Path, **part: Any) -> None:
+    """Print a part of DIR's table, as Markdown."""
+    from bdbench.leaderboard import markdown
+
+    click.echo(markdown.part(folder, **part), nl=False)
+
+
+@click.command()
+@click.argument("runs", metavar="RUN RUN...", nargs=-1, required=True)
+@options.out
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+def compare(runs: tuple[str, ...], out: str, as_json: bool) -> None:
+    """Differences between cells over the same seeds: every cell against that of the first RUN.
+
+    RUN is a run's folder, a record file, or a run's id. Runs that differ in nothing but their seeds are one cell.
+    """
+    from bdbench import comparison, tables
+
+    found = comparison.compare([options.folder_of(run, out) for run in runs])
+    if as_json:
+        click.echo(json.dumps(found, indent=1))
+    else:
+        tables.show_comparison(found)
+
+
+@click.command()
+@click.argument("run", metavar="RUN")
+@click.option("--output", type=_PATH, metavar="FILE", help="Where to write. [default: report.html in the run's folder]")
+@options.out
+@options.data_root
+@options.device
+def report(run: str, output: Path | None, out: str, data_root: str | None, device: str) -> None:
+    """Make one HTML file of pictures of RUN, a run's folder or its id: whether the defense worked, and why."""
+    known = options.warn_of_broken_plugins()
+    from bdbench import progress
+
+    folder = options.folder_of(run, out)
+    with progress.bars() as bars:
+        with bars.busy("start"):
+            from bdbench import report as reports
+        written = reports.write(folder, output, data_root=data_root, device=device, progress=bars)
+    options.warn_of_broken_plugins(known)
+    click.echo(written)
+
+
+COMMANDS = (grid, leaderboard, compare, report)

@@ -1,0 +1,153 @@
+"""Where work runs: in this process, or on a Ray cluster. Both do the same jobs to the same records."""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bdbench import record
+from bdbench.board import Board
+from bdbench.errors import BdbenchError
+from bdbench.grid import Job
+from bdbench.interfaces import Defense
+from bdbench.progress import Progress, Silent
+
+# A task whose worker died goes to another; one that dies this often is at fault itself.
+_RETRIES = 3
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """Where jobs read and write, and with what. On a cluster, every machine must see the same folders.
+
+    board: the leaderboard's folder; out: runs and stage results; threads: CPU threads of a job, None for torch's
+    own choice.
+    """
+
+    board: Path
+    out: Path
+    device: str = "auto"
+    data_root: Path | None = None
+    download: bool = False
+    threads: int | None = None
+
+
+@dataclass(frozen=True)
+class Done:
+    """What came of a job: the number of records, and the error of each defense that has none, by its spec."""
+
+    job: Job
+    records: int
+    errors: tuple[tuple[str, str], ...]
+
+
+Engine = Callable[[Sequence[Job], Workplace, Progress], Iterator[Done]]
+
+
+def local(jobs: Sequence[Job], place: Workplace, progress: Progress) -> Iterator[Done]:
+    """One job after the other, in this process."""
+    for job in jobs:
+        with progress.section():
+            done = carry_out(job, place, progress)
+        yield done
+
+
+def on_ray(address: str | None) -> Engine:
+    """An engine of Ray tasks on the cluster at ``address``: 'auto', host:port, or None to start one here.
+
+    A job is one task with ``threads`` CPUs (1 unless set) and, where it is to use one, a GPU. Tasks are idempotent:
+    one whose worker died is started again elsewhere, and finds the stages that were finished.
+    """
+
+    def run(jobs: Sequence[Job], place: Workplace, progress: Progress) -> Iterator[Done]:
+        ray = _connected(address)
+        try:
+            gpus = int(place.device.startswith("cuda") or (place.device == "auto" and _has_gpus(ray)))
+            task = ray.remote(num_cpus=place.threads or 1, num_gpus=gpus, max_retries=_RETRIES)(carry_out)
+            waiting: Mapping[Any, Job] = {task.remote(job, place): job for job in jobs}
+            while waiting:
+                ready, _ = ray.wait(list(waiting))
+                yield _result(ray, ready[0], waiting[ready[0]], place)
+                waiting = {ref: job for ref, job in waiting.items() if ref != ready[0]}
+        finally:
+            ray.shutdown()
+
+    return run
+
+
+def carry_out(job: Job, place: Workplace, progress: Progress | None = None) -> Done:
+    """Run a job and keep its records, or the errors of what failed, in the leaderboard's folder."""
+    from bdbench import experiment
+
+    if place.threads is not None:
+        import torch
+
+        torch.set_num_threads(place.threads)
+    board = Board(place.board)
+    outcomes: list[Any] = []
+    try:
+        for outcome in experiment.run_each(
+            dataset=job.dataset,
+            model=job.model,
+            attack=job.attack,
+            defenses=job.defenses,
+            seed=job.seed,
+            budget=job.budget,
+            device=place.device,
+            out=place.out,
+            data_root=place.data_root,
+            download=place.download,
+            progress=progress or Silent(),
+        ):
+            if not isinstance(outcome, Exception):
+                board.add(outcome.to_dict())
+            outcomes.append(outcome)
+    except Exception as error:
+        # In what all defenses share, so that it is the error of each that is left.
+        outcomes += [error] * (len(job.defenses) - len(outcomes))
+    failed = [(d, o) for d, o in zip(job.defenses, outcomes, strict=True) if isinstance(o, Exception)]
+    return _failed(job, failed, board)
+
+
+def _failed(job: Job, failed: Sequence[tuple[Defense, Exception]], board: Board) -> Done:
+    errors = []
+    for defense, error in failed:
+        line = (str(error).splitlines() or [""])[0]
+        text = line if isinstance(error, BdbenchError) else f"{type(error).__name__}: {line}"
+        board.fail(job.config(defense), job.seed, text)
+        errors.append((record.spec(defense.config()), text))
+    return Done(job, len(job.defenses) - len(errors), tuple(errors))
+
+
+def _connected(address: str | None) -> Any:
+    try:
+        import ray
+    except ImportError:
+        raise BdbenchError("engine 'ray' is not installed: expected pip install 'bdbench[ray]'") from None
+    try:
+        if address is not None and address != "auto":
+            # Ray itself would try for more than a minute, and then end the process.
+            host, _, port = address.removeprefix("ray://").rpartition(":")
+            socket.create_connection((host, int(port)), timeout=10).close()
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise BdbenchError(f"no Ray cluster at {address!r}: {reason}: expected auto or host:port") from None
+    return ray
+
+
+def _has_gpus(ray: Any) -> bool:
+    return bool(ray.cluster_resources().get("GPU"))
+
+
+def _result(ray: Any, ref: Any, job: Job, place: Workplace) -> Done:
+    try:
+        return ray.get(ref)
+    except ray.exceptions.RayError as error:
+        board = Board.read(place.board)
+        lost = [defense for left in board.pending([job]) for defense in left.defenses]
+        return _failed(job, [(defense, error) for defense in lost], board)

@@ -1,0 +1,158 @@
+"""Many cells, from a TOML file: what a leaderboard is to hold, and what of it is still to be run."""
+
+from __future__ import annotations
+
+import itertools
+import tomllib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from bdbench import record
+from bdbench.errors import BdbenchError, unknown
+from bdbench.interfaces import Architecture, Attack, Component, Dataset, Defense
+from bdbench.params import parse_spec
+from bdbench.plugins import installed
+
+_LISTS = ("datasets", "models", "attacks", "defenses")
+_KEYS = (*_LISTS, "seeds", "budget")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One poisoned set and one victim, and the defenses to try on them: the unit of work, done in one place."""
+
+    dataset: Dataset
+    model: Architecture
+    attack: Attack
+    defenses: tuple[Defense, ...]
+    seed: int
+    budget: float
+
+    def __str__(self) -> str:
+        parts = (self.dataset, self.model, self.attack)
+        return f"{', '.join(short_spec(part) for part in parts)}, seed {self.seed}"
+
+    def config(self, defense: Defense) -> dict[str, Any]:
+        """The cell of one of the defenses, as ``record.cell_of`` gives it."""
+        parts = {"dataset": self.dataset, "model": self.model, "attack": self.attack, "defense": defense}
+        return record.cell_of({**{kind: part.config() for kind, part in parts.items()}, "budget": self.budget})
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Everything that a grid.toml asks for: the product of its lists."""
+
+    folder: Path
+    datasets: tuple[Dataset, ...]
+    models: tuple[Architecture, ...]
+    attacks: tuple[Attack, ...]
+    defenses: tuple[Defense, ...]
+    seeds: tuple[int, ...]
+    budget: float = 0.1
+
+    def jobs(self, seeds: Iterable[int] | None = None) -> list[Job]:
+        """One for each data set, model, seed (the grid's unless given) and attack; a seed is done before the next."""
+        product = itertools.product(self.datasets, self.models, seeds or self.seeds, self.attacks)
+        return [Job(d, m, a, self.defenses, seed, self.budget) for d, m, seed, a in product]
+
+    def only(self, conditions: Iterable[str]) -> Grid:
+        """The part that fits conditions such as ``attack=blend`` or ``defense=datamodel:models=300``.
+
+        Conditions on one kind are alternatives. Raises BdbenchError for one that nothing fits.
+        """
+        wanted: dict[str, list[str]] = {}
+        for condition in conditions:
+            kind, equals, spec = condition.partition("=")
+            if not equals or kind not in record.KINDS:
+                raise BdbenchError(f"cannot read {condition!r}: expected KIND=SPEC with {', '.join(record.KINDS)}")
+            wanted.setdefault(kind, []).append(spec)
+        kept: dict[str, Any] = {}
+        for kind, specs in wanted.items():
+            own = getattr(self, f"{kind}s")
+            for spec in specs:
+                if not any(_fits(part, spec) for part in own):
+                    raise unknown(f"{kind} in this grid", spec, {record.spec(part.config()) for part in own})
+            kept[f"{kind}s"] = tuple(part for part in own if any(_fits(part, spec) for spec in specs))
+        return replace(self, **kept)
+
+
+def read(path: Path) -> Grid:
+    """The grid in a TOML file; its records belong beside it. Raises BdbenchError.
+
+    ``datasets``, ``models``, ``attacks`` and ``defenses`` list components, each as on the command line or as a
+    table such as ``{name = "blend", rate = [0.01, 0.05]}``, where a list stands for one component for each value.
+    """
+    try:
+        data = tomllib.loads(path.read_text())
+    except FileNotFoundError:
+        raise BdbenchError(f"no grid at {path}: expected a TOML file") from None
+    except (OSError, ValueError) as error:
+        raise BdbenchError(f"cannot read the grid {path}: {error}") from None
+    for key in data:
+        if key not in _KEYS:
+            raise unknown(f"key in {path}", key, _KEYS)
+    parts = {name: _components(name.removesuffix("s"), name, data.get(name)) for name in _LISTS}
+    budget = data.get("budget", 0.1)
+    if not isinstance(budget, float) or not 0 < budget < 1:
+        raise BdbenchError(f"budget={budget} is not allowed: expected a fraction in (0, 1)")
+    return Grid(path.parent, **parts, seeds=read_seeds(str(data.get("seeds", "0"))), budget=budget)
+
+
+def read_seeds(text: str) -> tuple[int, ...]:
+    """The seeds in ``0-4`` or ``0,2,5-7``, in order. Raises BdbenchError."""
+    seeds: set[int] = set()
+    for part in text.split(","):
+        low, _, high = part.strip().partition("-")
+        if not low.isdecimal() or not (high or low).isdecimal() or int(high or low) < int(low):
+            raise BdbenchError(f"seeds={text!r} is not allowed: expected seeds >= 0 such as '0-4' or '0,2,5-7'")
+        seeds.update(range(int(low), int(high or low) + 1))
+    return tuple(sorted(seeds))
+
+
+def show_seeds(seeds: Iterable[int]) -> str:
+    """Seeds as ``read_seeds`` reads them: ``0-2,5``."""
+    runs: list[list[int]] = []
+    for seed in sorted(seeds):
+        if runs and seed == runs[-1][-1] + 1:
+            runs[-1].append(seed)
+        else:
+            runs.append([seed])
+    return ",".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
+
+
+def short_spec(component: Component) -> str:
+    """A component's spec with the parameters that are not the defaults."""
+    own, default = component.config(), type(component)().config()
+    return record.spec({k: v for k, v in own.items() if k == "name" or v != default[k]})
+
+
+def _components(kind: str, key: str, listed: Any) -> tuple[Any, ...]:
+    if not isinstance(listed, list) or not listed:
+        raise BdbenchError(f"{key}={listed} is not allowed in a grid: expected a list of at least one {kind}")
+    made = [installed().component(kind, spec) for entry in listed for spec in _specs(kind, entry)]
+    for i, component in enumerate(made):
+        if component in made[:i]:
+            raise BdbenchError(f"{kind} {record.spec(component.config())!r} is twice in the grid: expected once")
+    return tuple(made)
+
+
+def _specs(kind: str, entry: Any) -> Iterator[str | dict[str, Any]]:
+    if isinstance(entry, str):
+        yield entry
+        return
+    if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
+        raise BdbenchError(f"{entry} is no {kind}: expected a string, or a table with a name and parameters")
+    values = [value if isinstance(value, list) else [value] for value in entry.values()]
+    for choice in itertools.product(*values):
+        yield dict(zip(entry, choice, strict=True))
+
+
+def _fits(component: Component, spec: str) -> bool:
+    """Whether a component has the name and the parameters of ``spec``, whatever its other parameters are."""
+    name, values = parse_spec(spec)
+    if component.name != name:
+        return False
+    asked, own = installed().component(component.kind, spec).config(), component.config()
+    return all(own[key] == asked[key] for key in values)

@@ -1,0 +1,56 @@
+"""Records to tables: the same records always give the same bytes.
+
+A leaderboard is a folder: ``records/*.json``, which is all that the tables are made of; ``grid.toml``, which says
+what else is to be run; ``failed/*.json``, the cells that failed.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bdbench.board import Board
+from bdbench.leaderboard.coverage import covered
+from bdbench.leaderboard.frame import add, frame_of, load
+from bdbench.leaderboard.summary import summarise
+from bdbench.store import write_file
+
+__all__ = ["add", "build", "load", "render", "stale", "summarise"]
+
+
+def build(folder: Path) -> list[Path]:
+    """Write table.csv, README.md, index.html and cost.svg in ``folder`` from its records; returns their paths.
+
+    Raises BdbenchError if there are no records, one is not valid, or the folder cannot be written.
+    """
+    paths = []
+    for name, text in render(folder).items():
+        path = folder / name
+        write_file(path, text)
+        paths.append(path)
+    return paths
+
+
+def stale(folder: Path) -> list[Path]:
+    """The built files in ``folder`` that are missing or differ from what its records give."""
+    return [
+        folder / name
+        for name, text in render(folder).items()
+        if not (folder / name).is_file() or (folder / name).read_bytes() != text.encode()
+    ]
+
+
+def render(folder: Path) -> dict[str, str]:
+    """The text of each built file."""
+    from bdbench.leaderboard import markdown, page, plot
+
+    board = Board.read(folder)
+    frame = frame_of(board)
+    table = covered(summarise(frame), board)
+    title = folder.resolve().name
+    picture = plot.auroc_against_cost(table)
+    return {
+        "table.csv": table.to_csv(index=False, float_format="%.6g", lineterminator="\n"),
+        "README.md": markdown.render(title, table, bool(picture)),
+        "index.html": page.render(title, frame, table, picture),
+        **({"cost.svg": picture} if picture else {}),
+    }

@@ -1,0 +1,147 @@
+"""One HTML file about one run: did the defense work, and why?"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bdbench import metrics, pictures, record, templates
+from bdbench.data import Role
+from bdbench.errors import BdbenchError
+from bdbench.interfaces import ReportSection
+from bdbench.plugins import installed
+from bdbench.progress import Progress
+from bdbench.record import Record
+from bdbench.runs import Reopened, reopen
+from bdbench.seeds import Streams
+from bdbench.store import write_file
+
+_PAIRS, _FLAGGED = 8, 50
+# What the verdict calls a backdoor that works, and one that is gone.
+_WORKS, _GONE = 0.5, 0.1
+
+
+def write(
+    run: Path,
+    output: Path | None = None,
+    *,
+    data_root: str | None = None,
+    device: str = "auto",
+    progress: Progress | None = None,
+) -> Path:
+    """Write the report of a run's folder, or of a record alone, to ``output`` (none: report.html in the folder).
+
+    A record without its scores.npz has no pictures of scores. Raises BdbenchError; see ``runs.reopen``.
+    """
+    if output is None:
+        if not run.is_dir():
+            raise BdbenchError(f"{run} is no run's folder: expected --output FILE beside a record")
+        output = run / "report.html"
+    opened = reopen(run, data_root=data_root, device=device, progress=progress)
+    write_file(output, render(opened))
+    return output
+
+
+def render(run: Reopened) -> str:
+    """The page: the verdict and the numbers first, then the core's pictures and those of plugins."""
+    own = list(_sections(run))
+    added = installed().collect("bdbench_report_sections", run=run)
+    config = run.record.config
+    names = {kind: record.spec(config[kind]) for kind in record.KINDS}
+    return templates.load("report.html").render(
+        title=f"{config['defense']['name']} against {config['attack']['name']}, seed {run.record.seed}",
+        verdict=verdict(run.record),
+        command=record.command(config, run.record.seed),
+        facts=[*names.items(), *_facts(run.record)],
+        sections=[(s.title, s.caption, _embedded(s.figure)) for s in [*own, *added]],
+    )
+
+
+def verdict(made: Record) -> tuple[str, str]:
+    """A word for the outcome ('good', 'bad' or 'plain') and a sentence on it."""
+    before, after = made.before, made.after
+    accuracy = f"Clean accuracy went from {_percent(before.clean_accuracy)} to {_percent(after.clean_accuracy)}."
+    if before.attack_success_rate is None or after.attack_success_rate is None:
+        return "plain", f"Nothing was attacked: this is what the defense costs. {accuracy}"
+    success = f"from {_percent(before.attack_success_rate)} to {_percent(after.attack_success_rate)}"
+    found = ""
+    if made.detection is not None and made.detection.tpr_at_budget is not None:
+        share, budget = _percent(made.detection.tpr_at_budget), _percent(made.detection.budget)
+        found = f" {share} of the poisons were in the {budget} that it removed."
+    if before.attack_success_rate < _WORKS:
+        return "plain", f"The attack did not work to begin with: its success went {success}. {accuracy}{found}"
+    if after.attack_success_rate <= _GONE:
+        return "good", f"The backdoor is gone: attack success fell {success}. {accuracy}{found}"
+    state = "is weaker, but there" if after.attack_success_rate < _WORKS else "is still there"
+    return "bad", f"The backdoor {state}: attack success went {success}. {accuracy}{found}"
+
+
+def _sections(run: Reopened) -> Iterator[ReportSection]:
+    made = run.record
+    rows = {
+        "clean accuracy": (made.before.clean_accuracy, made.after.clean_accuracy),
+        "attack success rate": (made.before.attack_success_rate, made.after.attack_success_rate),
+        "robust accuracy": (made.before.robust_accuracy, made.after.robust_accuracy),
+    }
+    known = {name: (b, a) for name, (b, a) in rows.items() if b is not None and a is not None}
+    yield ReportSection("Before and after", pictures.before_and_after(known))
+    yield from _poisons(run)
+    if run.scores is not None and run.kept is not None and made.detection is not None:
+        yield from _scores(run, run.scores, run.kept)
+    yield ReportSection("Cost", pictures.cost(made.cost.seconds), "Wall seconds of each stage, when it was computed.")
+
+
+def _poisons(run: Reopened) -> Iterator[ReportSection]:
+    clean, poisoned = np.asarray(run.clean.train.images), run.poisoned
+    changed = np.flatnonzero(poisoned.roles != Role.CLEAN)
+    if len(changed) and len(clean) == len(poisoned.images):
+        chosen = changed[np.linspace(0, len(changed) - 1, min(_PAIRS, len(changed))).astype(int)]
+        names = np.array(run.clean.classes)
+        pairs = zip(names[poisoned.original_labels[chosen]], names[poisoned.labels[chosen]], strict=True)
+        figure = pictures.examples(clean[chosen], poisoned.images[chosen], [f"{a} as {b}" for a, b in pairs])
+        caption = "Training examples, with their true class and the label they are trained on."
+        yield ReportSection("What the attack does", figure, caption)
+
+
+def _scores(run: Reopened, scores: np.ndarray, kept: np.ndarray) -> Iterator[ReportSection]:
+    roles, found = run.poisoned.roles, run.record.detection
+    assert found is not None
+    caption = "A defense that works puts the poisons to the right of all that is clean."
+    yield ReportSection("Scores by role", pictures.histogram(scores, roles, scores[~kept].min()), caption)
+    if found.tpr_at_budget is not None and found.fpr_at_budget is not None:
+        figure = pictures.curves(scores, roles, found.tpr_at_budget, found.fpr_at_budget)
+        yield ReportSection("ROC and precision-recall", figure, "Dotted: a defense that guesses.")
+    top = metrics.rank(scores, Streams(run.record.seed)("ties"))[:_FLAGGED]
+    labels = np.array(run.clean.classes)[run.poisoned.labels[top]]
+    figure = pictures.flagged(run.poisoned.images[top], roles[top], labels)
+    counts = [f"{np.count_nonzero(roles[top] == role)} {role.name.lower()}" for role in Role if (roles == role).any()]
+    caption = f"From the most suspicious on, with the labels they are trained on: {', '.join(counts)}."
+    yield ReportSection(f"The {len(top)} most suspicious examples", figure, caption)
+
+
+def _facts(made: Record) -> Iterator[tuple[str, str]]:
+    data, environment = made.config.get("data", {}), made.environment
+    yield "training set", f"{data.get('train')} examples, {data.get('poisons')} of them poisons"
+    if made.detection is not None:
+        shown = {"AUROC": made.detection.auroc, "average precision": made.detection.average_precision}
+        yield from ((name, f"{value:.3f}") for name, value in shown.items() if value is not None)
+    yield "oracles", ", ".join(made.oracles) or "none"
+    yield "models trained", str(made.cost.models_trained)
+    yield "peak memory", f"{made.cost.peak_memory_mb:.0f} MB"
+    yield "where", f"{environment['device']}, {environment['threads']} threads, commit {environment['commit']}"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def _embedded(figure: Any) -> str:
+    """A matplotlib figure as a data URL."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

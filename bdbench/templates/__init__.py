@@ -1,0 +1,16 @@
+"""The pages that are made of templates."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from jinja2 import Template
+
+
+def load(name: str) -> Template:
+    """The jinja2 template of that file name; what it prints is escaped."""
+    import jinja2
+
+    loader = jinja2.PackageLoader("bdbench", "templates")
+    return jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True).get_template(name)

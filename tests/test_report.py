@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+import bdbench
+from bdbench import Mitigation, Reopened, ReportSection, Tools, TrainingView, Victim, record, report
+from bdbench.cli import cli
+from bdbench.plugins import KINDS, installed
+from tests.conftest import TINY
+
+HEADINGS = ["Before and after", "What the attack does", "Scores by role", "ROC and precision-recall"]
+
+
+class Page(HTMLParser):
+    """Headings, pictures, and everything a page would fetch."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.headings: list[str] = []
+        self.pictures: list[str] = []
+        self.fetched: list[str] = []
+        self._heading = False
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self._heading = tag == "h2"
+        values = dict(attrs)
+        self.pictures += [values["src"] or ""] if tag == "img" else []
+        self.fetched += [v for k, v in values.items() if k in ("src", "href") and v and not v.startswith("data:")]
+
+    def handle_data(self, data: str) -> None:
+        if self._heading:
+            self.headings.append(data)
+            self._heading = False
+
+
+def made(folder: Path, *options: str) -> Result:
+    return CliRunner().invoke(cli, ["report", str(folder), "--device", "cpu", *options])
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs")
+    return out / bdbench.run(defense="spectral", out=out, **TINY).id
+
+
+def test_a_report_is_one_file_with_every_picture(run: Path) -> None:
+    result = made(run)
+    assert result.exit_code == 0, result.output
+    text = (run / "report.html").read_text()
+    page = Page(text)
+    assert page.headings == [*HEADINGS, "The 50 most suspicious examples", "Cost", "The run"]
+    assert len(page.pictures) == 6 and all(p.startswith("data:image/png;base64,") for p in page.pictures)
+    assert page.fetched == []
+    found = record.read(run)
+    assert record.command(found.config, found.seed) in text
+    flagged = re.search(r"trained on: (\d+) clean, (\d+) poison", text)
+    assert flagged is not None and sum(map(int, flagged.groups())) == 50
+    roles, scores = (np.load(run / "scores.npz")[k] for k in ("roles", "scores"))
+    assert int(flagged[2]) == roles[np.argsort(-scores)[:50]].sum()
+
+
+def test_the_control_has_no_curves_and_a_mitigation_no_scores(tmp_path: Path) -> None:
+    control = bdbench.run(defense="low-loss", out=tmp_path, **{**TINY, "attack": "none"})
+    made(tmp_path / control.id)
+    page = Page((tmp_path / control.id / "report.html").read_text())
+    assert page.headings == ["Before and after", "Scores by role", "The 50 most suspicious examples", "Cost", "The run"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forget(Mitigation):
+    """Trains afresh on a part of the set."""
+
+    name = "forget"
+
+    def repair(self, view: TrainingView, tools: Tools) -> Victim:
+        return tools.train(np.array(view.images[:100]), np.array(view.labels[:100]), "fresh")
+
+
+def test_a_mitigation_has_no_pictures_of_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from bdbench.plugins import Plugin, Registration
+
+    monkeypatch.setitem(
+        installed()._all("defense"), "forget", [Registration("forget", Forget, Plugin("made", "made", "1"))]
+    )
+    done = bdbench.run(defense=Forget(), out=tmp_path, **TINY)
+    assert made(tmp_path / done.id).exit_code == 0
+    headings = Page((tmp_path / done.id / "report.html").read_text()).headings
+    assert headings == ["Before and after", "What the attack does", "Cost", "The run"]
+
+
+@pytest.fixture
+def drawing() -> Iterator[None]:
+    """Plugins that draw: one a picture, the other nothing but an error."""
+
+    class Draws:
+        @bdbench.hookimpl
+        def bdbench_report_sections(self, run: Reopened) -> list[ReportSection]:
+            from matplotlib.figure import Figure
+
+            return [ReportSection("Drawn for " + run.defense.name, Figure(), "A caption.")]
+
+    class Fails:
+        @bdbench.hookimpl
+        def bdbench_report_sections(self, run: Reopened) -> Any:
+            raise ZeroDivisionError
+
+    for kind in KINDS:
+        installed().registered(kind)
+    plugins = {"tests:draws": Draws(), "tests:fails": Fails()}
+    for name, plugin in plugins.items():
+        installed().manager.register(plugin, name=name)
+    yield
+    for plugin in plugins.values():
+        installed().manager.unregister(plugin)
+
+
+def test_plugins_add_pictures_and_one_that_fails_costs_no_report(run: Path, drawing: None, tmp_path: Path) -> None:
+    assert made(run, "--output", str(tmp_path / "out.html")).exit_code == 0
+    headings = Page((tmp_path / "out.html").read_text()).headings
+    assert headings[-2:] == ["Drawn for spectral", "The run"]
+
+
+def test_the_verdict_is_about_the_backdoor(run: Path) -> None:
+    found = record.read(run)
+
+    def verdict(before: float | None, after: float | None) -> tuple[str, str]:
+        changed = {
+            "before": replace(found.before, attack_success_rate=before),
+            "after": replace(found.after, attack_success_rate=after),
+        }
+        return report.verdict(replace(found, **changed))
+
+    assert verdict(0.99, 0.03)[0] == "good" and "The backdoor is gone" in verdict(0.99, 0.03)[1]
+    assert verdict(0.99, 0.3)[0] == "bad" and "weaker, but there" in verdict(0.99, 0.3)[1]
+    assert verdict(0.99, 0.9)[0] == "bad" and "still there" in verdict(0.99, 0.9)[1]
+    assert verdict(0.2, 0.1)[0] == "plain" and "did not work to begin with" in verdict(0.2, 0.1)[1]
+    assert verdict(None, None)[0] == "plain" and "Nothing was attacked" in verdict(None, None)[1]
+
+
+def test_a_record_alone_needs_a_place_to_write(run: Path) -> None:
+    result = made(run / "record.json")
+    assert result.exit_code == 2 and "expected --output FILE" in result.stderr
