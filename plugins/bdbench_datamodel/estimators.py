@@ -14,12 +14,14 @@ import numpy as np
 _ROWS = 2048
 
 
-def difference_of_means(masks: np.ndarray, margins: np.ndarray, out_of_sample: bool = True) -> np.ndarray:
+def difference_of_means(
+    masks: np.ndarray, margins: np.ndarray, out_of_sample: bool = True, targets: np.ndarray | None = None
+) -> np.ndarray:
     """W_ij = mean margin of i over models that hold j, minus the mean over models that do not.
 
-    masks: bool (m, n), margins: float (m, n); returns float32 (n, n). The marginal estimate of a linear
-    datamodel (Ilyas et al. 2022, sec. 2). As subsets have a fixed size, j stands in for another example:
-    what is estimated is W_ij less the mean of the others' W_il.
+    masks: bool (m, n), margins: float (m, n); returns float32 (n, n), or the rows (t, n) of ``targets``, int64 (t,),
+    alone. The marginal estimate of a linear datamodel (Ilyas et al. 2022, sec. 2). As subsets have a fixed size, j
+    stands in for another example: what is estimated is W_ij less the mean of the others' W_il.
     ``out_of_sample`` counts only models that do not hold the target i, as the k-output of Khaddaj et al.
     2023 (sec. 3) demands: a model that memorised i says little of what others do for it.
     An entry for which one of the two groups is empty is 0.
@@ -29,15 +31,16 @@ def difference_of_means(masks: np.ndarray, margins: np.ndarray, out_of_sample: b
     lacks = 1 - holds
     # A target's mean margin cancels in the difference; taking it out first keeps float32 sums exact enough.
     centred = margins.astype(np.float32) - margins.mean(0, dtype=np.float64).astype(np.float32)
-    weights = np.empty((n, n), np.float32)
-    for start in range(0, n, _ROWS):
-        rows = slice(start, min(start + _ROWS, n))
-        counted = lacks[:, rows] if out_of_sample else np.ones((models, rows.stop - start), np.float32)
+    targets = np.arange(n) if targets is None else targets
+    weights = np.empty((len(targets), n), np.float32)
+    for start in range(0, len(targets), _ROWS):
+        rows = targets[start : start + _ROWS]
+        counted = lacks[:, rows] if out_of_sample else np.ones((models, len(rows)), np.float32)
         outputs = centred[:, rows] * counted
         with np.errstate(invalid="ignore", divide="ignore"):
             block = outputs.T @ holds / (counted.T @ holds) - outputs.T @ lacks / (counted.T @ lacks)
-        weights[rows] = np.nan_to_num(block, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
-    np.fill_diagonal(weights, 0)
+        weights[start : start + _ROWS] = np.nan_to_num(block, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
+    weights[np.arange(len(targets)), targets] = 0
     return weights
 
 
