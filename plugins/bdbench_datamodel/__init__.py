@@ -1,13 +1,22 @@
 """The datamodel detector of Khaddaj et al., Rethinking Backdoor Attacks, ICML 2023.
 
-``ensemble`` trains many small networks on random subsets, ``estimators`` turns their margins into a
-train-on-train matrix, ``search`` finds the subsets that support each other most, ``scoring`` turns these
-into one score per example, ``detector`` puts the four together.
+``plan`` and ``ensemble`` train many small networks on random subsets; ``estimators`` and ``regression`` turn their
+margins into a train-on-train matrix, which ``influence`` gives whole or by blocks; ``search`` finds the subsets that
+support each other most; ``standout`` decides which of them is suspicious and scores every example; ``detector`` puts
+these together. ``strength`` and ``study`` look at a finished run with the truth.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
 from bdbench import Detector, hookimpl
+
+if TYPE_CHECKING:
+    import click
+
+    from bdbench import Reopened, ReportSection
 
 
 @hookimpl
@@ -16,3 +25,19 @@ def bdbench_register_defenses() -> list[type[Detector]]:
     from bdbench_datamodel.detector import Datamodel
 
     return [Datamodel]
+
+
+@hookimpl
+def bdbench_add_commands(cli: click.Group) -> None:
+    """Feature strength."""
+    from bdbench_datamodel.commands import strength
+
+    cli.add_command(strength)
+
+
+@hookimpl
+def bdbench_report_sections(run: Reopened) -> Iterable[ReportSection]:
+    """The matrix and feature strength of a datamodel run."""
+    from bdbench_datamodel.study import sections
+
+    return sections(run)

@@ -7,6 +7,7 @@ with as many members the trigger is the strongest, at the k that subsets hold on
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -89,7 +90,7 @@ def by_datamodels(masks: np.ndarray, margins: np.ndarray, members: np.ndarray) -
         return float((inside / p - (rows.sum(dtype=np.float64) - inside) / (n - p)) / p)
 
     bounds = np.linspace(0, len(masks), _PARTS + 1).astype(int)
-    parts = np.array([lemma(slice(a, b)) for a, b in zip(bounds, bounds[1:], strict=False)])
+    parts = np.array([lemma(slice(a, b)) for a, b in itertools.pairwise(bounds)])
     half = stats.t.ppf(0.975, _PARTS - 1) * parts.std(ddof=1) / np.sqrt(_PARTS)
     return Estimate(lemma(slice(None)), float(half))
 
@@ -148,8 +149,8 @@ def verdict(strengths: Sequence[Strength]) -> str:
         return "No class is large enough for a group of the trigger's size: nothing to compare with."
     rival = max(rivals, key=lambda s: s.counted.value)
     compared = (
-        f"the trigger's strength is {trigger.counted.value:.3f} ± {trigger.counted.half:.3f} a member, "
-        f"that of the strongest natural group of its size ({rival.name}) {rival.counted.value:.3f} ± {rival.counted.half:.3f}"
+        f"the trigger's strength is {_shown(trigger.counted)} a member, "
+        f"that of the strongest natural group of its size ({rival.name}) {_shown(rival.counted)}"
     )
     if trigger.counted.low > rival.counted.high:
         return f"Assumption 1 held among the groups looked at: {compared}."
@@ -158,8 +159,14 @@ def verdict(strengths: Sequence[Strength]) -> str:
     return f"Assumption 1 is undecided: {compared}, and the intervals overlap."
 
 
+def _shown(estimate: Estimate) -> str:
+    return f"{estimate.value:.3f} ± {estimate.half:.3f}"
+
+
 def _mean(values: np.ndarray) -> Estimate:
-    half = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else np.nan
+    if len(values) < 2:
+        return Estimate(float(values.mean()), float("nan"))
+    half = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
     return Estimate(float(values.mean()), float(half))
 
 
