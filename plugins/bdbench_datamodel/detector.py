@@ -40,14 +40,18 @@ class Datamodel(Detector):
     alpha: float = param(0.2, help="share of the training set in each subset", low=0, high=1, exclusive=True)
     antithetic: bool = param(False, help="draw subsets in pairs, each the other's complement (alpha=0.5)")
     shared_start: bool = param(True, help="start all networks from one initialisation, in one order of examples")
-    estimator: Literal["out-of-sample", "all", "covariance", "ridge", "lasso"] = param(
+    estimator: Literal["out-of-sample", "all", "covariance", "ridge", "lasso", "trak"] = param(
         "out-of-sample",
-        help="difference of means over the models without the target, or over all; response covariance; regression",
+        help="difference of means over the models without the target, or over all; response covariance; regression; "
+        "or gradients of a few models",
     )
     penalty: float | None = param(
-        None, help="of ridge, in mean eigenvalues (none: 1), or lasso, of the least that leaves nothing (none: 0.3)",
+        None,
+        help="of ridge (none: 1) and trak (none: 0.1), in mean eigenvalues; or of lasso, of the least that leaves "
+        "nothing (none: 0.3)",
         low=0, exclusive=True,
     )  # fmt: skip
+    dimension: int = param(512, help="of trak's projected gradients", low=1)
     matrix: str | None = param(None, help="a matrix from this .npy, .npz or .pt file in place of an ensemble")
     rows: Literal["auto", "targets", "sources"] = param(
         "auto", help="what the file's rows are (auto: targets, but sources for the datamodels release's weight)"
@@ -77,13 +81,12 @@ class Datamodel(Detector):
 
     def score(self, view: TrainingView, tools: Tools) -> np.ndarray:
         """Suspicion, float64 (n,). Raises BdbenchError if the parameters do not fit the set or each other."""
+        from bdbench_datamodel.plan import Plan
         from bdbench_datamodel.scoring import selection_frequency
 
         self._check()
         masks = margins = None
-        if self.matrix is None:
-            from bdbench_datamodel.plan import Plan
-
+        if self.matrix is None and self.estimator != "trak":
             masks, margins = Plan.of(self, view).train(view, tools)
         influence = self._influence(masks, margins, view, tools)
         if self.score_by == "frequency":
@@ -107,10 +110,17 @@ class Datamodel(Detector):
         from bdbench_datamodel import estimators, regression
         from bdbench_datamodel.influence import Dense, Marginal
         from bdbench_datamodel.matrixfile import read_matrix
+        from bdbench_datamodel.plan import Plan
+        from bdbench_datamodel.trak import trak
 
-        if masks is None or margins is None:
-            assert self.matrix is not None
+        if self.matrix is not None:
             return Dense(read_matrix(Path(self.matrix), len(view.labels), self.rows))
+        if masks is None or margins is None:
+            plan = Plan.of(self, view)
+            checkpoints, inputs, labels = plan.train_few(view, tools)
+            seed = tools.streams.integer("projection")
+            advance = tools.track(len(checkpoints), "gradients")
+            return trak(plan.network, checkpoints, inputs, labels, self.dimension, self.penalty or 0.1, seed, advance)
         if self.estimator == "ridge":
             return regression.ridge(masks, margins, self.penalty or 1.0)
         if self.estimator == "lasso":
@@ -132,7 +142,9 @@ class Datamodel(Detector):
         groups = standout.strongest(
             influence,
             view.labels,
-            np.ones(len(view.labels)) if residual is None else standout.class_scales(residual, view.labels),
+            standout.matrix_scales(influence, view.labels)
+            if residual is None
+            else standout.class_scales(residual, view.labels),
             self.sizes or _CLASS_SIZES,
             self.starts,
             tools.streams("search"),

@@ -63,6 +63,20 @@ def train_margins(
     examples in one order, each skipping what it does not hold: what differs between them is then their subsets
     alone. A model's result does not depend on which others are trained beside it, beyond rounding.
     """
+    parameters = train_parameters(network, inputs, labels, masks, recipe, seed)
+    inputs = inputs.bfloat16() if recipe.precision == "bfloat16" else inputs
+    return _margins(network, parameters, inputs, labels, recipe.batch_size)
+
+
+def train_parameters(
+    network: BatchedNetwork,
+    inputs: torch.Tensor,
+    labels: torch.Tensor,
+    masks: np.ndarray,
+    recipe: SurrogateRecipe,
+    seed: int | Sequence[int],
+) -> list[torch.Tensor]:
+    """As ``train_margins``, but the parameters of the M networks: float tensors with a leading axis for the model."""
     device = inputs.device
     models = len(masks)
     seeds = [seed] * models if isinstance(seed, int) else list(seed)
@@ -99,7 +113,7 @@ def train_margins(
             optimizer.zero_grad(set_to_none=True)
             (loss / index.shape[1]).backward()
             optimizer.step()
-    return _margins(network, parameters, inputs, labels, recipe.batch_size)
+    return [p.detach() for p in parameters]
 
 
 @torch.no_grad()

@@ -15,7 +15,7 @@ import torch
 from bdbench import BdbenchError, Tools, TrainingView
 from bdbench_datamodel import ensemble
 from bdbench_datamodel.ensemble import SurrogateRecipe
-from bdbench_datamodel.surrogates import BatchedMLP, BatchedNetwork, BatchedPatchNet
+from bdbench_datamodel.surrogates import BatchedMLP, BatchedNetwork, BatchedPatchNet, Parameters
 
 if TYPE_CHECKING:
     from bdbench_datamodel.detector import Datamodel
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 _CHUNK_FLOATS = 16e6
 # Fewer give a matrix that is all noise; so many are trained however slow the machine.
 _FEWEST = 50
+# TRAK's own default is a handful; its matrix hardly gets better with more.
+_CHECKPOINTS = 10
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,8 @@ class Plan:
             network = BatchedPatchNet(shape, view.num_classes, options.hidden or 64)
             recipe = SurrogateRecipe(epochs=options.epochs or 20, batch_size=25, lr=0.1, precision="bfloat16")
             models = 300
+        if options.estimator == "trak":
+            models = _CHECKPOINTS
         return cls(options, network, recipe, models if options.models == "auto" else options.models)
 
     @property
@@ -93,6 +97,23 @@ class Plan:
         if broken:
             raise BdbenchError(f"{broken} of {done} networks of the ensemble diverged: expected finite margins")
         return masks, margins
+
+    def train_few(self, view: TrainingView, tools: Tools) -> tuple[list[Parameters], torch.Tensor, torch.Tensor]:
+        """The parameters of ``models`` networks, one after another, with the inputs and labels they were trained on."""
+        streams = tools.shared_streams.child("checkpoints")
+        rng, seed = streams("subsets"), streams.integer("networks")
+        inputs, labels = self._tensors(view, tools.device)
+        advance = tools.track(self.models, "networks")
+        checkpoints: list[Parameters] = []
+        for index in range(self.models):
+            masks = ensemble.draw_subsets(len(view.labels), 1, self.options.alpha, rng)
+            trained = ensemble.train_parameters(
+                self.network, inputs, labels, masks, self.recipe, (seed + index) % 2**63
+            )
+            checkpoints.append([p[0] for p in trained])
+            advance(1)
+        tools.count_models(self.models)
+        return checkpoints, inputs, labels
 
     def _chunks(self, examples: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
         """Subsets without end, a chunk at a time: those of a short ensemble are the first of a longer one."""

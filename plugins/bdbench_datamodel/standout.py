@@ -48,6 +48,16 @@ def class_scales(residuals: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return np.sqrt(np.maximum(sums[labels] / np.bincount(labels)[labels], np.finfo(float).tiny))
 
 
+def matrix_scales(influence: Influence, labels: np.ndarray) -> np.ndarray:
+    """The same for a matrix that comes without margins: the root mean square of its class's block; float64 (n,)."""
+    scales = np.empty(len(labels))
+    for label in np.unique(labels):
+        examples = np.flatnonzero(labels == label)
+        block = influence.block(examples)
+        scales[examples] = max(float(np.sqrt((block**2).mean())), np.finfo(float).tiny)
+    return scales
+
+
 def strongest(
     influence: Influence,
     labels: np.ndarray,

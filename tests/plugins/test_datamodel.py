@@ -365,6 +365,7 @@ def test_selection_frequency_by_hand() -> None:
         "estimator=all",
         "estimator=covariance",
         "estimator=ridge",
+        "estimator=trak,dimension=16",
         "estimator=lasso,penalty=0.5",
         "net=mlp",
         "shared_start=false",
