@@ -62,7 +62,8 @@ def detection(scores: np.ndarray, ranking: np.ndarray, roles: np.ndarray, budget
     if poison.any() and clean.any():
         counted = poison | clean
         auroc = float(roc_auc_score(poison[counted], scores[counted]))
-        precision = float(average_precision_score(poison[counted], scores[counted]))
+        # Its sum of rounded terms may end above 1.
+        precision = min(1.0, float(average_precision_score(poison[counted], scores[counted])))
         false_alarms = np.cumsum(clean[ranking])
         recall_1pct = float(np.mean(false_alarms[poison[ranking]] <= 0.01 * clean.sum()))
     return Detection(

@@ -42,6 +42,13 @@ class Block:
     after: str
 
 
+@pytest.fixture(autouse=True)
+def _commands_of_plugins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The program adds them when it starts."""
+    monkeypatch.setattr(cli, "commands", dict(cli.commands))
+    installed().call("bdbench_add_commands", cli=cli)
+
+
 def blocks(page: Path) -> list[Block]:
     text = page.read_text()
     return [Block(m["language"], m["code"], not m["mark"], text[m.end() :]) for m in _FENCE.finditer(text)]
@@ -57,7 +64,8 @@ def commands(page: Path) -> Iterator[str]:
     fenced = "".join(b.code for b in blocks(page))
     outside = _FENCE.sub("", text)
     indented = "\n".join(line for line in outside.splitlines() if line.startswith("    "))
-    for line in f"{fenced}\n{indented}".splitlines():
+    whole = re.sub(r"\\\n\s*", "", f"{fenced}\n{indented}")
+    for line in whole.splitlines():
         for part in re.split(r"&&|\|\||;", line.split(" # ")[0]):
             if part.strip().startswith("bdbench "):
                 yield part.strip()
@@ -89,7 +97,7 @@ MADE = {
 def test_every_command_line_is_one_that_the_program_takes(command: str) -> None:
     _, values = parse(command)
     for kind in ("attack", "dataset", "model"):
-        if kind in values and parse_spec(values[kind])[0] not in MADE:
+        if values.get(kind) and parse_spec(values[kind])[0] not in MADE:
             installed().component(kind, values[kind])
     for spec in values.get("defenses", ()):
         installed().component("defense", spec)

@@ -32,6 +32,8 @@ try:
 except ImportError as error:
     raise BdbenchError(f"ART is not usable here: {error}: expected pip install 'bdbench[art]'") from None
 
+_DIMENSIONS = 10
+
 __all__ = ["ArtDetector", "BdbenchDefence", "activation_scores", "classifier_of", "spectral_scores"]
 
 
@@ -50,7 +52,15 @@ def classifier_of(victim: Victim, num_classes: int, shape: tuple[int, ...]) -> P
 
 
 def activation_scores(victim: Victim, view: TrainingView, seed: int) -> np.ndarray:
-    """1 where ART's ActivationDefence, with its defaults, suspects an example, else 0; float64 (n,)."""
+    """1 where ART's ActivationDefence, with its defaults, suspects an example, else 0; float64 (n,).
+
+    Raises BdbenchError for a set with too small a class: ART reduces each to 10 dimensions.
+    """
+    fewest = int(np.bincount(view.labels).min(where=np.bincount(view.labels) > 0, initial=len(view.labels)))
+    if fewest < _DIMENSIONS:
+        raise BdbenchError(
+            f"a class has {fewest} examples: ART's activation defence expects {_DIMENSIONS} or more in each"
+        )
     with _seeded(seed):
         _, clean = _made(ActivationDefence, victim, view).detect_poison()
     return 1.0 - np.array(clean, np.float64)

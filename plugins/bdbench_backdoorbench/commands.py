@@ -19,7 +19,7 @@ _FOLDER = click.Path(path_type=Path)
 def add(cli: click.Group) -> None:
     """Add them to the groups ``import`` and ``export``, and a group ``export-detector``."""
     for name, command in (("import", import_record), ("import", import_results), ("export", backdoorbench)):
-        group = cli.commands[name]
+        group = cli.commands.setdefault(name, click.Group(name))
         assert isinstance(group, click.Group)
         group.add_command(command)
     cli.add_command(export_detector)
