@@ -187,7 +187,7 @@ class Datamodel(Detector):
         for universe, size in work:
             if problem is None or universe is not opened:
                 labels = view.labels if self.classes == "mask" else None
-                problem, opened = Problem.of(influence.block(universe), labels), universe
+                problem, opened = Problem.of(influence.block(universe), labels, overwrite=True), universe
             found = (compat.search if released else search)(problem, size, self.starts, rng, advance)
             yield Cuts(size, universe[found.members], found.objectives)
 

@@ -19,6 +19,7 @@ import numba
 import numpy as np
 
 _TOLERANCE = 1e-6
+_TILE = 1024
 
 
 @dataclass(frozen=True)
@@ -29,15 +30,20 @@ class Problem:
     row_sums: np.ndarray
 
     @classmethod
-    def of(cls, weights: np.ndarray, labels: np.ndarray | None = None) -> Problem:
+    def of(cls, weights: np.ndarray, labels: np.ndarray | None = None, *, overwrite: bool = False) -> Problem:
         """The problem of W (n, n). With ``labels`` (n,), entries between different labels count as zero:
         poisons share a label, so that such entries hold nothing but noise.
+
+        ``overwrite`` turns W, float32, into B where it lies, so that there is never more than one matrix in memory.
         """
-        masked = weights.astype(np.float32)
-        np.fill_diagonal(masked, 0)
+        matrix = weights if overwrite and weights.dtype == np.float32 else weights.astype(np.float32)
+        np.fill_diagonal(matrix, 0)
         if labels is not None:
-            masked *= labels[:, None] == labels[None, :]
-        return cls(masked + masked.T, masked.sum(1, dtype=np.float64))
+            for row, label in zip(matrix, labels, strict=True):
+                row[labels != label] = 0
+        row_sums = matrix.sum(1, dtype=np.float64)
+        _symmetrise(matrix)
+        return cls(matrix, row_sums)
 
     def objective(self, members: np.ndarray) -> float:
         """J_k of the subset with these indices (k,)."""
@@ -55,6 +61,16 @@ class Problem:
     def _gradient(self, inside: np.ndarray) -> np.ndarray:
         size = int(inside.sum())
         return self.symmetric[inside].sum(0, dtype=np.float64) - size / len(self.row_sums) * self.row_sums
+
+
+def _symmetrise(matrix: np.ndarray) -> None:
+    """Add the transpose in place, a pair of tiles at a time."""
+    for i in range(0, len(matrix), _TILE):
+        for j in range(0, i + 1, _TILE):
+            here, there = matrix[i : i + _TILE, j : j + _TILE], matrix[j : j + _TILE, i : i + _TILE]
+            both = here + there.T
+            here[:] = both
+            there[:] = both.T
 
 
 @dataclass(frozen=True)

@@ -81,7 +81,7 @@ def strongest(
     for label in np.unique(labels):
         examples = np.flatnonzero(labels == label)
         count = len(examples)
-        problem = Problem.of(influence.block(examples))
+        problem = Problem.of(influence.block(examples), overwrite=True)
         best: tuple[float, np.ndarray] | None = None
         for size in counts(fractions, count):
             cuts = search(problem, size, starts, rng)

@@ -1,4 +1,4 @@
-"""The compiled search beside the same climb in numpy, on one matrix."""
+"""The compiled search beside the same climb in numpy, and beside the released one; and at 50,000 examples."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from bdbench_datamodel import compat, standout
+from bdbench_datamodel.influence import Factors
 from bdbench_datamodel.search import Problem, search
 
 N, SIZE, STARTS = 1500, 60, 8
@@ -53,3 +55,43 @@ def test_both_reach_the_same_objective() -> None:
 @pytest.mark.parametrize("function", [compiled, in_numpy])
 def test_search(benchmark: Any, function: Callable[[Problem], float]) -> None:
     benchmark.pedantic(function, args=(_problem(),), rounds=3, warmup_rounds=1)
+
+
+LARGE, LARGE_SIZE, LARGE_STARTS = 10_000, 1_280, 8
+
+
+@pytest.fixture(scope="module")
+def large() -> Problem:
+    """Noise, rows of different sums, and a planted block of 1,280."""
+    rng = np.random.default_rng(0)
+    weights = rng.standard_normal((LARGE, LARGE), dtype=np.float32)
+    weights += 0.3 * rng.standard_normal((LARGE, 1), dtype=np.float32)
+    weights[:LARGE_SIZE, :LARGE_SIZE] += 0.05
+    return Problem.of(weights, overwrite=True)
+
+
+def exact(problem: Problem) -> float:
+    return float(search(problem, LARGE_SIZE, LARGE_STARTS, np.random.default_rng(0)).objectives.mean())
+
+
+def released(problem: Problem) -> float:
+    return float(compat.search(problem, LARGE_SIZE, LARGE_STARTS, np.random.default_rng(0)).objectives.mean())
+
+
+@pytest.mark.benchmark(group=f"search, n = {LARGE:,}, k = {LARGE_SIZE:,}, {LARGE_STARTS} starts")
+@pytest.mark.parametrize("function", [exact, released])
+def test_search_against_the_released_one(benchmark: Any, large: Problem, function: Callable[[Problem], float]) -> None:
+    benchmark.extra_info["objective"] = benchmark.pedantic(function, args=(large,), rounds=3, warmup_rounds=1)
+
+
+@pytest.mark.benchmark(group="groups of ten classes, n = 50,000, on factors of 1,000 networks: 5 sizes x 20 starts")
+def test_groups_of_fifty_thousand(benchmark: Any) -> None:
+    rng = np.random.default_rng(0)
+    n, models = 50_000, 1_000
+    influence = Factors(*(rng.standard_normal((n, models), dtype=np.float32) for _ in range(2)))
+    labels = np.arange(n) % 10
+    benchmark.pedantic(
+        standout.strongest,
+        args=(influence, labels, np.ones(n), (0.1, 0.15, 0.2, 0.3, 0.4), 20, rng),
+        rounds=1,
+    )

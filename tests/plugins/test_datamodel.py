@@ -229,6 +229,21 @@ def test_entries_between_labels_are_left_out() -> None:
     assert weights[0, 4] != 0  # the caller's matrix is not touched
 
 
+@pytest.mark.parametrize("labelled", [False, True])
+def test_a_matrix_is_overwritten_only_if_asked(monkeypatch: pytest.MonkeyPatch, labelled: bool) -> None:
+    monkeypatch.setattr("bdbench_datamodel.search._TILE", 7)
+    weights, _ = _random_problem(30, 2)
+    labels = np.arange(30) % 3 if labelled else None
+    kept = weights * (1 if labels is None else labels[:, None] == labels)
+    problem = Problem.of(weights, labels)
+    assert problem.symmetric == pytest.approx(kept + kept.T)
+    assert not np.shares_memory(problem.symmetric, weights)
+    spent = weights.copy()
+    again = Problem.of(spent, labels, overwrite=True)
+    assert again.symmetric is spent
+    assert np.array_equal(again.symmetric, problem.symmetric) and np.array_equal(again.row_sums, problem.row_sums)
+
+
 @settings(max_examples=40, deadline=None)
 @given(n=st.integers(4, 14), seed=st.integers(0, 10**6), data=st.data())
 def test_the_search_equals_brute_force(n: int, seed: int, data: st.DataObject) -> None:
