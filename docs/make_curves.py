@@ -1,4 +1,4 @@
-"""Draw docs/curves.svg: AUROC against the number of networks, from the records of leaderboards/models."""
+"""Draw docs/curves.svg: AUROC against the number of networks, from the records in docs/curves."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 ROOT = Path(__file__).parent.parent
-RECORDS = ROOT / "leaderboards" / "models" / "records"
-COLOURS = {"out-of-sample": "#d55e00", "covariance": "#0072b2", "ridge": "#009e73", "frequency": "#cc79a7"}
+RECORDS = ROOT / "docs" / "curves" / "records"
+COLOURS = {"out-of-sample": "#d55e00", "covariance": "#0072b2", "frequency": "#cc79a7"}
 FLOORS = {"spectral": ":", "activation-clustering": "--"}
 
 

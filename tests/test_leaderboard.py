@@ -14,6 +14,8 @@ from click.testing import CliRunner, Result
 import bdbench
 from bdbench import leaderboard, record
 from bdbench.cli import cli
+from bdbench_datamodel.detector import Datamodel
+from bdbench_triggers.blend import Blend
 from tests.conftest import make_board
 
 COMMITTED = sorted(p.parent for p in (Path(__file__).parent.parent / "leaderboards").glob("*/records"))
@@ -310,13 +312,15 @@ def test_what_is_committed_is_what_the_records_give(folder: Path) -> None:
 
 
 def test_digits_default_keeps_the_readmes_promise() -> None:
-    """Blend against the default detector: it works as an attack, and is found, on seeds 0-4 and on 5-9."""
+    """Blend at 5 % against the default detector: it works as an attack, and is found, on every one of ten seeds."""
     board = Path(__file__).parent.parent / "leaderboards" / "digits"
-    frame = leaderboard.load(board)
-    rows = frame[(frame["attack"] == "blend") & (frame["defense"] == "datamodel")]
-    rows = rows[rows["defense_parameters"].str.contains('"estimator": "out-of-sample"')]
-    for seeds in (range(5), range(5, 10)):
-        means = rows[rows["seed"].isin(seeds)].set_index("seed").mean(numeric_only=True)
-        assert rows["seed"].isin(seeds).sum() == 5
-        assert means["asr_before"] >= 0.8 and means["ca_before"] >= 0.95
-        assert means["auroc"] >= 0.95 and means["asr_after"] <= 0.1
+    default = Datamodel().config()
+    records = [json.loads(path.read_text()) for path in (board / "records").glob("*-blend-datamodel-*.json")]
+    promised = [
+        r for r in records if r["config"]["defense"] == default and r["config"]["attack"] == Blend(rate=0.05).config()
+    ]
+    assert sorted(r["seed"] for r in promised) == list(range(10))
+    for found in promised:
+        assert found["before"]["attack_success_rate"] >= 0.8 and found["before"]["clean_accuracy"] >= 0.95
+        assert found["detection"]["auroc"] >= 0.97
+        assert found["after"]["attack_success_rate"] <= 0.05

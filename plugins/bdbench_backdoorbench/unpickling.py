@@ -115,4 +115,9 @@ _ALLOWED: dict[tuple[str, str], Callable[[], Any]] = {
     ("numpy._core.multiarray", "_reconstruct"): lambda: _ARRAY,
     ("numpy._core.multiarray", "scalar"): lambda: _SCALAR,
     ("PIL.Image", "Image"): _image,
+    # An image that was opened and not converted names its format; its pixels are pickled all the same.
+    ("PIL.BmpImagePlugin", "BmpImageFile"): _image,
+    ("PIL.JpegImagePlugin", "JpegImageFile"): _image,
+    ("PIL.PngImagePlugin", "PngImageFile"): _image,
+    ("PIL.PpmImagePlugin", "PpmImageFile"): _image,
 }

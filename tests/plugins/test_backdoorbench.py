@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pickle
@@ -598,3 +599,14 @@ def test_published_results_are_labelled_and_empty_rows_counted(tmp_path: Path) -
     file.write_text("dataset,backbone\na,b\n")
     wrong = invoke("import", "backdoorbench-results", str(file))
     assert wrong.exit_code == 2 and "no column 'attack_name'" in wrong.stderr
+
+
+@pytest.mark.parametrize("form", ["PNG", "PPM", "BMP"])
+def test_an_image_that_was_opened_from_a_file_is_read_from_memory(tmp_path: Path, form: str) -> None:
+    pixels = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, form)
+    opened = Image.open(buffer)
+    opened.load()
+    torch.save({"image": opened}, tmp_path / "x.pt")
+    assert np.array_equal(np.asarray(load(tmp_path / "x.pt")["image"]), pixels)
