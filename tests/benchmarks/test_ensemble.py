@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from bdbench_datamodel.ensemble import SurrogateRecipe, draw_subsets, train_margins
-from bdbench_datamodel.surrogates import BatchedMLP
+from bdbench_datamodel.surrogates import BatchedMLP, BatchedPatchNet
 
 MODELS = 20
 RECIPE = SurrogateRecipe(epochs=15, batch_size=16, lr=0.05)
@@ -53,3 +53,49 @@ def plain_loop() -> None:
 @pytest.mark.parametrize("function", [batched, plain_loop])
 def test_ensemble(benchmark: Any, function: Callable[[], None]) -> None:
     benchmark.pedantic(function, rounds=3, warmup_rounds=1)
+
+
+PATCH_MODELS = 20
+PATCH_RECIPE = SurrogateRecipe(epochs=2, batch_size=25, lr=0.1, precision="bfloat16")
+
+
+@pytest.fixture(scope="module")
+def colour() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """5,000 images like those of CIFAR-10, labels, and the subsets of a chunk."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (5000, 32, 32, 3)).astype(np.uint8)
+    return images, rng.integers(0, 10, 5000), draw_subsets(5000, PATCH_MODELS, 0.2, rng)
+
+
+def batched_patches(images: np.ndarray, labels: np.ndarray, masks: np.ndarray) -> None:
+    network = BatchedPatchNet((32, 32, 3), 10, 64)
+    train_margins(network, network.prepare(images), torch.from_numpy(labels), masks, PATCH_RECIPE, 0)
+
+
+def plain_convolutions(images: np.ndarray, labels: np.ndarray, masks: np.ndarray) -> None:
+    """The same layers, subsets, batches and epochs as ``nn.Conv2d`` and friends, one network after another."""
+    x = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
+    y = torch.from_numpy(labels)
+    for mask in masks:
+        model = torch.nn.Sequential(
+            torch.nn.Conv2d(3, 64, 5, stride=3, padding=1),
+            torch.nn.ReLU(),
+            torch.nn.AdaptiveAvgPool2d(3),
+            torch.nn.Flatten(),
+            torch.nn.Linear(9 * 64, 10),
+        )
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4)
+        members = torch.from_numpy(np.flatnonzero(mask))
+        for _ in range(PATCH_RECIPE.epochs):
+            for index in members[torch.randperm(len(members))].split(PATCH_RECIPE.batch_size):
+                optimizer.zero_grad()
+                torch.nn.functional.cross_entropy(model(x[index]), y[index]).backward()
+                optimizer.step()
+        with torch.no_grad():
+            model(x)
+
+
+@pytest.mark.benchmark(group=f"{PATCH_MODELS} networks of patches, {PATCH_RECIPE.epochs} epochs")
+@pytest.mark.parametrize("function", [batched_patches, plain_convolutions])
+def test_patches(benchmark: Any, function: Callable[..., None], colour: tuple[np.ndarray, ...]) -> None:
+    benchmark.pedantic(function, args=colour, rounds=3, warmup_rounds=1)

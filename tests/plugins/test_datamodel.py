@@ -95,6 +95,16 @@ def test_a_models_margins_do_not_depend_on_the_chunk(name: str) -> None:
     assert np.allclose(whole, np.concatenate(parts), atol=1e-4)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+@pytest.mark.parametrize("name", ["mlp", "patches"])
+def test_a_gpu_gives_the_cpus_margins(name: str) -> None:
+    network, x, y, masks = _setting(name)
+    here = train_margins(network, x, y, masks, RECIPE, seed=3)
+    there = train_margins(network, x.to("cuda"), y.to("cuda"), masks, RECIPE, seed=3)
+    assert np.allclose(here, there, atol=1e-2)
+    assert np.corrcoef(here.ravel(), there.ravel())[0, 1] > 0.999
+
+
 def test_bfloat16_is_near_float32() -> None:
     network, x, y, masks = _setting("patches")
     exact = train_margins(network, x, y, masks, RECIPE, seed=3)
