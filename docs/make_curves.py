@@ -52,7 +52,7 @@ def figure() -> Figure:
         for line, style in FLOORS.items():
             if lines[line]:
                 axis.axhline(np.mean(lines[line][0]), color="black", linestyle=style, linewidth=1, label=line)
-        axis.set(title=attack, xscale="log", xlabel="networks", ylim=(0.3, 1.02))
+        axis.set(title=attack, xscale="log", xlabel="networks", ylim=(0, 1.02))
     drawn.axes[0].set_ylabel("AUROC")
     drawn.legend(
         *drawn.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=6, frameon=False, fontsize=8
