@@ -13,7 +13,7 @@ from collections.abc import Callable
 import numba
 import numpy as np
 
-from bdbench_datamodel.search import Cuts, Problem
+from bdbench_datamodel.search import Cuts, Problem, random_subsets
 
 _SWAPS, _ROUNDS = 100, 100
 
@@ -35,10 +35,8 @@ def search(
     Raises ValueError unless 0 < size < n.
     """
     n = len(problem.row_sums)
-    if not 0 < size < n:
-        raise ValueError(f"size={size} is not allowed: expected 0 < size < {n}")
+    members = random_subsets(n, size, starts, rng)
     terms = -size / n * problem.row_sums
-    members = np.stack([rng.permutation(n)[:size] for _ in range(starts)]).astype(np.int64)
     for row in members:
         # The release takes the first k diagonal entries from the objective in place of the members'.
         offset = terms[:size].sum()
@@ -50,8 +48,7 @@ def search(
                 break
             last = reached
         advance(1)
-    members.sort(1)
-    return Cuts(size, members, np.array([problem.objective(m) for m in members]))
+    return Cuts.of(problem, members)
 
 
 @numba.njit(nogil=True, cache=True)

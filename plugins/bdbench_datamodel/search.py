@@ -86,6 +86,12 @@ class Cuts:
         """The members of the best one, int64 (k,)."""
         return self.members[int(self.objectives.argmax())]
 
+    @classmethod
+    def of(cls, problem: Problem, members: np.ndarray) -> Cuts:
+        """The subsets whose members, int64 (starts, k), a search ended with; they are sorted in place."""
+        members.sort(1)
+        return cls(members.shape[1], members, np.array([problem.objective(m) for m in members]))
+
     def frequency(self, examples: int) -> np.ndarray:
         """The share of starts that selected each example, float64 (n,)."""
         return np.bincount(self.members.ravel(), minlength=examples) / len(self.members)
@@ -95,6 +101,13 @@ def counts(fractions: Sequence[float], examples: int) -> list[int]:
     """Sizes in examples, ascending: of 2 at least, and 2 fewer than there are at most."""
     sizes = {round(fraction * examples) for fraction in fractions}
     return [size for size in sorted(sizes) if 2 <= size <= examples - 2]
+
+
+def random_subsets(examples: int, size: int, starts: int, rng: np.random.Generator) -> np.ndarray:
+    """Where searches start: int64 (starts, size). Raises ValueError unless 0 < size < examples."""
+    if not 0 < size < examples:
+        raise ValueError(f"size={size} is not allowed: expected 0 < size < {examples}")
+    return np.stack([rng.permutation(examples)[:size] for _ in range(starts)]).astype(np.int64)
 
 
 def search(
@@ -111,9 +124,7 @@ def search(
     without accumulated rounding. Raises ValueError unless 0 < size < n.
     """
     n = len(problem.row_sums)
-    if not 0 < size < n:
-        raise ValueError(f"size={size} is not allowed: expected 0 < size < {n}")
-    members = np.stack([rng.permutation(n)[:size] for _ in range(starts)]).astype(np.int64)
+    members = random_subsets(n, size, starts, rng)
     offsets = size / n * problem.row_sums
     # Gains below the matrix's own rounding are no gains; without this floor a search could swap for ever.
     tolerance = _TOLERANCE * float(np.abs(problem.symmetric).max(initial=0.0)) * size**0.5
@@ -124,8 +135,7 @@ def search(
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         list(pool.map(climb, members))
-    members.sort(1)
-    return Cuts(size, members, np.array([problem.objective(m) for m in members]))
+    return Cuts.of(problem, members)
 
 
 @numba.njit(nogil=True, cache=True)

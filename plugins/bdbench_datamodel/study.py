@@ -28,7 +28,10 @@ def ensemble(run: Reopened) -> tuple[np.ndarray, np.ndarray]:
 
 def strengths(run: Reopened) -> list[Strength]:
     """The trigger's strength, if there is one, and that of natural groups: see ``strength.natural_groups``."""
-    masks, margins = ensemble(run)
+    return _strengths(run, *ensemble(run))
+
+
+def _strengths(run: Reopened, masks: np.ndarray, margins: np.ndarray) -> list[Strength]:
     roles, labels = run.poisoned.roles, run.view.labels
     tools = run.tools()
     poisons = np.flatnonzero(roles == Role.POISON)
@@ -50,7 +53,7 @@ def sections(run: Reopened) -> list[ReportSection]:
     if not isinstance(run.defense, Datamodel) or run.defense.matrix is not None:
         return []
     masks, margins = ensemble(run)
-    found = strengths(run)
+    found = _strengths(run, masks, margins)
     made = [ReportSection("Feature strength", pictures.strengths(found), strength.verdict(found))]
     if run.scores is not None and len(run.scores) <= _LARGEST:
         weights = Marginal(MARGINAL["out-of-sample"], masks, margins).dense()
