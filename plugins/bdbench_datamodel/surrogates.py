@@ -131,10 +131,10 @@ class BatchedPatchNet(BatchedNetwork):
         w1, b1, w2, b2 = parameters
         models, batch = x.shape[:2]
         active = _dense(x.flatten(1, 2), w1, b1).relu_().view(models * batch, -1, self.hidden)
-        pooling = self._pooling().to(x).expand(models * batch, -1, -1)
+        pooling = self._pooling.to(x).expand(models * batch, -1, -1)
         return _dense((pooling @ active).view(models, batch, -1), w2, b2).float()
 
-    @functools.lru_cache
+    @functools.cached_property
     def _pooling(self) -> torch.Tensor:
         """(grid * grid, rows * columns): adaptive average pooling as a matrix, whose backward pass is four times as
         fast as torch's own on the CPU."""
