@@ -10,6 +10,7 @@ With g = B v - c, swapping r out and a in changes J_k by exactly g_a - g_r - B_a
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -44,6 +45,11 @@ class Problem:
         row_sums = matrix.sum(1, dtype=np.float64)
         _symmetrise(matrix)
         return cls(matrix, row_sums)
+
+    @functools.cached_property
+    def extremes(self) -> tuple[float, float]:
+        """The smallest and the largest entry of B."""
+        return float(self.symmetric.min(initial=0.0)), float(self.symmetric.max(initial=0.0))
 
     def objective(self, members: np.ndarray) -> float:
         """J_k of the subset with these indices (k,)."""
@@ -119,18 +125,20 @@ def search(
 ) -> Cuts:
     """Local optima of J_k for k = ``size`` from ``starts`` random subsets.
 
-    Each start swaps, for one member after another, the member for the outsider of largest gain, until no
-    swap gains; the gradient is then made afresh and the pass repeated, so that the result is certified
-    without accumulated rounding. Raises ValueError unless 0 < size < n.
+    Each start first exchanges many members at once, the lowest gradients against the highest, while that gains; then
+    for one member after another the outsider of largest gain, until no swap gains. The gradient is then made
+    afresh and the pass repeated, so that the result is certified without accumulated rounding. Raises ValueError
+    unless 0 < size < n.
     """
     n = len(problem.row_sums)
     members = random_subsets(n, size, starts, rng)
     offsets = size / n * problem.row_sums
+    lowest, highest = problem.extremes
     # Gains below the matrix's own rounding are no gains; without this floor a search could swap for ever.
-    tolerance = _TOLERANCE * float(np.abs(problem.symmetric).max(initial=0.0)) * size**0.5
+    tolerance = _TOLERANCE * max(highest, -lowest) * size**0.5
 
     def climb(row: np.ndarray) -> None:
-        _climb(problem.symmetric, offsets, row, tolerance)
+        _climb(problem.symmetric, offsets, row, tolerance, lowest)
         advance(1)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -139,33 +147,88 @@ def search(
 
 
 @numba.njit(nogil=True, cache=True)
-def _climb(b: np.ndarray, offsets: np.ndarray, members: np.ndarray, tolerance: float) -> None:
+def _climb(b: np.ndarray, offsets: np.ndarray, members: np.ndarray, tolerance: float, lowest: float) -> None:
     """Improve ``members`` (k,) in place until no swap gains more than the tolerance."""
-    n = len(offsets)
-    inside = np.zeros(n, np.bool_)
+    inside = np.zeros(len(offsets), np.bool_)
     inside[members] = True
-    improved = True
-    while improved:
-        improved = False
-        gradient = -offsets
-        for r in members:
+    _exchange(b, _gradient(b, offsets, members), members, inside, tolerance)
+    while _swap(b, _gradient(b, offsets, members), members, inside, tolerance, lowest):
+        pass
+
+
+@numba.njit(nogil=True, cache=True)
+def _gradient(b: np.ndarray, offsets: np.ndarray, members: np.ndarray) -> np.ndarray:
+    gradient = -offsets
+    for r in members:
+        row = b[r]
+        for j in range(len(gradient)):
+            gradient[j] += row[j]
+    return gradient
+
+
+@numba.njit(nogil=True, cache=True)
+def _exchange(
+    b: np.ndarray, gradient: np.ndarray, members: np.ndarray, inside: np.ndarray, tolerance: float
+) -> None:  # fmt: skip
+    """Exchange the members below the k-th largest gradient for the outsiders above it: the half that are furthest,
+    or half as many again whenever J_k would not rise. With D the change of v, that is D'(g + g after it) / 2.
+    """
+    n, cap = len(gradient), len(members)
+    moved = np.empty(n)
+    while cap:
+        threshold = np.partition(gradient, n - len(members))[n - len(members)]
+        coming = np.flatnonzero((gradient >= threshold) & ~inside)
+        going = np.flatnonzero(gradient[members] < threshold)
+        # With all that are misplaced at once the subset mostly oscillates.
+        count = min(cap, (min(len(coming), len(going)) + 1) // 2)
+        if not count:
+            return
+        coming = coming[np.argsort(-gradient[coming])[:count]]
+        going = going[np.argsort(gradient[members[going]])[:count]]
+        moved[:] = gradient
+        for i in range(count):
+            entering, leaving = b[coming[i]], b[members[going[i]]]
             for j in range(n):
-                gradient[j] += b[r, j]
-        changed = True
-        while changed:
-            changed = False
-            for i in range(len(members)):
-                r = members[i]
-                row = b[r]
-                best, best_gain = -1, tolerance
-                for a in range(n):
-                    gain = gradient[a] - gradient[r] - row[a]
-                    if gain > best_gain and not inside[a]:
-                        best, best_gain = a, gain
-                if best >= 0:
-                    members[i] = best
-                    inside[r], inside[best] = False, True
-                    entering = b[best]
-                    for j in range(n):
-                        gradient[j] += entering[j] - row[j]
-                    changed = improved = True
+                moved[j] += entering[j] - leaving[j]
+        rise = 0.0
+        for i in range(count):
+            a, r = coming[i], members[going[i]]
+            rise += (gradient[a] + moved[a] - gradient[r] - moved[r]) / 2
+        if rise > tolerance:
+            inside[coming], inside[members[going]] = True, False
+            members[going] = coming
+            gradient[:] = moved
+        else:
+            cap = count // 2
+
+
+@numba.njit(nogil=True, cache=True)
+def _swap(
+    b: np.ndarray, gradient: np.ndarray, members: np.ndarray, inside: np.ndarray, tolerance: float, lowest: float
+) -> bool:  # fmt: skip
+    """Swap one member after another for the outsider of largest gain until none gains; whether any did."""
+    n = len(gradient)
+    improved, changed = False, True
+    while changed:
+        changed = False
+        top = gradient[~inside].max()
+        for i in range(len(members)):
+            r = members[i]
+            # No entry of B is below the lowest: no outsider can gain here, and r's row need not be read.
+            if top - gradient[r] - lowest <= tolerance:
+                continue
+            row = b[r]
+            best, best_gain = -1, tolerance
+            for a in range(n):
+                gain = gradient[a] - gradient[r] - row[a]
+                if gain > best_gain and not inside[a]:
+                    best, best_gain = a, gain
+            if best >= 0:
+                members[i] = best
+                inside[r], inside[best] = False, True
+                entering = b[best]
+                for j in range(n):
+                    gradient[j] += entering[j] - row[j]
+                top = gradient[~inside].max()
+                changed = improved = True
+    return improved
