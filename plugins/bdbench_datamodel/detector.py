@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,7 +109,7 @@ class Datamodel(Detector):
         self, masks: np.ndarray | None, margins: np.ndarray | None, view: TrainingView, tools: Tools
     ) -> Influence:
         from bdbench_datamodel import estimators, regression
-        from bdbench_datamodel.influence import Dense, Marginal
+        from bdbench_datamodel.influence import Dense
         from bdbench_datamodel.matrixfile import read_matrix
         from bdbench_datamodel.plan import Plan
         from bdbench_datamodel.trak import trak
@@ -125,7 +126,11 @@ class Datamodel(Detector):
             return regression.ridge(masks, margins, self.penalty or 1.0)
         if self.estimator == "lasso":
             return regression.lasso(masks, margins, self.penalty or 0.3, tools.track(regression.STEPS, "lasso"))
-        return Marginal(estimators.MARGINAL[self.estimator], masks, margins)
+        if self.estimator == "all":
+            return estimators.difference_over_all(masks, margins)
+        if self.estimator == "covariance":
+            return estimators.response_covariance(masks, margins)
+        return estimators.OutOfSample(masks, margins)
 
     def _standout(
         self,
@@ -165,6 +170,7 @@ class Datamodel(Detector):
     def _cuts(self, influence: Influence, view: TrainingView, tools: Tools) -> Iterator[Cuts]:
         """The local optima at every size; with classes=each, for every label in turn."""
         from bdbench_datamodel import compat
+        from bdbench_datamodel.lowrank import objective_of
         from bdbench_datamodel.search import Cuts, Problem, counts, search
 
         released = self.compat != "none"
@@ -175,21 +181,19 @@ class Datamodel(Detector):
         else:
             fractions = self.sizes or _SET_SIZES
             universes = [np.arange(len(view.labels))]
-        work = [
-            (universe, size)
-            for universe in universes
-            for size in (compat.sizes(len(universe)) if released else counts(fractions, len(universe)))
-        ]
-        if not work:
+        sizes = [compat.sizes(len(u)) if released else counts(fractions, len(u)) for u in universes]
+        if not any(sizes):
             raise self._no_size(fractions)
-        advance = tools.track(len(work) * self.starts, "search")
-        problem, opened = None, None
-        for universe, size in work:
-            if problem is None or universe is not opened:
-                labels = view.labels if self.classes == "mask" else None
-                problem, opened = Problem.of(influence.block(universe), labels, overwrite=True), universe
-            found = (compat.search if released else search)(problem, size, self.starts, rng, advance)
-            yield Cuts(size, universe[found.members], found.objectives)
+        advance = tools.track(sum(map(len, sizes)) * self.starts, "search")
+        labels = view.labels if self.classes == "mask" else None
+        for universe, own in zip(universes, sizes, strict=True):
+            if released:
+                find = functools.partial(compat.search, Problem.of(influence.block(universe), labels, overwrite=True))
+            else:
+                find = functools.partial(search, objective_of(influence, universe, labels))
+            for size in own:
+                found = find(size, self.starts, rng, advance)
+                yield Cuts(size, universe[found.members], found.objectives)
 
     def _no_size(self, fractions: tuple[float, ...]) -> BdbenchError:
         given = "+".join(f"{f:g}" for f in fractions)

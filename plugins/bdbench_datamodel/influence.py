@@ -7,7 +7,6 @@ set. The diagonal counts as zero: an example's effect on itself is no evidence o
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -58,24 +57,6 @@ class Factors(Influence):
     def block(self, index: np.ndarray) -> np.ndarray:
         """float32 (k, k)."""
         return _hollow(self.left[index] @ self.right[index].T)
-
-
-@dataclass(frozen=True)
-class Marginal(Influence):
-    """An estimator whose entry (i, j) needs the columns i and j of masks and margins (m, n) alone."""
-
-    estimate: Callable[[np.ndarray, np.ndarray], np.ndarray]
-    masks: np.ndarray
-    margins: np.ndarray
-
-    @property
-    def examples(self) -> int:  # type: ignore[override]
-        """n."""
-        return self.masks.shape[1]
-
-    def block(self, index: np.ndarray) -> np.ndarray:
-        """float32 (k, k)."""
-        return self.estimate(self.masks[:, index], self.margins[:, index])
 
 
 def _hollow(block: np.ndarray) -> np.ndarray:

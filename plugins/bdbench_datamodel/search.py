@@ -15,12 +15,36 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Protocol
 
 import numba
 import numpy as np
 
 _TOLERANCE = 1e-6
 _TILE = 1024
+
+
+class Objective(Protocol):
+    """J_k of one W, as a search sees it: dense below, in factors in ``lowrank``."""
+
+    @property
+    def row_sums(self) -> np.ndarray:
+        """Those of W, with a zero diagonal; float64 (n,)."""
+
+    @property
+    def extremes(self) -> tuple[float, float]:
+        """The smallest and the largest entry of B, and of its diagonal, 0."""
+
+    def objective(self, members: np.ndarray) -> float:
+        """J_k of the subset with these indices (k,)."""
+
+    def best_gain(self, members: np.ndarray) -> float:
+        """The largest change of J_k by any swap: at most 0, up to rounding, where ``members`` is a local optimum."""
+
+    def climb(self, members: np.ndarray, tolerance: float, advance: Callable[[int], None]) -> None:
+        """Make local optima of the rows of ``members``, int64 (starts, k), in place: no swap gains more than the
+        tolerance. ``advance`` counts a start.
+        """
 
 
 @dataclass(frozen=True)
@@ -48,7 +72,7 @@ class Problem:
 
     @functools.cached_property
     def extremes(self) -> tuple[float, float]:
-        """The smallest and the largest entry of B."""
+        """The smallest and the largest entry of B, and of its diagonal, 0."""
         return float(self.symmetric.min(initial=0.0)), float(self.symmetric.max(initial=0.0))
 
     def objective(self, members: np.ndarray) -> float:
@@ -63,6 +87,17 @@ class Problem:
         g = self._gradient(inside)
         gains = g[None, ~inside] - g[inside, None] - self.symmetric[np.ix_(inside, ~inside)]
         return float(gains.max())
+
+    def climb(self, members: np.ndarray, tolerance: float, advance: Callable[[int], None]) -> None:
+        """Make local optima of the rows of ``members``, int64 (starts, k), in place, several at a time."""
+        offsets = members.shape[1] / len(self.row_sums) * self.row_sums
+
+        def one(row: np.ndarray) -> None:
+            _climb(self.symmetric, offsets, row, tolerance, self.extremes[0])
+            advance(1)
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            list(pool.map(one, members))
 
     def _gradient(self, inside: np.ndarray) -> np.ndarray:
         size = int(inside.sum())
@@ -93,7 +128,7 @@ class Cuts:
         return self.members[int(self.objectives.argmax())]
 
     @classmethod
-    def of(cls, problem: Problem, members: np.ndarray) -> Cuts:
+    def of(cls, problem: Objective, members: np.ndarray) -> Cuts:
         """The subsets whose members, int64 (starts, k), a search ended with; they are sorted in place."""
         members.sort(1)
         return cls(members.shape[1], members, np.array([problem.objective(m) for m in members]))
@@ -117,7 +152,7 @@ def random_subsets(examples: int, size: int, starts: int, rng: np.random.Generat
 
 
 def search(
-    problem: Problem,
+    problem: Objective,
     size: int,
     starts: int,
     rng: np.random.Generator,
@@ -130,19 +165,10 @@ def search(
     afresh and the pass repeated, so that the result is certified without accumulated rounding. Raises ValueError
     unless 0 < size < n.
     """
-    n = len(problem.row_sums)
-    members = random_subsets(n, size, starts, rng)
-    offsets = size / n * problem.row_sums
-    lowest, highest = problem.extremes
+    members = random_subsets(len(problem.row_sums), size, starts, rng)
     # Gains below the matrix's own rounding are no gains; without this floor a search could swap for ever.
-    tolerance = _TOLERANCE * max(highest, -lowest) * size**0.5
-
-    def climb(row: np.ndarray) -> None:
-        _climb(problem.symmetric, offsets, row, tolerance, lowest)
-        advance(1)
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        list(pool.map(climb, members))
+    tolerance = _TOLERANCE * max(np.abs(problem.extremes)) * size**0.5
+    problem.climb(members, tolerance, advance)
     return Cuts.of(problem, members)
 
 
@@ -152,7 +178,7 @@ def _climb(b: np.ndarray, offsets: np.ndarray, members: np.ndarray, tolerance: f
     inside = np.zeros(len(offsets), np.bool_)
     inside[members] = True
     _exchange(b, _gradient(b, offsets, members), members, inside, tolerance)
-    while _swap(b, _gradient(b, offsets, members), members, inside, tolerance, lowest):
+    while swap(b, _gradient(b, offsets, members), members, inside, tolerance, lowest):
         pass
 
 
@@ -203,7 +229,7 @@ def _exchange(
 
 
 @numba.njit(nogil=True, cache=True)
-def _swap(
+def swap(
     b: np.ndarray, gradient: np.ndarray, members: np.ndarray, inside: np.ndarray, tolerance: float, lowest: float
 ) -> bool:  # fmt: skip
     """Swap one member after another for the outsider of largest gain until none gains; whether any did."""

@@ -16,7 +16,8 @@ import numpy as np
 from scipy import stats
 
 from bdbench_datamodel.influence import Influence
-from bdbench_datamodel.search import Problem, counts, search
+from bdbench_datamodel.lowrank import objective_of
+from bdbench_datamodel.search import counts, search
 
 # The suspect's examples go to the front if they belong to the upper of two groups with at least this probability.
 _BELONGS = 0.02
@@ -81,7 +82,7 @@ def strongest(
     for label in np.unique(labels):
         examples = np.flatnonzero(labels == label)
         count = len(examples)
-        problem = Problem.of(influence.block(examples), overwrite=True)
+        problem = objective_of(influence, examples)
         best: tuple[float, np.ndarray] | None = None
         for size in counts(fractions, count):
             cuts = search(problem, size, starts, rng)

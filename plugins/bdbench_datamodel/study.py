@@ -47,8 +47,7 @@ def _strengths(run: Reopened, masks: np.ndarray, margins: np.ndarray) -> list[St
 def sections(run: Reopened) -> list[ReportSection]:
     """The detector's pictures for ``bdbench report``."""
     from bdbench_datamodel import pictures
-    from bdbench_datamodel.estimators import MARGINAL
-    from bdbench_datamodel.influence import Marginal
+    from bdbench_datamodel.estimators import difference_of_means
 
     if not isinstance(run.defense, Datamodel) or run.defense.matrix is not None:
         return []
@@ -56,7 +55,7 @@ def sections(run: Reopened) -> list[ReportSection]:
     found = _strengths(run, masks, margins)
     made = [ReportSection("Feature strength", pictures.strengths(found), strength.verdict(found))]
     if run.scores is not None and len(run.scores) <= _LARGEST:
-        weights = Marginal(MARGINAL["out-of-sample"], masks, margins).dense()
+        weights = difference_of_means(masks, margins)
         caption = "Groups that support each other are red blocks on the diagonal; a backdoor's is at its class's start."
         picture = pictures.matrix(weights, run.view.labels, run.scores)
         made.insert(0, ReportSection("The matrix W (difference of means, out of sample)", picture, caption))

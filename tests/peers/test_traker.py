@@ -10,16 +10,16 @@ import torch
 from scipy.stats import spearmanr
 
 from bdbench_datamodel.ensemble import SurrogateRecipe, train_parameters
-from bdbench_datamodel.surrogates import BatchedMLP
+from bdbench_datamodel.surrogates import BatchedMLP, BatchedNetwork
 from bdbench_datamodel.trak import trak
 
 pytestmark = pytest.mark.peers
 
 
-class _Network(torch.nn.Module):
+class Network(torch.nn.Module):
     """The batched network as an ordinary one of torch, its parameters in the same order."""
 
-    def __init__(self, network: BatchedMLP, parameters: list[torch.Tensor]) -> None:
+    def __init__(self, network: BatchedNetwork, parameters: list[torch.Tensor]) -> None:
         super().__init__()
         self.network = network
         self.own = torch.nn.ParameterList([torch.nn.Parameter(p.clone()) for p in parameters])
@@ -61,7 +61,7 @@ def test_both_give_the_same_scores(tmp_path: Path) -> None:
         def free_memory(self) -> None:
             pass
 
-    model = _Network(network, parameters).eval()
+    model = Network(network, parameters).eval()
     # Its penalty is absolute, of gradients over the root of their number; ours is in mean eigenvalues of Phi'Phi.
     features = trak_features(model, inputs, labels, projection)
     ridge = penalty * float((features**2).sum()) / dimension / count
@@ -88,9 +88,7 @@ def test_both_give_the_same_scores(tmp_path: Path) -> None:
     assert np.corrcoef(ours[off], theirs[off])[0, 1] > 0.999
 
 
-def trak_features(
-    model: _Network, inputs: torch.Tensor, labels: torch.Tensor, projection: torch.Tensor
-) -> torch.Tensor:
+def trak_features(model: Network, inputs: torch.Tensor, labels: torch.Tensor, projection: torch.Tensor) -> torch.Tensor:
     rows = []
     for x, y in zip(inputs, labels, strict=True):
         logits = model(x[None])[0]

@@ -13,7 +13,7 @@ import bdbench
 from bdbench import BdbenchError
 from bdbench_datamodel import compat
 from bdbench_datamodel.ensemble import SurrogateRecipe, draw_subsets, margins, train_margins
-from bdbench_datamodel.estimators import difference_of_means, response_covariance
+from bdbench_datamodel.estimators import difference_of_means, difference_over_all, response_covariance
 from bdbench_datamodel.scoring import selection_frequency
 from bdbench_datamodel.search import Cuts, Problem, search
 from bdbench_datamodel.surrogates import BatchedMLP, BatchedNetwork, BatchedPatchNet
@@ -151,7 +151,7 @@ def _linear(models: int, n: int, own: float, noise: float) -> tuple[np.ndarray, 
 def test_difference_of_means_by_hand() -> None:
     masks = np.array([[1, 0, 1], [0, 1, 1], [1, 1, 0], [0, 0, 1]], bool)
     outputs = np.array([[1.0, 5.0, 0.0], [2.0, 6.0, 0.0], [4.0, 7.0, 0.0], [8.0, 9.0, 0.0]])
-    everyone = difference_of_means(masks, outputs, out_of_sample=False)
+    everyone = difference_over_all(masks, outputs).dense()
     assert everyone[0, 1] == pytest.approx((2 + 4) / 2 - (1 + 8) / 2)
     outside = difference_of_means(masks, outputs)
     # Target 0 is outside models 1 and 3: of them, only model 1 holds example 1.
@@ -159,6 +159,13 @@ def test_difference_of_means_by_hand() -> None:
     # Both hold example 2: nothing to compare with.
     assert outside[0, 2] == 0
     assert np.all(np.diag(outside) == 0)
+
+
+def test_an_example_that_all_models_hold_or_none_has_no_effect() -> None:
+    masks = np.array([[1, 0, 1], [1, 0, 0], [1, 0, 0]], bool)
+    outputs = np.arange(9.0).reshape(3, 3)
+    for found in (difference_of_means(masks, outputs), difference_over_all(masks, outputs).dense()):
+        assert (found[:, :2] == 0).all() and np.isfinite(found).all()
 
 
 @pytest.mark.parametrize("own", [0.0, 5.0])
@@ -188,7 +195,7 @@ def test_covariance_by_hand() -> None:
     masks = np.array([[1, 0], [1, 0], [0, 1], [0, 1]], bool)
     # Margin 0 is 10 higher where 0 is held; what is left is +-1. Margin 1 likewise, with +-2.
     outputs = np.array([[11.0, 2.0], [9.0, -2.0], [1.0, 32.0], [-1.0, 28.0]])
-    assert response_covariance(masks, outputs).tolist() == [[0, 2], [2, 0]]
+    assert response_covariance(masks, outputs).dense().tolist() == [[0, 2], [2, 0]]
 
 
 @pytest.mark.parametrize("own", [0.0, 5.0])
@@ -197,7 +204,7 @@ def test_covariance_approaches_the_product_of_the_planted_matrix(own: float) -> 
     centring = np.eye(20) - 1 / 20  # subsets of fixed size: the columns' common part is not seen
     expected = 0.3 * 0.7 * 20 / 19 * planted @ centring @ planted.T
     off = ~np.eye(20, dtype=bool)
-    found = response_covariance(masks, outputs)
+    found = response_covariance(masks, outputs).dense()
     # Freeing a margin of its own inclusion takes a share of order 1/n of the others' effect with it.
     assert np.corrcoef(found[off], expected[off])[0, 1] > 0.98
     assert np.polyfit(expected[off], found[off], 1)[0] == pytest.approx(1, abs=0.1)

@@ -6,8 +6,8 @@ from scipy import stats
 
 from bdbench_datamodel import standout
 from bdbench_datamodel.ensemble import antithetic_subsets, draw_subsets
-from bdbench_datamodel.estimators import difference_of_means, residuals, response_covariance
-from bdbench_datamodel.influence import Dense, Factors, Marginal
+from bdbench_datamodel.estimators import OutOfSample, difference_of_means, residuals, response_covariance
+from bdbench_datamodel.influence import Dense, Factors
 from bdbench_datamodel.standout import Group
 
 
@@ -26,7 +26,7 @@ def _detect(
     masks: np.ndarray, margins: np.ndarray, labels: np.ndarray
 ) -> tuple[list[Group], int, float | None, np.ndarray]:
     residual = residuals(masks, margins)
-    influence = Marginal(difference_of_means, masks, margins)
+    influence = OutOfSample(masks, margins)
     scales = standout.class_scales(residual, labels)
     groups = standout.strongest(influence, labels, scales, (0.1, 0.2, 0.3, 0.4), 5, np.random.default_rng(0))
     suspect, p_value = standout.outlier(np.array([g.strength for g in groups]))
@@ -98,7 +98,7 @@ def test_covariance_affinity_is_the_matrix_against_the_contrast() -> None:
     masks, margins, _ = _planted(models=50, poisons=5, classes=2, each=12)
     residual = residuals(masks, margins)
     group = Group(0, np.arange(12), np.arange(12) < 5, 1.0)
-    matrix = response_covariance(masks, margins)[:12, :12]
+    matrix = response_covariance(masks, margins).block(np.arange(12))
     h = np.where(np.arange(12) < 5, 1 / 5, -1 / 7)
     expected = matrix @ h / (residual[:, :12] ** 2).mean()
     assert standout.covariance_affinity(residual, group) == pytest.approx(expected, rel=1e-4)
@@ -128,7 +128,7 @@ def test_influences_agree_on_their_blocks() -> None:
         assert influence.dense() == pytest.approx(whole, rel=1e-5)
     masks, margins, _ = _planted(models=40, poisons=3, classes=3, each=5)
     full = difference_of_means(masks, margins)
-    marginal = Marginal(difference_of_means, masks, margins)
+    marginal = OutOfSample(masks, margins)
     assert marginal.block(index) == pytest.approx(full[np.ix_(index, index)], abs=1e-5)
     assert marginal.dense() == pytest.approx(full, abs=1e-6)
 
