@@ -80,6 +80,11 @@ class Datamodel(Detector):
     epochs: int | None = param(None, help="passes over the subset (none: 15 for mlp, 20 for patches)", low=1)
     chunk: int | None = param(None, help="networks trained at once (none: by memory)", low=1)
 
+    @property
+    def trains_ensemble(self) -> bool:
+        """Whether networks are trained on subsets: not for a matrix from a file, nor for a few networks' gradients."""
+        return self.matrix is None and self.estimator != "trak"
+
     def score(self, view: TrainingView, tools: Tools) -> np.ndarray:
         """Suspicion, float64 (n,). Raises BdbenchError if the parameters do not fit the set or each other."""
         from bdbench_datamodel.plan import Plan
@@ -87,7 +92,7 @@ class Datamodel(Detector):
 
         self._check()
         masks = margins = None
-        if self.matrix is None and self.estimator != "trak":
+        if self.trains_ensemble:
             masks, margins = Plan.of(self, view).train(view, tools)
         influence = self._influence(masks, margins, view, tools)
         if self.score_by == "frequency":

@@ -17,12 +17,13 @@ _LARGEST = 12_000
 def ensemble(run: Reopened) -> tuple[np.ndarray, np.ndarray]:
     """Subsets, bool (m, n), and margins, float32 (m, n), of the run; trained again where they are gone.
 
-    Raises BdbenchError for a run of another defense, or of a matrix from a file.
+    Raises BdbenchError for a run of another defense, or of one that trained no ensemble.
     """
     if not isinstance(run.defense, Datamodel):
         raise BdbenchError(f"run {run.record.id} is one of {run.defense.name}: expected a run of datamodel")
-    if run.defense.matrix is not None:
-        raise BdbenchError(f"run {run.record.id} read its matrix from a file: expected one that trained an ensemble")
+    if not run.defense.trains_ensemble:
+        source = "read its matrix from a file" if run.defense.matrix is not None else "used estimator=trak"
+        raise BdbenchError(f"run {run.record.id} {source}: expected one that trained an ensemble on subsets")
     return Plan.of(run.defense, run.view).train(run.view, run.tools())
 
 
@@ -49,7 +50,7 @@ def sections(run: Reopened) -> list[ReportSection]:
     from bdbench_datamodel import pictures
     from bdbench_datamodel.estimators import difference_of_means
 
-    if not isinstance(run.defense, Datamodel) or run.defense.matrix is not None:
+    if not isinstance(run.defense, Datamodel) or not run.defense.trains_ensemble:
         return []
     masks, margins = ensemble(run)
     found = _strengths(run, masks, margins)

@@ -127,9 +127,16 @@ def test_the_command_prints_a_table_and_writes_a_picture_or_numbers(tiny: dict[s
     assert json.loads((tmp_path / "s.json").read_text())[0]["size"] == 15
 
 
+TRAK = "datamodel:estimator=trak,models=1,epochs=1,hidden=4,dimension=8,starts=2"
+
+
 @pytest.mark.parametrize(
     ("defense", "target", "message"),
-    [("random", "s.png", "is one of random: expected a run of datamodel"), (TINY_DATAMODEL, "s.gif", "ends in .png")],
+    [
+        ("random", "s.png", "is one of random: expected a run of datamodel"),
+        (TINY_DATAMODEL, "s.gif", "ends in .png"),
+        (TRAK, "s.png", "used estimator=trak: expected one that trained an ensemble on subsets"),
+    ],
 )
 def test_mistakes_are_one_line(tiny: dict[str, Any], tmp_path: Path, defense: str, target: str, message: str) -> None:
     folder = tiny["out"] / bdbench.run(defense=defense, **tiny).id
@@ -143,8 +150,9 @@ def test_the_report_shows_the_matrix_and_the_strengths(tiny: dict[str, Any]) -> 
     run = bdbench.reopen(tiny["out"] / bdbench.run(defense=TINY_DATAMODEL, **tiny).id, device="cpu")
     made = installed().collect("bdbench_report_sections", run=run)
     assert [section.title.split()[0] for section in made] == ["The", "Feature"]
-    other = bdbench.reopen(tiny["out"] / bdbench.run(defense="random", **tiny).id, device="cpu")
-    assert study.sections(other) == []
+    for defense in ("random", TRAK):
+        other = bdbench.reopen(tiny["out"] / bdbench.run(defense=defense, **tiny).id, device="cpu")
+        assert study.sections(other) == []
 
 
 def test_the_picture_of_the_matrix_is_made_of_block_means() -> None:
