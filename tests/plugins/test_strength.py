@@ -127,7 +127,7 @@ def test_the_command_prints_a_table_and_writes_a_picture_or_numbers(tiny: dict[s
     assert json.loads((tmp_path / "s.json").read_text())[0]["size"] == 15
 
 
-TRAK = "datamodel:estimator=trak,models=1,epochs=1,hidden=4,dimension=8,starts=2"
+TRAK = "datamodel:estimator=trak,models=2,epochs=1,hidden=4,dimension=8,starts=2"
 
 
 @pytest.mark.parametrize(
