@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bdbench import record
 from bdbench.board import Board
@@ -15,6 +16,9 @@ from bdbench.errors import BdbenchError
 from bdbench.grid import Job
 from bdbench.interfaces import Defense
 from bdbench.progress import Progress, Silent
+
+if TYPE_CHECKING:
+    from bdbench.tools import Spread
 
 # A task whose worker died goes to another; one that dies this often is at fault itself.
 _RETRIES = 3
@@ -60,15 +64,21 @@ def on_ray(address: str | None) -> Engine:
     """An engine of Ray tasks on the cluster at ``address``: 'auto', host:port, or None to start one here.
 
     A job is one task with ``threads`` CPUs (1 unless set) and, where it is to use one, a GPU. Tasks are idempotent:
-    one whose worker died is started again elsewhere, and finds the stages that were finished.
+    one whose worker died is started again elsewhere, and finds the stages that were finished. Where there are fewer
+    jobs than would fit at once, the pieces of an ensemble are tasks of their own.
     """
 
     def run(jobs: Sequence[Job], place: Workplace, progress: Progress) -> Iterator[Done]:
         ray = _connected(address)
         try:
+            cpus = place.threads or 1
             gpus = int(place.device.startswith("cuda") or (place.device == "auto" and _has_gpus(ray)))
-            task = ray.remote(num_cpus=place.threads or 1, num_gpus=gpus, max_retries=_RETRIES)(carry_out)
-            waiting: Mapping[Any, Job] = {task.remote(job, place): job for job in jobs}
+            task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=_RETRIES)(carry_out)
+            # A job that waits for its pieces gives back its CPUs but not its GPU: some must be left for them.
+            spread = (
+                functools.partial(_side_by_side, place.threads, gpus) if len(jobs) < _room(ray, cpus, gpus) else None
+            )
+            waiting: Mapping[Any, Job] = {task.remote(job, place, None, spread): job for job in jobs}
             while waiting:
                 ready, _ = ray.wait(list(waiting))
                 yield _result(ray, ready[0], waiting[ready[0]], place)
@@ -79,14 +89,11 @@ def on_ray(address: str | None) -> Engine:
     return run
 
 
-def carry_out(job: Job, place: Workplace, progress: Progress | None = None) -> Done:
+def carry_out(job: Job, place: Workplace, progress: Progress | None = None, spread: Spread | None = None) -> Done:
     """Run a job and keep its records, or the errors of what failed, in the leaderboard's folder."""
     from bdbench import experiment
 
-    if place.threads is not None:
-        import torch
-
-        torch.set_num_threads(place.threads)
+    _use(place.threads)
     board = Board(place.board)
     outcomes: list[Any] = []
     try:
@@ -102,6 +109,7 @@ def carry_out(job: Job, place: Workplace, progress: Progress | None = None) -> D
             data_root=place.data_root,
             download=place.download,
             progress=progress or Silent(),
+            spread=spread,
         ):
             if not isinstance(outcome, Exception):
                 board.add(outcome.to_dict())
@@ -138,6 +146,35 @@ def _connected(address: str | None) -> Any:
         reason = str(error).splitlines()[0]
         raise BdbenchError(f"no Ray cluster at {address!r}: {reason}: expected auto or host:port") from None
     return ray
+
+
+def _side_by_side(threads: int | None, gpus: int, piece: Callable[[int], None], count: int) -> Iterator[None]:
+    """A ``Spread``: tasks of the cluster that this task runs on."""
+    import ray
+
+    task = ray.remote(num_cpus=threads or 1, num_gpus=gpus, max_retries=_RETRIES)(_call)
+    shared = ray.put(piece)
+    for ref in [task.remote(shared, index, threads) for index in range(count)]:
+        ray.get(ref)
+        yield
+
+
+def _call(piece: Callable[[int], None], index: int, threads: int | None) -> None:
+    _use(threads)
+    piece(index)
+
+
+def _use(threads: int | None) -> None:
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
+
+
+def _room(ray: Any, cpus: int, gpus: int) -> float:
+    """How many jobs fit on the cluster at once."""
+    resources = ray.cluster_resources()
+    return float(resources.get("GPU", 0) if gpus else resources.get("CPU", 0) / cpus)
 
 
 def _has_gpus(ray: Any) -> bool:

@@ -7,7 +7,7 @@ docstring is its help, ``name`` is what users type, ``paper`` is where it comes 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -202,6 +202,15 @@ class Tools(ABC):
 
         Work cut into such pieces goes on where it was after an interruption, and defenses that name the
         same config share it: ``make`` must depend on nothing else, so seed it from ``shared_streams``.
+        """
+
+    @abstractmethod
+    def saved_each(
+        self, configs: Sequence[Mapping[str, Any]], make: Callable[[int], Mapping[str, np.ndarray]]
+    ) -> Iterator[dict[str, np.ndarray]]:
+        """As ``saved`` for pieces that do not need each other, in order: ``make(i)`` gives the arrays of configs[i].
+
+        On a cluster with workers to spare they are made side by side, for which ``make`` must pickle.
         """
 
     @property

@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from bdbench import record, training
+from bdbench.cell import Cell
 from bdbench.data import ImageData, PoisonedData, TrainingView
 from bdbench.errors import BdbenchError
-from bdbench.experiment import STAGES, Cell
+from bdbench.experiment import STAGES
 from bdbench.interfaces import Attack, Defense, Source, Tools
 from bdbench.plugins import installed
 from bdbench.progress import Progress, Silent

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,12 +15,15 @@ from bdbench.seeds import Streams
 from bdbench.store import Store
 from bdbench.training import Trainer, Victim
 
+# Calls a function with 0, 1, ... on other workers, and yields in that order as calls end.
+Spread = Callable[[Callable[[int], None], int], Iterator[None]]
+
 
 class HarnessTools(Tools):
     """Tools for one defense on one training set.
 
     made_from: a hash of what identifies the set, the seed and the code, for the keys of saved pieces; trainer: trains
-    the victim's architecture; oracles: the declared ones alone.
+    the victim's architecture; oracles: the declared ones alone; spread: how pieces are made side by side, if they are.
     """
 
     def __init__(
@@ -33,6 +37,7 @@ class HarnessTools(Tools):
         trainer: Trainer,
         oracles: Mapping[Oracle, Any],
         progress: Progress,
+        spread: Spread | None = None,
     ) -> None:
         self.victim = victim
         self.device = victim.device
@@ -49,6 +54,7 @@ class HarnessTools(Tools):
         self._trainer = trainer
         self._oracles = dict(oracles)
         self._progress = progress
+        self._spread = spread
 
     def train(self, images: np.ndarray, labels: np.ndarray, name: str) -> Victim:
         """Train a model of the victim's architecture and recipe; ``name`` draws its random stream."""
@@ -66,14 +72,29 @@ class HarnessTools(Tools):
     def saved(self, config: Mapping[str, Any], make: Callable[[], Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
         """The arrays ``make`` gives, computed once for this training set, seed and ``config``."""
 
-        def timed() -> tuple[Mapping[str, np.ndarray], float]:
-            start = time.perf_counter()
-            return make(), time.perf_counter() - start
-
-        stage = self._store.stage({"stage": "saved", "made_from": self._made_from, "piece": dict(config)}, timed)
+        stage = self._store.stage(self._stage(config), functools.partial(_timed, make))
         if stage.reused:
             self.reused_seconds += stage.seconds
         return stage.arrays
+
+    def saved_each(
+        self, configs: Sequence[Mapping[str, Any]], make: Callable[[int], Mapping[str, np.ndarray]]
+    ) -> Iterator[dict[str, np.ndarray]]:
+        """As ``saved`` for pieces that do not need each other, in order: ``make(i)`` gives the arrays of configs[i]."""
+        if self._spread is None:
+            yield from (self.saved(config, functools.partial(make, i)) for i, config in enumerate(configs))
+            return
+        stages = [self._stage(config) for config in configs]
+        elsewhere = self._spread(functools.partial(_piece, self._store, stages, make), len(stages))
+        for i, config in enumerate(configs):
+            start = time.perf_counter()
+            next(elsewhere)
+            # What counts is what the pieces took where they were made, not the wait for them.
+            self.reused_seconds -= time.perf_counter() - start
+            yield self.saved(config, functools.partial(make, i))
+
+    def _stage(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        return {"stage": "saved", "made_from": self._made_from, "piece": dict(config)}
 
     @property
     def shared_streams(self) -> Streams:
@@ -93,3 +114,14 @@ class HarnessTools(Tools):
         if p_value is not None and not 0 <= p_value <= 1:
             raise ValueError(f"p_value={p_value} is not allowed: expected a probability in [0, 1]")
         self.p_value = p_value
+
+
+def _timed(make: Callable[[], Mapping[str, np.ndarray]]) -> tuple[Mapping[str, np.ndarray], float]:
+    start = time.perf_counter()
+    return make(), time.perf_counter() - start
+
+
+def _piece(
+    store: Store, stages: Sequence[Mapping[str, Any]], make: Callable[[int], Mapping[str, np.ndarray]], index: int
+) -> None:
+    store.stage(stages[index], functools.partial(_timed, functools.partial(make, index)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 from pathlib import Path
@@ -19,7 +20,7 @@ from tests.test_grid import TOML, made, run
 SLOWER = TOML.replace('"low-loss"', f'"{TINY_DATAMODEL.replace("models=12", "models=40")}"')
 
 
-CARRY_OUT = engines.carry_out
+CARRY_OUT, CALL = engines.carry_out, engines._call
 
 
 def place(folder: Path) -> engines.Workplace:
@@ -93,7 +94,7 @@ def test_ray_gives_the_records_of_the_local_engine(
     assert (tmp_path / "board" / "died").exists() == (killed == "worker")
 
 
-def _die_once(job: grid.Job, place: engines.Workplace) -> engines.Done:
+def _die_once(job: grid.Job, place: engines.Workplace, *_: Any) -> engines.Done:
     """The first worker to come here dies when it has written its first record."""
     try:
         (place.board / "died").touch(exist_ok=False)
@@ -122,7 +123,7 @@ def test_a_task_that_kills_every_worker_is_a_failure_of_its_cells_alone(
     assert len(Board.read(tmp_path / "board").failed) == 1
 
 
-def _die_on_seed_0(job: grid.Job, place: engines.Workplace) -> engines.Done:
+def _die_on_seed_0(job: grid.Job, place: engines.Workplace, *_: Any) -> engines.Done:
     if job.seed == 0:
         os.kill(os.getpid(), signal.SIGKILL)
     return engines.Done(job, 1, ())
@@ -146,7 +147,52 @@ def test_a_job_is_given_a_gpu_where_there_are_any(cluster: Any, tmp_path: Path, 
         assert [d.records for d in engines.on_ray(cluster.address)(jobs, where, Silent())] == [gpus] * len(jobs)
 
 
-def _count_gpus(job: grid.Job, place: engines.Workplace) -> engines.Done:
+def _count_gpus(job: grid.Job, place: engines.Workplace, *_: Any) -> engines.Done:
     import ray
 
     return engines.Done(job, len(ray.get_gpu_ids()), ())
+
+
+@pytest.mark.ray
+def test_a_job_alone_has_its_ensemble_made_by_all_workers(
+    cluster: Any, locally: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of them dies at its first piece; the records are those of the local engine all the same."""
+    (tmp_path / "pieces").mkdir()
+    monkeypatch.setattr(engines, "_call", functools.partial(_noted, tmp_path / "pieces"))
+    jobs = grid.read(made(tmp_path / "board", SLOWER)).jobs()[-1:]
+    done = list(engines.on_ray(cluster.address)(jobs, place(tmp_path), Silent()))
+    assert not any(d.errors for d in done)
+    found = records(tmp_path)
+    assert found == {name: locally[name] for name in found} and len(found) == len(jobs[0].defenses)
+    notes = [file.name.split("-") for file in (tmp_path / "pieces").iterdir()]
+    assert len({piece for piece, _ in notes}) == 10
+    assert len({worker for _, worker in notes}) >= 2
+    assert (tmp_path / "pieces" / "died-0").exists()
+
+
+def _noted(folder: Path, piece: Any, index: int, threads: int | None) -> None:
+    try:
+        (folder / "died-0").touch(exist_ok=False)
+    except FileExistsError:
+        (folder / f"{index}-{os.getpid()}").touch()
+        CALL(piece, index, threads)
+    else:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.ray
+def test_as_many_jobs_as_workers_keep_their_ensembles_to_themselves(
+    cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else all jobs would be under way at once, each waiting for pieces behind the others."""
+    monkeypatch.setattr(engines, "carry_out", _is_spread)
+    jobs = grid.read(made(tmp_path / "board")).jobs()
+    assert len(jobs) > 2
+    for some, spread in ((jobs, 0), (jobs[:2], 0), (jobs[:1], 1)):
+        done = engines.on_ray(cluster.address)(some, place(tmp_path), Silent())
+        assert {d.records for d in done} == {spread}
+
+
+def _is_spread(job: grid.Job, place: engines.Workplace, progress: Any, spread: Any) -> engines.Done:
+    return engines.Done(job, int(spread is not None), ())

@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ import numpy as np
 import pytest
 
 import bdbench
-from bdbench import Attack, BdbenchError, Detector, Mitigation, Tools, TrainingView, Victim
+from bdbench import Attack, BdbenchError, Detector, Mitigation, Record, Tools, TrainingView, Victim, experiment
 from bdbench.interfaces import TriggerAttack
 from bdbench.progress import Silent
 from tests.conftest import TINY, TINY_DATAMODEL
@@ -345,3 +347,31 @@ def test_killed_in_the_ensemble_and_started_again_it_ends_the_same(tmp_path: Pat
     assert numbers(records[0]) == numbers(records[1])
     scores = [np.load(next(out.glob("*/scores.npz"))) for out in (broken, whole)]
     assert all(np.array_equal(scores[0][k], scores[1][k]) for k in ("scores", "roles", "kept"))
+
+
+def _elsewhere(piece: Callable[[int], None], count: int) -> Iterator[None]:
+    """A Spread as a cluster's: what it calls was pickled, in an order of its own."""
+    pickled = pickle.dumps(piece)
+    for index in reversed(range(count)):
+        pickle.loads(pickled)(index)
+    yield from [None] * count
+
+
+def test_pieces_made_elsewhere_are_those_made_here(tiny: dict[str, Any], tmp_path: Path) -> None:
+    """Scores and the number of networks; and their seconds count where they were made, not where they are awaited."""
+
+    def late(piece: Callable[[int], None], count: int) -> Iterator[None]:
+        for _ in _elsewhere(piece, count):
+            time.sleep(1)
+            yield
+
+    defenses = [TINY_DATAMODEL]
+    here, there = (
+        next(experiment.run_each(defenses=defenses, spread=spread, **{**tiny, "out": tmp_path / name}))
+        for name, spread in (("here", None), ("there", late))
+    )
+    assert isinstance(here, Record) and isinstance(there, Record)
+    assert numbers(here.to_dict()) == numbers(there.to_dict())
+    scores = [np.load(tmp_path / name / here.id / "scores.npz")["scores"] for name in ("here", "there")]
+    assert np.array_equal(*scores)
+    assert there.cost.seconds["score"] < 3  # three pieces were waited for

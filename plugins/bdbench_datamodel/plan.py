@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -76,33 +76,40 @@ class Plan:
 
         With ``seconds``, the number of networks is what the pace of the first chunk lets into that time.
         """
-        seconds, target, done = self.options.seconds, self.models, 0
-        tensors = functools.cache(functools.partial(self._tensors, view, tools.device))
         streams = tools.shared_streams.child("ensemble")
-        advance = tools.track(target if seconds is None else 100, "networks")
-        pieces: list[tuple[np.ndarray, np.ndarray]] = []
-        for masks in self._chunks(len(view.labels), streams("subsets")):
-            masks = masks[: target - done]
-            piece = self._piece(done, masks, streams.integer("networks"), tensors, tools)
-            pieces.append((masks, piece["margins"]))
-            if seconds is not None and done == 0:
-                target = max(_FEWEST, math.floor(seconds / float(piece["seconds"]) * len(masks)))
-            done += len(masks)
-            advance(len(masks) if seconds is None else round(100 * len(masks) / target))
-            if done >= target:
-                break
-        tools.count_models(done)
-        masks, margins = (np.concatenate(parts) for parts in zip(*pieces, strict=True))
+        chunks, seed = self._chunks(len(view.labels), streams("subsets")), streams.integer("networks")
+        tensors = _Tensors(self.network, view, tools.device)
+        pieces: list[tuple[np.ndarray, dict[str, np.ndarray]]] = []
+
+        def extend(until: int, label: str) -> None:
+            firsts = range(sum(len(masks) for masks, _ in pieces), until, self.chunk)
+            new = [masks[: until - first] for first, masks in zip(firsts, chunks, strict=False)]
+            make = functools.partial(self._piece, firsts, new, seed, tensors)
+            configs = [self._config(first, len(masks)) for first, masks in zip(firsts, new, strict=True)]
+            advance = tools.track(sum(map(len, new)), label)
+            for masks, piece in zip(new, tools.saved_each(configs, make), strict=True):
+                pieces.append((masks, piece))
+                advance(len(masks))
+
+        if self.options.seconds is None:
+            extend(self.models, "networks")
+        else:
+            extend(min(self.chunk, self.models), "the first networks, for their pace")
+            pace = float(pieces[0][1]["seconds"]) / len(pieces[0][0])
+            extend(max(_FEWEST, math.floor(self.options.seconds / pace)), "networks")
+        masks = np.concatenate([held for held, _ in pieces])
+        margins = np.concatenate([piece["margins"] for _, piece in pieces])
+        tools.count_models(len(masks))
         broken = int((~np.isfinite(margins)).any(1).sum())
         if broken:
-            raise BdbenchError(f"{broken} of {done} networks of the ensemble diverged: expected finite margins")
+            raise BdbenchError(f"{broken} of {len(masks)} networks of the ensemble diverged: expected finite margins")
         return masks, margins
 
     def train_few(self, view: TrainingView, tools: Tools) -> tuple[list[Parameters], torch.Tensor, torch.Tensor]:
         """The parameters of ``models`` networks, one after another, with the inputs and labels they were trained on."""
         streams = tools.shared_streams.child("checkpoints")
         rng, seed = streams("subsets"), streams.integer("networks")
-        inputs, labels = self._tensors(view, tools.device)
+        inputs, labels = _Tensors(self.network, view, tools.device)()
         advance = tools.track(self.models, "networks")
         checkpoints: list[Parameters] = []
         for index in range(self.models):
@@ -122,17 +129,16 @@ class Plan:
             yield draw(examples, self.chunk, self.options.alpha, rng)
 
     def _piece(
-        self, first: int, masks: np.ndarray, seed: int, tensors: Callable[[], tuple[torch.Tensor, torch.Tensor]],
-        tools: Tools,
-    ) -> dict[str, np.ndarray]:  # fmt: skip
-        seeds = seed if self.options.shared_start else [(seed + first + i) % 2**63 for i in range(len(masks))]
+        self, firsts: Sequence[int], masks: Sequence[np.ndarray], seed: int, tensors: _Tensors, index: int
+    ) -> dict[str, np.ndarray]:
+        own = masks[index]
+        seeds = seed if self.options.shared_start else [(seed + firsts[index] + i) % 2**63 for i in range(len(own))]
+        start = time.perf_counter()
+        margins = ensemble.train_margins(self.network, *tensors(), own, self.recipe, seeds)
+        # Kept beside the margins, so that an ensemble that is resumed comes to the same number of networks.
+        return {"margins": margins, "seconds": np.array(time.perf_counter() - start)}
 
-        def make() -> dict[str, np.ndarray]:
-            start = time.perf_counter()
-            margins = ensemble.train_margins(self.network, *tensors(), masks, self.recipe, seeds)
-            # Kept beside the margins, so that an ensemble that is resumed comes to the same number of networks.
-            return {"margins": margins, "seconds": np.array(time.perf_counter() - start)}
-
+    def _config(self, first: int, count: int) -> dict[str, Any]:
         what: dict[str, Any] = {
             "net": type(self.network).__name__,
             "hidden": self.network.hidden,
@@ -140,10 +146,26 @@ class Plan:
             "alpha": self.options.alpha,
             "antithetic": self.options.antithetic,
             "shared_start": self.options.shared_start,
-            "part": [first, first + len(masks)],
+            "part": [first, first + count],
         }
-        return tools.saved({"ensemble": what}, make)
+        return {"ensemble": what}
 
-    def _tensors(self, view: TrainingView, device: str) -> tuple[torch.Tensor, torch.Tensor]:
-        inputs, labels = self.network.prepare(np.array(view.images)), torch.from_numpy(view.labels.copy())
-        return inputs.to(device), labels.to(device)
+
+@dataclass
+class _Tensors:
+    """Inputs and labels of a training set on a device; made where they are first asked for, and not pickled."""
+
+    network: BatchedNetwork
+    view: TrainingView
+    device: str
+
+    def __call__(self) -> tuple[torch.Tensor, torch.Tensor]:
+        return self._made
+
+    @functools.cached_property
+    def _made(self) -> tuple[torch.Tensor, torch.Tensor]:
+        inputs, labels = self.network.prepare(np.array(self.view.images)), torch.from_numpy(self.view.labels.copy())
+        return inputs.to(self.device), labels.to(self.device)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_made"}
