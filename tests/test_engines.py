@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import signal
 from pathlib import Path
@@ -159,21 +158,27 @@ def test_a_job_alone_has_its_ensemble_made_by_all_workers(
 ) -> None:
     """One of them dies at its first piece; the records are those of the local engine all the same."""
     (tmp_path / "pieces").mkdir()
-    monkeypatch.setattr(engines, "_call", functools.partial(_noted, tmp_path / "pieces"))
+    monkeypatch.setattr(engines, "carry_out", _with_noted_pieces)
     jobs = grid.read(made(tmp_path / "board", SLOWER)).jobs()[-1:]
     done = list(engines.on_ray(cluster.address)(jobs, place(tmp_path), Silent()))
-    assert not any(d.errors for d in done)
+    assert [d.errors for d in done] == [()]
     found = records(tmp_path)
     assert found == {name: locally[name] for name in found} and len(found) == len(jobs[0].defenses)
-    notes = [file.name.split("-") for file in (tmp_path / "pieces").iterdir()]
+    assert (tmp_path / "pieces" / "died").exists()
+    notes = [file.name.split("-") for file in (tmp_path / "pieces").glob("*-*")]
     assert len({piece for piece, _ in notes}) == 10
     assert len({worker for _, worker in notes}) >= 2
-    assert (tmp_path / "pieces" / "died-0").exists()
+
+
+def _with_noted_pieces(job: grid.Job, place: engines.Workplace, *rest: Any) -> engines.Done:
+    folder = place.board.parent / "pieces"
+    engines._call = lambda *call: _noted(folder, *call)
+    return CARRY_OUT(job, place, *rest)
 
 
 def _noted(folder: Path, piece: Any, index: int, threads: int | None) -> None:
     try:
-        (folder / "died-0").touch(exist_ok=False)
+        (folder / "died").touch(exist_ok=False)
     except FileExistsError:
         (folder / f"{index}-{os.getpid()}").touch()
         CALL(piece, index, threads)
