@@ -281,6 +281,9 @@ def test_what_was_not_run_is_said_everywhere(made: Path) -> None:
     heading, _, *lines = show(made, "--matrix", "auroc").stdout.splitlines()
     assert [cell.strip() for cell in heading.split("|")] == ["", "attack", "low-loss", "random", "spectral", ""]
     assert [line.count("not run") for line in lines] == [0, 3]
+    heading, _, blend, *_ = show(made, "--matrix", "asr_after").stdout.splitlines()
+    assert [cell.strip() for cell in heading.split("|")][1:4] == ["attack", "no defense", "low-loss"]
+    assert rows(show(made, "--where", "attack=blend", "--columns", "asr_before").stdout)[0][0] in blend.split("|")[2]
     leaderboard.build(made)
     assert leaderboard.stale(made) == []
     readme = (made / "README.md").read_text()

@@ -105,13 +105,19 @@ def select(table: pd.DataFrame, where: Iterable[str], sort: str | None) -> pd.Da
 def matrix(shown: pd.DataFrame, name: str) -> pd.DataFrame:
     """A number of ``displayed``, attacks down and defenses across; a cell without records says 'not run'.
 
-    Attacks to which the number does not apply are left out.
+    Attacks to which the number does not apply are left out. For a number after the defense a first column has the
+    same before, over all seeds that were run.
     """
     values = shown[name].where(shown["seeds"] > 0, np.where(shown["failed"] != "", "failed", "not run"))
     index = [*(column for column in SETTING if shown[column].nunique() > 1), "attack"]
     grid = shown.assign(value=values).pivot(index=index, columns="defense", values="value")
     grid = grid.fillna("not run").rename_axis(columns=None)
-    return grid[(grid != "-").any(axis=1)]
+    grid = grid[(grid != "-").any(axis=1)]
+    before = f"{name.removesuffix('_after')}_before"
+    if name.endswith("_after") and before in HEADINGS:
+        most = shown.sort_values("seeds", ascending=False, kind="stable").groupby(index)[before].first()
+        grid.insert(0, "no defense", most)
+    return grid
 
 
 def gaps(shown: pd.DataFrame) -> list[str]:

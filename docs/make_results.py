@@ -1,0 +1,30 @@
+"""Writes the tables of README.md's results from the leaderboards' records.
+
+A table stands between ``<!-- BOARD NUMBER -->`` and ``<!-- end -->``: of the records in leaderboards/BOARD, one number,
+attacks down and defenses across.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from bdbench.leaderboard import markdown
+
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
+_TABLE = re.compile(r"(<!-- (\S+) (\w+) -->\n).*?(<!-- end -->)", re.S)
+
+
+def page() -> str:
+    """README.md as it should be."""
+
+    def table(found: re.Match[str]) -> str:
+        start, board, number, end = found.groups()
+        return f"{start}\n{markdown.part(ROOT / 'leaderboards' / board, matrix=number)}\n{end}"
+
+    return _TABLE.sub(table, README.read_text())
+
+
+if __name__ == "__main__":
+    README.write_text(page())
