@@ -14,10 +14,8 @@ from bdbench.interfaces import Architecture, Attack, Dataset, Defense, Source
 from bdbench.plugins import installed
 from bdbench.progress import Progress, Silent
 from bdbench.record import Record
-from bdbench.store import Store
+from bdbench.store import STAGES, Store
 from bdbench.tools import Spread
-
-STAGES = ".stages"
 
 
 def run_each(

@@ -11,12 +11,11 @@ from bdbench import record, training
 from bdbench.cell import Cell
 from bdbench.data import ImageData, PoisonedData, TrainingView
 from bdbench.errors import BdbenchError
-from bdbench.experiment import STAGES
 from bdbench.interfaces import Attack, Defense, Source, Tools
 from bdbench.plugins import installed
 from bdbench.progress import Progress, Silent
 from bdbench.record import Record
-from bdbench.store import Store
+from bdbench.store import STAGES, Store
 from bdbench.training import Victim
 
 

@@ -18,6 +18,9 @@ import numpy as np
 
 from bdbench.errors import BdbenchError
 
+# Where stage results are kept, in the folder of runs.
+STAGES = ".stages"
+
 
 def key_of(config: Mapping[str, Any]) -> str:
     """The content address of a JSON-able configuration: 32 hexadecimal digits."""
