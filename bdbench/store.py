@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import tempfile
+import time
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from bdbench.errors import BdbenchError
 
 # Where stage results are kept, in the folder of runs.
 STAGES = ".stages"
+_DAY = 24 * 3600
 
 
 def key_of(config: Mapping[str, Any]) -> str:
@@ -80,6 +82,16 @@ def writable(folder: Path) -> Iterator[None]:
         raise BdbenchError(f"cannot write to {folder}: {error.strerror}: expected a writable folder") from None
 
 
+def _sweep(root: Path) -> None:
+    """Remove what processes that were killed left unfinished; another may be at work on a younger one."""
+    for path in root.glob("*/.unfinished-*"):
+        try:
+            if time.time() - path.stat().st_mtime > _DAY:
+                shutil.rmtree(path)
+        except OSError:
+            pass
+
+
 def _sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -106,6 +118,7 @@ class Store:
         self._mine: set[str] = set()
         with writable(root):
             root.mkdir(parents=True, exist_ok=True)
+        _sweep(root)
 
     def stage(self, config: Mapping[str, Any], make: Callable[[], tuple[Mapping[str, np.ndarray], float]]) -> Stage:
         """The stage of that configuration, from disk if it is there, else from ``make`` (arrays, seconds).

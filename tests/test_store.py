@@ -86,3 +86,13 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(BdbenchError, match="cannot write to .*file/below"):
         Store(tmp_path / "file" / "below")
+
+
+def test_what_killed_processes_left_is_swept_after_a_day(tmp_path: Path) -> None:
+    old, young = tmp_path / "ab" / ".unfinished-old", tmp_path / "ab" / ".unfinished-young"
+    for folder in (old, young):
+        folder.mkdir(parents=True)
+        (folder / "arrays.npz").touch()
+    os.utime(old, times=(0, 0))
+    Store(tmp_path)
+    assert young.exists() and not old.exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from bdbench_datamodel.ensemble import SurrogateRecipe, draw_subsets, train_margins
+from bdbench_datamodel.ensemble import SurrogateRecipe, draw_subsets, train_margins, train_parameters
 from bdbench_datamodel.surrogates import BatchedMLP, BatchedPatchNet
 
 MODELS = 20
@@ -68,6 +69,7 @@ def colour() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def batched_patches(images: np.ndarray, labels: np.ndarray, masks: np.ndarray) -> None:
+    """With what an ensemble does once, to whiten the patches, for every chunk."""
     network = BatchedPatchNet((32, 32, 3), 10, 64)
     train_margins(network, network.prepare(images), torch.from_numpy(labels), masks, PATCH_RECIPE, 0)
 
@@ -99,3 +101,27 @@ def plain_convolutions(images: np.ndarray, labels: np.ndarray, masks: np.ndarray
 @pytest.mark.parametrize("function", [batched_patches, plain_convolutions])
 def test_patches(benchmark: Any, function: Callable[..., None], colour: tuple[np.ndarray, ...]) -> None:
     benchmark.pedantic(function, args=colour, rounds=3, warmup_rounds=1)
+
+
+@pytest.mark.benchmark(group="patches, share of the matrix-multiply peak")
+def test_share_of_the_peak(benchmark: Any, colour: tuple[np.ndarray, ...]) -> None:
+    """Extra: GFLOP/s of the training's own matrix products, and of products of 2,048 in the same precision."""
+    images, labels, masks = colour
+    network = BatchedPatchNet((32, 32, 3), 10, 64)
+    inputs, targets = network.prepare(images), torch.from_numpy(labels)
+    benchmark.pedantic(train_parameters, args=(network, inputs, targets, masks, PATCH_RECIPE, 0), rounds=5)
+    cells = network.rows * network.columns
+    forward = 2 * network.hidden * (cells * network.inputs + network.grid**2 * 10)
+    # Backward: the weights' gradients once more as much, and what flows back through the second layer.
+    passed = 2 * forward + 2 * network.hidden * network.grid**2 * 10
+    done = passed * masks.sum() * PATCH_RECIPE.epochs
+    square = torch.randn(2048, 2048).bfloat16()
+    seconds = min(_seconds(lambda: square @ square) for _ in range(20))
+    benchmark.extra_info["GFLOP/s"] = round(done / benchmark.stats.stats.median / 1e9)
+    benchmark.extra_info["peak GFLOP/s"] = round(2 * 2048**3 / seconds / 1e9)
+
+
+def _seconds(function: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
