@@ -113,6 +113,8 @@ class Datamodel(Detector):
     def _influence(
         self, masks: np.ndarray | None, margins: np.ndarray | None, view: TrainingView, tools: Tools
     ) -> Influence:
+        import torch
+
         from bdbench_datamodel import estimators, regression
         from bdbench_datamodel.influence import Dense
         from bdbench_datamodel.matrixfile import read_matrix
@@ -124,9 +126,17 @@ class Datamodel(Detector):
         if masks is None or margins is None:
             plan = Plan.of(self, view)
             checkpoints, inputs, labels = plan.train_few(view, tools)
-            seed = tools.streams.integer("projection")
-            advance = tools.track(len(checkpoints), "gradients")
-            return trak(plan.network, checkpoints, inputs, labels, self.dimension, self.penalty or 0.1, seed, advance)
+            return trak(
+                plan.network,
+                checkpoints,
+                inputs,
+                labels,
+                self.dimension,
+                self.penalty or 0.1,
+                tools.streams.integer("projection"),
+                tools.track(len(checkpoints), "gradients"),
+                getattr(torch, plan.recipe.precision),
+            )
         if self.estimator == "ridge":
             return regression.ridge(masks, margins, self.penalty or 1.0)
         if self.estimator == "lasso":

@@ -32,16 +32,18 @@ def trak(
     penalty: float,
     seed: int,
     advance: Callable[[int], None] = lambda steps: None,
+    precision: torch.dtype = torch.float32,
 ) -> Factors:
     """W in factors of rank (checkpoints * dimension).
 
     checkpoints: each the parameters of one network, without the axis for models; inputs: (n, ...) from
-    ``network.prepare``; labels: int64 (n,); dimension: p. ``advance`` counts checkpoints.
+    ``network.prepare``; labels: int64 (n,); dimension: p; precision: of the projection's product, whose rounding in
+    bfloat16 is small beside the projection's own noise. ``advance`` counts checkpoints.
     """
     left, right, unfit = [], [], torch.zeros(len(labels), device=inputs.device)
     for index, parameters in enumerate(checkpoints):
         generator = torch.Generator().manual_seed((seed + index) % 2**63)
-        features, doubt = projected(network, parameters, inputs, labels, dimension, generator)
+        features, doubt = projected(network, parameters, inputs, labels, dimension, generator, precision)
         gram = (features.T @ features).double()
         gram.diagonal().add_(penalty * gram.trace() / dimension)
         left.append(torch.cholesky_solve(features.T.double(), torch.linalg.cholesky(gram)).T.float())
@@ -59,11 +61,13 @@ def projected(
     labels: torch.Tensor,
     dimension: int,
     generator: torch.Generator,
+    precision: torch.dtype = torch.float32,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """phi, float (n, dimension), scaled by dimension^-1/2, and 1 - pi, float (n,), under one network."""
     own = [p.detach().to(inputs.device) for p in parameters]
     sizes = [p.numel() for p in own]
-    projection = torch.randn(sum(sizes), dimension, generator=generator).to(inputs.device) / dimension**0.5
+    projection = torch.randn(sum(sizes), dimension, generator=generator) / dimension**0.5
+    projection = projection.to(inputs.device, precision)
 
     def margin(weights: list[torch.Tensor], x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         return margins(network.logits([w.unsqueeze(0) for w in weights], x[None, None])[0, 0], y)
@@ -74,8 +78,8 @@ def projected(
     for start in range(0, len(labels), step):
         part = slice(start, start + step)
         gradient, value = gradients(own, inputs[part].float(), labels[part])
-        flat = torch.cat([g.flatten(1) for g in gradient], 1)
-        features.append(flat @ projection)
+        flat = torch.cat([g.flatten(1).to(precision) for g in gradient], 1)
+        features.append((flat @ projection).float())
         # The margin is the log odds of the correct label.
         doubt.append(torch.sigmoid(-value))
     return torch.cat(features), torch.cat(doubt)

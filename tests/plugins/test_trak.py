@@ -3,9 +3,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from scipy.stats import spearmanr
 
 from bdbench_datamodel.ensemble import SurrogateRecipe, draw_subsets, margins, train_parameters
-from bdbench_datamodel.surrogates import BatchedMLP
+from bdbench_datamodel.surrogates import BatchedMLP, BatchedPatchNet
 from bdbench_datamodel.trak import projected, trak
 
 
@@ -56,3 +57,17 @@ def test_batches_make_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = trak(network, checkpoints, inputs, labels, 4, 0.1, seed=9).dense()
     monkeypatch.setattr("bdbench_datamodel.trak._BATCH_FLOATS", 1000.0)
     assert trak(network, checkpoints, inputs, labels, 4, 0.1, seed=9).dense() == pytest.approx(whole, abs=1e-5)
+
+
+def test_a_projection_in_bfloat16_gives_the_same_matrix_but_for_rounding() -> None:
+    rng = np.random.default_rng(1)
+    network = BatchedPatchNet((16, 16, 3), 4, 16)
+    inputs = network.prepare(rng.integers(0, 256, (200, 16, 16, 3)).astype(np.uint8))
+    labels = torch.from_numpy(rng.integers(0, 4, 200))
+    checkpoint = network.initial(torch.Generator().manual_seed(0))
+    exact, rounded = (
+        trak(network, [checkpoint], inputs, labels, 128, 0.1, seed=9, precision=precision).dense()
+        for precision in (torch.float32, torch.bfloat16)
+    )
+    off = ~np.eye(200, dtype=bool)
+    assert spearmanr(exact[off], rounded[off]).statistic > 0.999
