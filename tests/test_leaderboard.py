@@ -12,10 +12,12 @@ import pytest
 from click.testing import CliRunner, Result
 
 import bdbench
-from bdbench import leaderboard, record
+from bdbench import Attack, leaderboard, record
 from bdbench.cli import cli
 from bdbench_datamodel.detector import Datamodel
+from bdbench_triggers.badnets import BadNets
 from bdbench_triggers.blend import Blend
+from bdbench_triggers.sig import Sig
 from tests.conftest import make_board
 
 COMMITTED = sorted(p.parent for p in (Path(__file__).parent.parent / "leaderboards").glob("*/records"))
@@ -327,3 +329,27 @@ def test_digits_default_keeps_the_readmes_promise() -> None:
         assert found["before"]["attack_success_rate"] >= 0.8 and found["before"]["clean_accuracy"] >= 0.95
         assert found["detection"]["auroc"] >= 0.97
         assert found["after"]["attack_success_rate"] <= 0.05
+
+
+@pytest.mark.parametrize(
+    ("attack", "auroc", "asr"),
+    [
+        (BadNets(rate=0.015), 0.99, 0.05),
+        (BadNets(rate=0.05), 0.99, 0.07),
+        (Blend(rate=0.015), 0.99, 0.05),
+        (Blend(rate=0.05), 0.99, 0.05),
+        (Sig(rate=0.05), 0.97, 0.05),
+    ],
+    ids=lambda value: value.name if isinstance(value, Attack) else str(value),
+)
+def test_cifar10_keeps_the_readmes_promise(attack: Attack, auroc: float, asr: float) -> None:
+    """The default detector finds these on every seed of leaderboards/cifar10-5k, and removing ends the attack."""
+    board = Path(__file__).parent.parent / "leaderboards" / "cifar10-5k"
+    default = Datamodel().config()
+    records = [json.loads(path.read_text()) for path in (board / "records").glob("*-datamodel-*.json")]
+    promised = [r for r in records if r["config"]["defense"] == default and r["config"]["attack"] == attack.config()]
+    assert len(promised) >= 3
+    for found in promised:
+        assert found["before"]["attack_success_rate"] >= 0.5
+        assert found["detection"]["auroc"] >= auroc
+        assert found["after"]["attack_success_rate"] <= asr
