@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 # A task whose worker died goes to another; one that dies this often is at fault itself.
 _RETRIES = 3
+# Seconds for the next piece of an ensemble to end.
+_PATIENCE = 900.0
 
 
 @dataclass(frozen=True)
@@ -149,13 +151,26 @@ def _connected(address: str | None) -> Any:
 
 
 def _side_by_side(threads: int | None, gpus: int, piece: Callable[[int], None], count: int) -> Iterator[None]:
-    """A ``Spread``: tasks of the cluster that this task runs on."""
+    """A ``Spread``: tasks of the cluster that this task runs on.
+
+    Where none ends for long, perhaps since others hold all GPUs, the rest is given up: who asked makes it himself.
+    """
     import ray
 
     task = ray.remote(num_cpus=threads or 1, num_gpus=gpus, max_retries=_RETRIES)(_call)
     shared = ray.put(piece)
-    for ref in [task.remote(shared, index, threads) for index in range(count)]:
-        ray.get(ref)
+    refs = [task.remote(shared, index, threads) for index in range(count)]
+    patient = True
+    for ref in refs:
+        if patient and not ray.wait([ref], timeout=_PATIENCE)[0]:
+            patient = False
+            for late in refs:
+                ray.cancel(late)
+        if patient:
+            try:
+                ray.get(ref)
+            except ray.exceptions.RayTaskError as error:
+                raise error.cause from None
         yield
 
 

@@ -49,6 +49,7 @@ def written_whole(folder: Path) -> Iterator[Path]:
         # the two is whole on disk.
         old = Path(f"{aside}-old")
         if folder.exists():
+            os.utime(folder)  # what is old is swept
             folder.rename(old)
         aside.rename(folder)
         _sync(folder.parent)
@@ -139,6 +140,10 @@ class Store:
             (aside / "meta.json").write_text(json.dumps(meta, indent=1, sort_keys=True))
         self._mine.add(key)
         return Stage(dict(arrays), seconds, reused=False)
+
+    def made_elsewhere(self, config: Mapping[str, Any]) -> None:
+        """Say that another process made the stage of that configuration for this one: it is not stale."""
+        self._mine.add(key_of(config))
 
     @staticmethod
     def _read(folder: Path) -> Stage:

@@ -91,6 +91,7 @@ class HarnessTools(Tools):
             next(elsewhere)
             # What counts is what the pieces took where they were made, not the wait for them.
             self.reused_seconds -= time.perf_counter() - start
+            self._store.made_elsewhere(stages[i])
             yield self.saved(config, functools.partial(make, i))
 
     def _stage(self, config: Mapping[str, Any]) -> dict[str, Any]:

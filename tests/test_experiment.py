@@ -19,6 +19,7 @@ import bdbench
 from bdbench import Attack, BdbenchError, Detector, Mitigation, Record, Tools, TrainingView, Victim, experiment
 from bdbench.interfaces import TriggerAttack
 from bdbench.progress import Silent
+from bdbench_datamodel import ensemble
 from tests.conftest import TINY, TINY_DATAMODEL
 
 
@@ -375,3 +376,18 @@ def test_pieces_made_elsewhere_are_those_made_here(tiny: dict[str, Any], tmp_pat
     scores = [np.load(tmp_path / name / here.id / "scores.npz")["scores"] for name in ("here", "there")]
     assert np.array_equal(*scores)
     assert there.cost.seconds["score"] < 3  # three pieces were waited for
+
+
+def test_fresh_pieces_made_elsewhere_are_made_once(tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+    train = ensemble.train_margins
+
+    def counted(*arguments: Any) -> np.ndarray:
+        calls.append(1)
+        return train(*arguments)
+
+    monkeypatch.setattr(ensemble, "train_margins", counted)
+    for _ in range(2):
+        outcome = next(experiment.run_each(defenses=[TINY_DATAMODEL], spread=_elsewhere, fresh=True, **tiny))
+        assert isinstance(outcome, Record)
+    assert len(calls) == 6

@@ -106,7 +106,7 @@ def matrix(shown: pd.DataFrame, name: str) -> pd.DataFrame:
     """A number of ``displayed``, attacks down and defenses across; a cell without records says 'not run'.
 
     Attacks to which the number does not apply are left out. For a number after the defense a first column has the
-    same before, over all seeds that were run.
+    same before, over the seeds of the defense that has most.
     """
     values = shown[name].where(shown["seeds"] > 0, np.where(shown["failed"] != "", "failed", "not run"))
     index = [*(column for column in SETTING if shown[column].nunique() > 1), "attack"]

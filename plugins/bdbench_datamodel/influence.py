@@ -60,6 +60,6 @@ class Factors(Influence):
 
 
 def _hollow(block: np.ndarray) -> np.ndarray:
-    block = np.array(block, np.float32)
+    block = np.asarray(block, np.float32)
     np.fill_diagonal(block, 0)
     return block

@@ -1,4 +1,4 @@
-"""The search for large sets: W in factors, of which never more than a tile is formed.
+"""The search for large sets: W in factors, of which only the entries looked at are formed, some rows at a time.
 
 The same objective, swaps and certificate as in ``search``. All starts climb together, so that what changes in each
 becomes one matrix product with the factors; single swaps are looked for in a working set of each start, the members
@@ -35,25 +35,28 @@ def objective_of(influence: Influence, examples: np.ndarray, labels: np.ndarray 
 
 @dataclass(frozen=True)
 class LowRank:
-    """B = W + W' with a zero diagonal for W = left right', float32 (n, r) each; row_sums: float64 (n,), those of W.
+    """B = W + W' with a zero diagonal for W = left right', float32 (n, r) each.
 
-    labels: int64 (n,); entries between different labels count as zero.
+    labels: int64 (n,); entries between different labels count as zero; row_sums, column_sums: float64 (n,), of W.
     """
 
     left: np.ndarray
     right: np.ndarray
     labels: np.ndarray
     row_sums: np.ndarray
+    column_sums: np.ndarray
 
     @classmethod
     def of(cls, factors: Factors, labels: np.ndarray | None = None) -> LowRank:
         """The problem of W; without ``labels`` (n,) all entries count."""
         left, right = factors.left, factors.right
         labels = np.zeros(len(left), np.int64) if labels is None else labels
-        row_sums = np.empty(len(left))
+        rows, columns = np.empty(len(left)), np.empty(len(left))
         for group in _groups(labels):
-            row_sums[group] = left[group] @ right[group].sum(0, dtype=np.float64)
-        return cls(left, right, labels, row_sums - _dots(left, right))
+            rows[group] = _times(left, group, right[group].sum(0, dtype=np.float64))
+            columns[group] = _times(right, group, left[group].sum(0, dtype=np.float64))
+        diagonal = _dots(left, right)
+        return cls(left, right, labels, rows - diagonal, columns - diagonal)
 
     @functools.cached_property
     def extremes(self) -> tuple[float, float]:
@@ -98,17 +101,19 @@ class LowRank:
         while len(opened):
             # Afresh each time, so that what is certified holds without accumulated rounding.
             gradients = self._gradients(inside[opened])
-            improved = np.array(
-                [self._improve(inside[s], g, tolerance) for s, g in zip(opened, gradients, strict=True)]
-            )
+            improved = np.array([self._rises(inside[s], g, tolerance) for s, g in zip(opened, gradients, strict=True)])
             advance(int((~improved).sum()))
             opened = opened[improved]
         members[:] = np.nonzero(inside)[1].reshape(members.shape)
 
     def _gradients(self, inside: np.ndarray) -> np.ndarray:
-        """B v - c for each row v of ``inside``, bool (s, n); float64 (s, n)."""
-        sizes = inside.sum(1, keepdims=True) / len(self.row_sums)
-        return self._product(inside.astype(np.float32)) - sizes * self.row_sums
+        """B v - c for each row v of ``inside``, bool (s, n); float64 (s, n).
+
+        As B (v - k/n) + k/n W'1, so that what all examples have in common, such as how good a model is, cancels before
+        it is rounded.
+        """
+        shares = inside.sum(1, keepdims=True) / len(self.row_sums)
+        return self._product((inside - shares).astype(np.float32)) + shares * self.column_sums
 
     def _product(self, vectors: np.ndarray) -> np.ndarray:
         """float32 (s, n) -> (s, n): each row times B."""
@@ -147,6 +152,16 @@ class LowRank:
                 else:
                     caps[s] = count // 2
 
+    def _rises(self, inside: np.ndarray, gradient: np.ndarray, tolerance: float) -> bool:
+        """As ``_improve``, and J_k rose: gains near the tolerance may be rounding, and would be taken for ever."""
+        before = inside.copy()
+        if not self._improve(inside, gradient, tolerance):
+            return False
+        if self.objective(np.flatnonzero(inside)) > self.objective(np.flatnonzero(before)):
+            return True
+        inside[:] = before
+        return False
+
     def _improve(self, inside: np.ndarray, gradient: np.ndarray, tolerance: float) -> bool:
         """Swap in place within a working set; False if no swap of any member for any outsider gains."""
         lowest = self.extremes[0]
@@ -165,7 +180,8 @@ class LowRank:
             gaining = np.flatnonzero(gains.max(1) > tolerance)
             if gaining.size:
                 best = np.unique(gains[gaining].argmax(1))
-                return self._swap(rows[gaining], outsiders[best], inside, gradient, tolerance)
+                if self._swap(rows[gaining], outsiders[best], inside, gradient, tolerance):
+                    return True
         return False
 
     def _swap(
@@ -208,6 +224,12 @@ def _first(examples: np.ndarray, order: np.ndarray) -> np.ndarray:
 
 def _groups(labels: np.ndarray) -> list[np.ndarray]:
     return [np.flatnonzero(labels == label) for label in np.unique(labels)]
+
+
+def _times(matrix: np.ndarray, rows: np.ndarray, vector: np.ndarray) -> np.ndarray:
+    """Some rows of a float32 matrix times a float64 vector, in float64."""
+    parts = [matrix[rows[i : i + _TILE]].astype(np.float64) @ vector for i in range(0, len(rows), _TILE)]
+    return np.concatenate(parts)
 
 
 def _dots(left: np.ndarray, right: np.ndarray) -> np.ndarray:

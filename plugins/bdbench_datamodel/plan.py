@@ -69,7 +69,9 @@ class Plan:
     def chunk(self) -> int:
         """Networks trained at once: as many as keep a step's numbers in about the size of a processor's caches."""
         floats = self.recipe.batch_size * self.network.floats_per_example()
-        return self.options.chunk or int(np.clip(_CHUNK_FLOATS / floats, 4, 100))
+        chunk = self.options.chunk or int(np.clip(_CHUNK_FLOATS / floats, 4, 100))
+        # A pair stays together.
+        return chunk + chunk % 2 if self.options.antithetic else chunk
 
     def train(self, view: TrainingView, tools: Tools) -> tuple[np.ndarray, np.ndarray]:
         """Subsets, bool (models, n), and margins, float32 (models, n); computed and kept chunk by chunk.

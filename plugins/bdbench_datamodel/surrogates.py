@@ -5,7 +5,6 @@ Shapes: M models, b examples a step, n examples in all, C classes.
 
 from __future__ import annotations
 
-import functools
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
@@ -103,6 +102,10 @@ class BatchedPatchNet(BatchedNetwork):
         self.hidden, self.num_classes = hidden, num_classes
         self.inputs = self.patch**2 * shape[2]
         self.rows, self.columns = (-(-(side - self.patch) // self.stride) + 1 for side in shape[:2])
+        # Adaptive average pooling as a matrix (grid * grid, rows * columns): its backward pass is four times as fast
+        # as torch's own on the CPU.
+        each = torch.eye(self.rows * self.columns).view(-1, self.rows, self.columns)
+        self._pooling = torch.nn.functional.adaptive_avg_pool2d(each, self.grid).flatten(1).T
 
     def prepare(self, images: np.ndarray) -> torch.Tensor:
         """(n, rows * columns, patch * patch * C), whitened."""
@@ -133,13 +136,6 @@ class BatchedPatchNet(BatchedNetwork):
         active = _dense(x.flatten(1, 2), w1, b1).relu_().view(models * batch, -1, self.hidden)
         pooling = self._pooling.to(x).expand(models * batch, -1, -1)
         return _dense((pooling @ active).view(models, batch, -1), w2, b2).float()
-
-    @functools.cached_property
-    def _pooling(self) -> torch.Tensor:
-        """(grid * grid, rows * columns): adaptive average pooling as a matrix, whose backward pass is four times as
-        fast as torch's own on the CPU."""
-        each = torch.eye(self.rows * self.columns).view(-1, self.rows, self.columns)
-        return torch.nn.functional.adaptive_avg_pool2d(each, self.grid).flatten(1).T
 
     def floats_per_example(self) -> int:
         """The patches, and the hidden layer with its gradient."""

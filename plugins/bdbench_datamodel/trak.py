@@ -44,9 +44,10 @@ def trak(
     for index, parameters in enumerate(checkpoints):
         generator = torch.Generator().manual_seed((seed + index) % 2**63)
         features, doubt = projected(network, parameters, inputs, labels, dimension, generator, precision)
-        gram = (features.T @ features).double()
+        exact = features.double()
+        gram = exact.T @ exact
         gram.diagonal().add_(penalty * gram.trace() / dimension)
-        left.append(torch.cholesky_solve(features.T.double(), torch.linalg.cholesky(gram)).T.float())
+        left.append(torch.cholesky_solve(exact.T, torch.linalg.cholesky(gram)).T.float())
         right.append(features)
         unfit += doubt / len(checkpoints)
         advance(1)

@@ -9,6 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bdbench_datamodel.ensemble import draw_subsets
+from bdbench_datamodel.estimators import difference_over_all, response_covariance
 from bdbench_datamodel.influence import Dense, Factors
 from bdbench_datamodel.lowrank import LowRank, objective_of
 from bdbench_datamodel.search import Problem, search
@@ -75,6 +77,37 @@ def test_only_factors_of_many_examples_stay_factors(monkeypatch: pytest.MonkeyPa
     assert type(objective_of(Dense(factors.dense()), examples, labels)) is Problem
     assert small.objective(members) == pytest.approx(whole.objective(members), rel=1e-4)
     assert large.objective(members) == pytest.approx(whole.objective(members), rel=1e-4)
+
+
+def test_what_all_examples_have_in_common_does_not_drown_the_gradient() -> None:
+    """How good a model is moves all margins: a part of every entry that B v and c share, and float32 would round."""
+    rng = np.random.default_rng(3)
+    masks = draw_subsets(600, 60, 0.2, rng)
+    margins = rng.normal(size=(60, 600)) + 30 * rng.normal(size=(60, 1))
+    for factors in (response_covariance(masks, margins), difference_over_all(masks, margins)):
+        problem = LowRank.of(factors)
+        whole = factors.left.astype(np.float64) @ factors.right.astype(np.float64).T
+        np.fill_diagonal(whole, 0)
+        inside = np.zeros((1, 600), bool)
+        inside[0, rng.choice(600, 200, replace=False)] = True
+        exact = inside @ (whole + whole.T) - 200 / 600 * whole.sum(1)
+        error = problem._gradients(inside) - exact
+        assert np.ptp(error) < 1e-6 * np.abs(problem.extremes).max() * 200**0.5
+
+
+def test_a_gain_that_is_rounding_alone_does_not_end_the_scan_or_last_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bdbench_datamodel.lowrank._WORKING", 4)
+    low, _ = _both(60, 5, 3)
+    tried: list[int] = []
+
+    def nothing(self: LowRank, members: np.ndarray, *rest: object) -> bool:
+        tried.append(len(members))
+        return len(tried) > 3  # and then claims a gain that is none
+
+    monkeypatch.setattr(LowRank, "_swap", nothing)
+    monkeypatch.setattr(LowRank, "_exchange", lambda *_: None)
+    search(low, 30, 1, np.random.default_rng(0))
+    assert len(tried) == 4
 
 
 def test_both_searches_find_a_planted_group() -> None:

@@ -1,13 +1,18 @@
 from __future__ import annotations
 
+from itertools import islice
+
 import numpy as np
 import pytest
 from scipy import stats
 
+from bdbench import TrainingView
 from bdbench_datamodel import standout
+from bdbench_datamodel.detector import Datamodel
 from bdbench_datamodel.ensemble import antithetic_subsets, draw_subsets
 from bdbench_datamodel.estimators import OutOfSample, difference_of_means, residuals, response_covariance
 from bdbench_datamodel.influence import Dense, Factors
+from bdbench_datamodel.plan import Plan
 from bdbench_datamodel.standout import Group
 
 
@@ -131,6 +136,14 @@ def test_influences_agree_on_their_blocks() -> None:
     marginal = OutOfSample(masks, margins)
     assert marginal.block(index) == pytest.approx(full[np.ix_(index, index)], abs=1e-5)
     assert marginal.dense() == pytest.approx(full, abs=1e-6)
+
+
+def test_a_chunk_holds_whole_pairs() -> None:
+    rng = np.random.default_rng(0)
+    view = TrainingView(rng.integers(0, 256, (20, 8, 8, 1)).astype(np.uint8), np.arange(20) % 2, 2)
+    plan = Plan.of(Datamodel(alpha=0.5, antithetic=True, chunk=5), view)
+    masks = np.concatenate(list(islice(plan._chunks(20, rng), 2)))
+    assert (masks[::2] ^ masks[1::2]).all() and len(masks) == 12
 
 
 def test_antithetic_subsets_are_complements() -> None:

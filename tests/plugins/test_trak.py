@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -71,3 +73,15 @@ def test_a_projection_in_bfloat16_gives_the_same_matrix_but_for_rounding() -> No
     )
     off = ~np.eye(200, dtype=bool)
     assert spearmanr(exact[off], rounded[off]).statistic > 0.999
+
+
+def test_more_dimensions_than_examples_and_hardly_a_penalty() -> None:
+    network, checkpoints, inputs, labels = _setting(12)
+    assert np.isfinite(trak(network, checkpoints, inputs, labels, 64, 1e-7, seed=9).dense()).all()
+
+
+def test_a_network_whose_first_user_is_trak_still_pickles() -> None:
+    network = BatchedPatchNet((16, 16, 3), 4, 4)
+    inputs = network.prepare(np.random.default_rng(0).integers(0, 256, (6, 16, 16, 3)).astype(np.uint8))
+    trak(network, [network.initial(torch.Generator())], inputs, torch.arange(6) % 4, 4, 0.1, 0)
+    pickle.loads(pickle.dumps(network))
