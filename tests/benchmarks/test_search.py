@@ -48,9 +48,13 @@ def in_numpy(problem: Problem) -> float:
     return float(np.mean(objectives))
 
 
-def test_both_reach_the_same_objective() -> None:
+def test_it_ends_as_high_as_single_swaps_and_higher_than_the_released_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Means over a hundred starts; many members exchanged at once take other ways to other local optima."""
+    monkeypatch.setitem(globals(), "STARTS", 100)
     problem = _problem()
-    assert compiled(problem) == pytest.approx(in_numpy(problem), rel=1e-3)
+    reached = compiled(problem)
+    assert reached > 0.99 * in_numpy(problem)
+    assert reached > float(compat.search(problem, SIZE, 100, np.random.default_rng(0)).objectives.mean())
 
 
 @pytest.mark.benchmark(group=f"search, n = {N}, k = {SIZE}, {STARTS} starts")
