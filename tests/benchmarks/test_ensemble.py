@@ -34,20 +34,27 @@ def batched() -> None:
     train_margins(network, x, y, masks, RECIPE, 0)
 
 
+def _train_plainly(
+    model: torch.nn.Module, x: torch.Tensor, y: torch.Tensor, mask: np.ndarray, recipe: SurrogateRecipe
+) -> None:
+    """One network on its subset, then its outputs on all examples."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=recipe.lr, momentum=0.9, nesterov=True, weight_decay=5e-4)
+    members = torch.from_numpy(np.flatnonzero(mask))
+    for _ in range(recipe.epochs):
+        for index in members[torch.randperm(len(members))].split(recipe.batch_size):
+            optimizer.zero_grad()
+            torch.nn.functional.cross_entropy(model(x[index]), y[index]).backward()
+            optimizer.step()
+    with torch.no_grad():
+        model(x)
+
+
 def plain_loop() -> None:
     """What one would write first: an ``nn.Sequential`` and a ``DataLoader``-free loop for each subset."""
     _, x, y, masks = _work()
     for mask in masks:
         model = torch.nn.Sequential(torch.nn.Linear(64, 128), torch.nn.ReLU(), torch.nn.Linear(128, 10))
-        optimizer = torch.optim.SGD(model.parameters(), lr=RECIPE.lr, momentum=0.9, nesterov=True, weight_decay=5e-4)
-        members = torch.from_numpy(np.flatnonzero(mask))
-        for _ in range(RECIPE.epochs):
-            for index in members[torch.randperm(len(members))].split(RECIPE.batch_size):
-                optimizer.zero_grad()
-                torch.nn.functional.cross_entropy(model(x[index]), y[index]).backward()
-                optimizer.step()
-        with torch.no_grad():
-            model(x)
+        _train_plainly(model, x, y, mask, RECIPE)
 
 
 @pytest.mark.benchmark(group=f"{MODELS} digit networks")
@@ -86,15 +93,7 @@ def plain_convolutions(images: np.ndarray, labels: np.ndarray, masks: np.ndarray
             torch.nn.Flatten(),
             torch.nn.Linear(9 * 64, 10),
         )
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4)
-        members = torch.from_numpy(np.flatnonzero(mask))
-        for _ in range(PATCH_RECIPE.epochs):
-            for index in members[torch.randperm(len(members))].split(PATCH_RECIPE.batch_size):
-                optimizer.zero_grad()
-                torch.nn.functional.cross_entropy(model(x[index]), y[index]).backward()
-                optimizer.step()
-        with torch.no_grad():
-            model(x)
+        _train_plainly(model, x, y, mask, PATCH_RECIPE)
 
 
 @pytest.mark.benchmark(group=f"{PATCH_MODELS} networks of patches, {PATCH_RECIPE.epochs} epochs")
