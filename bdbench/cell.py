@@ -64,7 +64,7 @@ class Cell:
             raise BdbenchError(f"defense {twice[0]!r} is given twice with the same parameters: expected once")
         self.open()
         n = len(self.images.train.labels)
-        if not 1 <= round(self.budget * n) < n:
+        if self.budget and not 1 <= round(self.budget * n) < n:
             asked = f"budget={self.budget:g} removes {round(self.budget * n)} of {n} training examples"
             raise BdbenchError(f"{asked}: expected at least 1, and not all")
         runs = [(defense, self._describe(defense)) for defense in defenses]
@@ -245,15 +245,16 @@ class Cell:
             scores = stage.arrays["scores"]
             ranking = metrics.rank(scores, self.streams("ties"))
             kept = ~metrics.flagged(ranking, self.budget)
-            retrained, again = self._train_stage(np.flatnonzero(kept), "retrain", f"{defense.name}: retrain")
-            seconds["retrain"] = again.seconds
-            self._finished(run, "retrain", again.seconds, again.reused)
-            after = self._measure(retrained)
+            after, models = self.before, int(stage.arrays["models_trained"])
+            if not kept.all():
+                retrained, again = self._train_stage(np.flatnonzero(kept), "retrain", f"{defense.name}: retrain")
+                seconds["retrain"] = again.seconds
+                self._finished(run, "retrain", again.seconds, again.reused)
+                after, models = self._measure(retrained), models + 1
             p_value = float(stage.arrays["p_value"])
             found = metrics.detection(scores, ranking, roles, self.budget)
             found = replace(found, p_value=None if np.isnan(p_value) else p_value)
             arrays |= {"scores": scores, "kept": kept}
-            models = int(stage.arrays["models_trained"]) + 1
         else:
             raise BdbenchError(f"defense {defense.name!r} is neither a Detector nor a Mitigation")
         result = Record(

@@ -51,7 +51,7 @@ def cli() -> None:
 @click.option("--dataset", default="digits", show_default=True, metavar="SPEC")
 @click.option("--model", default="convnet", show_default=True, metavar="SPEC", help="The victim's architecture.")
 @click.option("--seed", default=0, show_default=True, help="The root of all random streams.")
-@click.option("--budget", default=0.1, show_default=True, help="The share of the training set to remove.")
+@click.option("--budget", default=0.1, show_default=True, help="The share of the training set to remove (0: none).")
 @options.workplace
 @click.option("--fresh", is_flag=True, help="Compute every stage again.")
 @click.option("--json", "as_json", is_flag=True, help="Print the records instead of a table.")

@@ -13,8 +13,8 @@ from bdbench.errors import BdbenchError
 from bdbench.interfaces import Architecture, Attack, Dataset, Defense, Source
 from bdbench.plugins import installed
 from bdbench.progress import Progress, Silent
-from bdbench.record import Record
-from bdbench.store import STAGES, Store
+from bdbench.record import Record, check_budget
+from bdbench.store import STAGES, Store, sweep
 from bdbench.tools import Spread
 
 
@@ -39,8 +39,7 @@ def run_each(
     The arguments are those of ``bdbench run``, and an engine's way to spread a defense's work. Raises BdbenchError for
     what the caller can mend in the rest.
     """
-    if not 0 < budget < 1:
-        raise BdbenchError(f"budget={budget:g} is not allowed: expected a fraction in (0, 1)")
+    budget = check_budget(budget)
     if seed < 0:
         raise BdbenchError(f"seed={seed} is not allowed: expected an integer >= 0")
     if not defenses:
@@ -61,6 +60,7 @@ def run_each(
         progress=progress or Silent(),
         spread=spread,
     )
+    sweep(Path(out))
     yield from cell.run([installed().component("defense", d) for d in defenses])
 
 

@@ -94,9 +94,7 @@ def read(path: Path) -> Grid:
         if key not in _KEYS:
             raise unknown(f"key in {path}", key, _KEYS)
     parts = {name: _components(name.removesuffix("s"), name, data.get(name)) for name in _LISTS}
-    budget = data.get("budget", 0.1)
-    if not isinstance(budget, float) or not 0 < budget < 1:
-        raise BdbenchError(f"budget={budget} is not allowed: expected a fraction in (0, 1)")
+    budget = record.check_budget(data.get("budget", 0.1))
     return Grid(path.parent, **parts, seeds=read_seeds(str(data.get("seeds", "0"))), budget=budget)
 
 

@@ -241,7 +241,7 @@ class Defense(Component, ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class Detector(Defense, ABC):
-    """Scores training examples; the harness removes a budget of them and trains again."""
+    """Scores training examples; the harness removes a budget of them and trains again, or at a budget of 0 neither."""
 
     @abstractmethod
     def score(self, view: TrainingView, tools: Tools) -> np.ndarray:

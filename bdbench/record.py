@@ -112,6 +112,13 @@ def cell_of(config: Mapping[str, Any]) -> dict[str, Any]:
     return {**parts, "budget": config["budget"]}
 
 
+def check_budget(budget: Any) -> float:
+    """The share of the training set to remove, as a number. Raises BdbenchError unless it is in [0, 1)."""
+    if isinstance(budget, bool) or not isinstance(budget, int | float) or not 0 <= budget < 1:
+        raise BdbenchError(f"budget={budget} is not allowed: expected a fraction in [0, 1)")
+    return float(budget)
+
+
 def spec(component: Mapping[str, Any]) -> str:
     """A component's config as the command line takes it: ``name:key=value,...``."""
     values = ",".join(f"{k}={_shown(v)}" for k, v in parameters(component).items())

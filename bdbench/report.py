@@ -70,6 +70,8 @@ def verdict(made: Record) -> tuple[str, str]:
         return "plain", f"Nothing was attacked: this is what the defense costs. {accuracy}"
     success = f"from {_percent(before.attack_success_rate)} to {_percent(after.attack_success_rate)}"
     found = ""
+    if made.detection is not None and made.detection.budget == 0:
+        return "plain", "Nothing was removed: the training examples were scored only."
     if made.detection is not None and made.detection.tpr_at_budget is not None:
         share, budget = _percent(made.detection.tpr_at_budget), _percent(made.detection.budget)
         found = f" {share} of the poisons were in the {budget} that it removed."
@@ -112,7 +114,7 @@ def _scores(run: Reopened, scores: np.ndarray, kept: np.ndarray) -> Iterator[Rep
     roles, found = run.poisoned.roles, run.record.detection
     assert found is not None
     caption = "A defense that works puts the poisons to the right of all that is clean."
-    yield ReportSection("Scores by role", pictures.histogram(scores, roles, scores[~kept].min()), caption)
+    yield ReportSection("Scores by role", pictures.histogram(scores, roles, scores[~kept].min(initial=np.inf)), caption)
     if found.tpr_at_budget is not None and found.fpr_at_budget is not None:
         figure = pictures.curves(scores, roles, found.tpr_at_budget, found.fpr_at_budget)
         yield ReportSection("ROC and precision-recall", figure, "Dotted: a defense that guesses.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -83,12 +84,15 @@ def writable(folder: Path) -> Iterator[None]:
         raise BdbenchError(f"cannot write to {folder}: {error.strerror}: expected a writable folder") from None
 
 
-def _sweep(root: Path) -> None:
-    """Remove what processes that were killed left unfinished; another may be at work on a younger one."""
-    for path in root.glob("*/.unfinished-*"):
+def sweep(folder: Path) -> None:
+    """Remove what processes that were killed left unfinished here or in a folder of this one.
+
+    What is younger than a day stays: another process may be at work on it.
+    """
+    for path in itertools.chain(folder.glob(".unfinished-*"), folder.glob("*/.unfinished-*")):
         try:
             if time.time() - path.stat().st_mtime > _DAY:
-                shutil.rmtree(path)
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
         except OSError:
             pass
 
@@ -119,7 +123,7 @@ class Store:
         self._mine: set[str] = set()
         with writable(root):
             root.mkdir(parents=True, exist_ok=True)
-        _sweep(root)
+        sweep(root)
 
     def stage(self, config: Mapping[str, Any], make: Callable[[], tuple[Mapping[str, np.ndarray], float]]) -> Stage:
         """The stage of that configuration, from disk if it is there, else from ``make`` (arrays, seconds).

@@ -71,7 +71,7 @@ def broken(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["--attack", "blend:alpha"], "cannot read 'alpha' in 'blend:alpha'"),
         (["--attack", "blend:pattern=nowhere.png"], "cannot read pattern=nowhere.png"),
         (["--model", "resnet9"], "model 'resnet9' cannot take images of 8 x 8: expected at least 16"),
-        (["--budget", "1.5"], "budget=1.5 is not allowed: expected a fraction in (0, 1)"),
+        (["--budget", "1.5"], "budget=1.5 is not allowed: expected a fraction in [0, 1)"),
         (["--budget", "0.0001"], "budget=0.0001 removes 0 of 300 training examples: expected at least 1, and not all"),
         (["--budget", "0.9999"], "budget=0.9999 removes 300 of 300"),
         (["--seed", "-1"], "seed=-1 is not allowed"),

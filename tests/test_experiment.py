@@ -98,6 +98,25 @@ def test_what_is_kept_is_the_complement_of_the_budget(tiny: dict[str, Any]) -> N
     assert np.bincount(arrays["roles"]).tolist() == [285, 15]
 
 
+def test_a_run_sweeps_up_after_one_that_was_killed(tiny: dict[str, Any]) -> None:
+    left = tiny["out"] / ".unfinished-run"
+    left.mkdir(parents=True)
+    os.utime(left, times=(0, 0))
+    bdbench.run(defense="random", budget=0, **tiny)
+    assert not left.exists()
+
+
+def test_a_budget_of_zero_scores_and_removes_nothing(tiny: dict[str, Any]) -> None:
+    removing, scoring = (bdbench.run(defense="low-loss", budget=budget, **tiny) for budget in (0.1, 0))
+    assert removing.detection is not None and scoring.detection is not None
+    assert scoring.detection.auroc == removing.detection.auroc
+    assert (scoring.detection.tpr_at_budget, scoring.detection.fpr_at_budget) == (0, 0)
+    assert scoring.after == scoring.before
+    assert (scoring.cost.models_trained, removing.cost.models_trained) == (0, 1)
+    assert "retrain" not in scoring.cost.seconds
+    assert np.load(tiny["out"] / scoring.id / "scores.npz")["kept"].all()
+
+
 def test_the_same_cell_on_other_data_is_another_run(tmp_path: Path) -> None:
     ids = []
     for content in (0, 1):

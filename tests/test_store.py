@@ -94,6 +94,9 @@ def test_what_killed_processes_left_is_swept_after_a_day(tmp_path: Path) -> None
     for folder in (old, young):
         folder.mkdir(parents=True)
         (folder / "arrays.npz").touch()
-    os.utime(old, times=(0, 0))
+    file = tmp_path / ".unfinished-record.json"
+    file.touch()
+    for path in (old, file):
+        os.utime(path, times=(0, 0))
     Store(tmp_path)
-    assert young.exists() and not old.exists()
+    assert young.exists() and not old.exists() and not file.exists()
