@@ -10,7 +10,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from bdbench_datamodel.surrogates import BatchedNetwork
+from bdbench_datamodel.surrogates import BatchedNetwork, Scratch
 
 # Of a forward pass: about what a processor's caches hold.
 _BLOCK_FLOATS = 4e6
@@ -101,19 +101,19 @@ def train_parameters(
         inputs = inputs.bfloat16()
     batches = -(-members.shape[1] // recipe.batch_size)
     steps, step = recipe.epochs * batches, 0
-    held = inputs.new_empty(models * -(-members.shape[1] // batches), *inputs.shape[1:])
+    scratch = Scratch()
     for _ in range(recipe.epochs):
-        places = {s: torch.randperm(len(labels), generator=generator) for s, generator in generators.items()}
-        place = torch.stack([places[s] for s in seeds]).to(device)
-        order = members.gather(1, place.gather(1, members).argsort(1))
+        ranking = {s: torch.randperm(len(labels), generator=generator) for s, generator in generators.items()}
+        ranks = torch.stack([ranking[s] for s in seeds]).to(device)
+        order = members.gather(1, ranks.gather(1, members).argsort(1))
         for index in order.tensor_split(batches, 1):
             step += 1
             done = step / (steps + 1)
             rate = min(done / recipe.warmup, (1 - done) / (1 - recipe.warmup))
             optimizer.param_groups[0]["lr"] = recipe.lr * rate
-            # A fifth of the time of inputs[index] on the CPU, where fresh pages cost as much as the copy.
-            batch = torch.index_select(inputs, 0, index.flatten(), out=held[: index.numel()])
-            logits = network.logits(parameters, batch.view(*index.shape, *inputs.shape[1:]))
+            place = scratch("batch", (index.numel(), *inputs.shape[1:]), inputs)
+            batch = torch.index_select(inputs, 0, index.flatten(), out=place).view(*index.shape, *inputs.shape[1:])
+            logits = network.logits(parameters, batch, scratch)
             # Each model's loss is a mean over its own batch; the sum over models keeps them independent.
             loss = F.cross_entropy(logits.flatten(0, 1), labels[index].flatten(), reduction="sum")
             optimizer.zero_grad(set_to_none=True)
@@ -128,11 +128,11 @@ def _margins(
 ) -> np.ndarray:
     """One network after another: here all see the same examples, and a batched product would copy them for each."""
     block = max(1, int(_BLOCK_FLOATS / network.floats_per_example()))
-    out = torch.empty(len(parameters[0]), len(labels))
+    out, scratch = torch.empty(len(parameters[0]), len(labels)), Scratch()
     for row, *single in zip(out, *(p.split(1) for p in parameters), strict=True):
         for start in range(0, len(labels), block):
             part = slice(start, start + block)
-            row[part] = margins(network.logits(single, inputs[None, part])[0], labels[part])
+            row[part] = margins(network.logits(single, inputs[None, part], scratch)[0], labels[part])
     return out.numpy()
 
 

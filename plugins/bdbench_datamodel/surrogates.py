@@ -5,13 +5,33 @@ Shapes: M models, b examples a step, n examples in all, C classes.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 
 Parameters = Sequence[torch.Tensor]
+
+
+class Scratch:
+    """Memory that every step of a training uses again: on a CPU fresh pages cost as much as what fills them.
+
+    What a name was given for is overwritten when it is asked for again, so that a step's backward pass has to end
+    before the next step begins.
+    """
+
+    def __init__(self) -> None:
+        self._held: dict[str, torch.Tensor] = {}
+
+    def __call__(self, name: str, shape: tuple[int, ...], like: torch.Tensor) -> torch.Tensor:
+        """Unwritten memory of this shape, of the type and on the device of ``like``."""
+        size = math.prod(shape)
+        if name not in self._held or self._held[name].numel() < size:
+            self._held[name] = like.new_empty(size)
+        return self._held[name][:size].view(shape)
 
 
 class BatchedNetwork(ABC):
@@ -28,8 +48,8 @@ class BatchedNetwork(ABC):
         """The parameters of one model, without the leading axis."""
 
     @abstractmethod
-    def logits(self, parameters: Parameters, x: torch.Tensor) -> torch.Tensor:
-        """float (M, b, ...), each model's own examples, -> (M, b, C)."""
+    def logits(self, parameters: Parameters, x: torch.Tensor, scratch: Scratch | None = None) -> torch.Tensor:
+        """float (M, b, ...), each model's own examples, -> (M, b, C); ``scratch``: where steps follow one another."""
 
     @abstractmethod
     def floats_per_example(self) -> int:
@@ -46,7 +66,7 @@ def _normal(shape: tuple[int, ...], gain: float, generator: torch.Generator) -> 
 
 
 def _whitened(patches: torch.Tensor, floor: float = 1e-2) -> torch.Tensor:
-    """(n, p, d) rotated and scaled so that its components are uncorrelated and of unit variance.
+    """(n, p, d) rotated and scaled so that its components are uncorrelated and of unit variance, then a one.
 
     One layer cannot do this for itself, and neighbouring pixels are so alike that without it the steps
     that fine detail needs diverge along the common brightness. ``floor`` is a share of the mean variance.
@@ -56,7 +76,11 @@ def _whitened(patches: torch.Tensor, floor: float = 1e-2) -> torch.Tensor:
     covariance = (flat.T @ flat).double() / len(flat) - torch.outer(mean, mean).double()
     variances, axes = torch.linalg.eigh(covariance)
     scale = (variances.clamp_min(0) + floor * variances.mean()).rsqrt()
-    return (patches - mean) @ (axes * scale).float()
+    turned = (axes * scale).float()
+    # The ones come out of the same product, as the constant part of a last column.
+    constant = torch.cat([-mean @ turned, torch.ones(1)])
+    whitened = torch.addmm(constant, flat, torch.nn.functional.pad(turned, (0, 1)))
+    return whitened.view(*patches.shape[:2], -1)
 
 
 class BatchedMLP(BatchedNetwork):
@@ -79,7 +103,7 @@ class BatchedMLP(BatchedNetwork):
             torch.zeros(1, self.num_classes),
         ]
 
-    def logits(self, parameters: Parameters, x: torch.Tensor) -> torch.Tensor:
+    def logits(self, parameters: Parameters, x: torch.Tensor, scratch: Scratch | None = None) -> torch.Tensor:
         """(M, b, inputs) -> (M, b, C)."""
         w1, b1, w2, b2 = parameters
         return _dense(_dense(x, w1, b1).relu_(), w2, b2).float()
@@ -89,11 +113,44 @@ class BatchedMLP(BatchedNetwork):
         return self.inputs + 2 * self.hidden
 
 
+class _PooledUnits(torch.autograd.Function):
+    """Rectified units of (M, b * cells, i) by (M, i, o), averaged by ``pooling`` (g, cells) to (M * b, g, o).
+
+    What torch would do by itself, but that the units and their gradient, by far the largest tensors of a step, have
+    their places in ``scratch`` and are rectified there. The gradient of x is nobody's concern.
+    """
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any, x: torch.Tensor, weight: torch.Tensor, pooling: torch.Tensor, scratch: Scratch
+    ) -> torch.Tensor:
+        shape = (*x.shape[:2], weight.shape[2])
+        units = torch.bmm(x, weight, out=scratch("units", shape, x)).relu_()
+        ctx.save_for_backward(x, units)
+        ctx.pooling, ctx.scratch = pooling, scratch
+        return _pooled(units, pooling)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
+        x, units = ctx.saved_tensors
+        each = ctx.pooling.T.expand(len(gradient), -1, -1)
+        back = ctx.scratch("gradient", units.shape, units)
+        torch.bmm(each, gradient, out=back.view(len(gradient), -1, units.shape[2]))
+        torch.ops.aten.threshold_backward.grad_input(back, units, 0, grad_input=back)
+        return None, torch.bmm(x.transpose(1, 2), back), None, None
+
+
+def _pooled(units: torch.Tensor, pooling: torch.Tensor) -> torch.Tensor:
+    """(M, b * cells, o), (g, cells) -> (M * b, g, o)."""
+    each = units.view(-1, pooling.shape[1], units.shape[2])
+    return torch.bmm(pooling.expand(len(each), -1, -1), each)
+
+
 class BatchedPatchNet(BatchedNetwork):
     """One convolution, as a matrix product over patches; rectified, averaged over a grid, then linear.
 
     The images are padded at their far ends, so that every pixel lies in a patch: a trigger in a corner
-    must not be out of sight.
+    must not be out of sight. Every patch ends in a one, whose weights are the units' biases.
     """
 
     patch, stride, grid = 5, 3, 3
@@ -108,7 +165,7 @@ class BatchedPatchNet(BatchedNetwork):
         self._pooling = torch.nn.functional.adaptive_avg_pool2d(each, self.grid).flatten(1).T
 
     def prepare(self, images: np.ndarray) -> torch.Tensor:
-        """(n, rows * columns, patch * patch * C), whitened."""
+        """(n, rows * columns, patch * patch * C + 1), whitened, and the one."""
         return _whitened(self.patches(images))
 
     def patches(self, images: np.ndarray) -> torch.Tensor:
@@ -123,19 +180,21 @@ class BatchedPatchNet(BatchedNetwork):
     def initial(self, generator: torch.Generator) -> list[torch.Tensor]:
         """He initialisation."""
         return [
-            _normal((self.inputs, self.hidden), 2.0, generator),
-            torch.zeros(1, self.hidden),
+            torch.cat([_normal((self.inputs, self.hidden), 2.0, generator), torch.zeros(1, self.hidden)]),
             _normal((self.grid**2 * self.hidden, self.num_classes), 1.0, generator),
             torch.zeros(1, self.num_classes),
         ]
 
-    def logits(self, parameters: Parameters, x: torch.Tensor) -> torch.Tensor:
-        """(M, b, rows * columns, inputs) -> (M, b, C)."""
-        w1, b1, w2, b2 = parameters
+    def logits(self, parameters: Parameters, x: torch.Tensor, scratch: Scratch | None = None) -> torch.Tensor:
+        """(M, b, rows * columns, inputs + 1) -> (M, b, C)."""
+        w1, w2, b2 = parameters
         models, batch = x.shape[:2]
-        active = _dense(x.flatten(1, 2), w1, b1).relu_().view(models * batch, -1, self.hidden)
-        pooling = self._pooling.to(x).expand(models * batch, -1, -1)
-        return _dense((pooling @ active).view(models, batch, -1), w2, b2).float()
+        flat, pooling = x.flatten(1, 2), self._pooling.to(x)
+        if scratch is None:
+            pooled = _pooled(torch.bmm(flat, w1.to(x.dtype)).relu_(), pooling)
+        else:
+            pooled = _PooledUnits.apply(flat, w1.to(x.dtype), pooling, scratch)
+        return _dense(pooled.view(models, batch, -1), w2, b2).float()
 
     def floats_per_example(self) -> int:
         """The patches, and the hidden layer with its gradient."""

@@ -64,7 +64,7 @@ def test_ensemble(benchmark: Any, function: Callable[[], None]) -> None:
 
 
 PATCH_MODELS = 20
-PATCH_RECIPE = SurrogateRecipe(epochs=2, batch_size=25, lr=0.1, precision="bfloat16")
+PATCH_RECIPE = SurrogateRecipe(epochs=20, batch_size=25, lr=0.1, precision="bfloat16")
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +99,7 @@ def plain_convolutions(images: np.ndarray, labels: np.ndarray, masks: np.ndarray
 @pytest.mark.benchmark(group=f"{PATCH_MODELS} networks of patches, {PATCH_RECIPE.epochs} epochs")
 @pytest.mark.parametrize("function", [batched_patches, plain_convolutions])
 def test_patches(benchmark: Any, function: Callable[..., None], colour: tuple[np.ndarray, ...]) -> None:
-    benchmark.pedantic(function, args=colour, rounds=3, warmup_rounds=1)
+    benchmark.pedantic(function, args=colour, rounds=2)
 
 
 @pytest.mark.benchmark(group="patches, share of the matrix-multiply peak")
@@ -108,7 +108,7 @@ def test_share_of_the_peak(benchmark: Any, colour: tuple[np.ndarray, ...]) -> No
     images, labels, masks = colour
     network = BatchedPatchNet((32, 32, 3), 10, 64)
     inputs, targets = network.prepare(images), torch.from_numpy(labels)
-    benchmark.pedantic(train_parameters, args=(network, inputs, targets, masks, PATCH_RECIPE, 0), rounds=5)
+    benchmark.pedantic(train_parameters, args=(network, inputs, targets, masks, PATCH_RECIPE, 0), rounds=3)
     cells = network.rows * network.columns
     forward = 2 * network.hidden * (cells * network.inputs + network.grid**2 * 10)
     # Backward: the weights' gradients once more as much, and what flows back through the second layer.
