@@ -159,12 +159,14 @@ class Datamodel(Detector):
         from bdbench_datamodel.estimators import residuals
 
         residual = None if masks is None or margins is None else residuals(masks, margins)
+        if residual is None:
+            scales = standout.matrix_scales(influence, view.labels)
+        else:
+            scales = standout.class_scales(residual, view.labels)
         groups = standout.strongest(
             influence,
             view.labels,
-            standout.matrix_scales(influence, view.labels)
-            if residual is None
-            else standout.class_scales(residual, view.labels),
+            scales,
             self.sizes or _CLASS_SIZES,
             self.starts,
             tools.streams("search"),
@@ -175,7 +177,7 @@ class Datamodel(Detector):
         suspect, p_value = standout.outlier(np.array([group.strength for group in groups]))
         tools.conclude(p_value)
         affinities = [
-            standout.matrix_affinity(influence, group)
+            standout.matrix_affinity(influence, group, scales[group.examples[0]])
             if residual is None
             else standout.covariance_affinity(residual, group)
             for group in groups

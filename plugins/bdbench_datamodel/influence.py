@@ -25,6 +25,15 @@ class Influence(ABC):
         """float32 (n, n)."""
         return self.block(np.arange(self.examples))
 
+    def root_mean_square(self, index: np.ndarray) -> float:
+        """Of the entries of ``block``."""
+        return float(np.sqrt(np.mean(self.block(index) ** 2, dtype=np.float64)))
+
+    def symmetric_times(self, index: np.ndarray, vector: np.ndarray) -> np.ndarray:
+        """(block + block') vector; float64 (k,)."""
+        block = self.block(index)
+        return block @ vector.astype(np.float64) + vector.astype(np.float64) @ block
+
 
 @dataclass(frozen=True)
 class Dense(Influence):
@@ -57,6 +66,22 @@ class Factors(Influence):
     def block(self, index: np.ndarray) -> np.ndarray:
         """float32 (k, k)."""
         return _hollow(self.left[index] @ self.right[index].T)
+
+    def root_mean_square(self, index: np.ndarray) -> float:
+        """Of the entries of ``block``, which is formed only where it is smaller than the factors."""
+        left, right = self.left[index], self.right[index]
+        if len(index) <= left.shape[1]:
+            return super().root_mean_square(index)
+        # The squares of L R' sum to the trace of L'L R'R.
+        squares = np.sum((left.T @ left) * (right.T @ right), dtype=np.float64)
+        diagonal = np.einsum("ij,ij->i", left, right, dtype=np.float64)
+        return float(np.sqrt(max(squares - np.sum(diagonal**2), 0.0)) / len(index))
+
+    def symmetric_times(self, index: np.ndarray, vector: np.ndarray) -> np.ndarray:
+        """(block + block') vector; float64 (k,)."""
+        left, right, vector = self.left[index], self.right[index], vector.astype(np.float64)
+        diagonal = np.einsum("ij,ij->i", left, right, dtype=np.float64)
+        return left @ (vector @ right) + right @ (vector @ left) - 2 * diagonal * vector
 
 
 def _hollow(block: np.ndarray) -> np.ndarray:

@@ -58,15 +58,19 @@ def lasso(
     if not 0 < penalty < 1:
         raise ValueError(f"penalty={penalty} is not allowed: expected in (0, 1)")
     held, outputs = _centred(masks, margins)
-    models = len(held)
-    correlation = outputs.T @ held / np.float32(models)
-    gram = held.T @ held / np.float32(models)
+    models, n = held.shape
+    held /= np.float32(np.sqrt(models))
+    correlation = outputs.T @ held / np.float32(np.sqrt(models))
+    # With few models two thin products take less time than a square one.
+    thin = 2 * models < n
+    gram = held @ held.T if thin else held.T @ held
+    step = np.float32(1 / np.linalg.eigvalsh(gram)[-1])
     limits = penalty * np.abs(correlation).max(1, keepdims=True)
-    step = np.float32(1 / np.linalg.norm(gram, 2))
     weights = np.zeros_like(correlation)
     ahead, momentum = weights, 1.0
     for _ in range(STEPS):
-        moved = ahead - step * (ahead @ gram - correlation)
+        fitted = (ahead @ held.T) @ held if thin else ahead @ gram
+        moved = ahead - step * (fitted - correlation)
         moved = np.sign(moved) * np.maximum(np.abs(moved) - step * limits, 0)
         change = moved - weights
         following = (1 + np.sqrt(1 + 4 * momentum**2)) / 2

@@ -54,8 +54,7 @@ def matrix_scales(influence: Influence, labels: np.ndarray) -> np.ndarray:
     scales = np.empty(len(labels))
     for label in np.unique(labels):
         examples = np.flatnonzero(labels == label)
-        block = influence.block(examples)
-        scales[examples] = max(float(np.sqrt((block**2).mean())), np.finfo(float).tiny)
+        scales[examples] = max(influence.root_mean_square(examples), np.finfo(float).tiny)
     return scales
 
 
@@ -147,11 +146,9 @@ def covariance_affinity(residuals: np.ndarray, group: Group) -> np.ndarray:
     return (shared - variances * contrast) / max(variances.mean(), np.finfo(float).tiny)
 
 
-def matrix_affinity(influence: Influence, group: Group) -> np.ndarray:
-    """The same from W + W', in units of its deviation, for a matrix that comes without margins."""
-    block = influence.block(group.examples)
-    symmetric = block + block.T
-    return (symmetric @ group.contrast()).astype(np.float64) / max(float(symmetric.std()), np.finfo(float).tiny)
+def matrix_affinity(influence: Influence, group: Group, scale: float) -> np.ndarray:
+    """The same from W + W', in units of its class's ``scale``, for a matrix that comes without margins."""
+    return influence.symmetric_times(group.examples, group.contrast()) / scale
 
 
 def scores(groups: Sequence[Group], affinities: Sequence[np.ndarray], suspect: int, examples: int) -> np.ndarray:

@@ -138,6 +138,26 @@ def test_influences_agree_on_their_blocks() -> None:
     assert marginal.dense() == pytest.approx(full, abs=1e-6)
 
 
+@pytest.mark.parametrize("rank", [3, 40])
+def test_what_needs_no_block_equals_what_the_block_gives(rank: int) -> None:
+    rng = np.random.default_rng(5)
+    left, right = (rng.normal(size=(30, rank)).astype(np.float32) for _ in range(2))
+    index = rng.permutation(30)[:20]
+    vector = rng.normal(size=20).astype(np.float32)
+    factors, dense = Factors(left, right), Dense(left @ right.T)
+    block = dense.block(index).astype(np.float64)
+    for influence in (factors, dense):
+        assert influence.root_mean_square(index) == pytest.approx(np.sqrt((block**2).sum() / 400), rel=1e-5)
+        assert influence.symmetric_times(index, vector) == pytest.approx((block + block.T) @ vector, rel=1e-4, abs=1e-4)
+
+
+def test_matrix_affinity_is_the_matrix_against_the_contrast() -> None:
+    weights = np.array([[9, 1, 0, 2], [3, 9, 0, 0], [0, 0, 9, 5], [0, 4, 1, 9]], np.float32)
+    group = Group(0, np.array([0, 1, 3]), np.array([True, True, False]), 1.0)
+    # Among examples 0, 1 and 3: B = [[0, 4, 2], [4, 0, 4], [2, 4, 0]], contrast (1/2, 1/2, -1).
+    assert standout.matrix_affinity(Dense(weights), group, 2.0) == pytest.approx([0.0, -1.0, 1.5])
+
+
 def test_a_chunk_holds_whole_pairs() -> None:
     rng = np.random.default_rng(0)
     view = TrainingView(rng.integers(0, 256, (20, 8, 8, 1)).astype(np.uint8), np.arange(20) % 2, 2)
