@@ -16,7 +16,7 @@ from bdbench import Role
 from bdbench.cli import cli
 from bdbench_backdoorbench.commands import add
 from bdbench_models.architectures import PreActResNet18
-from tests.plugins.backdoorbench_files import write_record
+from tests.plugins.backdoorbench.files import write_record
 
 # load_attack_result as its callers see it: a wrapper around a set that yields image, label, place, mark, true label.
 _LOADER = """

@@ -1,0 +1,47 @@
+"""bdbench import."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.plugins.backdoorbench.conftest import Clean, invoke
+
+
+def test_import_tells_what_a_record_holds_and_how_to_run_on_it(
+    tmp_path: Path, clean: Clean, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = clean.badnet(tmp_path / "record" / "badnet_demo")
+    options = ["--dataset", f"npz:path={clean.file}"]
+    found = json.loads(invoke("import", "backdoorbench", str(folder), *options, "--json").stdout)
+    assert found["poisons"] == 3 and found["cover_examples"] == 0 and found["target"] == 0
+    assert found["training_images"] == 40 and found["triggered_tests"] == 18
+    assert found["model"] == "preact-resnet18"
+    assert f"--model preact-resnet18 --attack backdoorbench:record={folder}" in found["command"]
+    shown = invoke("import", "backdoorbench", str(folder), *options)
+    assert shown.exit_code == 0 and "poison rate" in shown.stdout and "bdbench run --dataset npz" in shown.stdout
+    lost = invoke("import", "backdoorbench", str(tmp_path / "nowhere"))
+    assert lost.exit_code == 2 and "no record at" in lost.stderr and len(lost.stderr.splitlines()) == 1
+
+
+def test_published_results_are_labelled_and_empty_rows_counted(tmp_path: Path) -> None:
+    file = tmp_path / "results.csv"
+    file.write_text(
+        "dataset,backbone,attack_name,defense_name,ratio,test_acc,test_asr,test_ra\n"
+        "cifar10,preactresnet18,badnet,ac,0.1,88.8,96.2,3.5\n"
+        "cifar10,preactresnet18,wanet,ac,0.1,,,\n"
+        "cifar10,preactresnet18,badnet,nc,0.05,91.0,0.9,\n"
+    )
+    out = tmp_path / "table.csv"
+    result = invoke("import", "backdoorbench-results", str(file), "--csv", str(out))
+    assert result.exit_code == 0, result.output
+    assert "published by BackdoorBench, not measured by bdbench" in result.stdout
+    assert "0.962" in result.stdout and "2 rows; 1 without a number left out" in result.stderr
+    lines = out.read_text().splitlines()
+    assert lines[0].startswith("source,dataset,model,attack,defense,rate,clean_accuracy")
+    assert lines[2] == "published by BackdoorBench,cifar10,preactresnet18,badnet,nc,0.05,0.91,0.009000000000000001,"
+    file.write_text("dataset,backbone\na,b\n")
+    wrong = invoke("import", "backdoorbench-results", str(file))
+    assert wrong.exit_code == 2 and "no column 'attack_name'" in wrong.stderr

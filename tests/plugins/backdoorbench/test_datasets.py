@@ -1,0 +1,55 @@
+"""The data sets that BackdoorBench reads and torchvision does not lay out so."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import bdbench
+from bdbench import BdbenchError
+
+
+def save(path: Path, colour: tuple[int, int, int], size: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (size, size), colour).save(path)
+
+
+def test_gtsrb_is_read_in_the_order_of_its_tables(tmp_path: Path) -> None:
+    root = tmp_path / "gtsrb"
+    head = "Filename;Width;Height;Roi.X1;Roi.Y1;Roi.X2;Roi.Y2;ClassId\n"
+    for c in range(43):
+        names = ["b.ppm", "a.ppm"] if c == 1 else ["x.ppm"]
+        for i, name in enumerate(names):
+            save(root / "Train" / f"{c:05d}" / name, (c, i, 0), 20)
+        rows = "".join(f"{n};20;20;0;0;1;1;{c}\n" for n in names)
+        (root / "Train" / f"{c:05d}" / f"GT-{c:05d}.csv").write_text(head + rows)
+    save(root / "Test" / "00000.ppm", (9, 9, 9), 40)
+    (root / "Test" / "GT-final_test.csv").write_text(head + "00000.ppm;40;40;0;0;1;1;16\n")
+    for data_root in (tmp_path, root):
+        data = bdbench.load("gtsrb-full", data_root=data_root)
+        assert data.shape == (32, 32, 3) and data.num_classes == 43
+        assert data.train.labels.tolist() == [0, 1, 1, *range(2, 43)]
+        images = np.asarray(data.train.images)
+        assert images[1:4, 0, 0, :2].tolist() == [[1, 0], [1, 1], [2, 0]]
+        assert data.test.labels.tolist() == [16]
+    with pytest.raises(BdbenchError, match="gtsrb-full was not found in .*: expected Test/GT-final_test.csv there"):
+        bdbench.load("gtsrb-full", data_root=tmp_path / "Train")
+
+
+def test_tiny_imagenet_is_read_sorted(tmp_path: Path) -> None:
+    root = tmp_path / "tiny" / "tiny-imagenet-200"
+    for name, red in (("n02", 2), ("n01", 1)):
+        for i in (1, 0):
+            save(root / "train" / name / "images" / f"{name}_{i}.png", (red, i, 0), 64)
+    for i in (1, 0):
+        save(root / "val" / "images" / f"val_{i}.png", (0, i, 0), 64)
+    (root / "wnids.txt").write_text("n02\nn01\n")
+    (root / "val" / "val_annotations.txt").write_text("val_1.png\tn01\t0\nval_0.png\tn02\t0\n")
+    data = bdbench.load("tiny-imagenet", data_root=tmp_path)
+    assert data.classes == ("n01", "n02") and data.shape == (64, 64, 3)
+    assert np.asarray(data.train.images)[:, 0, 0, :2].tolist() == [[1, 0], [1, 1], [2, 0], [2, 1]]
+    assert data.train.labels.tolist() == [0, 0, 1, 1]
+    assert data.test.labels.tolist() == [1, 0]

@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+from itertools import combinations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bdbench_datamodel.search import Problem, search
+
+RNG = np.random.default_rng(0)
+
+
+def _random_problem(n: int, seed: int, labels: np.ndarray | None = None) -> tuple[np.ndarray, Problem]:
+    weights = np.random.default_rng(seed).normal(size=(n, n)).astype(np.float32)
+    np.fill_diagonal(weights, 0)
+    return weights, Problem.of(weights, labels)
+
+
+def test_the_objective_is_the_papers_up_to_a_constant() -> None:
+    weights, problem = _random_problem(12, 0)
+    for size in (3, 5):
+        members = np.sort(RNG.choice(12, size, replace=False))
+        v = np.zeros(12)
+        v[members] = 1
+        h = v / v.sum() - (1 - v) / (1 - v).sum()
+        assert v @ weights @ h == pytest.approx(12 / (size * (12 - size)) * problem.objective(members), rel=1e-5)
+
+
+def test_the_objective_by_hand() -> None:
+    weights = np.array([[0, 1, 2], [3, 0, 4], [5, 6, 0]], np.float32)
+    # Members 0 and 1: entries inside 1 + 3; two thirds of row sums 3 and 7.
+    assert Problem.of(weights).objective(np.array([0, 1])) == pytest.approx(4 - 2 / 3 * 10)
+
+
+def test_entries_between_labels_are_left_out() -> None:
+    weights, _ = _random_problem(6, 1)
+    labels = np.array([0, 0, 0, 1, 1, 1])
+    kept = weights.copy()
+    kept[:3, 3:] = kept[3:, :3] = 0
+    masked, by_hand = Problem.of(weights, labels), Problem.of(kept)
+    assert np.array_equal(masked.symmetric, by_hand.symmetric)
+    assert np.allclose(masked.row_sums, by_hand.row_sums)
+    assert weights[0, 4] != 0  # the caller's matrix is not touched
+
+
+@pytest.mark.parametrize("labelled", [False, True])
+def test_a_matrix_is_overwritten_only_if_asked(monkeypatch: pytest.MonkeyPatch, labelled: bool) -> None:
+    monkeypatch.setattr("bdbench_datamodel.search._TILE", 7)
+    weights, _ = _random_problem(30, 2)
+    labels = np.arange(30) % 3 if labelled else None
+    kept = weights * (1 if labels is None else labels[:, None] == labels)
+    problem = Problem.of(weights, labels)
+    assert problem.symmetric == pytest.approx(kept + kept.T)
+    assert not np.shares_memory(problem.symmetric, weights)
+    spent = weights.copy()
+    again = Problem.of(spent, labels, overwrite=True)
+    assert again.symmetric is spent
+    assert np.array_equal(again.symmetric, problem.symmetric) and np.array_equal(again.row_sums, problem.row_sums)
+
+
+@settings(max_examples=40, deadline=None)
+@given(n=st.integers(4, 14), seed=st.integers(0, 10**6), data=st.data())
+def test_the_search_equals_brute_force(n: int, seed: int, data: st.DataObject) -> None:
+    size = data.draw(st.integers(1, n - 1))
+    _, problem = _random_problem(n, seed)
+    best = max(problem.objective(np.array(c)) for c in combinations(range(n), size))
+    found = search(problem, size, starts=60, rng=np.random.default_rng(0))
+    assert found.objectives.max() == pytest.approx(best, rel=1e-5, abs=1e-5)
+    assert problem.objective(found.best) == pytest.approx(found.objectives.max())
+
+
+@settings(max_examples=30, deadline=None)
+@given(n=st.integers(3, 40), seed=st.integers(0, 10**6), data=st.data())
+def test_a_swap_gains_exactly_what_the_formula_says(n: int, seed: int, data: st.DataObject) -> None:
+    size = data.draw(st.integers(1, n - 1))
+    _, problem = _random_problem(n, seed)
+    order = np.random.default_rng(seed).permutation(n)
+    inside, outside = order[:size], order[size:]
+    now = problem.objective(inside)
+    gains = [problem.objective(np.append(np.delete(inside, i), a)) - now for i in range(size) for a in outside]
+    assert problem.best_gain(inside) == pytest.approx(max(gains), abs=1e-3)
+
+
+@pytest.mark.parametrize("size", [1, 5, 60, 119])
+def test_every_result_is_a_certified_local_optimum(size: int) -> None:
+    _, problem = _random_problem(120, 4)
+    found = search(problem, size, starts=8, rng=np.random.default_rng(0))
+    assert found.members.shape == (8, size)
+    for members in found.members:
+        assert len(set(members)) == size
+        assert problem.best_gain(members) <= 1e-4
+    assert problem.best_gain(np.arange(size)) > 1e-4  # and an arbitrary subset is none
+
+
+def test_a_planted_block_is_found_even_where_row_sums_vary() -> None:
+    rng = np.random.default_rng(5)
+    weights = rng.normal(size=(300, 300)).astype(np.float32)
+    weights += 3 * rng.normal(size=(300, 1)).astype(np.float32)
+    block = rng.choice(300, 30, replace=False)
+    weights[np.ix_(block, block)] += 2
+    found = search(Problem.of(weights), 30, starts=10, rng=np.random.default_rng(0))
+    assert len(set(found.best) & set(block)) >= 29
+
+
+def test_the_search_is_seeded() -> None:
+    _, problem = _random_problem(80, 6)
+    first, again = (search(problem, 10, 6, np.random.default_rng(3)) for _ in range(2))
+    assert np.array_equal(first.members, again.members)
+
+
+def test_a_matrix_of_zeros_ends_at_once() -> None:
+    found = search(Problem.of(np.zeros((10, 10), np.float32)), 3, 2, np.random.default_rng(0))
+    assert found.objectives.tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("size", [0, 10])
+def test_an_impossible_size_is_refused(size: int) -> None:
+    with pytest.raises(ValueError, match=f"size={size} is not allowed: expected 0 < size < 10"):
+        search(Problem.of(np.zeros((10, 10), np.float32)), size, 1, np.random.default_rng(0))
