@@ -332,24 +332,26 @@ def test_digits_default_keeps_the_readmes_promise() -> None:
 
 
 @pytest.mark.parametrize(
-    ("attack", "auroc", "asr"),
+    ("attack", "auroc", "asr", "failed"),
     [
-        (BadNets(rate=0.015), 0.99, 0.05),
-        (BadNets(rate=0.05), 0.99, 0.07),
-        (Blend(rate=0.015), 0.99, 0.05),
-        (Blend(rate=0.05), 0.99, 0.05),
-        (Sig(rate=0.05), 0.97, 0.05),
+        (BadNets(rate=0.015), 0.99, 0.05, []),
+        (BadNets(rate=0.05), 0.99, 0.07, [3]),
+        (Blend(rate=0.015), 0.99, 0.05, []),
+        (Blend(rate=0.05), 0.99, 0.05, []),
+        (Sig(rate=0.05), 0.97, 0.05, []),
     ],
     ids=lambda value: value.name if isinstance(value, Attack) else str(value),
 )
-def test_cifar10_keeps_the_readmes_promise(attack: Attack, auroc: float, asr: float) -> None:
-    """The default detector finds these on every seed of leaderboards/cifar10-5k, and removing ends the attack."""
+def test_cifar10_keeps_the_readmes_promise(attack: Attack, auroc: float, asr: float, failed: list[int]) -> None:
+    """The default detector finds these on every seed of leaderboards/cifar10-5k, and removing ends the attack but on
+    the seeds that README owns up to.
+    """
     board = Path(__file__).parent.parent / "leaderboards" / "cifar10-5k"
     default = Datamodel().config()
     records = [json.loads(path.read_text()) for path in (board / "records").glob("*-datamodel-*.json")]
     promised = [r for r in records if r["config"]["defense"] == default and r["config"]["attack"] == attack.config()]
-    assert len(promised) >= 3
+    assert sorted(r["seed"] for r in promised) == list(range(5))
     for found in promised:
         assert found["before"]["attack_success_rate"] >= 0.5
         assert found["detection"]["auroc"] >= auroc
-        assert found["after"]["attack_success_rate"] <= asr
+    assert [r["seed"] for r in promised if r["after"]["attack_success_rate"] > asr] == failed
