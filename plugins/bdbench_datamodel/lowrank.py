@@ -92,7 +92,7 @@ class LowRank:
         gains = self._gains(gradient, members, np.flatnonzero(~inside[0]))
         return max(float(some.max()) for _, some in gains)
 
-    def climb(self, members: np.ndarray, tolerance: float, advance: Callable[[int], None]) -> None:
+    def climb(self, members: np.ndarray, tolerance: float, advance: Callable[[int], None]) -> np.ndarray:
         """Make local optima of the rows of ``members``, int64 (starts, k), in place."""
         inside = np.zeros((len(members), len(self.row_sums)), bool)
         np.put_along_axis(inside, members, True, axis=1)
@@ -105,6 +105,7 @@ class LowRank:
             advance(int((~improved).sum()))
             opened = opened[improved]
         members[:] = np.nonzero(inside)[1].reshape(members.shape)
+        return np.array([self.objective(own) for own in members])
 
     def _gradients(self, inside: np.ndarray) -> np.ndarray:
         """B v - c for each row v of ``inside``, bool (s, n); float64 (s, n).
@@ -190,7 +191,7 @@ class LowRank:
         both = np.concatenate([members, outsiders])
         own, places = inside[both], np.arange(len(members))
         block = self.block(both, both)
-        improved = swap(block, gradient[both], places, own, tolerance, min(0.0, float(block.min())))
+        improved = swap(block, gradient[both], places, own, tolerance, block.min(1).astype(np.float64))
         inside[both] = own
         return bool(improved)
 

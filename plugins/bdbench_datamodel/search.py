@@ -41,9 +41,9 @@ class Objective(Protocol):
     def best_gain(self, members: np.ndarray) -> float:
         """The largest change of J_k by any swap: at most 0, up to rounding, where ``members`` is a local optimum."""
 
-    def climb(self, members: np.ndarray, tolerance: float, advance: Callable[[int], None]) -> None:
+    def climb(self, members: np.ndarray, tolerance: float, advance: Callable[[int], None]) -> np.ndarray:
         """Make local optima of the rows of ``members``, int64 (starts, k), in place: no swap gains more than the
-        tolerance. ``advance`` counts a start.
+        tolerance. Returns J_k of each, float64 (starts,). ``advance`` counts a start.
         """
 
 
@@ -73,7 +73,12 @@ class Problem:
     @functools.cached_property
     def extremes(self) -> tuple[float, float]:
         """The smallest and the largest entry of B, and of its diagonal, 0."""
-        return float(self.symmetric.min(initial=0.0)), float(self.symmetric.max(initial=0.0))
+        return float(self._lowest.min(initial=0.0)), float(self.symmetric.max(initial=0.0))
+
+    @functools.cached_property
+    def _lowest(self) -> np.ndarray:
+        """The smallest entry of each row of B; float64 (n,)."""
+        return self.symmetric.min(1).astype(np.float64)
 
     def objective(self, members: np.ndarray) -> float:
         """J_k of the subset with these indices (k,)."""
@@ -88,16 +93,18 @@ class Problem:
         gains = g[None, ~inside] - g[inside, None] - self.symmetric[np.ix_(inside, ~inside)]
         return float(gains.max())
 
-    def climb(self, members: np.ndarray, tolerance: float, advance: Callable[[int], None]) -> None:
+    def climb(self, members: np.ndarray, tolerance: float, advance: Callable[[int], None]) -> np.ndarray:
         """Make local optima of the rows of ``members``, int64 (starts, k), in place, several at a time."""
         offsets = members.shape[1] / len(self.row_sums) * self.row_sums
+        lowest = self._lowest
 
-        def one(row: np.ndarray) -> None:
-            _climb(self.symmetric, offsets, row, tolerance, self.extremes[0])
+        def one(row: np.ndarray) -> float:
+            reached = _climb(self.symmetric, offsets, row, tolerance, lowest)
             advance(1)
+            return reached
 
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            list(pool.map(one, members))
+            return np.array(list(pool.map(one, members)))
 
     def _gradient(self, inside: np.ndarray) -> np.ndarray:
         size = int(inside.sum())
@@ -161,35 +168,45 @@ def search(
     """Local optima of J_k for k = ``size`` from ``starts`` random subsets.
 
     Each start first exchanges many members at once, the lowest gradients against the highest, while that gains; then
-    for one member after another the outsider of largest gain, until no swap gains. The gradient is then made
-    afresh and the pass repeated, so that the result is certified without accumulated rounding. Raises ValueError
-    unless 0 < size < n.
+    for one member after another the outsider of largest gain, until no swap gains. Raises ValueError unless
+    0 < size < n.
     """
     members = random_subsets(len(problem.row_sums), size, starts, rng)
     # Gains below the matrix's own rounding are no gains; without this floor a search could swap for ever.
     tolerance = _TOLERANCE * max(np.abs(problem.extremes)) * size**0.5
-    problem.climb(members, tolerance, advance)
-    return Cuts.of(problem, members)
+    objectives = problem.climb(members, tolerance, advance)
+    members.sort(1)
+    return Cuts(size, members, objectives)
 
 
 @numba.njit(nogil=True, cache=True)
-def _climb(b: np.ndarray, offsets: np.ndarray, members: np.ndarray, tolerance: float, lowest: float) -> None:
-    """Improve ``members`` (k,) in place until no swap gains more than the tolerance."""
+def _climb(b: np.ndarray, offsets: np.ndarray, members: np.ndarray, tolerance: float, lowest: np.ndarray) -> float:
+    """Improve ``members`` (k,) in place until no swap gains more than the tolerance; J_k at the end.
+
+    The gradient B v - c is kept in float64 all the way: what some thousand rows of float32 leave there in rounding is
+    far below the tolerance. J_k is half the sum of g - c over the members.
+    """
     inside = np.zeros(len(offsets), np.bool_)
     inside[members] = True
-    _exchange(b, _gradient(b, offsets, members), members, inside, tolerance)
-    while swap(b, _gradient(b, offsets, members), members, inside, tolerance, lowest):
-        pass
+    gradient = -offsets
+    _add(gradient, b, members, 1.0)
+    _exchange(b, gradient, members, inside, tolerance)
+    swap(b, gradient, members, inside, tolerance, lowest)
+    return (gradient[members] - offsets[members]).sum() / 2
 
 
 @numba.njit(nogil=True, cache=True)
-def _gradient(b: np.ndarray, offsets: np.ndarray, members: np.ndarray) -> np.ndarray:
-    gradient = -offsets
-    for r in members:
+def _add(total: np.ndarray, b: np.ndarray, rows: np.ndarray, sign: float) -> None:
+    """total (n,) += sign * the sum of these rows: four at a time, since one alone does not keep the memory busy."""
+    fours = len(rows) - len(rows) % 4
+    for i in range(0, fours, 4):
+        first, second, third, fourth = b[rows[i]], b[rows[i + 1]], b[rows[i + 2]], b[rows[i + 3]]
+        for j in range(len(total)):
+            total[j] += sign * ((np.float64(first[j]) + second[j]) + (np.float64(third[j]) + fourth[j]))
+    for r in rows[fours:]:
         row = b[r]
-        for j in range(len(gradient)):
-            gradient[j] += row[j]
-    return gradient
+        for j in range(len(total)):
+            total[j] += sign * row[j]
 
 
 @numba.njit(nogil=True, cache=True)
@@ -199,29 +216,22 @@ def _exchange(
     """Exchange the members below the k-th largest gradient for the outsiders above it: the half that are furthest,
     or half as many again whenever J_k would not rise. With D the change of v, that is D'(g + g after it) / 2.
     """
-    n, cap = len(gradient), len(members)
-    moved = np.empty(n)
+    cap = len(members)
+    moved = np.empty(len(gradient))
     while cap:
-        threshold = np.partition(gradient, n - len(members))[n - len(members)]
-        coming = np.flatnonzero((gradient >= threshold) & ~inside)
-        going = np.flatnonzero(gradient[members] < threshold)
+        coming, going = _misplaced(gradient, members, inside)
         # With all that are misplaced at once the subset mostly oscillates.
-        count = min(cap, (min(len(coming), len(going)) + 1) // 2)
+        count = min(cap, (len(coming) + 1) // 2)
         if not count:
             return
-        coming = coming[np.argsort(-gradient[coming])[:count]]
-        going = going[np.argsort(gradient[members[going]])[:count]]
+        coming, going = coming[:count], going[:count]
+        leaving = members[going]
         moved[:] = gradient
-        for i in range(count):
-            entering, leaving = b[coming[i]], b[members[going[i]]]
-            for j in range(n):
-                moved[j] += entering[j] - leaving[j]
-        rise = 0.0
-        for i in range(count):
-            a, r = coming[i], members[going[i]]
-            rise += (gradient[a] + moved[a] - gradient[r] - moved[r]) / 2
+        _add(moved, b, coming, 1.0)
+        _add(moved, b, leaving, -1.0)
+        rise = (gradient[coming] + moved[coming] - gradient[leaving] - moved[leaving]).sum() / 2
         if rise > tolerance:
-            inside[coming], inside[members[going]] = True, False
+            inside[coming], inside[leaving] = True, False
             members[going] = coming
             gradient[:] = moved
         else:
@@ -229,32 +239,72 @@ def _exchange(
 
 
 @numba.njit(nogil=True, cache=True)
+def _misplaced(gradient: np.ndarray, members: np.ndarray, inside: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Outsiders of the k largest gradients, and the places in ``members`` of those that are not: in pairs, the
+    furthest first.
+    """
+    own = gradient[members]
+    coming = _outsiders(gradient, inside, own.min())
+    if not len(coming):
+        return coming, coming
+    going = np.flatnonzero(own < gradient[coming].max())
+    coming = coming[np.argsort(-gradient[coming])]
+    going = going[np.argsort(own[going])]
+    count = 0
+    while count < min(len(coming), len(going)) and gradient[coming[count]] > own[going[count]]:
+        count += 1
+    return coming[:count], going[:count]
+
+
+@numba.njit(nogil=True, cache=True)
 def swap(
-    b: np.ndarray, gradient: np.ndarray, members: np.ndarray, inside: np.ndarray, tolerance: float, lowest: float
+    b: np.ndarray, gradient: np.ndarray, members: np.ndarray, inside: np.ndarray, tolerance: float, lowest: np.ndarray
 ) -> bool:  # fmt: skip
-    """Swap one member after another for the outsider of largest gain until none gains; whether any did."""
-    n = len(gradient)
-    improved, changed = False, True
-    while changed:
-        changed = False
-        top = gradient[~inside].max()
-        for i in range(len(members)):
-            r = members[i]
-            # No entry of B is below the lowest: no outsider can gain here, and r's row need not be read.
-            if top - gradient[r] - lowest <= tolerance:
-                continue
+    """Swap one member after another for the outsider of largest gain until none gains; whether any did.
+
+    lowest: float64 (n,), no more than any entry of its row of b. It tells whom an outsider can gain against at all, so
+    that most rows need not be read, and of the others a few entries.
+    """
+    near, top = _near(gradient, members, inside, tolerance, lowest)
+    improved, unmoved, place = False, 0, 0
+    while unmoved < len(members):
+        r = members[place]
+        unmoved += 1
+        if top - gradient[r] - lowest[r] > tolerance:
             row = b[r]
             best, best_gain = -1, tolerance
-            for a in range(n):
+            for a in near:
                 gain = gradient[a] - gradient[r] - row[a]
-                if gain > best_gain and not inside[a]:
+                if gain > best_gain:
                     best, best_gain = a, gain
             if best >= 0:
-                members[i] = best
+                members[place] = best
                 inside[r], inside[best] = False, True
                 entering = b[best]
-                for j in range(n):
-                    gradient[j] += entering[j] - row[j]
-                top = gradient[~inside].max()
-                changed = improved = True
+                for j in range(len(gradient)):
+                    gradient[j] += np.float64(entering[j]) - row[j]
+                near, top = _near(gradient, members, inside, tolerance, lowest)
+                improved, unmoved = True, 0
+        place = (place + 1) % len(members)
     return improved
+
+
+@numba.njit(nogil=True, cache=True)
+def _near(
+    gradient: np.ndarray, members: np.ndarray, inside: np.ndarray, tolerance: float, lowest: np.ndarray
+) -> tuple[np.ndarray, float]:  # fmt: skip
+    """The outsiders that may gain against some member, and the largest of their gradients."""
+    floor = (gradient[members] + lowest[members]).min() + tolerance
+    near = _outsiders(gradient, inside, floor)
+    return near, gradient[near].max() if len(near) else -np.inf
+
+
+@numba.njit(nogil=True, cache=True)
+def _outsiders(gradient: np.ndarray, inside: np.ndarray, floor: float) -> np.ndarray:
+    """Those whose gradient is above the floor; without a branch, which would be guessed wrong half the time."""
+    found = np.empty(len(gradient), np.int64)
+    count = 0
+    for j in range(len(gradient)):
+        found[count] = j
+        count += (gradient[j] > floor) & (not inside[j])
+    return found[:count]
