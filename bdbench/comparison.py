@@ -75,7 +75,7 @@ def _differences(baseline: _Cell, cell: _Cell, name: str) -> list[dict[str, Any]
         raise BdbenchError(f"{name} has seeds {theirs}: expected one of {', '.join(map(str, sorted(baseline)))}")
     rows = []
     for number, (part, key) in _NUMBERS.items():
-        pairs = {seed: [(data[seed][part] or {}).get(key) for data in (baseline, cell)] for seed in shared}
+        pairs = {seed: [record.number(data[seed], part, key) for data in (baseline, cell)] for seed in shared}
         pairs = {seed: pair for seed, pair in pairs.items() if None not in pair}
         if pairs:
             rows.append({"number": number, "seeds": list(pairs), **_paired(np.array(list(pairs.values()), float))})

@@ -51,8 +51,8 @@ def flagged(images: np.ndarray, roles: np.ndarray, labels: np.ndarray) -> Figure
     return figure
 
 
-def histogram(scores: np.ndarray, roles: np.ndarray, threshold: float) -> Figure:
-    """Scores (n,) by role, each role's counts on a log scale, and the budget's threshold."""
+def histogram(scores: np.ndarray, roles: np.ndarray, threshold: float | None) -> Figure:
+    """Scores (n,) by role, each role's counts on a log scale, and the budget's threshold, if there is one."""
     figure = Figure(figsize=(7, 3), layout="constrained")
     axis = figure.subplots()
     bins = np.histogram_bin_edges(scores, 60).tolist()
@@ -60,14 +60,15 @@ def histogram(scores: np.ndarray, roles: np.ndarray, threshold: float) -> Figure
         if (roles == role).any():
             label = f"{role.name.lower()} ({np.count_nonzero(roles == role)})"
             axis.hist(scores[roles == role], bins, color=COLOURS[role], alpha=0.6, label=label)
-    axis.axvline(threshold, color="black", linestyle="--", linewidth=1, label="budget: removed to the right")
+    if threshold is not None:
+        axis.axvline(threshold, color="black", linestyle="--", linewidth=1, label="budget: removed to the right")
     axis.set(xlabel="score (higher: more suspicious)", ylabel="examples", yscale="log")
     axis.legend(frameon=False, fontsize=8)
     return figure
 
 
-def curves(scores: np.ndarray, roles: np.ndarray, tpr: float, fpr: float) -> Figure:
-    """ROC and precision-recall of POISON against CLEAN, with the point (fpr, tpr) at the budget."""
+def curves(scores: np.ndarray, roles: np.ndarray, point: tuple[float, float] | None) -> Figure:
+    """ROC and precision-recall of POISON against CLEAN, with the point (FPR, TPR) at the budget, if there is one."""
     from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
 
     counted = roles != Role.COVER
@@ -77,11 +78,12 @@ def curves(scores: np.ndarray, roles: np.ndarray, tpr: float, fpr: float) -> Fig
     false_rate, true_rate, _ = roc_curve(poison, scores)
     left.plot(false_rate, true_rate, color=COLOURS[Role.POISON])
     left.plot([0, 1], [0, 1], color=_GREY, linestyle=":", linewidth=1)
-    left.plot([fpr], [tpr], "ko", markersize=5, label="at the budget")
+    if point is not None:
+        left.plot(*point, "ko", markersize=5, label="at the budget")
+        left.legend(frameon=False, fontsize=8)
     left.set(
         xlabel="false-positive rate", ylabel="true-positive rate", title=f"AUROC {roc_auc_score(poison, scores):.3f}"
     )
-    left.legend(frameon=False, fontsize=8)
     precision, recall, _ = precision_recall_curve(poison, scores)
     right.step(recall, precision, where="post", color=COLOURS[Role.POISON])
     right.axhline(poison.mean(), color=_GREY, linestyle=":", linewidth=1)

@@ -119,6 +119,17 @@ def check_budget(budget: Any) -> float:
     return float(budget)
 
 
+def number(data: Mapping[str, Any], part: str, key: str) -> float | None:
+    """A measured number of a record.json; None where it does not apply.
+
+    So is what a removal did, where a budget of 0 asked for none: the model after is the one before.
+    """
+    of_removal = part in ("after", "derived") or key.endswith("_at_budget")
+    if of_removal and data["detection"] and data["detection"]["budget"] == 0:
+        return None
+    return (data[part] or {}).get(key)
+
+
 def spec(component: Mapping[str, Any]) -> str:
     """A component's config as the command line takes it: ``name:key=value,...``."""
     values = ",".join(f"{k}={_shown(v)}" for k, v in parameters(component).items())

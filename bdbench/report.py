@@ -64,14 +64,14 @@ def render(run: Reopened) -> str:
 
 def verdict(made: Record) -> tuple[str, str]:
     """A word for the outcome ('good', 'bad' or 'plain') and a sentence on it."""
+    if _scored_only(made):
+        return "plain", "Nothing was removed: the training examples were scored only."
     before, after = made.before, made.after
     accuracy = f"Clean accuracy went from {_percent(before.clean_accuracy)} to {_percent(after.clean_accuracy)}."
     if before.attack_success_rate is None or after.attack_success_rate is None:
         return "plain", f"Nothing was attacked: this is what the defense costs. {accuracy}"
     success = f"from {_percent(before.attack_success_rate)} to {_percent(after.attack_success_rate)}"
     found = ""
-    if made.detection is not None and made.detection.budget == 0:
-        return "plain", "Nothing was removed: the training examples were scored only."
     if made.detection is not None and made.detection.tpr_at_budget is not None:
         share, budget = _percent(made.detection.tpr_at_budget), _percent(made.detection.budget)
         found = f" {share} of the poisons were in the {budget} that it removed."
@@ -91,7 +91,8 @@ def _sections(run: Reopened) -> Iterator[ReportSection]:
         "robust accuracy": (made.before.robust_accuracy, made.after.robust_accuracy),
     }
     known = {name: (b, a) for name, (b, a) in rows.items() if b is not None and a is not None}
-    yield ReportSection("Before and after", pictures.before_and_after(known))
+    if not _scored_only(made):
+        yield ReportSection("Before and after", pictures.before_and_after(known))
     yield from _poisons(run)
     if run.scores is not None and run.kept is not None and made.detection is not None:
         yield from _scores(run, run.scores, run.kept)
@@ -114,9 +115,11 @@ def _scores(run: Reopened, scores: np.ndarray, kept: np.ndarray) -> Iterator[Rep
     roles, found = run.poisoned.roles, run.record.detection
     assert found is not None
     caption = "A defense that works puts the poisons to the right of all that is clean."
-    yield ReportSection("Scores by role", pictures.histogram(scores, roles, scores[~kept].min(initial=np.inf)), caption)
+    threshold = None if kept.all() else float(scores[~kept].min())
+    yield ReportSection("Scores by role", pictures.histogram(scores, roles, threshold), caption)
     if found.tpr_at_budget is not None and found.fpr_at_budget is not None:
-        figure = pictures.curves(scores, roles, found.tpr_at_budget, found.fpr_at_budget)
+        point = None if kept.all() else (found.fpr_at_budget, found.tpr_at_budget)
+        figure = pictures.curves(scores, roles, point)
         yield ReportSection("ROC and precision-recall", figure, "Dotted: a defense that guesses.")
     top = metrics.rank(scores, Streams(run.record.seed)("ties"))[:_FLAGGED]
     labels = np.array(run.clean.classes)[run.poisoned.labels[top]]
@@ -136,6 +139,10 @@ def _facts(made: Record) -> Iterator[tuple[str, str]]:
     yield "models trained", str(made.cost.models_trained)
     yield "peak memory", f"{made.cost.peak_memory_mb:.0f} MB"
     yield "where", f"{environment['device']}, {environment['threads']} threads, commit {environment['commit']}"
+
+
+def _scored_only(made: Record) -> bool:
+    return made.detection is not None and made.detection.budget == 0
 
 
 def _percent(share: float) -> str:

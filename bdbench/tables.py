@@ -11,7 +11,7 @@ from rich.table import Table
 
 from bdbench.board import Board
 from bdbench.grid import Job, short_spec, show_seeds
-from bdbench.record import labels
+from bdbench.record import labels, number
 
 # (title, [(row, path in the record)]): fractions are printed in percent, but AUROC and AP as they are.
 _SECTIONS: list[tuple[str, list[tuple[str, tuple[str, str]]]]] = [
@@ -63,7 +63,7 @@ def show_runs(records: Sequence[Mapping[str, Any]]) -> None:
     for section, rows in _SECTIONS:
         table.add_row(f"[bold]{section}[/bold]")
         for name, (part, key) in rows:
-            values = [(record[part] or {}).get(key) for record in records]
+            values = [number(record, part, key) for record in records]
             table.add_row(f"  {name}", *(_number(v, percent=name.endswith("%")) for v in values))
         table.add_section()
     table.add_row("seconds", *(f"{sum(r['cost']['seconds'].values()):.1f}" for r in records))

@@ -14,6 +14,7 @@ from click.testing import CliRunner, Result
 import bdbench
 from bdbench import Attack, leaderboard, record
 from bdbench.cli import cli
+from bdbench.leaderboard.frame import NUMBERS
 from bdbench_datamodel.detector import Datamodel
 from bdbench_triggers.badnets import BadNets
 from bdbench_triggers.blend import Blend
@@ -63,6 +64,17 @@ def test_what_does_not_apply_is_empty_never_zero(template: dict[str, Any], tmp_p
     build(tmp_path)
     row = pd.read_csv(tmp_path / "table.csv").iloc[0]
     assert np.isnan(row["auroc"]) and np.isnan(row["auroc_ci95"])
+
+
+def test_what_a_removal_did_is_empty_where_none_was_asked_for(template: dict[str, Any], tmp_path: Path) -> None:
+    scored = json.loads(json.dumps(template))
+    scored["config"]["budget"] = scored["detection"]["budget"] = 0.0
+    board(scored, tmp_path, [0.7, 0.8])
+    assert build(tmp_path).exit_code == 0
+    row = pd.read_csv(tmp_path / "table.csv").iloc[0]
+    empty = {name for name in NUMBERS if np.isnan(row[name])}
+    assert {"ca_after", "asr_after", "ra_after", "der", "tpr_at_budget", "fpr_at_budget"} <= empty
+    assert not empty & {"ca_before", "asr_before", "auroc", "ap", "tpr_at_1pct_fpr"}
 
 
 def test_rows_of_one_defense_are_told_apart_by_what_differs(template: dict[str, Any], tmp_path: Path) -> None:

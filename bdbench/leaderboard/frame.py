@@ -99,7 +99,7 @@ def _row(data: Mapping[str, Any]) -> dict[str, Any]:
         row[f"{kind}_parameters"] = json.dumps(record.parameters(config[kind]), sort_keys=True)
     row["oracles"] = " ".join(data["oracles"]) or "none"
     for name, (part, key) in NUMBERS.items():
-        row[name] = (data[part] or {}).get(key)
+        row[name] = record.number(data, part, key)
     seconds = cost["seconds"]
     row["shared_seconds"] = sum(seconds.get(stage, 0.0) for stage in record.SHARED_STAGES)
     row["defense_seconds"] = sum(s for stage, s in seconds.items() if stage not in record.SHARED_STAGES)

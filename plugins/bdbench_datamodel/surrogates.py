@@ -24,14 +24,14 @@ class Scratch:
     """
 
     def __init__(self) -> None:
-        self._held: dict[str, torch.Tensor] = {}
+        self._held: dict[tuple[str, torch.dtype, torch.device], torch.Tensor] = {}
 
     def __call__(self, name: str, shape: tuple[int, ...], like: torch.Tensor) -> torch.Tensor:
         """Unwritten memory of this shape, of the type and on the device of ``like``."""
-        size = math.prod(shape)
-        if name not in self._held or self._held[name].numel() < size:
-            self._held[name] = like.new_empty(size)
-        return self._held[name][:size].view(shape)
+        size, key = math.prod(shape), (name, like.dtype, like.device)
+        if key not in self._held or self._held[key].numel() < size:
+            self._held[key] = like.new_empty(size)
+        return self._held[key][:size].view(shape)
 
 
 class BatchedNetwork(ABC):

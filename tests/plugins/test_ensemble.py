@@ -3,9 +3,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from bdbench_datamodel.ensemble import SurrogateRecipe, draw_subsets, margins, train_margins
-from bdbench_datamodel.surrogates import BatchedMLP, BatchedNetwork, BatchedPatchNet
+from bdbench_datamodel.surrogates import BatchedMLP, BatchedNetwork, BatchedPatchNet, Scratch
 
 
 def test_subsets_have_exactly_their_size_and_are_uniform() -> None:
@@ -118,3 +119,26 @@ def test_whitened_patches_are_uncorrelated() -> None:
     off = covariance - np.diag(np.diag(covariance))
     assert np.abs(off).max() < 0.05
     assert np.diag(covariance).max() == pytest.approx(1, abs=0.1)
+
+
+def test_patch_networks_are_a_convolution_with_biases() -> None:
+    network = BatchedPatchNet((17, 16, 3), 4, 6)
+    images = np.random.default_rng(0).integers(0, 256, (5, 17, 16, 3)).astype(np.uint8)
+    x = network.prepare(images)
+    assert torch.all(x[..., -1] == 1)
+    w1, w2, b2 = network.initial(torch.Generator().manual_seed(0))
+    w1[-1], b2[:] = torch.linspace(-1, 1, 6), torch.linspace(-2, 2, 4)
+    # The patches laid out again as what a convolution of one patch by one sees.
+    plane = x[..., :-1].mT.reshape(5, network.inputs, network.rows, network.columns)
+    units = F.relu(F.conv2d(plane, w1[:-1].T[..., None, None], w1[-1]))
+    pooled = F.adaptive_avg_pool2d(units, network.grid).flatten(2).mT.flatten(1)
+    for scratch in (None, Scratch()):
+        found = network.logits([p[None] for p in (w1, w2, b2)], x[None], scratch)[0]
+        assert torch.allclose(found, pooled @ w2 + b2, atol=1e-4)
+
+
+def test_scratch_is_of_the_type_that_is_asked_for() -> None:
+    scratch, like = Scratch(), torch.zeros(1)
+    first = scratch("a", (4, 2), like)
+    assert scratch("a", (2, 3), like).data_ptr() == first.data_ptr()
+    assert scratch("a", (4,), like.bfloat16()).dtype == torch.bfloat16
