@@ -1,64 +1,100 @@
-"""Draw docs/curves.svg: AUROC against the number of networks, from the records in docs/curves."""
+"""Draw docs/curves/*/curves.svg: AUROC against the number of networks, from the table.csv beside it.
+
+The table holds what is drawn of the records that ``bdbench grid docs/curves/NAME/grid.toml`` makes. These are hundreds,
+and are not committed: where they are all there, the table is made anew of them first.
+"""
 
 from __future__ import annotations
 
 import json
-from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import matplotlib
+import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-ROOT = Path(__file__).parent.parent
-RECORDS = ROOT / "docs" / "curves" / "records"
-COLOURS = {"out-of-sample": "#d55e00", "covariance": "#0072b2", "frequency": "#cc79a7"}
+from bdbench.board import Board
+from bdbench.grid import read
+
+CURVES = Path(__file__).parent / "curves"
+COLOURS = {
+    "out-of-sample": "#d55e00",
+    "all": "#e69f00",
+    "covariance": "#0072b2",
+    "ridge": "#56b4e9",
+    "lasso": "#009e73",
+    "trak": "#000000",
+    "paper's score": "#cc79a7",
+}
 FLOORS = {"spectral": ":", "activation-clustering": "--"}
+_ACROSS = 3
 
 
-def line_of(defense: dict[str, Any]) -> str:
-    """What a record's defense belongs to: an estimator, the paper's score, or another defense."""
-    if defense["name"] != "datamodel":
-        return str(defense["name"])
-    return "frequency" if defense["score_by"] == "frequency" else str(defense["estimator"])
+def point(attack: dict[str, Any], defense: dict[str, Any]) -> dict[str, Any]:
+    """The panel, line and place on it (0: no ensemble) of a cell, from the configs of its attack and defense."""
+    line = defense["name"]
+    if line == "datamodel":
+        line = "paper's score" if defense["score_by"] == "frequency" else defense["estimator"]
+    return {"attack": f"{attack['name']} {100 * attack['rate']:g} %", "line": line, "models": defense.get("models", 0)}
 
 
-def means() -> dict[str, dict[str, dict[int, list[float]]]]:
-    """AUROC over seeds by attack, line and number of networks (0: no ensemble)."""
-    found: Any = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
-    for path in sorted(RECORDS.glob("*.json")):
+def collect(records: Path) -> pd.DataFrame:
+    """A row for each record: its point, seed, AUROC and commit."""
+    rows = []
+    for path in sorted(records.glob("*.json")):
         record = json.loads(path.read_text())
-        defense, attack = record["config"]["defense"], record["config"]["attack"]
-        name = f"{attack['name']} {100 * attack['rate']:g} %"
-        found[name][line_of(defense)][defense.get("models", 0)].append(record["detection"]["auroc"])
-    return found
+        own = {
+            "seed": record["seed"],
+            "auroc": round(record["detection"]["auroc"], 6),
+            "commit": record["environment"]["commit"],
+        }
+        rows.append({**point(record["config"]["attack"], record["config"]["defense"]), **own})
+    return pd.DataFrame(rows).sort_values(["attack", "line", "models", "seed"])
 
 
-def figure() -> Figure:
-    """One panel for each attack; the mean over seeds, and the range between the worst and the best."""
-    found = means()
-    drawn = Figure(figsize=(3.4 * len(found), 3.2), layout="constrained")
-    for axis, (attack, lines) in zip(
-        drawn.subplots(1, len(found), sharey=True, squeeze=False)[0], found.items(), strict=True
-    ):
-        for line, colour in COLOURS.items():
-            points = sorted(lines[line].items())
-            if not points:
-                continue
-            x, low, mean, high = np.array([(m, min(v), np.mean(v), max(v)) for m, v in points]).T
-            label = "paper's score" if line == "frequency" else line
-            axis.plot(x, mean, color=colour, marker="o", markersize=3, label=label)
-            axis.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
-        for line, style in FLOORS.items():
-            if lines[line]:
-                axis.axhline(np.mean(lines[line][0]), color="black", linestyle=style, linewidth=1, label=line)
-        axis.set(title=attack, xscale="log", xlabel="networks", ylim=(0, 1.02))
-    drawn.axes[0].set_ylabel("AUROC")
-    drawn.legend(
-        *drawn.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=6, frameon=False, fontsize=8
-    )
+def figure(table: pd.DataFrame) -> Figure:
+    """One panel for each attack: means over seeds, and of the default estimator the worst and the best."""
+    attacks = list(dict.fromkeys(table["attack"]))
+    across = min(_ACROSS, len(attacks))
+    down = -(-len(attacks) // across)
+    drawn = Figure(figsize=(3.6 * across, 2.8 * down + 0.5), layout="constrained")
+    panels = drawn.subplots(down, across, sharex=True, sharey=True, squeeze=False)
+    for axis in panels.flat[len(attacks) :]:
+        axis.axis("off")
+    for axis, attack in zip(panels.flat, attacks, strict=False):
+        _panel(axis, attack, table[table["attack"] == attack])
+    for axis in panels[:, 0]:
+        axis.set_ylabel("AUROC")
+    for axis in panels.flat[len(attacks) - across : len(attacks)]:
+        axis.tick_params(labelbottom=True)
+    lines = drawn.axes[0].get_legend_handles_labels()
+    drawn.legend(*lines, loc="outside lower center", ncols=5, frameon=False, fontsize=8)
     return drawn
 
 
+def _panel(axis: Axes, attack: str, table: pd.DataFrame) -> None:
+    for line, colour in COLOURS.items():
+        seeds = table[table["line"] == line].groupby("models")["auroc"].agg(["min", "mean", "max"])
+        if len(seeds):
+            axis.plot(seeds.index, seeds["mean"], color=colour, marker="o", markersize=3, label=line)
+        if line == "out-of-sample":
+            axis.fill_between(seeds.index, seeds["min"], seeds["max"], color=colour, alpha=0.15, linewidth=0)
+    for line, style in FLOORS.items():
+        floor = table.loc[table["line"] == line, "auroc"]
+        if len(floor):
+            axis.axhline(float(floor.mean()), color="grey", linestyle=style, linewidth=1, label=line)
+    axis.set(title=attack, xscale="log", xlabel="networks", ylim=(0, 1.02))
+
+
 if __name__ == "__main__":
-    figure().savefig(ROOT / "docs" / "curves.svg", metadata={"Date": None})
+    matplotlib.rcParams["svg.hashsalt"] = "bdbench"  # the same figure, the same bytes
+    for grid in sorted(CURVES.glob("*/grid.toml")):
+        made = grid.parent / "table.csv"
+        missing = Board.read(grid.parent).pending(read(grid).jobs())
+        if missing:
+            print(f"{made} stays as it is: {len(missing)} poisoned sets of {grid} have cells without a record")
+        else:
+            collect(grid.parent / "records").to_csv(made, index=False)
+        figure(pd.read_csv(made)).savefig(grid.parent / "curves.svg", metadata={"Date": None})

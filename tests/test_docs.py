@@ -19,9 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import click
+import pandas as pd
 import pytest
 
 from bdbench.cli import cli
+from bdbench.grid import read as read_grid
 from bdbench.params import parse_spec
 from bdbench.plugins import installed
 from tests.environments import Environment
@@ -179,3 +181,18 @@ def test_links_lead_somewhere() -> None:
 def test_the_command_reference_is_current() -> None:
     made = runpy.run_path(str(ROOT / "docs" / "make_cli.py"))
     assert (ROOT / "docs" / "cli.md").read_text() == made["page"](), "run python docs/make_cli.py"
+
+
+@pytest.mark.parametrize("grid", sorted((ROOT / "docs" / "curves").glob("*/grid.toml")), ids=lambda p: p.parent.name)
+def test_the_curves_hold_every_cell_of_their_grid(grid: Path) -> None:
+    made = runpy.run_path(str(ROOT / "docs" / "make_curves.py"))
+    table = pd.read_csv(grid.parent / "table.csv")
+    asked = {
+        (*made["point"](job.attack.config(), defense.config()).values(), job.seed)
+        for job in read_grid(grid).jobs()
+        for defense in job.defenses
+    }
+    assert set(table[["attack", "line", "models", "seed"]].itertuples(index=False, name=None)) == asked
+    assert len(table) == len(asked) and table["auroc"].between(0, 1).all()
+    titles = [axis.get_title() for axis in made["figure"](table).axes]
+    assert [t for t in titles if t] == sorted(set(table["attack"]))
