@@ -367,3 +367,11 @@ def test_cifar10_keeps_the_readmes_promise(attack: Attack, auroc: float, asr: fl
         assert found["before"]["attack_success_rate"] >= 0.5
         assert found["detection"]["auroc"] >= auroc
     assert [r["seed"] for r in promised if r["after"]["attack_success_rate"] > asr] == failed
+
+
+def test_cifar10s_control_has_the_false_alarms_that_the_readme_tells_of() -> None:
+    board = Path(__file__).parent.parent / "leaderboards" / "cifar10-5k"
+    found = [json.loads(path.read_text()) for path in (board / "records").glob("*-none-datamodel-*.json")]
+    own = [r for r in found if r["config"]["defense"] == Datamodel().config()]
+    assert sorted(r["seed"] for r in own) == list(range(20))
+    assert sum(r["detection"]["p_value"] < 0.05 for r in own) == 2
