@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 import os
 import shutil
@@ -85,11 +84,11 @@ def writable(folder: Path) -> Iterator[None]:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what processes that were killed left unfinished here or in a folder of this one.
+    """Remove what processes that were killed left unfinished in this folder.
 
     What is younger than a day stays: another process may be at work on it.
     """
-    for path in itertools.chain(folder.glob(".unfinished-*"), folder.glob("*/.unfinished-*")):
+    for path in folder.glob(".unfinished-*"):
         try:
             if time.time() - path.stat().st_mtime > _DAY:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -123,7 +122,8 @@ class Store:
         self._mine: set[str] = set()
         with writable(root):
             root.mkdir(parents=True, exist_ok=True)
-        sweep(root)
+        for folder in (root, *root.iterdir()):
+            sweep(folder)
 
     def stage(self, config: Mapping[str, Any], make: Callable[[], tuple[Mapping[str, np.ndarray], float]]) -> Stage:
         """The stage of that configuration, from disk if it is there, else from ``make`` (arrays, seconds).

@@ -6,7 +6,7 @@ and are not committed: where they are all there, the table is made anew of them 
 
 from __future__ import annotations
 
-import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -40,11 +40,10 @@ def point(attack: dict[str, Any], defense: dict[str, Any]) -> dict[str, Any]:
     return {"attack": f"{attack['name']} {100 * attack['rate']:g} %", "line": line, "models": defense.get("models", 0)}
 
 
-def collect(records: Path) -> pd.DataFrame:
+def collect(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
     """A row for each record: its point, seed, AUROC and commit."""
     rows = []
-    for path in sorted(records.glob("*.json")):
-        record = json.loads(path.read_text())
+    for record in records:
         own = {
             "seed": record["seed"],
             "auroc": round(record["detection"]["auroc"], 6),
@@ -92,9 +91,10 @@ if __name__ == "__main__":
     matplotlib.rcParams["svg.hashsalt"] = "bdbench"  # the same figure, the same bytes
     for grid in sorted(CURVES.glob("*/grid.toml")):
         made = grid.parent / "table.csv"
-        missing = Board.read(grid.parent).pending(read(grid).jobs())
+        board = Board.read(grid.parent)
+        missing = board.pending(read(grid).jobs())
         if missing:
             print(f"{made} stays as it is: {len(missing)} poisoned sets of {grid} have cells without a record")
         else:
-            collect(grid.parent / "records").to_csv(made, index=False)
+            collect(board.records.values()).to_csv(made, index=False)
         figure(pd.read_csv(made)).savefig(grid.parent / "curves.svg", metadata={"Date": None})

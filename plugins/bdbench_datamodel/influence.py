@@ -74,14 +74,19 @@ class Factors(Influence):
             return super().root_mean_square(index)
         # The squares of L R' sum to the trace of L'L R'R.
         squares = np.sum((left.T @ left) * (right.T @ right), dtype=np.float64)
-        diagonal = np.einsum("ij,ij->i", left, right, dtype=np.float64)
+        diagonal = dots(left, right)
         return float(np.sqrt(max(squares - np.sum(diagonal**2), 0.0)) / len(index))
 
     def symmetric_times(self, index: np.ndarray, vector: np.ndarray) -> np.ndarray:
         """(block + block') vector; float64 (k,)."""
         left, right, vector = self.left[index], self.right[index], vector.astype(np.float64)
-        diagonal = np.einsum("ij,ij->i", left, right, dtype=np.float64)
+        diagonal = dots(left, right)
         return left @ (vector @ right) + right @ (vector @ left) - 2 * diagonal * vector
+
+
+def dots(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """The diagonal of left right'; float64 (n,)."""
+    return np.einsum("ij,ij->i", left, right, dtype=np.float64)
 
 
 def _hollow(block: np.ndarray) -> np.ndarray:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bdbench_datamodel.influence import Factors, Influence
+from bdbench_datamodel.influence import Factors, Influence, dots
 from bdbench_datamodel.search import Objective, Problem, swap
 
 _TILE = 2048
@@ -55,7 +55,7 @@ class LowRank:
         for group in _groups(labels):
             rows[group] = _times(left, group, right[group].sum(0, dtype=np.float64))
             columns[group] = _times(right, group, left[group].sum(0, dtype=np.float64))
-        diagonal = _dots(left, right)
+        diagonal = dots(left, right)
         return cls(left, right, labels, rows - diagonal, columns - diagonal)
 
     @functools.cached_property
@@ -78,7 +78,7 @@ class LowRank:
 
     def objective(self, members: np.ndarray) -> float:
         """J_k of the subset with these indices (k,)."""
-        inside = -_dots(self.left[members], self.right[members]).sum()
+        inside = -dots(self.left[members], self.right[members]).sum()
         for group in _groups(self.labels[members]):
             own = members[group]
             inside += self.left[own].sum(0, dtype=np.float64) @ self.right[own].sum(0, dtype=np.float64)
@@ -134,7 +134,7 @@ class LowRank:
 
     @functools.cached_property
     def _diagonal(self) -> np.ndarray:
-        return _dots(self.left, self.right).astype(np.float32)
+        return dots(self.left, self.right).astype(np.float32)
 
     def _exchange(self, inside: np.ndarray, gradients: np.ndarray, tolerance: float) -> None:
         """``search``'s exchange of many members at once, in all rows together until no row gains."""
@@ -231,7 +231,3 @@ def _times(matrix: np.ndarray, rows: np.ndarray, vector: np.ndarray) -> np.ndarr
     """Some rows of a float32 matrix times a float64 vector, in float64."""
     parts = [matrix[rows[i : i + _TILE]].astype(np.float64) @ vector for i in range(0, len(rows), _TILE)]
     return np.concatenate(parts)
-
-
-def _dots(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    return np.einsum("ij,ij->i", left, right, dtype=np.float64)

@@ -43,6 +43,10 @@ class Clean:
         sizes = (len(self.train.labels), len(self.test.labels))
         return write_record(folder, train, test, sizes=sizes, classes=4, shape=self.shape, **options)
 
+    def run(self, out: Path, attack: str, **options: Any) -> bdbench.Record:
+        cell = {"model": "preact-resnet18:epochs=1", "defense": "random", "device": "cpu", "out": out}
+        return bdbench.run(attack=attack, dataset=f"npz:path={self.file}", **{**cell, **options})
+
     def poison(self, folder: Path) -> bdbench.PoisonedData:
         return BackdoorBenchRecord(record=str(folder)).poison(self.train, 4, Streams(0))
 

@@ -63,14 +63,7 @@ def test_grey_images_cover_examples_and_any_order_survive(tmp_path: Path, small_
     everything = list(range(len(clean.test.labels)))
     test = clean.changed(clean.test, everything, ((clean.test.labels + 1) % 4).tolist())
     theirs = clean.write(tmp_path / "theirs", train, test, train_index=order)
-    found = bdbench.run(
-        attack=f"backdoorbench:record={theirs},weights=false",
-        dataset=f"npz:path={clean.file}",
-        model="preact-resnet18:epochs=1",
-        defense="random",
-        device="cpu",
-        out=tmp_path / "runs",
-    )
+    found = clean.run(tmp_path / "runs", f"backdoorbench:record={theirs},weights=false")
     options = ("--clean-data", "mnist" if channels == 1 else "cifar10")
     again = check_round_trip(clean, tmp_path / "runs" / found.id, tmp_path / "record" / "mine", *options)
     assert again.index is not None and again.index.tolist() == order.tolist()

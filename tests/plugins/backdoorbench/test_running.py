@@ -76,14 +76,7 @@ def test_another_victim_is_another_result(tmp_path: Path, clean: Clean, small_se
         torch.manual_seed(seed)
         weights = PreActResNet18().build((8, 8, 3), 4).state_dict()
         record = clean.badnet(tmp_path / f"r{seed}", weights=weights)
-        found = bdbench.run(
-            attack=f"backdoorbench:record={record}",
-            dataset=f"npz:path={clean.file}",
-            model="preact-resnet18:epochs=1",
-            defense="low-loss",
-            device="cpu",
-            out=tmp_path / "runs",
-        )
+        found = clean.run(tmp_path / "runs", f"backdoorbench:record={record}", defense="low-loss")
         with np.load(tmp_path / "runs" / found.id / "scores.npz") as arrays:
             scores.append(arrays["scores"])
     assert not np.array_equal(*scores)
@@ -93,11 +86,4 @@ def test_weights_that_do_not_fit_are_named(tmp_path: Path, clean: Clean, small_s
     weights = PreActResNet18().build((8, 8, 3), 7).state_dict()
     record = clean.badnet(tmp_path / "r", weights=weights)
     with pytest.raises(BdbenchError, match="brings weights that do not fit model 'preact-resnet18': .*linear.weight"):
-        bdbench.run(
-            attack=f"backdoorbench:record={record}",
-            dataset=f"npz:path={clean.file}",
-            model="preact-resnet18",
-            defense="random",
-            device="cpu",
-            out=tmp_path / "runs",
-        )
+        clean.run(tmp_path / "runs", f"backdoorbench:record={record}")
