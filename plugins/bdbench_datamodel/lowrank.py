@@ -13,8 +13,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from bdbench_datamodel.climb import misplaced, swap
 from bdbench_datamodel.influence import Factors, Influence, dots
-from bdbench_datamodel.search import Objective, Problem, swap
+from bdbench_datamodel.search import Objective, Problem
 
 _TILE = 2048
 _WORKING = 512
@@ -141,9 +142,7 @@ class LowRank:
         caps = inside.sum(1)
         while (active := np.flatnonzero(caps)).size:
             changes = np.zeros((len(active), inside.shape[1]), np.float32)
-            counts = [
-                _misplaced(*row) for row in zip(changes, inside[active], gradients[active], caps[active], strict=True)
-            ]
+            counts = [_mark(*row) for row in zip(changes, inside[active], gradients[active], caps[active], strict=True)]
             moves = self._product(changes)
             for change, move, count, s in zip(changes, moves, counts, active, strict=True):
                 places = np.flatnonzero(change)
@@ -204,15 +203,13 @@ class LowRank:
             yield rows, gradient[outsiders] - gradient[rows, None] - self.block(rows, outsiders)
 
 
-def _misplaced(change: np.ndarray, inside: np.ndarray, gradient: np.ndarray, cap: int) -> int:
+def _mark(change: np.ndarray, inside: np.ndarray, gradient: np.ndarray, cap: int) -> int:
     """Mark in ``change`` half of what is on the wrong side of the k-th largest gradient: how many pairs."""
-    size = int(inside.sum())
-    threshold = np.partition(gradient, -size)[-size]
-    coming = np.flatnonzero((gradient >= threshold) & ~inside)
-    going = np.flatnonzero((gradient < threshold) & inside)
-    count = min(cap, (min(len(coming), len(going)) + 1) // 2)
-    change[coming[np.argsort(-gradient[coming])[:count]]] = 1
-    change[going[np.argsort(gradient[going])[:count]]] = -1
+    members = np.flatnonzero(inside)
+    coming, going = misplaced(gradient, members, inside)
+    count = min(cap, (len(coming) + 1) // 2)
+    change[coming[:count]] = 1
+    change[members[going[:count]]] = -1
     return count
 
 

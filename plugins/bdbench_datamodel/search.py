@@ -6,6 +6,9 @@ With the diagonal of W zero, B = W + W' and c = (k / n) W 1, the objective of a 
 
 which is k (n - k) / n times 1_v' W h(1_v), the quantity that Theorem 1 of Khaddaj et al. 2023 maximises.
 With g = B v - c, swapping r out and a in changes J_k by exactly g_a - g_r - B_ar.
+
+What a search of a large matrix takes is reading it. So each start is first improved in a copy of B of one byte an
+entry, whose end is where the search in B itself begins: what is reached, and certified, is B's.
 """
 
 from __future__ import annotations
@@ -20,8 +23,14 @@ from typing import Protocol
 import numba
 import numpy as np
 
+from bdbench_datamodel import climb
+
 _TOLERANCE = 1e-6
 _TILE = 1024
+# Below this a matrix is in a processor's caches, where what it takes is not the reading.
+_COARSE = 4096
+# Entries beyond so many root mean squares are cut off in the coarse matrix: a few large ones would leave it no steps.
+_RANGE = 8
 
 
 class Objective(Protocol):
@@ -80,6 +89,11 @@ class Problem:
         """The smallest entry of each row of B; float64 (n,)."""
         return self.symmetric.min(1).astype(np.float64)
 
+    @functools.cached_property
+    def _coarse(self) -> Coarse:
+        """B in steps."""
+        return Coarse.of(self.symmetric)
+
     def objective(self, members: np.ndarray) -> float:
         """J_k of the subset with these indices (k,)."""
         inside = self.symmetric[np.ix_(members, members)].sum(dtype=np.float64) / 2
@@ -97,9 +111,12 @@ class Problem:
         """Make local optima of the rows of ``members``, int64 (starts, k), in place, several at a time."""
         offsets = members.shape[1] / len(self.row_sums) * self.row_sums
         lowest = self._lowest
+        coarse = self._coarse if len(offsets) > _COARSE else None
 
         def one(row: np.ndarray) -> float:
-            reached = _climb(self.symmetric, offsets, row, tolerance, lowest)
+            if coarse is not None:
+                climb.exchange(coarse.entries, coarse.rounded(offsets), row, 0.0)
+            reached = climb.climb(self.symmetric, offsets, row, tolerance, lowest)
             advance(1)
             return reached
 
@@ -109,6 +126,35 @@ class Problem:
     def _gradient(self, inside: np.ndarray) -> np.ndarray:
         size = int(inside.sum())
         return self.symmetric[inside].sum(0, dtype=np.float64) - size / len(self.row_sums) * self.row_sums
+
+
+@dataclass(frozen=True)
+class Coarse:
+    """A matrix to about two digits: ``step`` times ``entries``, int8 (n, n)."""
+
+    entries: np.ndarray
+    step: float
+
+    @classmethod
+    def of(cls, matrix: np.ndarray) -> Coarse:
+        """Of float32 (n, n); entries beyond 8 root mean squares are cut off."""
+        squares = float(sum(np.vdot(row, row) for row in matrix))
+        step = max(_RANGE * squares**0.5 / len(matrix) / 127, float(np.finfo(np.float32).tiny))
+        return cls(_in_steps(matrix, np.float32(1 / step)), step)
+
+    def rounded(self, values: np.ndarray) -> np.ndarray:
+        """Values (n,) in the same steps; int32 (n,)."""
+        limit = 2**30
+        return np.clip(np.rint(values / self.step), -limit, limit).astype(np.int32)
+
+
+@numba.njit(nogil=True, cache=True)
+def _in_steps(matrix: np.ndarray, per_step: float) -> np.ndarray:
+    entries = np.empty(matrix.shape, np.int8)
+    for i in range(len(matrix)):
+        for j in range(matrix.shape[1]):
+            entries[i, j] = np.int8(np.rint(min(max(matrix[i, j] * per_step, np.float32(-127)), np.float32(127))))
+    return entries
 
 
 def _symmetrise(matrix: np.ndarray) -> None:
@@ -177,134 +223,3 @@ def search(
     objectives = problem.climb(members, tolerance, advance)
     members.sort(1)
     return Cuts(size, members, objectives)
-
-
-@numba.njit(nogil=True, cache=True)
-def _climb(b: np.ndarray, offsets: np.ndarray, members: np.ndarray, tolerance: float, lowest: np.ndarray) -> float:
-    """Improve ``members`` (k,) in place until no swap gains more than the tolerance; J_k at the end.
-
-    The gradient B v - c is kept in float64 all the way: what some thousand rows of float32 leave there in rounding is
-    far below the tolerance. J_k is half the sum of g - c over the members.
-    """
-    inside = np.zeros(len(offsets), np.bool_)
-    inside[members] = True
-    gradient = -offsets
-    _add(gradient, b, members, 1.0)
-    _exchange(b, gradient, members, inside, tolerance)
-    swap(b, gradient, members, inside, tolerance, lowest)
-    return (gradient[members] - offsets[members]).sum() / 2
-
-
-@numba.njit(nogil=True, cache=True)
-def _add(total: np.ndarray, b: np.ndarray, rows: np.ndarray, sign: float) -> None:
-    """total (n,) += sign * the sum of these rows: four at a time, since one alone does not keep the memory busy."""
-    fours = len(rows) - len(rows) % 4
-    for i in range(0, fours, 4):
-        first, second, third, fourth = b[rows[i]], b[rows[i + 1]], b[rows[i + 2]], b[rows[i + 3]]
-        for j in range(len(total)):
-            total[j] += sign * ((np.float64(first[j]) + second[j]) + (np.float64(third[j]) + fourth[j]))
-    for r in rows[fours:]:
-        row = b[r]
-        for j in range(len(total)):
-            total[j] += sign * row[j]
-
-
-@numba.njit(nogil=True, cache=True)
-def _exchange(
-    b: np.ndarray, gradient: np.ndarray, members: np.ndarray, inside: np.ndarray, tolerance: float
-) -> None:  # fmt: skip
-    """Exchange the members below the k-th largest gradient for the outsiders above it: the half that are furthest,
-    or half as many again whenever J_k would not rise. With D the change of v, that is D'(g + g after it) / 2.
-    """
-    cap = len(members)
-    moved = np.empty(len(gradient))
-    while cap:
-        coming, going = _misplaced(gradient, members, inside)
-        # With all that are misplaced at once the subset mostly oscillates.
-        count = min(cap, (len(coming) + 1) // 2)
-        if not count:
-            return
-        coming, going = coming[:count], going[:count]
-        leaving = members[going]
-        moved[:] = gradient
-        _add(moved, b, coming, 1.0)
-        _add(moved, b, leaving, -1.0)
-        rise = (gradient[coming] + moved[coming] - gradient[leaving] - moved[leaving]).sum() / 2
-        if rise > tolerance:
-            inside[coming], inside[leaving] = True, False
-            members[going] = coming
-            gradient[:] = moved
-        else:
-            cap = count // 2
-
-
-@numba.njit(nogil=True, cache=True)
-def _misplaced(gradient: np.ndarray, members: np.ndarray, inside: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Outsiders of the k largest gradients, and the places in ``members`` of those that are not: in pairs, the
-    furthest first.
-    """
-    own = gradient[members]
-    coming = _outsiders(gradient, inside, own.min())
-    if not len(coming):
-        return coming, coming
-    going = np.flatnonzero(own < gradient[coming].max())
-    coming = coming[np.argsort(-gradient[coming])]
-    going = going[np.argsort(own[going])]
-    count = 0
-    while count < min(len(coming), len(going)) and gradient[coming[count]] > own[going[count]]:
-        count += 1
-    return coming[:count], going[:count]
-
-
-@numba.njit(nogil=True, cache=True)
-def swap(
-    b: np.ndarray, gradient: np.ndarray, members: np.ndarray, inside: np.ndarray, tolerance: float, lowest: np.ndarray
-) -> bool:  # fmt: skip
-    """Swap one member after another for the outsider of largest gain until none gains; whether any did.
-
-    lowest: float64 (n,), no more than any entry of its row of b. It tells whom an outsider can gain against at all, so
-    that most rows need not be read, and of the others a few entries.
-    """
-    near, top = _near(gradient, members, inside, tolerance, lowest)
-    improved, unmoved, place = False, 0, 0
-    while unmoved < len(members):
-        r = members[place]
-        unmoved += 1
-        if top - gradient[r] - lowest[r] > tolerance:
-            row = b[r]
-            best, best_gain = -1, tolerance
-            for a in near:
-                gain = gradient[a] - gradient[r] - row[a]
-                if gain > best_gain:
-                    best, best_gain = a, gain
-            if best >= 0:
-                members[place] = best
-                inside[r], inside[best] = False, True
-                entering = b[best]
-                for j in range(len(gradient)):
-                    gradient[j] += np.float64(entering[j]) - row[j]
-                near, top = _near(gradient, members, inside, tolerance, lowest)
-                improved, unmoved = True, 0
-        place = (place + 1) % len(members)
-    return improved
-
-
-@numba.njit(nogil=True, cache=True)
-def _near(
-    gradient: np.ndarray, members: np.ndarray, inside: np.ndarray, tolerance: float, lowest: np.ndarray
-) -> tuple[np.ndarray, float]:  # fmt: skip
-    """The outsiders that may gain against some member, and the largest of their gradients."""
-    floor = (gradient[members] + lowest[members]).min() + tolerance
-    near = _outsiders(gradient, inside, floor)
-    return near, gradient[near].max() if len(near) else -np.inf
-
-
-@numba.njit(nogil=True, cache=True)
-def _outsiders(gradient: np.ndarray, inside: np.ndarray, floor: float) -> np.ndarray:
-    """Those whose gradient is above the floor; without a branch, which would be guessed wrong half the time."""
-    found = np.empty(len(gradient), np.int64)
-    count = 0
-    for j in range(len(gradient)):
-        found[count] = j
-        count += (gradient[j] > floor) & (not inside[j])
-    return found[:count]

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bdbench_datamodel.search import Problem, search
+from bdbench_datamodel.climb import misplaced
+from bdbench_datamodel.search import Coarse, Problem, search
 
 RNG = np.random.default_rng(0)
 
@@ -83,8 +84,10 @@ def test_a_swap_gains_exactly_what_the_formula_says(n: int, seed: int, data: st.
     assert problem.best_gain(inside) == pytest.approx(max(gains), abs=1e-3)
 
 
+@pytest.mark.parametrize("coarse", [False, True])
 @pytest.mark.parametrize("size", [1, 5, 60, 119])
-def test_every_result_is_a_certified_local_optimum(size: int) -> None:
+def test_every_result_is_a_certified_local_optimum(monkeypatch: pytest.MonkeyPatch, size: int, coarse: bool) -> None:
+    monkeypatch.setattr("bdbench_datamodel.search._COARSE", 0 if coarse else 10_000)
     _, problem = _random_problem(120, 4)
     found = search(problem, size, starts=8, rng=np.random.default_rng(0))
     assert found.members.shape == (8, size)
@@ -92,6 +95,57 @@ def test_every_result_is_a_certified_local_optimum(size: int) -> None:
         assert len(set(members)) == size
         assert problem.best_gain(members) <= 1e-4
     assert problem.best_gain(np.arange(size)) > 1e-4  # and an arbitrary subset is none
+
+
+def test_a_coarse_start_ends_as_high_and_never_sees_a_small_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, problem = _random_problem(300, 7)
+    plain = search(problem, 40, 50, np.random.default_rng(0)).objectives
+    assert "_coarse" not in vars(problem)
+    monkeypatch.setattr("bdbench_datamodel.search._COARSE", 0)
+    found = search(problem, 40, 50, np.random.default_rng(0))
+    assert not np.array_equal(found.objectives, plain)
+    assert found.objectives.mean() > 0.99 * plain.mean()
+    assert found.objectives == pytest.approx([problem.objective(m) for m in found.members])
+
+
+def test_entries_far_beyond_the_coarse_range_are_found_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bdbench_datamodel.search._COARSE", 0)
+    weights, _ = _random_problem(60, 8)
+    weights[3, 5] = weights[5, 9] = weights[9, 3] = 1e6
+    problem = Problem.of(weights)
+    assert set(search(problem, 30, 5, np.random.default_rng(0)).best) >= {3, 5, 9}
+
+
+def test_the_coarse_matrix_is_within_half_a_step_but_for_what_is_cut_off() -> None:
+    matrix = np.random.default_rng(0).normal(size=(200, 200)).astype(np.float32)
+    matrix[0, 1] = 50
+    coarse = Coarse.of(matrix)
+    error = np.abs(coarse.step * coarse.entries.astype(float) - matrix)
+    # 127 steps are eight root mean squares.
+    assert coarse.step == pytest.approx(8 * np.sqrt((matrix.astype(float) ** 2).mean()) / 127, rel=1e-5)
+    assert coarse.entries[0, 1] == 127
+    error[0, 1] = 0
+    assert error.max() <= coarse.step / 2 * 1.0001
+    assert coarse.rounded(np.array([0.0, 2.6 * coarse.step, -1e30])).tolist() == [0, 3, -(2**30)]
+
+
+@settings(max_examples=60, deadline=None)
+@given(n=st.integers(2, 30), distinct=st.integers(1, 20), seed=st.integers(0, 10**6), data=st.data())
+def test_what_is_misplaced_are_pairs_across_the_kth_gradient(
+    n: int, distinct: int, seed: int, data: st.DataObject
+) -> None:
+    size = data.draw(st.integers(1, n - 1))
+    rng = np.random.default_rng(seed)
+    gradient = rng.integers(0, distinct, n).astype(float)
+    members = rng.permutation(n)[:size]
+    inside = np.isin(np.arange(n), members)
+    coming, going = misplaced(gradient, members, inside)
+    # By brute force: the best k of all, and how many of them are not members yet, ties counted as members.
+    lost = np.sort(gradient)[-size:].sum() - gradient[members].sum()
+    assert (gradient[coming] - gradient[members[going]]).sum() == lost
+    assert not inside[coming].any() and len(set(going)) == len(going) == len(set(coming))
+    assert (gradient[coming] > gradient[members[going]]).all()
+    assert (np.diff(gradient[coming]) <= 0).all() and (np.diff(gradient[members[going]]) >= 0).all()
 
 
 def test_a_planted_block_is_found_even_where_row_sums_vary() -> None:
