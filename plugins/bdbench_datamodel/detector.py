@@ -25,9 +25,10 @@ class Datamodel(Detector):
     """Finds the group of training examples whose members support each other most, as a backdoor's do.
 
     Small networks are trained on random subsets; how each example moves the margin of each other one gives a
-    matrix. In every class the group whose submatrix sums highest is searched for; the class whose group stands
-    out from those of the other classes is the suspect, and its examples are ranked by how they co-vary with the
-    group. score_by=frequency is the paper's own score: how often an example was selected, over sizes and starts.
+    matrix. In every class the group whose submatrix sums highest is searched for; the class whose group is strongest
+    and most sharply told from its class-mates, beside those of the other classes, is the suspect, and its examples
+    are ranked by how they go with the group. score_by=frequency is the paper's own score: how often an example was
+    selected, over sizes and starts.
     """
 
     name = "datamodel"
@@ -57,8 +58,10 @@ class Datamodel(Detector):
     rows: Literal["auto", "targets", "sources"] = param(
         "auto", help="what the file's rows are (auto: targets, but sources for the datamodels release's weight)"
     )
-    score_by: Literal["standout", "frequency"] = param(
-        "standout", help="affinity to the group that stands out from the other classes'; or selection frequency"
+    score_by: Literal["separation", "standout", "frequency"] = param(
+        "separation",
+        help="strength and sharpness of each class's group, and a discriminant of the suspect's (without an ensemble "
+        "as standout); strength and affinity alone; or selection frequency",
     )
     classes: Literal["mask", "each", "ignore"] = param(
         "mask",
@@ -174,14 +177,18 @@ class Datamodel(Detector):
         )
         if not groups:
             raise self._no_size(self.sizes or _CLASS_SIZES)
-        suspect, p_value = standout.outlier(np.array([group.strength for group in groups]))
-        tools.conclude(p_value)
+        strengths = np.array([group.strength for group in groups])
+        suspect, p_value = standout.outlier(strengths)
         affinities = [
             standout.matrix_affinity(influence, group, scales[group.examples[0]])
             if residual is None
             else standout.covariance_affinity(residual, group)
             for group in groups
         ]
+        if self.score_by == "separation" and residual is not None:
+            sharpness, affinities = standout.separated(residual, groups, affinities)
+            suspect, p_value = standout.sharpest(strengths, sharpness)
+        tools.conclude(p_value)
         return standout.scores(groups, affinities, suspect, len(view.labels))
 
     def _cuts(self, influence: Influence, view: TrainingView, tools: Tools) -> Iterator[Cuts]:

@@ -140,7 +140,7 @@ class Coarse:
         """Of float32 (n, n); entries beyond 8 root mean squares are cut off."""
         squares = float(sum(np.vdot(row, row) for row in matrix))
         step = max(_RANGE * squares**0.5 / len(matrix) / 127, float(np.finfo(np.float32).tiny))
-        return cls(_in_steps(matrix, np.float32(1 / step)), step)
+        return cls(_in_steps(matrix, 1 / step), step)
 
     def rounded(self, values: np.ndarray) -> np.ndarray:
         """Values (n,) in the same steps; int32 (n,)."""
@@ -150,10 +150,10 @@ class Coarse:
 
 @numba.njit(nogil=True, cache=True)
 def _in_steps(matrix: np.ndarray, per_step: float) -> np.ndarray:
-    entries = np.empty(matrix.shape, np.int8)
+    entries, scale = np.empty(matrix.shape, np.int8), np.float32(per_step)
     for i in range(len(matrix)):
         for j in range(matrix.shape[1]):
-            entries[i, j] = np.int8(np.rint(min(max(matrix[i, j] * per_step, np.float32(-127)), np.float32(127))))
+            entries[i, j] = np.int8(np.rint(min(max(matrix[i, j] * scale, np.float32(-127)), np.float32(127))))
     return entries
 
 

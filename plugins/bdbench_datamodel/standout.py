@@ -18,9 +18,12 @@ from scipy import stats
 from bdbench_datamodel.influence import Influence
 from bdbench_datamodel.lowrank import objective_of
 from bdbench_datamodel.search import counts, search
+from bdbench_datamodel.separation import separate, standardised
 
 # The suspect's examples go to the front if they belong to the upper of two groups with at least this probability.
 _BELONGS = 0.02
+# Less is no sharpness: near 0 its logarithm would tell classes apart by nothing.
+_DULL = 0.1
 # Below this Bonferroni's bound is as good as exact, and samples of the null would be too few.
 _SMALL = 0.05
 
@@ -97,39 +100,46 @@ def strongest(
 
 
 def outlier(strengths: np.ndarray) -> tuple[int, float | None]:
-    """The place of the largest of strengths (K,), and the probability of one as far off if all came from one law.
+    """The place of the largest of strengths (K,), and ``significance`` of its being so large."""
+    largest = int(strengths.argmax())
+    return largest, significance(strengths, largest)
+
+
+def significance(strengths: np.ndarray, place: int) -> float | None:
+    """The probability that the largest of K strengths is as far off as the one at ``place``, if all came from one law.
 
     Each logarithm is held against the mean and deviation of the other K - 1: a t statistic with K - 2 degrees of
     freedom, were they normal (Grubbs 1950). The probability of the largest is K times its tail where that is small
     (Bonferroni, an upper bound), else the share of normal samples that go as far. None for K < 3, where there is
-    nothing to compare with.
+    nothing to compare with. Where ``place`` was chosen by something else it is no smaller than it should be, since
+    no place has more than the largest.
 
     It is no test against chance within a class: examples that co-vary make strong groups by chance as well, and that
     is part of what stands out.
     """
     logs = np.log(np.maximum(strengths, np.finfo(float).tiny))
-    largest = int(logs.argmax())
     if len(logs) < 3:
-        return largest, None
+        return None
     if np.ptp(logs) == 0:
-        return largest, 1.0
-    statistic = float(_largest_t(logs[None])[0])
+        return 1.0
+    statistic = float(_t(logs[None], logs[None, place])[0])
     bound = float(len(logs) * stats.t.sf(statistic, len(logs) - 2))
-    return largest, bound if bound < _SMALL else float((_null(len(logs)) >= statistic).mean())
+    return bound if bound < _SMALL else float((_null(len(logs)) >= statistic).mean())
 
 
-def _largest_t(samples: np.ndarray) -> np.ndarray:
-    """Of each row (K,) the largest value's t statistic against the others; from Grubbs' G of the whole row."""
+def _t(samples: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """The t statistic of one of each row (N, K), its value (N,), against the others; from Grubbs' G of the row."""
     count = samples.shape[1]
-    g = (samples.max(1) - samples.mean(1)) / samples.std(1, ddof=1)
+    g = (values - samples.mean(1)) / samples.std(1, ddof=1)
     # G is at most (K - 1) / sqrt(K), which it reaches where the others are all alike.
     room = np.maximum((count - 1) ** 2 - count * g**2, np.finfo(float).tiny)
-    return np.sqrt(count * (count - 2) * g**2 / room)
+    return np.sign(g) * np.sqrt(count * (count - 2) * g**2 / room)
 
 
 @functools.lru_cache
 def _null(count: int) -> np.ndarray:
-    return _largest_t(np.random.default_rng(0).normal(size=(20_000, count)))
+    samples = np.random.default_rng(0).normal(size=(20_000, count))
+    return _t(samples, samples.max(1))
 
 
 def covariance_affinity(residuals: np.ndarray, group: Group) -> np.ndarray:
@@ -149,6 +159,37 @@ def covariance_affinity(residuals: np.ndarray, group: Group) -> np.ndarray:
 def matrix_affinity(influence: Influence, group: Group, scale: float) -> np.ndarray:
     """The same from W + W', in units of its class's ``scale``, for a matrix that comes without margins."""
     return influence.symmetric_times(group.examples, group.contrast()) / scale
+
+
+def separated(
+    residuals: np.ndarray, groups: Sequence[Group], affinities: Sequence[np.ndarray]
+) -> tuple[np.ndarray, list[np.ndarray]]:
+    """How sharply each group is told from its class-mates, float64 (K,) in (0, 1], and affinities sharpened by that.
+
+    residuals: float (m, n); affinities: float (n_c,) each. Sharpened affinities are the sum of affinity and the
+    discriminant's fit, each in deviations from its class's mean: where a class is small the one, where it is large
+    the other knows more.
+    """
+    found = [
+        separate(residuals[:, group.examples], group.members, affinity)
+        for group, affinity in zip(groups, affinities, strict=True)
+    ]
+    sharpness = np.maximum([separation.sharpness for separation in found], _DULL)
+    both = zip(affinities, found, strict=True)
+    return sharpness, [standardised(affinity) + standardised(separation.fits) for affinity, separation in both]
+
+
+def sharpest(strengths: np.ndarray, sharpness: np.ndarray) -> tuple[int, float | None]:
+    """The place of the largest product of strengths and sharpness, (K,) each, and how surely it stands out: the larger
+    of the significances of its product and of its strength alone.
+
+    Were all classes of one law in the one or in the other, so small a value would be no more likely than it says; a
+    class that stands out by nature, or by a sharpness that is chance in small classes, seldom does in both.
+    """
+    products = strengths * sharpness
+    suspect, by_product = outlier(products)
+    by_strength = significance(strengths, suspect)
+    return suspect, None if by_product is None or by_strength is None else max(by_product, by_strength)
 
 
 def scores(groups: Sequence[Group], affinities: Sequence[np.ndarray], suspect: int, examples: int) -> np.ndarray:

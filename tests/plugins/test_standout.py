@@ -28,29 +28,35 @@ def _planted(models: int, poisons: int, classes: int = 10, each: int = 30) -> tu
 
 
 def _detect(
-    masks: np.ndarray, margins: np.ndarray, labels: np.ndarray
+    masks: np.ndarray, margins: np.ndarray, labels: np.ndarray, separated: bool = False
 ) -> tuple[list[Group], int, float | None, np.ndarray]:
     residual = residuals(masks, margins)
     influence = OutOfSample(masks, margins)
     scales = standout.class_scales(residual, labels)
     groups = standout.strongest(influence, labels, scales, (0.1, 0.2, 0.3, 0.4), 5, np.random.default_rng(0))
-    suspect, p_value = standout.outlier(np.array([g.strength for g in groups]))
+    strengths = np.array([g.strength for g in groups])
     affinities = [standout.covariance_affinity(residual, g) for g in groups]
+    suspect, p_value = standout.outlier(strengths)
+    if separated:
+        sharpness, affinities = standout.separated(residual, groups, affinities)
+        suspect, p_value = standout.sharpest(strengths, sharpness)
     return groups, suspect, p_value, standout.scores(groups, affinities, suspect, len(labels))
 
 
-def test_a_planted_group_is_found_scored_first_and_significant() -> None:
+@pytest.mark.parametrize("separated", [False, True])
+def test_a_planted_group_is_found_scored_first_and_significant(separated: bool) -> None:
     masks, margins, labels = _planted(models=300, poisons=9)
-    groups, suspect, p_value, scores = _detect(masks, margins, labels)
+    groups, suspect, p_value, scores = _detect(masks, margins, labels, separated)
     assert suspect == 0
     assert groups[0].members[:9].all()
     assert p_value is not None and p_value < 0.01
     assert scores[:9].min() > scores[9:].max()
 
 
-def test_without_a_group_nothing_is_significant() -> None:
+@pytest.mark.parametrize("separated", [False, True])
+def test_without_a_group_nothing_is_significant(separated: bool) -> None:
     masks, margins, labels = _planted(models=300, poisons=0)
-    assert (_detect(masks, margins, labels)[2] or 0) > 0.05
+    assert (_detect(masks, margins, labels, separated)[2] or 0) > 0.05
 
 
 def test_strength_by_hand() -> None:
@@ -87,12 +93,34 @@ def test_the_outlier_test_keeps_its_level() -> None:
         assert (values <= level).mean() == pytest.approx(level, abs=4 * deviation)
 
 
-def test_permuted_margins_give_uniform_p_values() -> None:
+def test_permuted_margins_give_uniform_p_values_and_with_sharpness_none_that_are_too_small() -> None:
     masks, margins, labels = _planted(models=60, poisons=9, each=20)
     rng = np.random.default_rng(1)
-    values = [_detect(masks, rng.permuted(margins, axis=0), labels)[2] for _ in range(100)]
+    permuted = [rng.permuted(margins, axis=0) for _ in range(100)]
+    values = [_detect(masks, outputs, labels)[2] for outputs in permuted]
     assert stats.kstest(np.array(values, float), "uniform").pvalue > 0.01
-    assert (_detect(masks, margins, labels)[2] or 1) < 0.05
+    careful = np.array([_detect(masks, outputs, labels, separated=True)[2] for outputs in permuted], float)
+    assert stats.kstest(careful, "uniform", alternative="greater").pvalue > 0.01
+    for separated in (False, True):
+        assert (_detect(masks, margins, labels, separated)[2] or 1) < 0.05
+
+
+def test_the_sharpest_has_to_stand_out_in_strength_as_well() -> None:
+    strengths = np.array([2.0, 3.0, 2.5, 30.0, 2.2, 2.8])
+    sharpness = np.array([0.5, 0.6, 0.5, 0.6, 0.55, 0.5])
+    suspect, p_value = standout.sharpest(strengths, sharpness)
+    both = [standout.significance(x, 3) for x in (strengths, strengths * sharpness)]
+    assert (suspect, p_value) == (3, max(float(p or 0) for p in both))
+    # Alone in sharpness: it is the suspect, and not significant.
+    suspect, p_value = standout.sharpest(np.array([2.0, 3.0, 2.5, 3.1, 2.2, 2.8]), np.array([1, 1, 30, 1, 1, 1.1]))
+    assert suspect == 2 and p_value is not None and p_value > 0.5
+    assert standout.sharpest(np.ones(2), np.array([0.5, 1.0])) == (1, None)
+
+
+def test_the_significance_of_a_place_is_that_of_its_own_value() -> None:
+    strengths = np.array([2.0, 3.0, 2.5, 40.0, 2.2])
+    values = [float(standout.significance(strengths, place) or 0) for place in range(5)]
+    assert np.argsort(values).tolist()[0] == 3 and min(values[:3]) > 0.9
 
 
 def test_two_classes_cannot_be_told_apart() -> None:

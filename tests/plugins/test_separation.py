@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.linear_model import Ridge
+from sklearn.mixture import GaussianMixture
+
+from bdbench_datamodel import separation
+from bdbench_datamodel.separation import left_one_out, separate, standardised, upper
+
+
+def _svd(predictors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    basis, singular, _ = np.linalg.svd(predictors - predictors.mean(0), full_matrices=False)
+    return basis, singular**2
+
+
+@pytest.mark.parametrize("shape", [(12, 5), (9, 30)])
+def test_leaving_one_out_equals_fitting_without_it(shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    predictors, targets = rng.normal(size=shape), rng.normal(size=shape[0])
+    basis, eigenvalues = _svd(predictors)
+    if shape[1] > shape[0]:
+        basis, eigenvalues = basis[:, :-1], eigenvalues[:-1]  # centring took a dimension
+    errors = []
+    for share in (0.01, 0.3, 3.0):
+        monkeypatch.setattr(separation, "_PENALTIES", np.array([share]))
+        fits, error = left_one_out(basis, eigenvalues, targets)
+        errors.append(error)
+        penalty = share * eigenvalues.sum() / shape[0]
+        for i in range(shape[0]):
+            others = np.arange(shape[0]) != i
+            # Scaled rows and a free mean: the centre is that of all examples in the closed form, of the others here,
+            # which a fitted intercept makes the same.
+            alone = Ridge(alpha=penalty).fit(predictors[others], targets[others])
+            assert fits[i] == pytest.approx(alone.predict(predictors[i : i + 1])[0], rel=0.02, abs=0.02)
+        assert error == pytest.approx(((fits - targets) ** 2).mean())
+    monkeypatch.setattr(separation, "_PENALTIES", np.array([0.01, 0.3, 3.0]))
+    assert left_one_out(basis, eigenvalues, targets)[1] == pytest.approx(min(errors))
+
+
+def test_upper_is_the_mixture_whose_components_share_a_variance() -> None:
+    rng = np.random.default_rng(0)
+    values = np.concatenate([rng.normal(0, 1, 80), rng.normal(4, 1, 20)]) * 7 + 3
+    found = upper(values, np.arange(100) >= 70)
+    mixture = GaussianMixture(2, covariance_type="tied", n_init=5, random_state=1).fit(values[:, None])
+    expected = mixture.predict_proba(values[:, None])[:, mixture.means_[:, 0].argmax()]
+    assert found == pytest.approx(expected, abs=0.05)
+    # Named by height, whoever it was started with.
+    assert upper(values, np.arange(100) < 70) == pytest.approx(found, abs=0.05)
+    assert upper(np.ones(4), np.array([True, False, False, True])).tolist() == [1, 0, 0, 1]
+
+
+def _class(shared: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """60 networks, 200 examples of which the first 60 share one direction; all share five others."""
+    members = np.arange(200) < 60
+    common = rng.normal(size=(60, 5)) @ rng.normal(size=(5, 200))
+    return common + shared * np.outer(rng.normal(size=60), members) + rng.normal(size=(60, 200)), members
+
+
+def test_a_group_that_the_affinity_sees_in_a_blur_is_made_anew() -> None:
+    rng = np.random.default_rng(0)
+    residuals, members = _class(1.5, rng)
+    start = members ^ (rng.random(200) < 0.25)
+    contrast = start / start.sum() - ~start / (~start).sum()
+    affinity = residuals.T @ (residuals @ contrast)
+    found = separate(residuals, start, affinity)
+    assert (found.members != members).mean() < 0.03 < (start != members).mean()
+    from sklearn.metrics import roc_auc_score
+
+    assert roc_auc_score(members, found.fits) > 0.99 > 0.96 > roc_auc_score(members, affinity)
+    assert found.sharpness > 0.7
+
+
+def test_what_shares_nothing_is_not_sharp() -> None:
+    rng = np.random.default_rng(1)
+    residuals = rng.normal(size=(60, 200))
+    start = np.arange(200) < 60
+    found = separate(residuals, start, rng.normal(size=200))
+    sharp, _ = _class(3, rng)
+    assert found.sharpness < 0.5 < separate(sharp, start, start + 0.1 * rng.normal(size=200)).sharpness
+
+
+@pytest.mark.parametrize("residuals", [np.zeros((5, 6)), np.ones((1, 6)), np.eye(6)])
+def test_degenerate_classes_end_with_finite_numbers(residuals: np.ndarray) -> None:
+    start = np.array([True, True, False, False, False, False])
+    found = separate(residuals, start, np.zeros(6))
+    assert np.isfinite(found.fits).all() and np.isfinite(found.sharpness)
+    assert found.members.tolist() == start.tolist()
+
+
+def test_standardised_by_hand() -> None:
+    assert standardised(np.array([1.0, 3.0])).tolist() == [-1, 1]
+    assert standardised(np.ones(3)).tolist() == [0, 0, 0]
