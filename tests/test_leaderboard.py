@@ -4,7 +4,7 @@ import json
 import re
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -18,6 +18,7 @@ from bdbench.leaderboard.frame import NUMBERS
 from bdbench_datamodel.detector import Datamodel
 from bdbench_triggers.badnets import BadNets
 from bdbench_triggers.blend import Blend
+from bdbench_triggers.none import NoAttack
 from bdbench_triggers.sig import Sig
 from tests.conftest import make_board
 
@@ -328,15 +329,18 @@ def test_what_is_committed_is_what_the_records_give(folder: Path) -> None:
     assert leaderboard.stale(folder) == []
 
 
+def _promised(board: str, defense: Datamodel, attack: Attack) -> list[dict[str, Any]]:
+    folder = Path(__file__).parent.parent / "leaderboards" / board / "records"
+    records = [json.loads(path.read_text()) for path in folder.glob(f"*-{attack.name}-datamodel-*.json")]
+    own = {"defense": defense.config(), "attack": attack.config()}
+    found = [r for r in records if {kind: r["config"][kind] for kind in own} == own]
+    return sorted(found, key=lambda r: r["seed"])
+
+
 def test_digits_default_keeps_the_readmes_promise() -> None:
     """Blend at 5 % against the default detector: it works as an attack, and is found, on every one of ten seeds."""
-    board = Path(__file__).parent.parent / "leaderboards" / "digits"
-    default = Datamodel().config()
-    records = [json.loads(path.read_text()) for path in (board / "records").glob("*-blend-datamodel-*.json")]
-    promised = [
-        r for r in records if r["config"]["defense"] == default and r["config"]["attack"] == Blend(rate=0.05).config()
-    ]
-    assert sorted(r["seed"] for r in promised) == list(range(10))
+    promised = _promised("digits", Datamodel(), Blend(rate=0.05))
+    assert [r["seed"] for r in promised] == list(range(10))
     for found in promised:
         assert found["before"]["attack_success_rate"] >= 0.8 and found["before"]["clean_accuracy"] >= 0.95
         assert found["detection"]["auroc"] >= 0.97
@@ -344,34 +348,41 @@ def test_digits_default_keeps_the_readmes_promise() -> None:
 
 
 @pytest.mark.parametrize(
-    ("attack", "auroc", "asr", "failed"),
+    ("score_by", "attack", "seeds", "auroc", "asr", "failed"),
     [
-        (BadNets(rate=0.015), 0.99, 0.05, []),
-        (BadNets(rate=0.05), 0.99, 0.07, [3]),
-        (Blend(rate=0.015), 0.99, 0.05, []),
-        (Blend(rate=0.05), 0.99, 0.05, []),
-        (Sig(rate=0.05), 0.97, 0.05, []),
+        ("separation", BadNets(rate=0.05), 5, 0.999, 0.07, []),
+        ("separation", Sig(rate=0.05), 5, 0.97, 0.05, []),
+        ("standout", BadNets(rate=0.015), 5, 0.99, 0.05, []),
+        ("standout", BadNets(rate=0.05), 5, 0.99, 0.07, [3]),
+        ("standout", Blend(rate=0.015), 5, 0.99, 0.05, []),
+        ("standout", Blend(rate=0.05), 5, 0.99, 0.05, []),
+        ("standout", Sig(rate=0.05), 5, 0.97, 0.05, []),
     ],
     ids=lambda value: value.name if isinstance(value, Attack) else str(value),
 )
-def test_cifar10_keeps_the_readmes_promise(attack: Attack, auroc: float, asr: float, failed: list[int]) -> None:
-    """The default detector finds these on every seed of leaderboards/cifar10-5k, and removing ends the attack but on
-    the seeds that README owns up to.
+def test_cifar10_keeps_the_readmes_promise(
+    score_by: Literal["separation", "standout"],
+    attack: Attack,
+    seeds: int,
+    auroc: float,
+    asr: float,
+    failed: list[int],
+) -> None:
+    """The detector finds these on every seed of leaderboards/cifar10-5k, and removing ends the attack but on the seeds
+    that README owns up to.
     """
-    board = Path(__file__).parent.parent / "leaderboards" / "cifar10-5k"
-    default = Datamodel().config()
-    records = [json.loads(path.read_text()) for path in (board / "records").glob("*-datamodel-*.json")]
-    promised = [r for r in records if r["config"]["defense"] == default and r["config"]["attack"] == attack.config()]
-    assert sorted(r["seed"] for r in promised) == list(range(5))
+    promised = _promised("cifar10-5k", Datamodel(score_by=score_by), attack)
+    assert [r["seed"] for r in promised] == list(range(seeds))
     for found in promised:
         assert found["before"]["attack_success_rate"] >= 0.5
         assert found["detection"]["auroc"] >= auroc
     assert [r["seed"] for r in promised if r["after"]["attack_success_rate"] > asr] == failed
 
 
-def test_cifar10s_control_has_the_false_alarms_that_the_readme_tells_of() -> None:
-    board = Path(__file__).parent.parent / "leaderboards" / "cifar10-5k"
-    found = [json.loads(path.read_text()) for path in (board / "records").glob("*-none-datamodel-*.json")]
-    own = [r for r in found if r["config"]["defense"] == Datamodel().config()]
-    assert sorted(r["seed"] for r in own) == list(range(20))
-    assert sum(r["detection"]["p_value"] < 0.05 for r in own) == 2
+@pytest.mark.parametrize(("board", "score_by", "alarms"), [("digits", "separation", 3), ("cifar10-5k", "standout", 2)])
+def test_controls_have_the_false_alarms_that_the_readme_tells_of(
+    board: str, score_by: Literal["separation", "standout"], alarms: int
+) -> None:
+    own = _promised(board, Datamodel(score_by=score_by), NoAttack())
+    assert [r["seed"] for r in own] == list(range(20))
+    assert sum(r["detection"]["p_value"] < 0.05 for r in own) == alarms
