@@ -186,7 +186,8 @@ class Datamodel(Detector):
             for group in groups
         ]
         if self.score_by == "separation" and residual is not None:
-            sharpness, affinities = standout.separated(residual, groups, affinities)
+            advance = tools.track(len(groups), "separation")
+            sharpness, affinities = standout.separated(residual, groups, affinities, advance)
             suspect, p_value = standout.sharpest(strengths, sharpness)
         tools.conclude(p_value)
         return standout.scores(groups, affinities, suspect, len(view.labels))

@@ -162,21 +162,24 @@ def matrix_affinity(influence: Influence, group: Group, scale: float) -> np.ndar
 
 
 def separated(
-    residuals: np.ndarray, groups: Sequence[Group], affinities: Sequence[np.ndarray]
+    residuals: np.ndarray,
+    groups: Sequence[Group],
+    affinities: Sequence[np.ndarray],
+    advance: Callable[[int], None] = lambda steps: None,
 ) -> tuple[np.ndarray, list[np.ndarray]]:
     """How sharply each group is told from its class-mates, float64 (K,) in (0, 1], and affinities sharpened by that.
 
     residuals: float (m, n); affinities: float (n_c,) each. Sharpened affinities are the sum of affinity and the
     discriminant's fit, each in deviations from its class's mean: where a class is small the one, where it is large
-    the other knows more.
+    the other knows more. ``advance`` counts a group.
     """
-    found = [
-        separate(residuals[:, group.examples], group.members, affinity)
-        for group, affinity in zip(groups, affinities, strict=True)
-    ]
-    sharpness = np.maximum([separation.sharpness for separation in found], _DULL)
-    both = zip(affinities, found, strict=True)
-    return sharpness, [standardised(affinity) + standardised(separation.fits) for affinity, separation in both]
+    sharpness, sharpened = np.empty(len(groups)), []
+    for place, (group, affinity) in enumerate(zip(groups, affinities, strict=True)):
+        found = separate(residuals[:, group.examples], group.members, affinity)
+        sharpness[place] = max(found.sharpness, _DULL)
+        sharpened.append(standardised(affinity) + standardised(found.fits))
+        advance(1)
+    return sharpness, sharpened
 
 
 def sharpest(strengths: np.ndarray, sharpness: np.ndarray) -> tuple[int, float | None]:
