@@ -25,10 +25,10 @@ class Datamodel(Detector):
     """Finds the group of training examples whose members support each other most, as a backdoor's do.
 
     Small networks are trained on random subsets; how each example moves the margin of each other one gives a
-    matrix. In every class the group whose submatrix sums highest is searched for; the class whose group is strongest
-    and most sharply told from its class-mates, beside those of the other classes, is the suspect, and its examples
-    are ranked by how they go with the group. score_by=frequency is the paper's own score: how often an example was
-    selected, over sizes and starts.
+    matrix. In every class the group whose submatrix sums highest is searched for; the class whose group stands out
+    from those of the other classes is the suspect, and its examples are ranked by how sharply the networks' margins
+    tell them from their class-mates. score_by=frequency is the paper's own score: how often an example was selected,
+    over sizes and starts.
     """
 
     name = "datamodel"
@@ -60,8 +60,8 @@ class Datamodel(Detector):
     )
     score_by: Literal["separation", "standout", "frequency"] = param(
         "separation",
-        help="strength and sharpness of each class's group, and a discriminant of the suspect's (without an ensemble "
-        "as standout); strength and affinity alone; or selection frequency",
+        help="affinity to the group that stands out from the other classes', and a discriminant of it (without an "
+        "ensemble as standout); affinity alone; or selection frequency",
     )
     classes: Literal["mask", "each", "ignore"] = param(
         "mask",
@@ -188,7 +188,7 @@ class Datamodel(Detector):
         if self.score_by == "separation" and residual is not None:
             advance = tools.track(len(groups), "separation")
             sharpness, affinities = standout.separated(residual, groups, affinities, advance)
-            suspect, p_value = standout.sharpest(strengths, sharpness)
+            suspect, p_value = standout.confirmed(strengths, sharpness)
         tools.conclude(p_value)
         return standout.scores(groups, affinities, suspect, len(view.labels))
 

@@ -182,16 +182,15 @@ def separated(
     return sharpness, sharpened
 
 
-def sharpest(strengths: np.ndarray, sharpness: np.ndarray) -> tuple[int, float | None]:
-    """The place of the largest product of strengths and sharpness, (K,) each, and how surely it stands out: the larger
-    of the significances of its product and of its strength alone.
+def confirmed(strengths: np.ndarray, sharpness: np.ndarray) -> tuple[int, float | None]:
+    """The place of the largest of strengths (K,), and how surely it stands out: the larger of the significances of its
+    strength alone and of its strength times sharpness (K,).
 
     Were all classes of one law in the one or in the other, so small a value would be no more likely than it says; a
-    class that stands out by nature, or by a sharpness that is chance in small classes, seldom does in both.
+    class that stands out by nature seldom does in both.
     """
-    products = strengths * sharpness
-    suspect, by_product = outlier(products)
-    by_strength = significance(strengths, suspect)
+    suspect, by_strength = outlier(strengths)
+    by_product = significance(strengths * sharpness, suspect)
     return suspect, None if by_product is None or by_strength is None else max(by_product, by_strength)
 
 

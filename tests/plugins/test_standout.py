@@ -39,7 +39,7 @@ def _detect(
     suspect, p_value = standout.outlier(strengths)
     if separated:
         sharpness, affinities = standout.separated(residual, groups, affinities)
-        suspect, p_value = standout.sharpest(strengths, sharpness)
+        suspect, p_value = standout.confirmed(strengths, sharpness)
     return groups, suspect, p_value, standout.scores(groups, affinities, suspect, len(labels))
 
 
@@ -105,16 +105,16 @@ def test_permuted_margins_give_uniform_p_values_and_with_sharpness_none_that_are
         assert (_detect(masks, margins, labels, separated)[2] or 1) < 0.05
 
 
-def test_the_sharpest_has_to_stand_out_in_strength_as_well() -> None:
+def test_the_suspect_has_to_stand_out_in_sharpness_as_well() -> None:
     strengths = np.array([2.0, 3.0, 2.5, 30.0, 2.2, 2.8])
-    sharpness = np.array([0.5, 0.6, 0.5, 0.6, 0.55, 0.5])
-    suspect, p_value = standout.sharpest(strengths, sharpness)
+    sharpness = np.array([0.5, 0.6, 0.5, 0.4, 0.55, 0.5])
+    suspect, p_value = standout.confirmed(strengths, sharpness)
     both = [standout.significance(x, 3) for x in (strengths, strengths * sharpness)]
-    assert (suspect, p_value) == (3, max(float(p or 0) for p in both))
-    # Alone in sharpness: it is the suspect, and not significant.
-    suspect, p_value = standout.sharpest(np.array([2.0, 3.0, 2.5, 3.1, 2.2, 2.8]), np.array([1, 1, 30, 1, 1, 1.1]))
-    assert suspect == 2 and p_value is not None and p_value > 0.5
-    assert standout.sharpest(np.ones(2), np.array([0.5, 1.0])) == (1, None)
+    assert (suspect, p_value) == (3, max(float(p or 0) for p in both)) and both[0] < both[1] < 0.05
+    # The strongest, but far from the sharpest: still the suspect, and no longer significant.
+    suspect, p_value = standout.confirmed(strengths, np.array([0.9, 0.9, 0.9, 0.1, 0.9, 0.9]))
+    assert suspect == 3 and p_value is not None and p_value > 0.1
+    assert standout.confirmed(np.array([1.0, 2.0]), np.array([0.5, 1.0])) == (1, None)
 
 
 def test_the_significance_of_a_place_is_that_of_its_own_value() -> None:
