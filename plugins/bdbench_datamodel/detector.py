@@ -25,10 +25,10 @@ class Datamodel(Detector):
     """Finds the group of training examples whose members support each other most, as a backdoor's do.
 
     Small networks are trained on random subsets; how each example moves the margin of each other one gives a
-    matrix. In every class the group whose submatrix sums highest is searched for; the class whose group stands out
-    from those of the other classes is the suspect, and its examples are ranked by how sharply the networks' margins
-    tell them from their class-mates. score_by=frequency is the paper's own score: how often an example was selected,
-    over sizes and starts.
+    matrix. In every class the group whose submatrix sums highest is searched for; the class whose group stands
+    out from those of the other classes is the suspect, and its examples are ranked by how they co-vary with the
+    group; score_by=separation, by a discriminant as well. score_by=frequency is the paper's own score: how often an
+    example was selected, over sizes and starts.
     """
 
     name = "datamodel"
@@ -58,10 +58,10 @@ class Datamodel(Detector):
     rows: Literal["auto", "targets", "sources"] = param(
         "auto", help="what the file's rows are (auto: targets, but sources for the datamodels release's weight)"
     )
-    score_by: Literal["separation", "standout", "frequency"] = param(
-        "separation",
-        help="affinity to the group that stands out from the other classes', and a discriminant of it (without an "
-        "ensemble as standout); affinity alone; or selection frequency",
+    score_by: Literal["standout", "separation", "frequency"] = param(
+        "standout",
+        help="affinity to the group that stands out from the other classes'; and a discriminant of it (without an "
+        "ensemble as standout); or selection frequency",
     )
     classes: Literal["mask", "each", "ignore"] = param(
         "mask",
