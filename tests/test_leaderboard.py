@@ -4,7 +4,7 @@ import json
 import re
 from io import StringIO
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -348,39 +348,38 @@ def test_digits_default_keeps_the_readmes_promise() -> None:
 
 
 @pytest.mark.parametrize(
-    ("score_by", "attack", "seeds", "auroc", "asr", "failed"),
+    ("attack", "auroc", "asr", "failed"),
     [
-        ("standout", BadNets(rate=0.015), 5, 0.99, 0.05, []),
-        ("standout", BadNets(rate=0.05), 5, 0.99, 0.07, [3]),
-        ("standout", Blend(rate=0.015), 5, 0.99, 0.05, []),
-        ("standout", Blend(rate=0.05), 5, 0.99, 0.05, []),
-        ("standout", Sig(rate=0.05), 5, 0.97, 0.05, []),
+        (BadNets(rate=0.015), 0.99, 0.05, []),
+        (BadNets(rate=0.05), 0.99, 0.07, [3]),
+        (Blend(rate=0.015), 0.99, 0.05, []),
+        (Blend(rate=0.05), 0.99, 0.05, []),
+        (Sig(rate=0.05), 0.97, 0.05, []),
     ],
     ids=lambda value: value.name if isinstance(value, Attack) else str(value),
 )
-def test_cifar10_keeps_the_readmes_promise(
-    score_by: Literal["separation", "standout"],
-    attack: Attack,
-    seeds: int,
-    auroc: float,
-    asr: float,
-    failed: list[int],
-) -> None:
-    """The detector finds these on every seed of leaderboards/cifar10-5k, and removing ends the attack but on the seeds
-    that README owns up to.
+def test_cifar10_keeps_the_readmes_promise(attack: Attack, auroc: float, asr: float, failed: list[int]) -> None:
+    """The default detector finds these on every seed of leaderboards/cifar10-5k, and removing ends the attack but on
+    the seeds that README owns up to.
     """
-    promised = _promised("cifar10-5k", Datamodel(score_by=score_by), attack)
-    assert [r["seed"] for r in promised] == list(range(seeds))
+    promised = _promised("cifar10-5k", Datamodel(), attack)
+    assert [r["seed"] for r in promised] == list(range(5))
     for found in promised:
         assert found["before"]["attack_success_rate"] >= 0.5
         assert found["detection"]["auroc"] >= auroc
     assert [r["seed"] for r in promised if r["after"]["attack_success_rate"] > asr] == failed
 
 
-@pytest.mark.parametrize(("board", "score_by", "alarms"), [("digits", "separation", 3), ("cifar10-5k", "standout", 2)])
-def test_controls_have_the_false_alarms_that_the_readme_tells_of(
-    board: str, score_by: Literal["separation", "standout"], alarms: int
-) -> None:
-    own = _promised(board, Datamodel(score_by=score_by), NoAttack())
+@pytest.mark.parametrize(
+    ("board", "defense", "alarms"),
+    [
+        ("digits", Datamodel(), 4),
+        ("digits", Datamodel(score_by="separation"), 3),
+        ("cifar10-5k", Datamodel(), 2),
+    ],
+    ids=lambda value: value.score_by if isinstance(value, Datamodel) else str(value),
+)
+def test_controls_have_the_false_alarms_that_the_readme_tells_of(board: str, defense: Datamodel, alarms: int) -> None:
+    own = _promised(board, defense, NoAttack())
     assert [r["seed"] for r in own] == list(range(20))
     assert sum(r["detection"]["p_value"] < 0.05 for r in own) == alarms

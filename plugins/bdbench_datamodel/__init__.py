@@ -1,9 +1,10 @@
 """The datamodel detector of Khaddaj et al., Rethinking Backdoor Attacks, ICML 2023.
 
 ``plan`` and ``ensemble`` train many small networks on random subsets; ``estimators`` and ``regression`` turn their
-margins into a train-on-train matrix, which ``influence`` gives whole or by blocks; ``search`` finds the subsets that
-support each other most; ``standout`` decides which of them is suspicious and scores every example; ``detector`` puts
-these together. ``strength`` and ``study`` look at a finished run with the truth.
+margins into a train-on-train matrix, which ``influence`` gives whole or by blocks; ``search``, in steps of ``climb``,
+finds the subsets that support each other most; ``standout`` decides which of them is suspicious and scores every
+example, with ``separation`` to tell one from its class-mates; ``detector`` puts these together. ``strength`` and
+``study`` look at a finished run with the truth.
 """
 
 from __future__ import annotations
