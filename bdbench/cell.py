@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from bdbench import data, environment, metrics, record, training
+from bdbench import data, environment, metrics, record, sources, training
 from bdbench.data import ImageData, PoisonedData
 from bdbench.errors import BdbenchError
 from bdbench.interfaces import (
@@ -131,7 +131,7 @@ class Cell:
             "seed": self.seed,
             "device": self.device,
             "threads": torch.get_num_threads(),
-            "code": environment.code_of(self.model),
+            "code": sources.code_of(self.model),
         }
 
     def train_victim(self) -> Stage:
@@ -164,7 +164,7 @@ class Cell:
             victim=self.trainer.restore(self.victim.arrays()),
             streams=self.streams,
             store=self.store,
-            made_from=key_of({**self.made_from, "defense_code": environment.code_of(defense)}),
+            made_from=key_of(self.made_from),
             trainer=self.trainer,
             oracles=self._oracles(defense),
             progress=self.progress,
@@ -283,7 +283,7 @@ class Cell:
             "model": self.model.config(),
             "recipe": asdict(self.recipe),
             "defense": defense.config(),
-            "defense_code": environment.code_of(defense),
+            "defense_code": sources.code_of(defense),
             "oracles": self._oracles(defense),
         }
 

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import functools
-import hashlib
-import os
 import platform
 import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -44,30 +40,6 @@ def versions(*components: Component) -> dict[str, str]:
             if registration.component is type(part):
                 found[registration.plugin.distribution] = registration.plugin.version
     return found
-
-
-def code_of(*components: Component) -> dict[str, str]:
-    """What the results of components depend on beside their parameters, for the keys of stage results:
-    each class, the sources of its package and of bdbench, and the numerical libraries.
-    """
-    classes = {f"{type(c).__module__}.{type(c).__qualname__}": _sources(type(c).__module__) for c in components}
-    return {"numpy": np.__version__, "torch": torch.__version__, "bdbench": _sources("bdbench"), **classes}
-
-
-@functools.cache
-def _sources(module: str) -> str:
-    """A hash of the Python files of the module's top-level package, or of its own file."""
-    top = sys.modules[module.partition(".")[0]]
-    file = getattr(top, "__file__", None)
-    if file is None:
-        # Defined in a session or a notebook: nothing says when it changes, so it is new in every process.
-        return f"session {os.getpid()} {time.time_ns()}"
-    path = Path(file)
-    files = sorted(path.parent.rglob("*.py")) if path.name == "__init__.py" else [path]
-    digest = hashlib.sha256()
-    for source in files:
-        digest.update(source.name.encode() + source.read_bytes())
-    return digest.hexdigest()[:16]
 
 
 def commit() -> str | None:

@@ -201,7 +201,9 @@ class Tools(ABC):
         """The arrays ``make`` gives, computed once for this training set, seed and ``config``.
 
         Work cut into such pieces goes on where it was after an interruption, and defenses that name the
-        same config share it: ``make`` must depend on nothing else, so seed it from ``shared_streams``.
+        same config share it: ``make`` must depend on nothing else, so seed it from ``shared_streams``. It is
+        computed anew when the code of ``make``'s module, or of what that imports from its own package, has changed:
+        a detector that is being worked on keeps its networks if they are trained in a module apart.
         """
 
     @abstractmethod

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from bdbench import data, environment, training
+from bdbench import data, sources, training
 from bdbench.errors import BdbenchError, unknown
 from bdbench.interfaces import Architecture, Detector, Oracle
 from bdbench.plugins import installed
@@ -75,7 +75,7 @@ def detect(
         "seed": seed,
         "device": device,
         "model": architecture.config(),
-        "code": environment.code_of(architecture, chosen),
+        "code": sources.code_of(architecture),
     }
     with tempfile.TemporaryDirectory() as aside:
         tools = HarnessTools(

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from bdbench import sources
 from bdbench.interfaces import Oracle, Tools
 from bdbench.progress import Progress
 from bdbench.seeds import Streams
@@ -22,8 +23,9 @@ Spread = Callable[[Callable[[int], None], int], Iterator[None]]
 class HarnessTools(Tools):
     """Tools for one defense on one training set.
 
-    made_from: a hash of what identifies the set, the seed and the code, for the keys of saved pieces; trainer: trains
-    the victim's architecture; oracles: the declared ones alone; spread: how pieces are made side by side, if they are.
+    made_from: a hash of what identifies the set, the seed and the harness, for the keys of saved pieces; trainer:
+    trains the victim's architecture; oracles: the declared ones alone; spread: how pieces are made side by side, if
+    they are.
     """
 
     def __init__(
@@ -72,7 +74,7 @@ class HarnessTools(Tools):
     def saved(self, config: Mapping[str, Any], make: Callable[[], Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
         """The arrays ``make`` gives, computed once for this training set, seed and ``config``."""
 
-        stage = self._store.stage(self._stage(config), functools.partial(_timed, make))
+        stage = self._store.stage(self._stage(config, make), functools.partial(_timed, make))
         if stage.reused:
             self.reused_seconds += stage.seconds
         return stage.arrays
@@ -84,7 +86,7 @@ class HarnessTools(Tools):
         if self._spread is None:
             yield from (self.saved(config, functools.partial(make, i)) for i, config in enumerate(configs))
             return
-        stages = [self._stage(config) for config in configs]
+        stages = [self._stage(config, make) for config in configs]
         elsewhere = self._spread(functools.partial(_piece, self._store, stages, make), len(stages))
         for i, config in enumerate(configs):
             start = time.perf_counter()
@@ -94,8 +96,9 @@ class HarnessTools(Tools):
             self._store.made_elsewhere(stages[i])
             yield self.saved(config, functools.partial(make, i))
 
-    def _stage(self, config: Mapping[str, Any]) -> dict[str, Any]:
-        return {"stage": "saved", "made_from": self._made_from, "piece": dict(config)}
+    def _stage(self, config: Mapping[str, Any], make: Callable[..., Any]) -> dict[str, Any]:
+        code = sources.code_behind(make)
+        return {"stage": "saved", "made_from": self._made_from, "code": code, "piece": dict(config)}
 
     @property
     def shared_streams(self) -> Streams:
