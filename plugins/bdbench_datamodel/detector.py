@@ -27,8 +27,8 @@ class Datamodel(Detector):
     Small networks are trained on random subsets; how each example moves the margin of each other one gives a
     matrix. In every class the group whose submatrix sums highest is searched for; the class whose group stands
     out from those of the other classes is the suspect, and its examples are ranked by how they co-vary with the
-    group; score_by=separation, by a discriminant as well. score_by=frequency is the paper's own score: how often an
-    example was selected, over sizes and starts.
+    group; score_by=separation, by a discriminant as well; score_by=agreement, only where that can be believed.
+    score_by=frequency is the paper's own score: how often an example was selected, over sizes and starts.
     """
 
     name = "datamodel"
@@ -58,10 +58,10 @@ class Datamodel(Detector):
     rows: Literal["auto", "targets", "sources"] = param(
         "auto", help="what the file's rows are (auto: targets, but sources for the datamodels release's weight)"
     )
-    score_by: Literal["standout", "separation", "frequency"] = param(
+    score_by: Literal["standout", "separation", "agreement", "frequency"] = param(
         "standout",
-        help="affinity to the group that stands out from the other classes'; and a discriminant of it (without an "
-        "ensemble as standout); or selection frequency",
+        help="affinity to the group that stands out from the other classes'; and a discriminant of it; and that only "
+        "where it is the sharpest too (without an ensemble both as standout); or selection frequency",
     )
     classes: Literal["mask", "each", "ignore"] = param(
         "mask",
@@ -178,19 +178,25 @@ class Datamodel(Detector):
         if not groups:
             raise self._no_size(self.sizes or _CLASS_SIZES)
         strengths = np.array([group.strength for group in groups])
-        suspect, p_value = standout.outlier(strengths)
         affinities = [
             standout.matrix_affinity(influence, group, scales[group.examples[0]])
             if residual is None
             else standout.covariance_affinity(residual, group)
             for group in groups
         ]
-        if self.score_by == "separation" and residual is not None:
+        if self.score_by != "standout" and residual is not None:
             advance = tools.track(len(groups), "separation")
-            sharpness, affinities = standout.separated(residual, groups, affinities, advance)
-            suspect, p_value = standout.confirmed(strengths, sharpness)
+            sharpness, sharpened = standout.separated(residual, groups, affinities, advance)
+            suspects, p_value = standout.agreed(strengths, sharpness)
+            if self.score_by == "separation":
+                suspects = suspects[:1]
+            if len(suspects) == 1:
+                affinities = sharpened
+        else:
+            suspect, p_value = standout.outlier(strengths)
+            suspects = [suspect]
         tools.conclude(p_value)
-        return standout.scores(groups, affinities, suspect, len(view.labels))
+        return standout.scores(groups, affinities, suspects, len(view.labels))
 
     def _cuts(self, influence: Influence, view: TrainingView, tools: Tools) -> Iterator[Cuts]:
         """The local optima at every size; with classes=each, for every label in turn."""

@@ -182,29 +182,36 @@ def separated(
     return sharpness, sharpened
 
 
-def confirmed(strengths: np.ndarray, sharpness: np.ndarray) -> tuple[int, float | None]:
-    """The place of the largest of strengths (K,), and how surely it stands out: the larger of the significances of its
-    strength alone and of its strength times sharpness (K,).
+def agreed(strengths: np.ndarray, sharpness: np.ndarray) -> tuple[list[int], float | None]:
+    """The places of the strongest of K groups and, if it is another, of the sharpest; how surely the first stands out.
 
-    Were all classes of one law in the one or in the other, so small a value would be no more likely than it says; a
-    class that stands out by nature seldom does in both.
+    strengths, sharpness: float (K,). Where both signs name one class the discriminant may be believed there; where they
+    do not, either may be right. The p-value is the larger of the significances of strength alone and of strength times
+    sharpness: were all classes of one law in the one or in the other, so small a value would be no more likely than it
+    says; a class that stands out by nature seldom does in both.
     """
-    suspect, by_strength = outlier(strengths)
-    by_product = significance(strengths * sharpness, suspect)
-    return suspect, None if by_product is None or by_strength is None else max(by_product, by_strength)
+    strongest, by_strength = outlier(strengths)
+    by_product = significance(strengths * sharpness, strongest)
+    sharpest = int(sharpness.argmax())
+    suspects = [strongest] if sharpest == strongest else [strongest, sharpest]
+    return suspects, None if by_product is None or by_strength is None else max(by_product, by_strength)
 
 
-def scores(groups: Sequence[Group], affinities: Sequence[np.ndarray], suspect: int, examples: int) -> np.ndarray:
+def scores(
+    groups: Sequence[Group], affinities: Sequence[np.ndarray], suspects: Sequence[int], examples: int
+) -> np.ndarray:
     """One score per example, float64 (examples,), from each group's affinities (n_c,).
 
-    First those that belong with the suspect's group, then everyone by affinity to the group of his own class, the
-    suspect's class counting double: what the budget still takes is spread, where a class on its own would be lost.
+    First those that belong with the first suspect's group, then those that belong with the next one's, then everyone by
+    affinity to the group of his own class, the suspects' classes counting double: what the budget still takes is
+    spread, where a class on its own would be lost.
     """
     result = np.zeros(examples)
     for place, (group, affinity) in enumerate(zip(groups, affinities, strict=True)):
-        result[group.examples] = affinity if place == suspect else affinity / 2
-    belongs = _belonging(affinities[suspect])
-    result[groups[suspect].examples[belongs]] += np.ptp(result) + 1
+        result[group.examples] = affinity if place in suspects else affinity / 2
+    step = np.ptp(result) + 1
+    for tier, suspect in enumerate(reversed(suspects), start=1):
+        result[groups[suspect].examples[_belonging(affinities[suspect])]] += tier * step
     return result
 
 

@@ -23,6 +23,8 @@ def test_selection_frequency_by_hand() -> None:
 @pytest.mark.parametrize(
     "option",
     [
+        "score_by=separation",
+        "score_by=agreement",
         "score_by=frequency",
         "score_by=frequency,classes=each",
         "score_by=frequency,classes=ignore",

@@ -39,8 +39,8 @@ def _detect(
     suspect, p_value = standout.outlier(strengths)
     if separated:
         sharpness, affinities = standout.separated(residual, groups, affinities)
-        suspect, p_value = standout.confirmed(strengths, sharpness)
-    return groups, suspect, p_value, standout.scores(groups, affinities, suspect, len(labels))
+        (suspect, *_), p_value = standout.agreed(strengths, sharpness)
+    return groups, suspect, p_value, standout.scores(groups, affinities, [suspect], len(labels))
 
 
 @pytest.mark.parametrize("separated", [False, True])
@@ -107,14 +107,14 @@ def test_permuted_margins_give_uniform_p_values_and_with_sharpness_none_that_are
 
 def test_the_suspect_has_to_stand_out_in_sharpness_as_well() -> None:
     strengths = np.array([2.0, 3.0, 2.5, 30.0, 2.2, 2.8])
-    sharpness = np.array([0.5, 0.6, 0.5, 0.4, 0.55, 0.5])
-    suspect, p_value = standout.confirmed(strengths, sharpness)
-    both = [standout.significance(x, 3) for x in (strengths, strengths * sharpness)]
-    assert (suspect, p_value) == (3, max(float(p or 0) for p in both)) and both[0] < both[1] < 0.05
-    # The strongest, but far from the sharpest: still the suspect, and no longer significant.
-    suspect, p_value = standout.confirmed(strengths, np.array([0.9, 0.9, 0.9, 0.1, 0.9, 0.9]))
-    assert suspect == 3 and p_value is not None and p_value > 0.1
-    assert standout.confirmed(np.array([1.0, 2.0]), np.array([0.5, 1.0])) == (1, None)
+    sharpness = np.array([0.5, 0.5, 0.45, 0.6, 0.55, 0.5])
+    suspects, p_value = standout.agreed(strengths, sharpness)
+    both = [float(standout.significance(x, 3) or 0) for x in (strengths, strengths * sharpness)]
+    assert (suspects, p_value) == ([3], max(both)) and max(both) < 0.05
+    # The strongest, but far from the sharpest: still the first suspect, no longer significant, and no longer alone.
+    suspects, p_value = standout.agreed(strengths, np.array([0.8, 0.9, 0.8, 0.1, 0.8, 0.8]))
+    assert suspects == [3, 1] and p_value is not None and p_value > 0.1
+    assert standout.agreed(np.array([1.0, 2.0]), np.array([0.5, 1.0])) == ([1], None)
 
 
 def test_the_significance_of_a_place_is_that_of_its_own_value() -> None:
@@ -143,10 +143,19 @@ def test_scores_put_the_suspects_group_first_then_everyone_by_affinity() -> None
     own = np.concatenate([rng.normal(5, 0.1, 10), rng.normal(0, 0.1, 30)])
     other = np.linspace(-1, 9, 40)
     groups = [Group(0, first, np.arange(40) < 10, 2.0), Group(1, second, np.arange(40) < 10, 1.0)]
-    scores = standout.scores(groups, [own, other], 0, 80)
+    scores = standout.scores(groups, [own, other], [0], 80)
     assert scores[:10].min() > scores[10:].max()
     assert scores[79] == pytest.approx(4.5)  # the strongest of another class comes next, at half its affinity
     assert (np.argsort(scores[10:40]) == np.argsort(own[10:])).all()
+
+
+def test_a_second_suspect_comes_after_the_first_and_before_everyone() -> None:
+    rng = np.random.default_rng(0)
+    own, other, third = (np.concatenate([rng.normal(5, 0.1, 10), rng.normal(0, 0.1, 30)]) for _ in range(3))
+    groups = [Group(label, np.arange(40) + 40 * label, np.arange(40) < 10, 1.0) for label in range(3)]
+    ranks = np.argsort(np.argsort(-standout.scores(groups, [own, other, third + 50], [1, 0], 120)))
+    assert set(ranks[40:50]) == set(range(10)) and set(ranks[:10]) == set(range(10, 20))
+    assert set(ranks[80:120]) == set(range(20, 60))  # no suspect, but of large affinity: before the suspects' rest
 
 
 def test_influences_agree_on_their_blocks() -> None:
