@@ -63,16 +63,19 @@ def _imported(module: str) -> set[str]:
     if path is None:
         return set()
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    top = module.partition(".")[0]
     found: set[str] = set()
     for node in _run(ast.parse(path.read_bytes())):
         if isinstance(node, ast.Import):
-            found.update(alias.name for alias in node.names)
+            found.update(alias.name for alias in node.names if alias.name.partition(".")[0] == top)
         elif isinstance(node, ast.ImportFrom):
             origin = importlib.util.resolve_name("." * node.level + (node.module or ""), package or None)
-            for alias in node.names:
-                inner = f"{origin}.{alias.name}"
-                found.add(inner if _is_module(inner) else origin)
-    return {name for name in found if name.partition(".")[0] == module.partition(".")[0] and _is_module(name)}
+            # Others are left out first: to find a module inside a package, Python imports that package.
+            if origin.partition(".")[0] == top:
+                inner = {f"{origin}.{alias.name}" for alias in node.names}
+                modules = set(filter(_is_module, inner))
+                found.update(modules if modules == inner else {origin, *modules})
+    return found
 
 
 def _run(node: ast.AST) -> Iterator[ast.AST]:

@@ -239,7 +239,8 @@ def test_a_piece_is_made_by_the_code_it_runs_and_not_by_that_beside_it(
         "ranking.py": "",
         "pieces.py": "from typing import TYPE_CHECKING\nimport numpy\nfrom pieces_plugin.nets import mlp\n"
         "if TYPE_CHECKING:\n    from pieces_plugin import detector\n"
-        "class Maker:\n    def make(self, index):\n        from .recipe import EPOCHS",
+        "class Maker:\n    def make(self, index):\n        from .recipe import EPOCHS\n"
+        "        from costly_backend import networks",
         "recipe.py": "EPOCHS = 1",
         "nets/__init__.py": "",
         "nets/mlp.py": "import pieces_plugin.nets.layers",
@@ -247,6 +248,8 @@ def test_a_piece_is_made_by_the_code_it_runs_and_not_by_that_beside_it(
     }
     for name, text in files.items():
         (package / name).write_text(text)
+    (tmp_path / "costly_backend").mkdir()
+    (tmp_path / "costly_backend" / "__init__.py").write_text("raise RuntimeError('imported only to look for it')")
     monkeypatch.syspath_prepend(tmp_path)
     from pieces_plugin import pieces
 
