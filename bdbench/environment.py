@@ -9,10 +9,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 import bdbench
+from bdbench import sources
 from bdbench.interfaces import Component
 from bdbench.plugins import installed
 
@@ -22,8 +22,7 @@ def describe(device: str, *components: Component) -> dict[str, Any]:
     return {
         "versions": {
             "python": platform.python_version(),
-            "numpy": np.__version__,
-            "torch": torch.__version__,
+            **sources.library_versions(),
             **versions(*components),
         },
         "device": torch.cuda.get_device_name() if device.startswith("cuda") else device,

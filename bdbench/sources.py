@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import functools
 import hashlib
 import importlib.util
@@ -10,13 +11,19 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
+from importlib import metadata
+from importlib.machinery import all_suffixes
 from pathlib import Path
+from types import FunctionType, ModuleType
 from typing import Any
 
-import numpy as np
 import torch
 
 from bdbench.interfaces import Component
+
+
+# The distributions whose version may change a result. Not all are needed by all, nor installed where they are not.
+LIBRARIES = ("numpy", "scipy", "scikit-learn", "numba")
 
 
 def code_of(*components: Component) -> dict[str, str]:
@@ -24,43 +31,71 @@ def code_of(*components: Component) -> dict[str, str]:
     each class, the sources of its package and of bdbench, and the numerical libraries.
     """
     classes = {f"{type(c).__module__}.{type(c).__qualname__}": _sources(type(c).__module__) for c in components}
-    return {"numpy": np.__version__, "torch": torch.__version__, "bdbench": _sources("bdbench"), **classes}
+    return {**library_versions(), "bdbench": _sources("bdbench"), **classes}
+
+
+@functools.cache
+def library_versions() -> dict[str, str]:
+    """The version of torch, with its build, and of each of LIBRARIES that is installed."""
+    found = {"torch": str(torch.__version__)}
+    for name in LIBRARIES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
 
 
 @functools.cache
 def _sources(module: str) -> str:
     """A hash of the Python files of the module's top-level package, or of its own file."""
-    path = _file(module.partition(".")[0])
-    if path is None:
-        return _session()
-    return _hash(sorted(path.parent.rglob("*.py")) if path.name == "__init__.py" else [path])
+    top = module.partition(".")[0]
+    if places := getattr(sys.modules.get(top), "__path__", None):
+        return _hash(sorted(path for place in places for path in Path(place).rglob("*.py")))
+    path = _file(top)
+    return _session() if path is None else _hash([path])
 
 
 def code_behind(function: Callable[..., Any]) -> str:
-    """A hash of the sources a function runs, its package's alone: of its module and all that imports from there.
+    """A hash of the sources a function runs, of its package alone: of its module and all that imports from there.
 
-    What only types are imported for does not count, nor does a package's ``__init__`` unless a name is taken from it.
+    A method also runs its object's class and that one's bases, a partial the functions and objects it holds, as far as
+    they are of the packages of the function and the object. What only types are imported for does not count, nor does
+    a package's ``__init__`` unless a name is taken from it.
     """
+    held: list[Any] = []
     while isinstance(function, functools.partial):
+        held += [*function.args, *function.keywords.values()]
         function = function.func
-    return _reached(function.__module__)
+    own = [function.__module__]
+    if not isinstance(owner := getattr(function, "__self__", None), ModuleType | None):
+        own.append(_classes(owner)[0].__module__)
+        held.append(owner)
+    packages = {module.partition(".")[0] for module in own}
+    for part in held:
+        modules = [part.__module__] if isinstance(part, FunctionType) else [c.__module__ for c in _classes(part)]
+        own += [module for module in modules if module.partition(".")[0] in packages]
+    return _reached(tuple(sorted(set(own))))
+
+
+def _classes(part: Any) -> tuple[type, ...]:
+    return (part if isinstance(part, type) else type(part)).__mro__
 
 
 @functools.cache
-def _reached(module: str) -> str:
-    reached, ahead = {module: _file(module)}, [module]
+def _reached(starts: tuple[str, ...]) -> str:
+    reached, ahead = {name: _file(name) for name in starts}, list(starts)
     while ahead:
         for name in _imported(ahead.pop()) - reached.keys():
             reached[name] = _file(name)
             ahead.append(name)
-    files = [path for _, path in sorted(reached.items()) if path is not None]
-    return _hash(files) if len(files) == len(reached) else _session()
+    if any(reached[name] is None for name in starts):
+        return _session()
+    return _hash([path for _, path in sorted(reached.items()) if path is not None])
 
 
 def _imported(module: str) -> set[str]:
     """The modules of the same top-level package that the source of a module imports, wherever in it."""
     path = _file(module)
-    if path is None:
+    if path is None or path.suffix != ".py":
         return set()
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
     top = module.partition(".")[0]
@@ -70,10 +105,9 @@ def _imported(module: str) -> set[str]:
             found.update(alias.name for alias in node.names if alias.name.partition(".")[0] == top)
         elif isinstance(node, ast.ImportFrom):
             origin = importlib.util.resolve_name("." * node.level + (node.module or ""), package or None)
-            # Others are left out first: to find a module inside a package, Python imports that package.
             if origin.partition(".")[0] == top:
                 inner = {f"{origin}.{alias.name}" for alias in node.names}
-                modules = set(filter(_is_module, inner))
+                modules = {name for name in inner if _file(name)}
                 found.update(modules if modules == inner else {origin, *modules})
     return found
 
@@ -81,27 +115,35 @@ def _imported(module: str) -> set[str]:
 def _run(node: ast.AST) -> Iterator[ast.AST]:
     """All nodes below, but for what only type checkers read."""
     for child in ast.iter_child_nodes(node):
-        if isinstance(child, ast.If) and ast.unparse(child.test).endswith("TYPE_CHECKING"):
+        if isinstance(child, ast.If) and ast.unparse(child.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING"):
+            for other in child.orelse:
+                yield other
+                yield from _run(other)
             continue
         yield child
         yield from _run(child)
 
 
-def _is_module(name: str) -> bool:
-    try:
-        return importlib.util.find_spec(name) is not None
-    except (ImportError, ValueError):
-        return False
-
-
 def _file(module: str) -> Path | None:
-    """Where a module's source is, imported or not; None for a session or a notebook."""
-    if module in sys.modules:
-        file = getattr(sys.modules[module], "__file__", None)
-    else:
-        spec = importlib.util.find_spec(module)
-        file = spec.origin if spec else None
-    return Path(file) if file else None
+    """Where the source of a module is, or its library if it is compiled; None if there is no such file, as in a session.
+
+    Inside a package it is looked for, not asked for: to find a module, Python would import the packages around it.
+    """
+    top, *inner = module.split(".")
+    places = getattr(sys.modules.get(top), "__path__", None)
+    if not inner or places is None:
+        if module in sys.modules:
+            file = getattr(sys.modules[module], "__file__", None)
+        else:
+            spec = importlib.util.find_spec(top)
+            file = spec.origin if spec and not inner else None
+        return Path(file) if file else None
+    for place in places:
+        path = Path(place, *inner)
+        for file in (path / "__init__.py", *(path.with_name(path.name + suffix) for suffix in all_suffixes())):
+            if file.is_file():
+                return file
+    return None
 
 
 def _session() -> str:

@@ -1,11 +1,20 @@
 from __future__ import annotations
 
 import functools
+import importlib
+import sys
+from collections.abc import Callable
+from importlib import metadata
+from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 from bdbench import sources
+from bdbench_baselines.random import Random
 
 
 def test_edited_code_is_another_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -24,6 +33,19 @@ def test_edited_code_is_another_code(tmp_path: Path, monkeypatch: pytest.MonkeyP
     sources._sources.cache_clear()
     after = sources.code_of(edited_plugin.D())
     assert {k for k in after if after[k] != before[k]} == {"edited_plugin.D"}
+
+
+def test_another_library_is_another_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    component = Random()
+    before = sources.code_of(component)
+    assert {"torch", "numpy", "scipy", "scikit-learn", "numba"} <= before.keys()
+    sources.library_versions.cache_clear()
+    monkeypatch.setattr(metadata, "version", lambda name: {"scikit-learn": "0.1"}.get(name, before.get(name)))
+    try:
+        after = sources.code_of(component)
+    finally:
+        sources.library_versions.cache_clear()
+    assert {k for k in after if after[k] != before[k]} == {"scikit-learn"}
 
 
 def test_a_piece_is_made_by_the_code_it_runs_and_not_by_that_beside_it(
@@ -61,3 +83,86 @@ def test_a_piece_is_made_by_the_code_it_runs_and_not_by_that_beside_it(
     assert [code(name) for name in ("__init__.py", "detector.py", "ranking.py", "nets/__init__.py")] == [first] * 4
     codes = [first, *map(code, ("pieces.py", "recipe.py", "nets/mlp.py", "nets/layers.py"))]
     assert len(set(codes)) == len(codes)
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """Writes the files of a package of its own and imports one of its modules."""
+
+    def write(module: str, **files: str) -> Any:
+        folder = tmp_path / f"package_{tmp_path.name}"
+        folder.mkdir(exist_ok=True)
+        for name, text in {"__init__": "", **files}.items():
+            (folder / f"{name}.py").write_text(text.replace("PKG", folder.name))
+        monkeypatch.syspath_prepend(tmp_path)
+        importlib.invalidate_caches()
+        return importlib.import_module(f"{folder.name}.{module}")
+
+    return write
+
+
+def _code_after(file: str, made: Any, function: Callable[..., Any]) -> tuple[str, str]:
+    """The code behind a function before and after an edit of a file beside its module."""
+    codes = []
+    for _ in range(2):
+        sources._reached.cache_clear()
+        codes.append(sources.code_behind(function))
+        path = Path(made.__file__).with_name(file)
+        path.write_bytes(path.read_bytes() + b"\n# edited\n")
+    return codes[0], codes[1]
+
+
+@pytest.mark.parametrize("wrap", ["method", "partial", "function"])
+def test_code_that_a_piece_is_handed_counts_as_its_own(package: Callable[..., Any], wrap: str) -> None:
+    made = package(
+        "own",
+        base="class Base:\n    def make(self): return self.net()\ndef apply(net): return net()",
+        own="from PKG.base import Base, apply\nclass Own(Base):\n    def net(self): return 1\ndef net(): return 1",
+    )
+    function = {
+        "method": made.Own().make,
+        "partial": functools.partial(made.Base.make, made.Own()),
+        "function": functools.partial(made.apply, made.net),
+    }[wrap]
+    for file in ("own.py", "base.py"):
+        first, second = _code_after(file, made, function)
+        assert first != second
+    # What a piece only reads does not make it other code, whoever wrote its class.
+    held = functools.partial(function, np.zeros(3), torch.nn.Linear(2, 2), torch.nn.functional.relu)
+    assert sources.code_behind(held) == sources.code_behind(function)
+
+
+def test_what_is_compiled_or_missing_or_breaks_when_imported_is_no_obstacle(package: Callable[..., Any]) -> None:
+    made = package(
+        "own",
+        broken="raise OSError('no device here')",
+        own="def make():\n    from . import compiled\n    from PKG.broken import kernel\n"
+        "    from PKG._version import version\n    import PKG.absent.deeper",
+    )
+    library = Path(made.__file__).with_name("compiled" + EXTENSION_SUFFIXES[0])
+    library.write_bytes(b"\x7fELF\0\0")
+    for file in (library.name, "broken.py", "own.py"):
+        first, second = _code_after(file, made, made.make)
+        assert first != second and "session" not in first
+    assert f"{made.__package__}.broken" not in sys.modules
+
+
+@pytest.mark.parametrize(
+    ("head", "counts"),
+    [
+        ("if TYPE_CHECKING:\n    from PKG import other", False),
+        ("import typing\nif typing.TYPE_CHECKING:\n    from PKG import other", False),
+        ("if TYPE_CHECKING:\n    pass\nelse:\n    from PKG import other", True),
+        ("if not TYPE_CHECKING:\n    from PKG import other", True),
+    ],
+)
+def test_what_only_type_checkers_read_does_not_count(package: Callable[..., Any], head: str, counts: bool) -> None:
+    made = package("own", other="", own=f"from typing import TYPE_CHECKING\n{head}\ndef make(): pass")
+    first, second = _code_after("other.py", made, made.make)
+    assert (first != second) == counts
+
+
+def test_a_session_has_no_code_that_lasts() -> None:
+    namespace: dict[str, Any] = {"__name__": "typed_in_a_session"}
+    exec("def make(): pass", namespace)
+    assert sources.code_behind(namespace["make"]).startswith("session")
