@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -45,21 +48,34 @@ def written_whole(folder: Path) -> Iterator[Path]:
         for path in aside.iterdir():
             _sync(path)
         _sync(aside)
-        # A folder cannot be renamed over a full one. The old one steps aside, so that at every moment one of
-        # the two is whole on disk.
-        old = Path(f"{aside}-old")
-        if folder.exists():
-            os.utime(folder)  # what is old is swept
-            folder.rename(old)
-        aside.rename(folder)
+        _replace(folder, aside)
         _sync(folder.parent)
-        shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
         shutil.rmtree(aside, ignore_errors=True)
         raise BdbenchError(f"cannot write to {folder}: {error.strerror}: expected a writable folder") from None
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise
+
+
+def _replace(folder: Path, aside: Path) -> None:
+    """Rename ``aside`` to ``folder``, whatever is there or comes there meanwhile from another process."""
+    for again in itertools.count():
+        # A folder cannot be renamed over a full one. The old one steps aside, so that at every moment one of the two
+        # is whole on disk.
+        old = Path(f"{aside}-old{again}")
+        with contextlib.suppress(FileNotFoundError):
+            os.utime(folder)  # what is old is swept
+            folder.rename(old)
+        try:
+            aside.rename(folder)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+        else:
+            return
+        finally:
+            shutil.rmtree(old, ignore_errors=True)
 
 
 def write_file(path: Path, content: str | bytes) -> None:
@@ -135,7 +151,7 @@ class Store:
         if not self._fresh or key in self._mine:
             try:
                 return self._read(folder)
-            except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+            except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile):
                 pass
         arrays, seconds = make()
         with written_whole(folder) as aside:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -46,14 +47,45 @@ def test_fresh_ignores_what_was_there_but_not_its_own(tmp_path: Path) -> None:
     assert make.calls == 2
 
 
-@pytest.mark.parametrize("damage", ["truncate", "remove"])
-def test_a_damaged_stage_is_made_again(tmp_path: Path, damage: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "left"),
+    [
+        ("arrays.npz", lambda whole: whole[:20]),
+        ("arrays.npz", lambda whole: b""),
+        ("arrays.npz", lambda whole: None),
+        ("meta.json", lambda whole: b""),
+        ("meta.json", lambda whole: b"null"),
+        ("meta.json", lambda whole: b'{"seconds": null}'),
+    ],
+    ids=["cut off", "empty", "gone", "no text", "nothing", "no time"],
+)
+def test_a_damaged_stage_is_made_again(tmp_path: Path, name: str, left: Callable[[bytes], bytes | None]) -> None:
     make = Counter()
     Store(tmp_path).stage({"a": 1}, make)
-    file = next(tmp_path.rglob("arrays.npz"))
-    file.write_bytes(file.read_bytes()[:20]) if damage == "truncate" else file.unlink()
+    file = next(tmp_path.rglob(name))
+    content = left(file.read_bytes())
+    file.unlink() if content is None else file.write_bytes(content)
     assert Store(tmp_path).stage({"a": 1}, make).arrays["x"].tolist() == [0, 1, 2]
     assert make.calls == 2
+
+
+def test_a_stage_that_another_process_finishes_meanwhile_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other one comes right before the rename, twice, after any look at whether the place is free."""
+    rename, others = Path.rename, iter(range(2))
+
+    def raced(path: Path, target: Path) -> Path:
+        if target == tmp_path / "run" and next(others, None) is not None:
+            target.mkdir()
+            (target / "theirs").write_text("whole")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", raced)
+    with written_whole(tmp_path / "run") as aside:
+        (aside / "ours").write_text("whole")
+    assert [p.name for p in (tmp_path / "run").iterdir()] == ["ours"]
+    assert list(tmp_path.iterdir()) == [tmp_path / "run"]
 
 
 def test_nothing_half_written_is_left(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,7 +28,7 @@ def read_matrix(path: Path, examples: int, rows: Rows = "auto") -> np.ndarray:
     try:
         found, named = _chosen(_loaded(path), path)
         matrix = np.asarray(found, np.float32)
-    except (OSError, ValueError, TypeError, RuntimeError, EOFError) as error:
+    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
         reason = " ".join(str(error).split())[:200]
         raise BdbenchError(f"matrix {str(path)!r} is not readable: {reason}") from None
     if matrix.shape != (examples, examples):
@@ -40,14 +41,12 @@ def read_matrix(path: Path, examples: int, rows: Rows = "auto") -> np.ndarray:
 
 def _loaded(path: Path) -> Any:
     if path.suffix == ".pt":
-        import pickle
-
         import torch
 
         try:
             return torch.load(path, map_location="cpu", weights_only=True)
-        except pickle.UnpicklingError as error:
-            raise ValueError(str(error)) from None
+        except Exception as error:  # whatever the unpickler trips over in bytes that are no pickle
+            raise ValueError(f"{type(error).__name__}: {error}") from None
     loaded = np.load(path, allow_pickle=False)
     return dict(loaded) if path.suffix == ".npz" else loaded
 

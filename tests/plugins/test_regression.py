@@ -115,12 +115,18 @@ def test_a_bad_matrix_is_one_sentence(tmp_path: Path) -> None:
     np.save(tmp_path / "good.npy", square)
     (tmp_path / "text.npy").write_text("no array")
     (tmp_path / "text.pt").write_text("no tensor")
+    (tmp_path / "words.pt").write_text("hello world")
+    (tmp_path / "cut.npz").write_bytes((tmp_path / "two.npz").read_bytes()[:100])
+    (tmp_path / "cut.npy").write_bytes(b"PK\x03\x04")
     for name, message in {
         "two.npz": "holds a, b: expected one array",
         "nan.npy": "NaN or infinite",
         "absent.npy": "is not there",
         "text.npy": "is not readable",
         "text.pt": "is not readable",
+        "words.pt": "is not readable",
+        "cut.npz": "is not readable",
+        "cut.npy": "is not readable",
         "good.csv": "ends in .npy, .npz, .pt",
     }.items():
         with pytest.raises(BdbenchError, match=message):
