@@ -14,7 +14,6 @@ entry, whose end is where the search in B itself begins: what is reached, and ce
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from typing import Protocol
 
 import numba
 import numpy as np
+import torch
 
 from bdbench_datamodel import climb
 
@@ -120,7 +120,7 @@ class Problem:
             advance(1)
             return reached
 
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
+        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
             return np.array(list(pool.map(one, members)))
 
     def _gradient(self, inside: np.ndarray) -> np.ndarray:
