@@ -285,6 +285,7 @@ class Cell:
             "defense": defense.config(),
             "defense_code": sources.code_of(defense),
             "oracles": self._oracles(defense),
+            "files": [sources.digest_of(path) for path in defense.files() if path.is_file()],
         }
 
         def timed() -> tuple[Mapping[str, np.ndarray], float]:

@@ -240,6 +240,10 @@ class Defense(Component, ABC):
     kind: ClassVar[str] = "defense"
     oracles: ClassVar[tuple[Oracle, ...]] = ()
 
+    def files(self) -> tuple[Path, ...]:
+        """The files that it reads beside what the harness hands to it: a result is known by what they hold."""
+        return ()
+
 
 @dataclass(frozen=True, kw_only=True)
 class Detector(Defense, ABC):

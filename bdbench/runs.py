@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from bdbench import record, training
 from bdbench.cell import Cell
@@ -92,13 +94,15 @@ def reopen(
     """Open the run in a folder, or the record in a file, again.
 
     Records name no folder of the machine they were made on, so that sets read from files need ``data_root``.
-    On another device than the run's, its stage results are not found.
+    PyTorch is set to the run's number of threads, as far as this machine has that many: with another number of them,
+    as on another device, the run's stage results are not found.
     Raises BdbenchError if the record is not valid or the data found here differ from those of the run.
     """
     path = Path(run)
     found = record.read(path)
     folder = path if path.is_dir() else path.parent
     config = found.config
+    torch.set_num_threads(min(found.environment["threads"], os.cpu_count() or 1))
     cell = Cell(
         dataset=installed().component("dataset", config["dataset"]),
         model=installed().component("model", config["model"]),

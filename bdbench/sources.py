@@ -21,7 +21,6 @@ import torch
 
 from bdbench.interfaces import Component
 
-
 # The distributions whose version may change a result. Not all are needed by all, nor installed where they are not.
 LIBRARIES = ("numpy", "scipy", "scikit-learn", "numba")
 
@@ -125,7 +124,7 @@ def _run(node: ast.AST) -> Iterator[ast.AST]:
 
 
 def _file(module: str) -> Path | None:
-    """Where the source of a module is, or its library if it is compiled; None if there is no such file, as in a session.
+    """Where the source of a module is, or its library if it is compiled; None if there is no file, as in a session.
 
     Inside a package it is looked for, not asked for: to find a module, Python would import the packages around it.
     """
@@ -156,3 +155,9 @@ def _hash(files: list[Path]) -> str:
     for source in files:
         digest.update(source.name.encode() + source.read_bytes())
     return digest.hexdigest()[:16]
+
+
+def digest_of(path: Path) -> str:
+    """A hash of what one file holds, however large."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

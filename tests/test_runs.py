@@ -1,19 +1,31 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import bdbench
 from bdbench import BdbenchError
 from tests.conftest import TINY_DATAMODEL
 
 
+@pytest.fixture
+def threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("threads")
 def test_a_run_is_rebuilt_from_its_record(tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.set_num_threads(1)
     record = bdbench.run(defense=TINY_DATAMODEL, **tiny)
+    torch.set_num_threads(2)
     folder = tiny["out"] / record.id
     with np.load(folder / "scores.npz") as arrays:
         scores, roles = arrays["scores"], arrays["roles"]

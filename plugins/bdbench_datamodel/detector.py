@@ -83,17 +83,35 @@ class Datamodel(Detector):
     epochs: int | None = param(None, help="passes over the subset (none: 15 for mlp, 20 for patches)", low=1)
     chunk: int | None = param(None, help="networks trained at once (none: by memory)", low=1)
 
+    def __post_init__(self) -> None:
+        """Raises BdbenchError for parameters out of range or that do not fit each other."""
+        super().__post_init__()
+        if self.seconds is not None and not self.trains_ensemble:
+            given = "estimator=trak" if self.matrix is None else f"matrix={self.matrix}"
+            raise BdbenchError(f"seconds={self.seconds:g} is not allowed with {given}: expected an ensemble to train")
+        if self.seconds is not None and self.models != "auto":
+            raise BdbenchError(f"models={self.models} is not allowed with seconds={self.seconds:g}: expected auto")
+        if self.estimator == "lasso" and self.penalty is not None and self.penalty >= 1:
+            raise BdbenchError(f"penalty={self.penalty:g} is not allowed with estimator=lasso: expected in (0, 1)")
+        if self.compat != "none" and (self.score_by, self.classes, self.sizes) != ("frequency", "ignore", None):
+            raise BdbenchError(
+                f"compat={self.compat} is not allowed: expected with score_by=frequency, classes=ignore and no sizes"
+            )
+
+    def files(self) -> tuple[Path, ...]:
+        """The matrix, if it is read from a file."""
+        return () if self.matrix is None else (Path(self.matrix),)
+
     @property
     def trains_ensemble(self) -> bool:
         """Whether networks are trained on subsets: not for a matrix from a file, nor for a few networks' gradients."""
         return self.matrix is None and self.estimator != "trak"
 
     def score(self, view: TrainingView, tools: Tools) -> np.ndarray:
-        """Suspicion, float64 (n,). Raises BdbenchError if the parameters do not fit the set or each other."""
+        """Suspicion, float64 (n,). Raises BdbenchError if the parameters do not fit the set."""
         from bdbench_datamodel.plan import Plan
         from bdbench_datamodel.scoring import selection_frequency
 
-        self._check()
         masks = margins = None
         if self.trains_ensemble:
             masks, margins = Plan.of(self, view).train(view, tools)
@@ -101,17 +119,6 @@ class Datamodel(Detector):
         if self.score_by == "frequency":
             return selection_frequency(self._cuts(influence, view, tools), len(view.labels))
         return self._standout(influence, masks, margins, view, tools)
-
-    def _check(self) -> None:
-        if self.seconds is not None and self.models != "auto":
-            raise BdbenchError(f"models={self.models} is not allowed with seconds={self.seconds:g}: expected auto")
-        if self.estimator == "lasso" and self.penalty is not None and self.penalty >= 1:
-            raise BdbenchError(f"penalty={self.penalty:g} is not allowed with estimator=lasso: expected in (0, 1)")
-
-        if self.compat != "none" and (self.score_by, self.classes, self.sizes) != ("frequency", "ignore", None):
-            raise BdbenchError(
-                f"compat={self.compat} is not allowed: expected with score_by=frequency, classes=ignore and no sizes"
-            )
 
     def _influence(
         self, masks: np.ndarray | None, margins: np.ndarray | None, view: TrainingView, tools: Tools

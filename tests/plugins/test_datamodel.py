@@ -7,6 +7,7 @@ import pytest
 
 import bdbench
 from bdbench import BdbenchError
+from bdbench_datamodel.detector import Datamodel
 from bdbench_datamodel.scoring import selection_frequency
 from bdbench_datamodel.search import Cuts
 
@@ -56,8 +57,23 @@ def test_a_time_budget_sets_the_number_of_networks(tiny: dict[str, Any]) -> None
     )
     assert fewest == 50
     assert more > 50
-    with pytest.raises(BdbenchError, match="models=5 is not allowed with seconds=1: expected auto"):
-        bdbench.run(defense="datamodel:models=5,seconds=1", **tiny)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"models": 5, "seconds": 1.0}, "models=5 is not allowed with seconds=1: expected auto"),
+        ({"seconds": 60.0, "estimator": "trak"}, "seconds=60 is not allowed with estimator=trak: expected an ensemble"),
+        ({"seconds": 60.0, "matrix": "w.npy"}, "seconds=60 is not allowed with matrix=w.npy: expected an ensemble"),
+        ({"estimator": "lasso", "penalty": 1.0}, "penalty=1 is not allowed with estimator=lasso"),
+        ({"compat": "khaddaj2023"}, "compat=khaddaj2023 is not allowed: expected with score_by=frequency"),
+    ],
+)
+def test_parameters_that_do_not_fit_are_refused_before_anything_is_trained(
+    parameters: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(BdbenchError, match=message):
+        Datamodel(**parameters)
 
 
 def test_it_finds_a_backdoor_and_the_retrained_model_is_free_of_it(tmp_path: Any) -> None:
