@@ -25,9 +25,9 @@ class Datamodel(Detector):
     """Finds the group of training examples whose members support each other most, as a backdoor's do.
 
     Small networks are trained on random subsets; how each example moves the margin of each other one gives a
-    matrix. In every class the group whose submatrix sums highest is searched for; the class whose group stands
-    out from those of the other classes is the suspect, and its examples are ranked by how they co-vary with the
-    group; score_by=separation, by a discriminant as well; score_by=agreement, only where that can be believed.
+    matrix. In every class the group whose submatrix sums highest is searched for. An example's score is about the
+    probability that it is a poison: that its class's group is the backdoor, which stands out from those of the other
+    classes, times that it belongs to that group, by how it co-varies with it and by a discriminant.
     score_by=frequency is the paper's own score: how often an example was selected, over sizes and starts.
     """
 
@@ -58,10 +58,8 @@ class Datamodel(Detector):
     rows: Literal["auto", "targets", "sources"] = param(
         "auto", help="what the file's rows are (auto: targets, but sources for the datamodels release's weight)"
     )
-    score_by: Literal["standout", "separation", "agreement", "frequency"] = param(
-        "standout",
-        help="affinity to the group that stands out from the other classes'; and a discriminant of it; and that only "
-        "where it is the sharpest too (without an ensemble both as standout); or selection frequency",
+    score_by: Literal["posterior", "frequency"] = param(
+        "posterior", help="the probability of being one of the backdoor's examples; or how often one was selected"
     )
     classes: Literal["mask", "each", "ignore"] = param(
         "mask",
@@ -118,7 +116,7 @@ class Datamodel(Detector):
         influence = self._influence(masks, margins, view, tools)
         if self.score_by == "frequency":
             return selection_frequency(self._cuts(influence, view, tools), len(view.labels))
-        return self._standout(influence, masks, margins, view, tools)
+        return self._posterior(influence, masks, margins, view, tools)
 
     def _influence(
         self, masks: np.ndarray | None, margins: np.ndarray | None, view: TrainingView, tools: Tools
@@ -157,7 +155,7 @@ class Datamodel(Detector):
             return estimators.response_covariance(masks, margins)
         return estimators.OutOfSample(masks, margins)
 
-    def _standout(
+    def _posterior(
         self,
         influence: Influence,
         masks: np.ndarray | None,
@@ -165,9 +163,10 @@ class Datamodel(Detector):
         view: TrainingView,
         tools: Tools,
     ) -> np.ndarray:
-        from bdbench_datamodel import standout
+        from bdbench_datamodel import scoring, standout
         from bdbench_datamodel.estimators import residuals
 
+        sizes = self.sizes or _CLASS_SIZES
         residual = None if masks is None or margins is None else residuals(masks, margins)
         if residual is None:
             scales = standout.matrix_scales(influence, view.labels)
@@ -177,33 +176,25 @@ class Datamodel(Detector):
             influence,
             view.labels,
             scales,
-            self.sizes or _CLASS_SIZES,
+            sizes,
             self.starts,
             tools.streams("search"),
             tools.track(len(np.unique(view.labels)), "search"),
         )
         if not groups:
-            raise self._no_size(self.sizes or _CLASS_SIZES)
-        strengths = np.array([group.strength for group in groups])
+            raise self._no_size(sizes)
         affinities = [
             standout.matrix_affinity(influence, group, scales[group.examples[0]])
             if residual is None
             else standout.covariance_affinity(residual, group)
             for group in groups
         ]
-        if self.score_by != "standout" and residual is not None:
-            advance = tools.track(len(groups), "separation")
-            sharpness, sharpened = standout.separated(residual, groups, affinities, advance)
-            suspects, p_value = standout.agreed(strengths, sharpness)
-            if self.score_by == "separation":
-                suspects = suspects[:1]
-            if len(suspects) == 1:
-                affinities = sharpened
-        else:
-            suspect, p_value = standout.outlier(strengths)
-            suspects = [suspect]
+        separations = None
+        if residual is not None:
+            separations = standout.separations(residual, groups, affinities, tools.track(len(groups), "separation"))
+        scores, p_value = scoring.judge(groups, affinities, separations, len(view.labels), float(np.mean(sizes)))
         tools.conclude(p_value)
-        return standout.scores(groups, affinities, suspects, len(view.labels))
+        return scores
 
     def _cuts(self, influence: Influence, view: TrainingView, tools: Tools) -> Iterator[Cuts]:
         """The local optima at every size; with classes=each, for every label in turn."""

@@ -1,12 +1,79 @@
-"""From the subsets that the search found to one score per example."""
+"""From the groups or subsets that the search found to one score per example."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
+from scipy import stats
 
+from bdbench_datamodel import standout
 from bdbench_datamodel.search import Cuts
+from bdbench_datamodel.separation import Separation, upper
+from bdbench_datamodel.standout import Group
+
+# How probable it is that strength does not tell which class was poisoned.
+_TELLS_NOTHING = 0.1
+# Whom the mixture of two normal groups takes for the upper one to start with.
+_START = 0.1
+
+
+def judge(
+    groups: Sequence[Group],
+    affinities: Sequence[np.ndarray],
+    separations: Sequence[Separation] | None,
+    examples: int,
+    share: float,
+) -> tuple[np.ndarray, float | None]:
+    """About the probability of each example to be a poison, float64 (examples,) in [0, 1], and ``standout.p_value``.
+
+    affinities: float (n_c,) for each group; share: what part of a class the backdoor's group is taken to hold in the
+    mean. The score is ``class_posterior`` times the mean of ``membership`` by affinity and by the discriminant's fits:
+    either may be right. So the budget is spread over several classes where it is not clear which was poisoned, and
+    over all of one where it is not clear which part of it was. Examples of classes without a group get 0.
+    """
+    strengths = np.array([group.strength for group in groups])
+    rankings, sharpness = [[values] for values in affinities], None
+    if separations is not None:
+        rankings = [[values, found.fits] for values, found in zip(affinities, separations, strict=True)]
+        sharpness = np.array([found.sharpness for found in separations])
+    scores = np.zeros(examples)
+    for group, probability, ranking in zip(groups, class_posterior(strengths), rankings, strict=True):
+        scores[group.examples] = probability * np.mean([membership(values, share) for values in ranking], axis=0)
+    return scores, standout.p_value(strengths, sharpness)
+
+
+def class_posterior(strengths: np.ndarray) -> np.ndarray:
+    """The probability of each of K classes to be the poisoned one, float64 (K,), of sum 1.
+
+    strengths: float (K,), of the classes' groups. If it is class c, then the logarithms of the other K - 1 are from one
+    normal law, of whose mean and deviation nothing is known before; integrated over these (with density 1 / deviation)
+    their likelihood is proportional to S_c^(-(K - 2) / 2), where S_c is the sum of squares about their own mean; and
+    the logarithm of c's own lies somewhere above that mean. With a probability of .1 strength tells nothing: then
+    each class is as likely.
+    """
+    logs = standout.logarithms(strengths)
+    logs -= logs.mean()
+    count = len(logs)
+    # Of the others, seen from the mean of all: theirs is -log / (K - 1).
+    squares = (logs**2).sum() - logs**2 * count / max(count - 1, 1)
+    likelihoods = -(count - 2) / 2 * np.log(np.maximum(squares, np.finfo(float).tiny))
+    if np.ptp(logs) > 0:
+        likelihoods[logs <= 0] = -np.inf
+    told = np.exp(likelihoods - likelihoods.max())
+    return (1 - _TELLS_NOTHING) * told / told.sum() + _TELLS_NOTHING / count
+
+
+def membership(values: np.ndarray, share: float) -> np.ndarray:
+    """The probability of each example of a class to belong to its group, float64 (n_c,), which orders as values do.
+
+    The mean of two guesses: values (n_c,) are of two normal groups of one variance, and the group is the upper of
+    them; or the group is whatever comes first, of a size that is exponentially distributed with a mean of ``share`` of
+    the class. The first may draw its border in the wrong place, the second draws none.
+    """
+    first = stats.rankdata(-values, "min") <= max(1, _START * len(values))
+    before = (stats.rankdata(-values) - 1) / len(values)
+    return (upper(values, first & (values > values.min())) + np.exp(-before / share)) / 2
 
 
 def selection_frequency(cuts: Iterable[Cuts], examples: int) -> np.ndarray:

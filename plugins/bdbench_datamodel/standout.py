@@ -1,4 +1,4 @@
-"""Which group of which label class stands out, how surely, and how near each example is to it.
+"""The strongest group of each label class, how surely one of them stands out, and how near each example is to its own.
 
 Every label class is searched as a training set of its own, since poisons share a label and what they are to be
 told from is the rest of their class. Groups of different sizes and classes are compared by the quantity of
@@ -18,10 +18,8 @@ from scipy import stats
 from bdbench_datamodel.influence import Influence
 from bdbench_datamodel.lowrank import objective_of
 from bdbench_datamodel.search import counts, search
-from bdbench_datamodel.separation import separate, standardised
+from bdbench_datamodel.separation import Separation, separate
 
-# The suspect's examples go to the front if they belong to the upper of two groups with at least this probability.
-_BELONGS = 0.02
 # Less is no sharpness: near 0 its logarithm would tell classes apart by nothing.
 _DULL = 0.1
 # Below this Bonferroni's bound is as good as exact, and samples of the null would be too few.
@@ -99,10 +97,18 @@ def strongest(
     return groups
 
 
-def outlier(strengths: np.ndarray) -> tuple[int, float | None]:
-    """The place of the largest of strengths (K,), and ``significance`` of its being so large."""
-    largest = int(strengths.argmax())
-    return largest, significance(strengths, largest)
+def p_value(strengths: np.ndarray, sharpness: np.ndarray | None = None) -> float | None:
+    """How surely the strongest of K groups stands out: ``significance`` of its strength.
+
+    strengths: float (K,); with sharpness, (K,) in (-inf, 1] of ``separate``, the larger of that and the significance of
+    strength times sharpness: were all classes of one law in the one or in the other, so small a value would be no more
+    likely than it says; a class that stands out by nature seldom does in both.
+    """
+    place = int(strengths.argmax())
+    alone = significance(strengths, place)
+    if alone is None or sharpness is None:
+        return alone
+    return max(alone, significance(strengths * np.maximum(sharpness, _DULL), place) or 0.0)
 
 
 def significance(strengths: np.ndarray, place: int) -> float | None:
@@ -117,7 +123,7 @@ def significance(strengths: np.ndarray, place: int) -> float | None:
     It is no test against chance within a class: examples that co-vary make strong groups by chance as well, and that
     is part of what stands out.
     """
-    logs = np.log(np.maximum(strengths, np.finfo(float).tiny))
+    logs = logarithms(strengths)
     if len(logs) < 3:
         return None
     if np.ptp(logs) == 0:
@@ -125,6 +131,12 @@ def significance(strengths: np.ndarray, place: int) -> float | None:
     statistic = float(_t(logs[None], logs[None, place])[0])
     bound = float(len(logs) * stats.t.sf(statistic, len(logs) - 2))
     return bound if bound < _SMALL else float((_null(len(logs)) >= statistic).mean())
+
+
+def logarithms(strengths: np.ndarray) -> np.ndarray:
+    """Of strengths (K,). One that is not positive counts as the least that is: it is not infinitely far from them."""
+    positive = strengths > 0
+    return np.log(np.maximum(strengths, strengths[positive].min())) if positive.any() else np.zeros(len(strengths))
 
 
 def _t(samples: np.ndarray, values: np.ndarray) -> np.ndarray:
@@ -161,73 +173,18 @@ def matrix_affinity(influence: Influence, group: Group, scale: float) -> np.ndar
     return influence.symmetric_times(group.examples, group.contrast()) / scale
 
 
-def separated(
+def separations(
     residuals: np.ndarray,
     groups: Sequence[Group],
     affinities: Sequence[np.ndarray],
     advance: Callable[[int], None] = lambda steps: None,
-) -> tuple[np.ndarray, list[np.ndarray]]:
-    """How sharply each group is told from its class-mates, float64 (K,) in (0, 1], and affinities sharpened by that.
+) -> list[Separation]:
+    """How each group is told from its class-mates by a discriminant.
 
-    residuals: float (m, n); affinities: float (n_c,) each. Sharpened affinities are the sum of affinity and the
-    discriminant's fit, each in deviations from its class's mean: where a class is small the one, where it is large
-    the other knows more. ``advance`` counts a group.
+    residuals: float (m, n); affinities: float (n_c,) each. ``advance`` counts a group.
     """
-    sharpness, sharpened = np.empty(len(groups)), []
-    for place, (group, affinity) in enumerate(zip(groups, affinities, strict=True)):
-        found = separate(residuals[:, group.examples], group.members, affinity)
-        sharpness[place] = max(found.sharpness, _DULL)
-        sharpened.append(standardised(affinity) + standardised(found.fits))
+    found = []
+    for group, affinity in zip(groups, affinities, strict=True):
+        found.append(separate(residuals[:, group.examples], group.members, affinity))
         advance(1)
-    return sharpness, sharpened
-
-
-def agreed(strengths: np.ndarray, sharpness: np.ndarray) -> tuple[list[int], float | None]:
-    """The places of the strongest of K groups and, if it is another, of the sharpest; how surely the first stands out.
-
-    strengths, sharpness: float (K,). Where both signs name one class the discriminant may be believed there; where they
-    do not, either may be right. The p-value is the larger of the significances of strength alone and of strength times
-    sharpness: were all classes of one law in the one or in the other, so small a value would be no more likely than it
-    says; a class that stands out by nature seldom does in both.
-    """
-    strongest, by_strength = outlier(strengths)
-    by_product = significance(strengths * sharpness, strongest)
-    sharpest = int(sharpness.argmax())
-    suspects = [strongest] if sharpest == strongest else [strongest, sharpest]
-    return suspects, None if by_product is None or by_strength is None else max(by_product, by_strength)
-
-
-def scores(
-    groups: Sequence[Group], affinities: Sequence[np.ndarray], suspects: Sequence[int], examples: int
-) -> np.ndarray:
-    """One score per example, float64 (examples,), from each group's affinities (n_c,).
-
-    First those that belong with the first suspect's group, then those that belong with the next one's, then everyone by
-    affinity to the group of his own class, the suspects' classes counting double: what the budget still takes is
-    spread, where a class on its own would be lost.
-    """
-    result = np.zeros(examples)
-    for place, (group, affinity) in enumerate(zip(groups, affinities, strict=True)):
-        result[group.examples] = affinity if place in suspects else affinity / 2
-    step = np.ptp(result) + 1
-    for tier, suspect in enumerate(reversed(suspects), start=1):
-        result[groups[suspect].examples[_belonging(affinities[suspect])]] += tier * step
-    return result
-
-
-def _belonging(values: np.ndarray) -> np.ndarray:
-    """Which of the values (n,) lie in the upper of two normal groups with a probability of at least _BELONGS."""
-    from sklearn.mixture import GaussianMixture
-
-    if np.ptp(values) == 0 or len(values) < 4:
-        return np.ones(len(values), bool)
-    column = ((values - values.mean()) / values.std())[:, None]
-    mixture = GaussianMixture(2, random_state=0, n_init=3).fit(column)
-    upper = mixture.means_.argmax()
-    likely = mixture.predict_proba(column)[:, upper] >= _BELONGS
-    # A wide upper group claims the far low end as well: only what lies above the first gap counts.
-    order = np.argsort(-values)
-    ends = ~likely[order] & (column[order, 0] < mixture.means_[upper, 0])
-    belongs = np.zeros(len(values), bool)
-    belongs[order[: int(ends.argmax()) if ends.any() else len(values)]] = True
-    return belongs
+    return found

@@ -8,24 +8,11 @@ import pytest
 import bdbench
 from bdbench import BdbenchError
 from bdbench_datamodel.detector import Datamodel
-from bdbench_datamodel.scoring import selection_frequency
-from bdbench_datamodel.search import Cuts
-
-
-def test_selection_frequency_by_hand() -> None:
-    cuts = [
-        Cuts(1, np.array([[0], [0], [2], [0]]), np.zeros(4)),
-        Cuts(2, np.array([[0, 1], [1, 3]]), np.zeros(2)),
-    ]
-    expected = [3 / 4 / 1 + 1 / 2 / 2, 2 / 2 / 2, 1 / 4, 1 / 2 / 2]
-    assert selection_frequency(cuts, 4) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
     "option",
     [
-        "score_by=separation",
-        "score_by=agreement",
         "score_by=frequency",
         "score_by=frequency,classes=each",
         "score_by=frequency,classes=ignore",

@@ -13,6 +13,7 @@ from bdbench_datamodel.ensemble import antithetic_subsets, draw_subsets
 from bdbench_datamodel.estimators import OutOfSample, difference_of_means, residuals, response_covariance
 from bdbench_datamodel.influence import Dense, Factors
 from bdbench_datamodel.plan import Plan
+from bdbench_datamodel.scoring import judge
 from bdbench_datamodel.standout import Group
 
 
@@ -29,25 +30,21 @@ def _planted(models: int, poisons: int, classes: int = 10, each: int = 30) -> tu
 
 def _detect(
     masks: np.ndarray, margins: np.ndarray, labels: np.ndarray, separated: bool = False
-) -> tuple[list[Group], int, float | None, np.ndarray]:
+) -> tuple[list[Group], float | None, np.ndarray]:
     residual = residuals(masks, margins)
     influence = OutOfSample(masks, margins)
     scales = standout.class_scales(residual, labels)
     groups = standout.strongest(influence, labels, scales, (0.1, 0.2, 0.3, 0.4), 5, np.random.default_rng(0))
-    strengths = np.array([g.strength for g in groups])
     affinities = [standout.covariance_affinity(residual, g) for g in groups]
-    suspect, p_value = standout.outlier(strengths)
-    if separated:
-        sharpness, affinities = standout.separated(residual, groups, affinities)
-        (suspect, *_), p_value = standout.agreed(strengths, sharpness)
-    return groups, suspect, p_value, standout.scores(groups, affinities, [suspect], len(labels))
+    separations = standout.separations(residual, groups, affinities) if separated else None
+    scores, p_value = judge(groups, affinities, separations, len(labels), 0.25)
+    return groups, p_value, scores
 
 
 @pytest.mark.parametrize("separated", [False, True])
 def test_a_planted_group_is_found_scored_first_and_significant(separated: bool) -> None:
     masks, margins, labels = _planted(models=300, poisons=9)
-    groups, suspect, p_value, scores = _detect(masks, margins, labels, separated)
-    assert suspect == 0
+    groups, p_value, scores = _detect(masks, margins, labels, separated)
     assert groups[0].members[:9].all()
     assert p_value is not None and p_value < 0.01
     assert scores[:9].min() > scores[9:].max()
@@ -56,7 +53,7 @@ def test_a_planted_group_is_found_scored_first_and_significant(separated: bool) 
 @pytest.mark.parametrize("separated", [False, True])
 def test_without_a_group_nothing_is_significant(separated: bool) -> None:
     masks, margins, labels = _planted(models=300, poisons=0)
-    assert (_detect(masks, margins, labels, separated)[2] or 0) > 0.05
+    assert (_detect(masks, margins, labels, separated)[1] or 0) > 0.05
 
 
 def test_strength_by_hand() -> None:
@@ -74,8 +71,7 @@ def test_strength_by_hand() -> None:
 
 def test_the_outlier_test_is_grubbs_one() -> None:
     strengths = np.array([2.0, 3.0, 2.5, 40.0, 2.2])
-    suspect, p_value = standout.outlier(strengths)
-    assert suspect == 3
+    p_value = standout.p_value(strengths)
     # Grubbs' G of the whole sample and its tail, by the textbook's relation between G and t.
     x = np.log(strengths)
     g = (x[3] - x.mean()) / x.std(ddof=1)
@@ -87,7 +83,7 @@ def test_the_outlier_test_is_grubbs_one() -> None:
 
 def test_the_outlier_test_keeps_its_level() -> None:
     rng = np.random.default_rng(0)
-    values = np.array([standout.outlier(np.exp(rng.normal(size=10)))[1] for _ in range(4000)], float)
+    values = np.array([standout.p_value(np.exp(rng.normal(size=10))) for _ in range(4000)], float)
     for level in (0.01, 0.05, 0.3, 0.7):
         deviation = np.sqrt(level * (1 - level) / len(values))
         assert (values <= level).mean() == pytest.approx(level, abs=4 * deviation)
@@ -97,24 +93,21 @@ def test_permuted_margins_give_uniform_p_values_and_with_sharpness_none_that_are
     masks, margins, labels = _planted(models=60, poisons=9, each=20)
     rng = np.random.default_rng(1)
     permuted = [rng.permuted(margins, axis=0) for _ in range(100)]
-    values = [_detect(masks, outputs, labels)[2] for outputs in permuted]
+    values = [_detect(masks, outputs, labels)[1] for outputs in permuted]
     assert stats.kstest(np.array(values, float), "uniform").pvalue > 0.01
-    careful = np.array([_detect(masks, outputs, labels, separated=True)[2] for outputs in permuted], float)
+    careful = np.array([_detect(masks, outputs, labels, separated=True)[1] for outputs in permuted], float)
     assert stats.kstest(careful, "uniform", alternative="greater").pvalue > 0.01
     for separated in (False, True):
-        assert (_detect(masks, margins, labels, separated)[2] or 1) < 0.05
+        assert (_detect(masks, margins, labels, separated)[1] or 1) < 0.05
 
 
-def test_the_suspect_has_to_stand_out_in_sharpness_as_well() -> None:
+def test_the_strongest_has_to_stand_out_in_sharpness_as_well() -> None:
     strengths = np.array([2.0, 3.0, 2.5, 30.0, 2.2, 2.8])
     sharpness = np.array([0.5, 0.5, 0.45, 0.6, 0.55, 0.5])
-    suspects, p_value = standout.agreed(strengths, sharpness)
-    both = [float(standout.significance(x, 3) or 0) for x in (strengths, strengths * sharpness)]
-    assert (suspects, p_value) == ([3], max(both)) and max(both) < 0.05
-    # The strongest, but far from the sharpest: still the first suspect, no longer significant, and no longer alone.
-    suspects, p_value = standout.agreed(strengths, np.array([0.8, 0.9, 0.8, 0.1, 0.8, 0.8]))
-    assert suspects == [3, 1] and p_value is not None and p_value > 0.1
-    assert standout.agreed(np.array([1.0, 2.0]), np.array([0.5, 1.0])) == ([1], None)
+    p_value = standout.p_value(strengths, sharpness)
+    assert p_value == max(standout.significance(x, 3) or 0 for x in (strengths, strengths * sharpness)) < 0.05
+    # The strongest, but far from the sharpest: no longer significant.
+    assert (standout.p_value(strengths, np.array([0.8, 0.9, 0.8, 0.1, 0.8, 0.8])) or 0) > 0.1
 
 
 def test_the_significance_of_a_place_is_that_of_its_own_value() -> None:
@@ -124,7 +117,16 @@ def test_the_significance_of_a_place_is_that_of_its_own_value() -> None:
 
 
 def test_two_classes_cannot_be_told_apart() -> None:
-    assert standout.outlier(np.array([1.0, 5.0])) == (1, None)
+    assert standout.p_value(np.array([1.0, 5.0])) is None
+    assert standout.p_value(np.array([1.0, 2.0]), np.array([0.5, 1.0])) is None
+
+
+def test_a_class_where_nothing_was_found_hides_no_other_one() -> None:
+    strengths = np.array([1, 1.1, 0.9, 1.05, 0.95, 1.02, 50])
+    assert (standout.p_value(strengths) or 1) < 1e-5
+    for nothing in (0.0, -3.0):
+        assert (standout.p_value(np.append(strengths, nothing)) or 1) < 1e-5
+    assert standout.p_value(np.zeros(5)) == 1
 
 
 def test_covariance_affinity_is_the_matrix_against_the_contrast() -> None:
@@ -135,27 +137,6 @@ def test_covariance_affinity_is_the_matrix_against_the_contrast() -> None:
     h = np.where(np.arange(12) < 5, 1 / 5, -1 / 7)
     expected = matrix @ h / (residual[:, :12] ** 2).mean()
     assert standout.covariance_affinity(residual, group) == pytest.approx(expected, rel=1e-4)
-
-
-def test_scores_put_the_suspects_group_first_then_everyone_by_affinity() -> None:
-    rng = np.random.default_rng(0)
-    first, second = np.arange(0, 40), np.arange(40, 80)
-    own = np.concatenate([rng.normal(5, 0.1, 10), rng.normal(0, 0.1, 30)])
-    other = np.linspace(-1, 9, 40)
-    groups = [Group(0, first, np.arange(40) < 10, 2.0), Group(1, second, np.arange(40) < 10, 1.0)]
-    scores = standout.scores(groups, [own, other], [0], 80)
-    assert scores[:10].min() > scores[10:].max()
-    assert scores[79] == pytest.approx(4.5)  # the strongest of another class comes next, at half its affinity
-    assert (np.argsort(scores[10:40]) == np.argsort(own[10:])).all()
-
-
-def test_a_second_suspect_comes_after_the_first_and_before_everyone() -> None:
-    rng = np.random.default_rng(0)
-    own, other, third = (np.concatenate([rng.normal(5, 0.1, 10), rng.normal(0, 0.1, 30)]) for _ in range(3))
-    groups = [Group(label, np.arange(40) + 40 * label, np.arange(40) < 10, 1.0) for label in range(3)]
-    ranks = np.argsort(np.argsort(-standout.scores(groups, [own, other, third + 50], [1, 0], 120)))
-    assert set(ranks[40:50]) == set(range(10)) and set(ranks[:10]) == set(range(10, 20))
-    assert set(ranks[80:120]) == set(range(20, 60))  # no suspect, but of large affinity: before the suspects' rest
 
 
 def test_influences_agree_on_their_blocks() -> None:

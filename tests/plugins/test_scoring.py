@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import integrate, stats
+
+from bdbench_datamodel.scoring import class_posterior, judge, membership, selection_frequency
+from bdbench_datamodel.search import Cuts
+from bdbench_datamodel.separation import Separation
+from bdbench_datamodel.standout import Group, p_value
+
+
+def test_selection_frequency_by_hand() -> None:
+    cuts = [
+        Cuts(1, np.array([[0], [0], [2], [0]]), np.zeros(4)),
+        Cuts(2, np.array([[0, 1], [1, 3]]), np.zeros(2)),
+    ]
+    expected = [3 / 4 / 1 + 1 / 2 / 2, 2 / 2 / 2, 1 / 4, 1 / 2 / 2]
+    assert selection_frequency(cuts, 4) == pytest.approx(expected)
+
+
+def _integral(x: np.ndarray) -> float:
+    """The likelihood of x under normal laws of any mean and deviation, by density 1 / deviation."""
+
+    def likelihood(mean: float, log_deviation: float) -> float:
+        return float(stats.norm.pdf(x, mean, np.exp(log_deviation)).prod())
+
+    below, above = (lambda s, side=side: x.mean() + side * 9 * np.exp(s) for side in (-1, 1))
+    return float(integrate.dblquad(likelihood, -5, 5, below, above)[0])
+
+
+def test_class_posterior_is_the_integral_over_the_others_mean_and_deviation() -> None:
+    strengths = np.array([2.0, 3.0, 2.5, 6.0, 4.0])
+    logs = np.log(strengths)
+    likelihoods = np.zeros(5)
+    for c in range(5):
+        others = np.delete(logs, c)
+        if logs[c] > others.mean():
+            likelihoods[c] = _integral(others)
+    expected = 0.9 * likelihoods / likelihoods.sum() + 0.1 / 5
+    assert class_posterior(strengths) == pytest.approx(expected, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("strengths", "expected"),
+    [
+        ([3.0], [1.0]),
+        ([1.0, 2.0], [0.05, 0.95]),  # nothing to compare with: the stronger
+        ([2.0] * 4, [0.25] * 4),
+        ([0.0] * 4, [0.25] * 4),
+        ([1.0, 1.0, 1.0, 2.0], [0.025, 0.025, 0.025, 0.925]),
+    ],
+)
+def test_class_posterior_at_the_edges(strengths: list[float], expected: list[float]) -> None:
+    assert class_posterior(np.array(strengths)) == pytest.approx(expected)
+
+
+def test_membership_orders_as_the_values_do_and_leaves_equals_equal() -> None:
+    rng = np.random.default_rng(0)
+    values = np.concatenate([rng.normal(20, 1, 30), rng.normal(0, 1, 70)])
+    found = membership(values, 0.25)
+    assert (np.argsort(found) == np.argsort(values)).all()
+    # Half by the upper of two groups, which is plain here, half by the share of the class that comes before.
+    by_size = np.exp(-np.arange(100) / 100 / 0.25)
+    assert np.sort(found)[::-1] == pytest.approx((by_size + (np.arange(100) < 30)) / 2, abs=1e-3)
+    tied = membership(np.array([1.0, 1.0, 1.0, 0.0, 0.0]), 0.25)
+    assert len(set(tied[:3].tolist())) == len(set(tied[3:].tolist())) == 1
+    assert len(set(membership(np.zeros(7), 0.25).tolist())) == 1
+    assert membership(np.array([4.0]), 0.25).shape == (1,)
+
+
+def _groups(strengths: list[float], each: int = 40) -> list[Group]:
+    return [
+        Group(label, np.arange(each) + each * label, np.arange(each) < 10, strength)
+        for label, strength in enumerate(strengths)
+    ]
+
+
+def _values(rng: np.random.Generator) -> np.ndarray:
+    return np.concatenate([rng.normal(5, 0.1, 10), rng.normal(0, 0.1, 30)])
+
+
+def test_the_group_that_stands_out_comes_first_and_what_may_be_one_next() -> None:
+    rng = np.random.default_rng(0)
+    values = [_values(rng) for _ in range(6)]
+    scores, _ = judge(_groups([1, 1.1, 9, 0.9, 1.2, 1.05]), values, None, 250, 0.25)
+    assert set(np.argsort(-scores)[:10]) == set(range(80, 90))
+    # 240 to 250 are of no class that was searched.
+    assert (scores[240:] == 0).all() and scores[:240].min() > 0
+    # Two that stand out alike share what there is before either's class is taken whole.
+    scores, _ = judge(_groups([1, 1.1, 3, 0.9, 3, 1.05]), values, None, 240, 0.25)
+    assert set(np.argsort(-scores)[:20]) == {*range(80, 90), *range(160, 170)}
+
+
+def test_of_two_rankings_either_may_be_right() -> None:
+    rng = np.random.default_rng(0)
+    groups = _groups([1, 1.1, 9, 0.9, 1.2, 1.05])
+    values = [_values(rng) for _ in groups]
+    # The discriminant names the last ten of each class.
+    separations = [Separation(v[::-1].copy(), g.members, 0.5) for v, g in zip(values, groups, strict=True)]
+    scores, found = judge(groups, values, separations, 240, 0.25)
+    assert set(np.argsort(-scores)[:20]) == {*range(80, 90), *range(110, 120)}
+    strengths = np.array([g.strength for g in groups])
+    assert found == p_value(strengths, np.full(6, 0.5))
+
+
+def test_no_class_is_preferred_for_its_place() -> None:
+    """With nothing to tell classes apart the first one, which an attack often targets, comes no sooner than others."""
+    rng = np.random.default_rng(0)
+    values, strengths = [_values(rng) for _ in range(6)], [2.0, 2.5, 1.0, 1.1, 0.0, 3.0]
+    straight, _ = judge(_groups(strengths), values, None, 240, 0.25)
+    turned, _ = judge(_groups(strengths[::-1]), values[::-1], None, 240, 0.25)
+    assert turned.reshape(6, 40)[::-1] == pytest.approx(straight.reshape(6, 40))
+    nothing, p = judge(_groups([0.0] * 6), [np.zeros(40)] * 6, None, 240, 0.25)
+    assert len(set(nothing.tolist())) == 1 and p == 1
