@@ -87,12 +87,22 @@ class Cell:
 
     def _describe(self, defense: Defense) -> dict[str, Any]:
         parts = {"dataset": self.dataset, "model": self.model, "attack": self.attack, "defense": defense}
+        files = self._files(defense)
         return {
             **{kind: part.config() for kind, part in parts.items()},
             "budget": self.budget,
             "recipe": asdict(self.model.recipe(self.dataset.name, self.images.shape)),
             "data": self.data_config(),
+            **({"files": files} if files else {}),
         }
+
+    @staticmethod
+    def _files(defense: Defense) -> dict[str, str]:
+        """A hash of what each file holds that the defense reads."""
+        for path in defense.files():
+            if not path.is_file():
+                raise BdbenchError(f"defense {defense.name!r} reads {str(path)!r}, which is not there: expected a file")
+        return {str(path): sources.digest_of(path) for path in defense.files()}
 
     def data_config(self) -> dict[str, Any]:
         """What the record says of the clean data."""
@@ -285,7 +295,7 @@ class Cell:
             "defense": defense.config(),
             "defense_code": sources.code_of(defense),
             "oracles": self._oracles(defense),
-            "files": [sources.digest_of(path) for path in defense.files() if path.is_file()],
+            "files": self._files(defense),
         }
 
         def timed() -> tuple[Mapping[str, np.ndarray], float]:

@@ -241,7 +241,10 @@ class Defense(Component, ABC):
     oracles: ClassVar[tuple[Oracle, ...]] = ()
 
     def files(self) -> tuple[Path, ...]:
-        """The files that it reads beside what the harness hands to it: a result is known by what they hold."""
+        """The files that it reads beside what the harness hands to it.
+
+        They are to be there before anything is trained, and a run is known, and recorded, by what they hold.
+        """
         return ()
 
 

@@ -10,11 +10,11 @@ import importlib.util
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from importlib import metadata
 from importlib.machinery import all_suffixes
 from pathlib import Path
-from types import FunctionType, ModuleType
+from types import FunctionType, MethodType
 from typing import Any
 
 import torch
@@ -23,6 +23,8 @@ from bdbench.interfaces import Component
 
 # The distributions whose version may change a result. Not all are needed by all, nor installed where they are not.
 LIBRARIES = ("numpy", "scipy", "scikit-learn", "numba")
+# Packages whose sources need not be read: the keys hold their versions, or all of bdbench, anyway.
+_BY_VERSION = {"bdbench", "torch", "numpy", "scipy", "sklearn", "numba", *sys.stdlib_module_names}
 
 
 def code_of(*components: Component) -> dict[str, str]:
@@ -56,27 +58,46 @@ def _sources(module: str) -> str:
 def code_behind(function: Callable[..., Any]) -> str:
     """A hash of the sources a function runs, of its package alone: of its module and all that imports from there.
 
-    A method also runs its object's class and that one's bases, a partial the functions and objects it holds, as far as
-    they are of the packages of the function and the object. What only types are imported for does not count, nor does
-    a package's ``__init__`` unless a name is taken from it.
+    A method also runs its object's class and that one's bases, a decorated function what it wraps, and a partial the
+    functions and objects it holds, as far as they are of the same packages. What only types are imported for does not
+    count, nor does a package's ``__init__`` unless a name is taken from it.
     """
     held: list[Any] = []
     while isinstance(function, functools.partial):
-        held += [*function.args, *function.keywords.values()]
+        held += [function.args, function.keywords]
         function = function.func
-    own = [function.__module__]
-    if not isinstance(owner := getattr(function, "__self__", None), ModuleType | None):
-        own.append(_classes(owner)[0].__module__)
-        held.append(owner)
+    own = {module for module in _modules(function) if module.partition(".")[0] not in _BY_VERSION}
     packages = {module.partition(".")[0] for module in own}
-    for part in held:
-        modules = [part.__module__] if isinstance(part, FunctionType) else [c.__module__ for c in _classes(part)]
-        own += [module for module in modules if module.partition(".")[0] in packages]
-    return _reached(tuple(sorted(set(own))))
+    own |= {module for module in _modules(held) if module.partition(".")[0] in packages}
+    return _reached(tuple(sorted(own)))
 
 
-def _classes(part: Any) -> tuple[type, ...]:
-    return (part if isinstance(part, type) else type(part)).__mro__
+def _modules(part: Any) -> Iterator[str]:
+    """Where the code of a function begins, or of an object, whose methods may be called, or of all in a container."""
+    if isinstance(part, functools.partial):
+        yield from _modules([part.func, part.args, part.keywords])
+    elif isinstance(part, Mapping):
+        yield from _modules(list(part.values()))
+    elif isinstance(part, list | tuple | set | frozenset):
+        for one in part:
+            yield from _modules(one)
+    elif isinstance(part, MethodType):
+        yield from _modules([part.__func__, part.__self__])
+    elif hasattr(part, "__wrapped__"):
+        yield _named(part)
+        yield from _modules(part.__wrapped__)
+    elif isinstance(part, FunctionType):
+        yield _named(part)
+    else:
+        yield from map(_named, (part if isinstance(part, type) else type(part)).__mro__)
+
+
+def _named(part: Any) -> str:
+    """The module that the code of a function or class is in, by the name it is imported by."""
+    # A decorated function says that it is of the module of what it wraps.
+    module = str(getattr(part, "__globals__", {}).get("__name__", part.__module__))
+    spec = getattr(sys.modules.get(module), "__spec__", None) if module == "__main__" else None
+    return spec.name if spec else module
 
 
 @functools.cache

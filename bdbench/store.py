@@ -11,7 +11,6 @@ import os
 import shutil
 import tempfile
 import time
-import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -69,13 +68,15 @@ def _replace(folder: Path, aside: Path) -> None:
             folder.rename(old)
         try:
             aside.rename(folder)
-        except OSError as error:
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+        except BaseException as error:
+            if not isinstance(error, OSError) or error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                with contextlib.suppress(OSError):
+                    old.rename(folder)
                 raise
-        else:
-            return
-        finally:
             shutil.rmtree(old, ignore_errors=True)
+        else:
+            shutil.rmtree(old, ignore_errors=True)
+            return
 
 
 def write_file(path: Path, content: str | bytes) -> None:
@@ -149,10 +150,9 @@ class Store:
         key = key_of(config)
         folder = self.root / key[:2] / key
         if not self._fresh or key in self._mine:
-            try:
+            # Bytes that are not what was written may trip whatever reads them.
+            with contextlib.suppress(Exception):
                 return self._read(folder)
-            except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile):
-                pass
         arrays, seconds = make()
         with written_whole(folder) as aside:
             np.savez(aside / "arrays.npz", **dict(arrays))  # type: ignore[arg-type]

@@ -337,14 +337,16 @@ def _promised(board: str, defense: Datamodel, attack: Attack) -> list[dict[str, 
     return sorted(found, key=lambda r: r["seed"])
 
 
-def test_digits_default_keeps_the_readmes_promise() -> None:
-    """Blend at 5 % against the default detector: it works as an attack, and is found, on every one of ten seeds."""
-    promised = _promised("digits", Datamodel(), Blend(rate=0.05))
-    assert [r["seed"] for r in promised] == list(range(10))
+@pytest.mark.parametrize("attack", [kind(rate=r) for kind in (BadNets, Blend) for r in (0.015, 0.03, 0.05)], ids=str)
+def test_digits_default_keeps_the_readmes_promise(attack: Attack) -> None:
+    """These work as attacks, the default detector finds them, and they are gone afterwards, on every seed."""
+    promised = _promised("digits", Datamodel(), attack)
+    assert [r["seed"] for r in promised] == list(range(10 if attack == Blend(rate=0.05) else 5))
     for found in promised:
-        assert found["before"]["attack_success_rate"] >= 0.8 and found["before"]["clean_accuracy"] >= 0.95
-        assert found["detection"]["auroc"] >= 0.97
+        assert found["before"]["attack_success_rate"] >= 0.75 and found["before"]["clean_accuracy"] >= 0.95
+        assert found["detection"]["auroc"] >= 0.96
         assert found["after"]["attack_success_rate"] <= 0.05
+    assert np.mean([r["detection"]["auroc"] for r in promised]) >= 0.97
 
 
 @pytest.mark.parametrize(
@@ -370,16 +372,7 @@ def test_cifar10_keeps_the_readmes_promise(attack: Attack, auroc: float, asr: fl
     assert [r["seed"] for r in promised if r["after"]["attack_success_rate"] > asr] == failed
 
 
-@pytest.mark.parametrize(
-    ("board", "defense", "alarms"),
-    [
-        ("digits", Datamodel(), 4),
-        ("digits", Datamodel(score_by="separation"), 3),
-        ("cifar10-5k", Datamodel(), 2),
-    ],
-    ids=lambda value: value.score_by if isinstance(value, Datamodel) else str(value),
-)
-def test_controls_have_the_false_alarms_that_the_readme_tells_of(board: str, defense: Datamodel, alarms: int) -> None:
-    own = _promised(board, defense, NoAttack())
+def test_controls_have_the_false_alarms_that_the_readme_tells_of() -> None:
+    own = _promised("digits", Datamodel(), NoAttack())
     assert [r["seed"] for r in own] == list(range(20))
-    assert sum(r["detection"]["p_value"] < 0.05 for r in own) == alarms
+    assert sum(r["detection"]["p_value"] < 0.05 for r in own) == 3

@@ -112,17 +112,27 @@ def _code_after(file: str, made: Any, function: Callable[..., Any]) -> tuple[str
     return codes[0], codes[1]
 
 
-@pytest.mark.parametrize("wrap", ["method", "partial", "function"])
+@pytest.mark.parametrize(
+    "wrap", ["method", "partial", "function", "nested", "bound", "cached", "listed", "called", "decorated"]
+)
 def test_code_that_a_piece_is_handed_counts_as_its_own(package: Callable[..., Any], wrap: str) -> None:
     made = package(
         "own",
         base="class Base:\n    def make(self): return self.net()\ndef apply(net): return net()",
-        own="from PKG.base import Base, apply\nclass Own(Base):\n    def net(self): return 1\ndef net(): return 1",
+        own="from PKG.base import Base, apply\nfrom functools import cache\n"
+        "class Own(Base):\n    def net(self): return 1\n    def __call__(self): return self.make()\n"
+        "def net(): return 1\n@cache\ndef kept(): return 1\ndef around(function): return lambda: function()",
     )
     function = {
         "method": made.Own().make,
         "partial": functools.partial(made.Base.make, made.Own()),
         "function": functools.partial(made.apply, made.net),
+        "nested": functools.partial(made.apply, functools.partial(made.net)),
+        "bound": functools.partial(made.apply, net=made.Own().net),
+        "cached": functools.partial(made.apply, made.kept),
+        "listed": functools.partial(made.apply, [made.net]),
+        "called": made.Own(),
+        "decorated": functools.wraps(made.Base.make)(made.around(made.apply)),
     }[wrap]
     for file in ("own.py", "base.py"):
         first, second = _code_after(file, made, function)
@@ -166,3 +176,4 @@ def test_a_session_has_no_code_that_lasts() -> None:
     namespace: dict[str, Any] = {"__name__": "typed_in_a_session"}
     exec("def make(): pass", namespace)
     assert sources.code_behind(namespace["make"]).startswith("session")
+    assert not sources.code_behind({}.copy).startswith("session")

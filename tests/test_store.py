@@ -95,6 +95,26 @@ def test_nothing_half_written_is_left(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("error", [OSError(5, "Input/output error"), KeyboardInterrupt()])
+def test_what_was_there_stays_if_the_new_cannot_take_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    with written_whole(tmp_path / "run") as aside:
+        (aside / "old").write_text("whole")
+    rename, failing = Path.rename, iter([False, True])
+
+    def interrupted(path: Path, target: Path) -> Path:
+        if next(failing, False):
+            raise error
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", interrupted)
+    with pytest.raises((BdbenchError, KeyboardInterrupt)), written_whole(tmp_path / "run") as aside:
+        (aside / "new").write_text("whole")
+    assert list(tmp_path.iterdir()) == [tmp_path / "run"]
+    assert [p.name for p in (tmp_path / "run").iterdir()] == ["old"]
+
+
 def test_a_folder_is_replaced_whole(tmp_path: Path) -> None:
     for name in ("one", "two"):
         with written_whole(tmp_path / "run") as aside:

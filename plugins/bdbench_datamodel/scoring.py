@@ -49,19 +49,23 @@ def class_posterior(strengths: np.ndarray) -> np.ndarray:
     strengths: float (K,), of the classes' groups. If it is class c, then the logarithms of the other K - 1 are from one
     normal law, of whose mean and deviation nothing is known before; integrated over these (with density 1 / deviation)
     their likelihood is proportional to S_c^(-(K - 2) / 2), where S_c is the sum of squares about their own mean; and
-    the logarithm of c's own lies somewhere above that mean. With a probability of .1 strength tells nothing: then
-    each class is as likely.
+    the logarithm of c's own lies somewhere above that mean. A strength that is not positive is of a class where nothing
+    was found, and is neither. With a probability of .1 strength tells nothing: then each class is as likely.
     """
-    logs = standout.logarithms(strengths)
-    logs -= logs.mean()
-    count = len(logs)
-    # Of the others, seen from the mean of all: theirs is -log / (K - 1).
-    squares = (logs**2).sum() - logs**2 * count / max(count - 1, 1)
-    likelihoods = -(count - 2) / 2 * np.log(np.maximum(squares, np.finfo(float).tiny))
-    if np.ptp(logs) > 0:
-        likelihoods[logs <= 0] = -np.inf
-    told = np.exp(likelihoods - likelihoods.max())
-    return (1 - _TELLS_NOTHING) * told / told.sum() + _TELLS_NOTHING / count
+    told = (strengths > 0).astype(float)
+    if told.any():
+        logs = np.log(strengths[strengths > 0])
+        logs -= logs.mean()
+        count = len(logs)
+        # Of the others, seen from the mean of all: theirs is -log / (K - 1).
+        squares = (logs**2).sum() - logs**2 * count / max(count - 1, 1)
+        likelihoods = -(count - 2) / 2 * np.log(np.maximum(squares, standout.TIED**2))
+        if np.ptp(logs) > standout.TIED:
+            likelihoods[logs <= 0] = -np.inf
+        told[told > 0] = np.exp(likelihoods - likelihoods.max())
+    else:
+        told[:] = 1
+    return (1 - _TELLS_NOTHING) * told / told.sum() + _TELLS_NOTHING / len(strengths)
 
 
 def membership(values: np.ndarray, share: float) -> np.ndarray:

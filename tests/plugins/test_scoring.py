@@ -49,6 +49,10 @@ def test_class_posterior_is_the_integral_over_the_others_mean_and_deviation() ->
         ([2.0] * 4, [0.25] * 4),
         ([0.0] * 4, [0.25] * 4),
         ([1.0, 1.0, 1.0, 2.0], [0.025, 0.025, 0.025, 0.925]),
+        ([0.0] * 4 + [9.0], [0.02] * 4 + [0.92]),  # where nothing was found counts as no evidence
+        ([0.0, -1.0, 1.0, 2.0], [0.025, 0.025, 0.025, 0.925]),
+        ([5.4818874155076855, 5.481887415507686], [0.5, 0.5]),
+        ([1.0, 1.0, 1.0, 1.0 + 1e-9], [0.25] * 4),
     ],
 )
 def test_class_posterior_at_the_edges(strengths: list[float], expected: list[float]) -> None:
@@ -112,4 +116,4 @@ def test_no_class_is_preferred_for_its_place() -> None:
     turned, _ = judge(_groups(strengths[::-1]), values[::-1], None, 240, 0.25)
     assert turned.reshape(6, 40)[::-1] == pytest.approx(straight.reshape(6, 40))
     nothing, p = judge(_groups([0.0] * 6), [np.zeros(40)] * 6, None, 240, 0.25)
-    assert len(set(nothing.tolist())) == 1 and p == 1
+    assert len(set(nothing.tolist())) == 1 and p is None

@@ -121,12 +121,17 @@ def test_two_classes_cannot_be_told_apart() -> None:
     assert standout.p_value(np.array([1.0, 2.0]), np.array([0.5, 1.0])) is None
 
 
-def test_a_class_where_nothing_was_found_hides_no_other_one() -> None:
+def test_a_class_where_nothing_was_found_does_not_count() -> None:
     strengths = np.array([1, 1.1, 0.9, 1.05, 0.95, 1.02, 50])
     assert (standout.p_value(strengths) or 1) < 1e-5
-    for nothing in (0.0, -3.0):
-        assert (standout.p_value(np.append(strengths, nothing)) or 1) < 1e-5
-    assert standout.p_value(np.zeros(5)) == 1
+    for nothing in ([0.0], [-3.0], [0.0] * 9):
+        assert standout.p_value(np.append(strengths, nothing)) == standout.p_value(strengths)
+    for few in ([0.0] * 9 + [9.0], [0.0] * 8 + [1.0, 2.0], [0.0] * 5):
+        assert standout.p_value(np.array(few)) is None
+
+
+def test_differences_of_rounding_are_none() -> None:
+    assert standout.p_value(np.array([1, 1, 1, 1, 1 + 1e-9])) == 1
 
 
 def test_covariance_affinity_is_the_matrix_against_the_contrast() -> None:
