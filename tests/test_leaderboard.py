@@ -350,26 +350,25 @@ def test_digits_default_keeps_the_readmes_promise(attack: Attack) -> None:
 
 
 @pytest.mark.parametrize(
-    ("attack", "auroc", "asr", "failed"),
+    ("attack", "auroc", "failed"),
     [
-        (BadNets(rate=0.015), 0.99, 0.05, []),
-        (BadNets(rate=0.05), 0.99, 0.07, [3]),
-        (Blend(rate=0.015), 0.99, 0.05, []),
-        (Blend(rate=0.05), 0.99, 0.05, []),
-        (Sig(rate=0.05), 0.97, 0.05, []),
+        (BadNets(rate=0.015), 0.999, []),
+        (BadNets(rate=0.05), 0.999, []),
+        (Blend(rate=0.015), 0.999, []),
+        (Blend(rate=0.05), 0.999, []),
+        (Sig(rate=0.05), 0.995, [0]),
     ],
     ids=lambda value: value.name if isinstance(value, Attack) else str(value),
 )
-def test_cifar10_keeps_the_readmes_promise(attack: Attack, auroc: float, asr: float, failed: list[int]) -> None:
-    """The default detector finds these on every seed of leaderboards/cifar10-5k, and removing ends the attack but on
+def test_cifar10_keeps_the_readmes_promise(attack: Attack, auroc: float, failed: list[int]) -> None:
+    """The default detector finds these on every seed of leaderboards/cifar10-5k, and removing ends the attack, but on
     the seeds that README owns up to.
     """
     promised = _promised("cifar10-5k", Datamodel(), attack)
     assert [r["seed"] for r in promised] == list(range(5))
-    for found in promised:
-        assert found["before"]["attack_success_rate"] >= 0.5
-        assert found["detection"]["auroc"] >= auroc
-    assert [r["seed"] for r in promised if r["after"]["attack_success_rate"] > asr] == failed
+    assert all(r["before"]["attack_success_rate"] >= 0.5 for r in promised)
+    assert [r["seed"] for r in promised if r["detection"]["auroc"] < auroc] == failed
+    assert [r["seed"] for r in promised if r["after"]["attack_success_rate"] > 0.05] == failed
 
 
 def test_controls_have_the_false_alarms_that_the_readme_tells_of() -> None:
