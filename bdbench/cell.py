@@ -99,10 +99,12 @@ class Cell:
     @staticmethod
     def _files(defense: Defense) -> dict[str, str]:
         """A hash of what each file holds that the defense reads."""
+        found = {}
         for path in defense.files():
             if not path.is_file():
                 raise BdbenchError(f"defense {defense.name!r} reads {str(path)!r}, which is not there: expected a file")
-        return {str(path): sources.digest_of(path) for path in defense.files()}
+            found[str(path)] = sources.digest_of(path)
+        return found
 
     def data_config(self) -> dict[str, Any]:
         """What the record says of the clean data."""
@@ -242,14 +244,14 @@ class Cell:
         arrays: dict[str, np.ndarray] = {"roles": roles}
         found: Detection | None = None
         if isinstance(defense, Mitigation):
-            stage = self._defense_stage(defense, tools, lambda: defense.repair(self.view, tools).arrays())
+            stage = self._defense_stage(defense, config, tools, lambda: defense.repair(self.view, tools).arrays())
             repaired = {k: v for k, v in stage.arrays.items() if k not in ("models_trained", "p_value")}
             after = self._measure(self.trainer.restore(repaired))
             seconds["repair"] = stage.seconds
             self._finished(run, "repair", stage.seconds, stage.reused)
             models = int(stage.arrays["models_trained"])
         elif isinstance(defense, Detector):
-            stage = self._defense_stage(defense, tools, lambda: {"scores": self._scores(defense, tools)})
+            stage = self._defense_stage(defense, config, tools, lambda: {"scores": self._scores(defense, tools)})
             seconds["score"] = stage.seconds
             self._finished(run, "score", stage.seconds, stage.reused)
             scores = stage.arrays["scores"]
@@ -285,7 +287,11 @@ class Cell:
         return result
 
     def _defense_stage(
-        self, defense: Defense, tools: HarnessTools, make: Callable[[], Mapping[str, np.ndarray]]
+        self,
+        defense: Defense,
+        described: Mapping[str, Any],
+        tools: HarnessTools,
+        make: Callable[[], Mapping[str, np.ndarray]],
     ) -> Stage:
         config = {
             "stage": "defense",
@@ -295,7 +301,7 @@ class Cell:
             "defense": defense.config(),
             "defense_code": sources.code_of(defense),
             "oracles": self._oracles(defense),
-            "files": self._files(defense),
+            "files": described.get("files", {}),
         }
 
         def timed() -> tuple[Mapping[str, np.ndarray], float]:

@@ -337,14 +337,25 @@ def _promised(board: str, defense: Datamodel, attack: Attack) -> list[dict[str, 
     return sorted(found, key=lambda r: r["seed"])
 
 
-@pytest.mark.parametrize("attack", [kind(rate=r) for kind in (BadNets, Blend) for r in (0.015, 0.03, 0.05)], ids=str)
-def test_digits_default_keeps_the_readmes_promise(attack: Attack) -> None:
+@pytest.mark.parametrize(
+    ("attack", "asr", "auroc"),
+    [
+        (BadNets(rate=0.015), 0.8, 0.97),
+        (BadNets(rate=0.03), 0.8, 0.97),
+        (BadNets(rate=0.05), 0.8, 0.97),
+        (Blend(rate=0.015), 0.75, 0.96),
+        (Blend(rate=0.03), 0.8, 0.97),
+        (Blend(rate=0.05), 0.8, 0.97),
+    ],
+    ids=lambda value: value.name if isinstance(value, Attack) else str(value),
+)
+def test_digits_default_keeps_the_readmes_promise(attack: Attack, asr: float, auroc: float) -> None:
     """These work as attacks, the default detector finds them, and they are gone afterwards, on every seed."""
     promised = _promised("digits", Datamodel(), attack)
     assert [r["seed"] for r in promised] == list(range(10 if attack == Blend(rate=0.05) else 5))
     for found in promised:
-        assert found["before"]["attack_success_rate"] >= 0.75 and found["before"]["clean_accuracy"] >= 0.95
-        assert found["detection"]["auroc"] >= 0.96
+        assert found["before"]["attack_success_rate"] >= asr and found["before"]["clean_accuracy"] >= 0.95
+        assert found["detection"]["auroc"] >= auroc
         assert found["after"]["attack_success_rate"] <= 0.05
     assert np.mean([r["detection"]["auroc"] for r in promised]) >= 0.97
 
@@ -366,12 +377,13 @@ def test_cifar10_keeps_the_readmes_promise(attack: Attack, auroc: float, failed:
     """
     promised = _promised("cifar10-5k", Datamodel(), attack)
     assert [r["seed"] for r in promised] == list(range(5))
-    assert all(r["before"]["attack_success_rate"] >= 0.5 for r in promised)
+    assert all(r["before"]["attack_success_rate"] >= 0.5 and r["detection"]["auroc"] >= 0.89 for r in promised)
     assert [r["seed"] for r in promised if r["detection"]["auroc"] < auroc] == failed
     assert [r["seed"] for r in promised if r["after"]["attack_success_rate"] > 0.05] == failed
 
 
-def test_controls_have_the_false_alarms_that_the_readme_tells_of() -> None:
-    own = _promised("digits", Datamodel(), NoAttack())
-    assert [r["seed"] for r in own] == list(range(20))
-    assert sum(r["detection"]["p_value"] < 0.05 for r in own) == 3
+@pytest.mark.parametrize(("board", "seeds", "alarms"), [("digits", 20, 3), ("cifar10-5k", 4, 0)])
+def test_controls_have_the_false_alarms_that_are_told_of(board: str, seeds: int, alarms: int) -> None:
+    own = _promised(board, Datamodel(), NoAttack())
+    assert [r["seed"] for r in own] == list(range(seeds))
+    assert sum(r["detection"]["p_value"] < 0.05 for r in own) == alarms
