@@ -71,13 +71,25 @@ def class_posterior(strengths: np.ndarray) -> np.ndarray:
 def membership(values: np.ndarray, share: float) -> np.ndarray:
     """The probability of each example of a class to belong to its group, float64 (n_c,), which orders as values do.
 
-    The mean of two guesses: values (n_c,) are of two normal groups of one variance, and the group is the upper of
-    them; or the group is whatever comes first, of a size that is exponentially distributed with a mean of ``share`` of
-    the class. The first may draw its border in the wrong place, the second draws none.
+    A mean of two guesses: values (n_c,) are of two normal groups of one variance, and the group is the upper of them;
+    or the group is whatever comes first, of a size that is exponentially distributed with a mean of ``share`` of the
+    class. The first may draw its border in the wrong place, the second draws none. So the first counts as far as its
+    groups are apart: by the share of the variance of values that lies between them (eta squared).
     """
     first = stats.rankdata(-values, "min") <= max(1, _START * len(values))
     before = (stats.rankdata(-values) - 1) / len(values)
-    return (upper(values, first & (values > values.min())) + np.exp(-before / share)) / 2
+    above = upper(values, first & (values > values.min()))
+    apart = _between(values, above)
+    return apart * above + (1 - apart) * np.exp(-before / share)
+
+
+def _between(values: np.ndarray, above: np.ndarray) -> float:
+    """The share of the variance of values (n,) between two groups; above: probabilities (n,) to be of the upper one."""
+    weight, variance = above.mean(), values.var()
+    if variance == 0 or not 0 < weight < 1:
+        return 0.0
+    distance = np.average(values, weights=above) - np.average(values, weights=1 - above)
+    return float(weight * (1 - weight) * distance**2 / variance)
 
 
 def selection_frequency(cuts: Iterable[Cuts], examples: int) -> np.ndarray:

@@ -64,9 +64,22 @@ def test_membership_orders_as_the_values_do_and_leaves_equals_equal() -> None:
     values = np.concatenate([rng.normal(20, 1, 30), rng.normal(0, 1, 70)])
     found = membership(values, 0.25)
     assert (np.argsort(found) == np.argsort(values)).all()
-    # Half by the upper of two groups, which is plain here, half by the share of the class that comes before.
-    by_size = np.exp(-np.arange(100) / 100 / 0.25)
-    assert np.sort(found)[::-1] == pytest.approx((by_size + (np.arange(100) < 30)) / 2, abs=1e-3)
+    # By the upper of two groups as far as these explain the variance, which they do here to .3 * .7 * 20^2 parts in
+    # one more, and for the rest by the share of the class that comes before.
+    by_size, above = np.exp(-np.arange(100) / 100 / 0.25), np.arange(100) < 30
+    apart = 0.3 * 0.7 * 20**2 / (0.3 * 0.7 * 20**2 + 1)
+    assert np.sort(found)[::-1] == pytest.approx(apart * above + (1 - apart) * by_size, abs=3e-3)
+
+
+def test_membership_trusts_the_border_as_far_as_it_explains_the_variance_by_hand() -> None:
+    # Two values each: groups at 1 and 0, of equal size, with all of the variance between them.
+    assert membership(np.array([1.0, 1.0, 0.0, 0.0]), 0.25) == pytest.approx([1, 1, 0, 0], abs=1e-3)
+    # Two groups of five, 3 apart: 1.5^2 of the variance lies between them and .125 within.
+    values = np.concatenate([np.linspace(-0.5, 0.5, 5) + side for side in (1.5, -1.5)])
+    share = 2.25 / 2.375
+    expected = share * (np.arange(10) < 5) + (1 - share) * np.exp(-np.arange(10) / 10 / 0.25)
+    assert np.sort(membership(values, 0.25))[::-1] == pytest.approx(expected, abs=2e-3)
+    # Where all are alike there is no border.
     tied = membership(np.array([1.0, 1.0, 1.0, 0.0, 0.0]), 0.25)
     assert len(set(tied[:3].tolist())) == len(set(tied[3:].tolist())) == 1
     assert len(set(membership(np.zeros(7), 0.25).tolist())) == 1
