@@ -343,7 +343,7 @@ def _promised(board: str, defense: Datamodel, attack: Attack) -> list[dict[str, 
         (BadNets(rate=0.015), 0.8, 0.97),
         (BadNets(rate=0.03), 0.8, 0.97),
         (BadNets(rate=0.05), 0.8, 0.97),
-        (Blend(rate=0.015), 0.75, 0.96),
+        (Blend(rate=0.015), 0.75, 0.97),
         (Blend(rate=0.03), 0.8, 0.97),
         (Blend(rate=0.05), 0.8, 0.97),
     ],
@@ -367,7 +367,7 @@ def test_digits_default_keeps_the_readmes_promise(attack: Attack, asr: float, au
         (BadNets(rate=0.05), 0.999, []),
         (Blend(rate=0.015), 0.999, []),
         (Blend(rate=0.05), 0.999, []),
-        (Sig(rate=0.05), 0.995, [0]),
+        (Sig(rate=0.05), 0.994, [0]),
     ],
     ids=lambda value: value.name if isinstance(value, Attack) else str(value),
 )
@@ -382,7 +382,7 @@ def test_cifar10_keeps_the_readmes_promise(attack: Attack, auroc: float, failed:
     assert [r["seed"] for r in promised if r["after"]["attack_success_rate"] > 0.05] == failed
 
 
-@pytest.mark.parametrize(("board", "seeds", "alarms"), [("digits", 20, 3), ("cifar10-5k", 4, 0)])
+@pytest.mark.parametrize(("board", "seeds", "alarms"), [("digits", 20, 3), ("cifar10-5k", 20, 0)])
 def test_controls_have_the_false_alarms_that_are_told_of(board: str, seeds: int, alarms: int) -> None:
     own = _promised(board, Datamodel(), NoAttack())
     assert [r["seed"] for r in own] == list(range(seeds))
