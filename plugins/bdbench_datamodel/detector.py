@@ -28,7 +28,9 @@ class Datamodel(Detector):
     matrix. In every class the group whose submatrix sums highest is searched for. An example's score is about the
     probability that it is a poison: that its class's group is the backdoor, which stands out from those of the other
     classes, times that it belongs to that group, by how it co-varies with it and by a discriminant.
-    score_by=frequency is the paper's own score: how often an example was selected, over sizes and starts.
+    score_by=sharpest looks for the discriminant's group from many places, and takes its sharpness for evidence of the
+    class as well. score_by=frequency is the paper's own score: how often an example was selected, over sizes and
+    starts.
     """
 
     name = "datamodel"
@@ -58,8 +60,10 @@ class Datamodel(Detector):
     rows: Literal["auto", "targets", "sources"] = param(
         "auto", help="what the file's rows are (auto: targets, but sources for the datamodels release's weight)"
     )
-    score_by: Literal["posterior", "frequency"] = param(
-        "posterior", help="the probability of being one of the backdoor's examples; or how often one was selected"
+    score_by: Literal["posterior", "sharpest", "frequency"] = param(
+        "posterior",
+        help="the probability of being one of the backdoor's examples, by the strongest group of each class, or by the "
+        "sharpest as well; or how often one was selected",
     )
     classes: Literal["mask", "each", "ignore"] = param(
         "mask",
@@ -95,6 +99,10 @@ class Datamodel(Detector):
             raise BdbenchError(
                 f"compat={self.compat} is not allowed: expected with score_by=frequency, classes=ignore and no sizes"
             )
+
+        if self.score_by == "sharpest" and not self.trains_ensemble:
+            given = "estimator=trak" if self.matrix is None else f"matrix={self.matrix}"
+            raise BdbenchError(f"score_by=sharpest is not allowed with {given}: expected an ensemble, for its margins")
 
     def files(self) -> tuple[Path, ...]:
         """The matrix, if it is read from a file."""
@@ -191,8 +199,12 @@ class Datamodel(Detector):
         ]
         separations = None
         if residual is not None:
-            separations = standout.separations(residual, groups, affinities, tools.track(len(groups), "separation"))
-        scores, p_value = scoring.judge(groups, affinities, separations, len(view.labels), float(np.mean(sizes)))
+            rng = tools.streams("sharpest") if self.score_by == "sharpest" else None
+            advance = tools.track(len(groups), "separation")
+            separations = standout.separations(residual, groups, affinities, rng, advance)
+        scores, p_value = scoring.judge(
+            groups, affinities, separations, len(view.labels), float(np.mean(sizes)), self.score_by == "sharpest"
+        )
         tools.conclude(p_value)
         return scores
 

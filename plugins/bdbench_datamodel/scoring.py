@@ -16,6 +16,8 @@ from bdbench_datamodel.standout import Group
 _TELLS_NOTHING = 0.1
 # Whom the mixture of two normal groups takes for the upper one to start with.
 _START = 0.1
+# No sharpness is so near to 1 that its odds are infinite.
+_EXACT = 1e-6
 
 
 def judge(
@@ -24,11 +26,13 @@ def judge(
     separations: Sequence[Separation] | None,
     examples: int,
     share: float,
+    sharpness_tells: bool = False,
 ) -> tuple[np.ndarray, float | None]:
     """About the probability of each example to be a poison, float64 (examples,) in [0, 1], and ``standout.p_value``.
 
     affinities: float (n_c,) for each group; share: what part of a class the backdoor's group is taken to hold in the
-    mean. The score is ``class_posterior`` times the mean of ``membership`` by affinity and by the discriminant's fits:
+    mean. sharpness_tells: whether the separations' sharpness is evidence for the class, or the groups' strength alone.
+    The score is the ``class_posterior`` times the mean of ``membership`` by affinity and by the discriminant's fits:
     either may be right. So the budget is spread over several classes where it is not clear which was poisoned, and
     over all of one where it is not clear which part of it was. Examples of classes without a group get 0.
     """
@@ -37,8 +41,11 @@ def judge(
     if separations is not None:
         rankings = [[values, found.fits] for values, found in zip(affinities, separations, strict=True)]
         sharpness = np.array([found.sharpness for found in separations])
+    probabilities = class_posterior(strengths)
+    if sharpness_tells and sharpness is not None:
+        probabilities = both(probabilities, class_posterior(sharpness / (1 - np.minimum(sharpness, 1 - _EXACT))))
     scores = np.zeros(examples)
-    for group, probability, ranking in zip(groups, class_posterior(strengths), rankings, strict=True):
+    for group, probability, ranking in zip(groups, probabilities, rankings, strict=True):
         scores[group.examples] = probability * np.mean([membership(values, share) for values in ranking], axis=0)
     return scores, standout.p_value(strengths, sharpness)
 
@@ -66,6 +73,16 @@ def class_posterior(strengths: np.ndarray) -> np.ndarray:
     else:
         told[:] = 1
     return (1 - _TELLS_NOTHING) * told / told.sum() + _TELLS_NOTHING / len(strengths)
+
+
+def both(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """The probability of each of K classes by two kinds of evidence that are independent, float64 (K,), of sum 1.
+
+    first, second: float (K,), the posteriors by each alone, where before any each class is as likely. With a
+    probability of .1 they tell nothing.
+    """
+    told = first * second
+    return (1 - _TELLS_NOTHING) * told / told.sum() + _TELLS_NOTHING / len(told)
 
 
 def membership(values: np.ndarray, share: float) -> np.ndarray:

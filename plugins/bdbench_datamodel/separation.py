@@ -14,7 +14,7 @@ import numpy as np
 # Of the mean eigenvalue; which one, its own error says.
 _PENALTIES = 10.0 ** np.arange(-3, 1.01, 0.5)
 _ROUNDS = 20
-_FEWEST = 4
+FEWEST = 4
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ def separate(residuals: np.ndarray, start: np.ndarray, affinity: np.ndarray) -> 
     example fitted without itself; those in the upper of two normal groups of fits are the next group; until it does
     not change, comes again, or 20 times.
     """
-    basis, eigenvalues = _basis(residuals)
+    basis, eigenvalues = basis_of(residuals)
     members = upper(affinity, start) > 0.5
     if not _is_group(members):
         members = start
@@ -56,22 +56,37 @@ def left_one_out(basis: np.ndarray, eigenvalues: np.ndarray, targets: np.ndarray
     """Ridge regression of targets (n,), each fitted by the others alone, and the mean squared error of that.
 
     basis: (n, r), the left singular vectors of the centred predictors; eigenvalues: (r,), their squared singular
-    values. With H the matrix that makes fits of targets, leaving i out gives (fit_i - H_ii y_i) / (1 - H_ii) (Allen
-    1974); the penalty is the one of least error.
+    values. The penalty is the one of least error.
     """
-    count = len(targets)
-    mean = targets.mean()
-    loadings = basis.T @ (targets - mean)
     best: tuple[np.ndarray, float] | None = None
-    for penalty in _PENALTIES * eigenvalues.sum() / count:
-        kept = eigenvalues / (eigenvalues + penalty)
-        leverage = basis**2 @ kept + 1 / count
-        fits = (mean + basis @ (kept * loadings) - leverage * targets) / (1 - leverage)
+    for penalty in _PENALTIES * eigenvalues.sum() / len(targets):
+        fits = without_own(basis, eigenvalues, targets, penalty)
         error = float(((targets - fits) ** 2).mean())
         if best is None or error < best[1]:
             best = fits, error
     assert best is not None
     return best
+
+
+def without_own(basis: np.ndarray, eigenvalues: np.ndarray, targets: np.ndarray, penalty: float) -> np.ndarray:
+    """What ridge regression fits to each of targets (n,) or (n, S) without its own, of the same shape.
+
+    With H the matrix that makes fits of targets, leaving i out gives (fit_i - H_ii y_i) / (1 - H_ii) (Allen 1974).
+    """
+    kept = eigenvalues / (eigenvalues + penalty)
+    leverage = basis**2 @ kept + 1 / len(targets)
+    if targets.ndim == 2:
+        kept, leverage = kept[:, None], leverage[:, None]
+    means = targets.mean(0)
+    return (means + basis @ (kept * (basis.T @ (targets - means))) - leverage * targets) / (1 - leverage)
+
+
+def basis_of(residuals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The left singular vectors (n, r) and squared singular values (r,) of predictors (m, n) centred over the n."""
+    centred = (residuals - residuals.mean(1, keepdims=True)).T
+    basis, singular, _ = np.linalg.svd(centred, full_matrices=False)
+    kept = singular > 1e-5 * max(singular[0], np.finfo(float).tiny)
+    return basis[:, kept].astype(np.float64), singular[kept].astype(np.float64) ** 2
 
 
 def upper(values: np.ndarray, start: np.ndarray) -> np.ndarray:
@@ -97,11 +112,4 @@ def standardised(values: np.ndarray) -> np.ndarray:
 
 
 def _is_group(members: np.ndarray) -> bool:
-    return _FEWEST <= members.sum() <= len(members) - _FEWEST
-
-
-def _basis(residuals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    centred = (residuals - residuals.mean(1, keepdims=True)).T
-    basis, singular, _ = np.linalg.svd(centred, full_matrices=False)
-    kept = singular > 1e-5 * singular[0]
-    return basis[:, kept].astype(np.float64), singular[kept].astype(np.float64) ** 2
+    return FEWEST <= members.sum() <= len(members) - FEWEST

@@ -19,6 +19,7 @@ from bdbench_datamodel.influence import Influence
 from bdbench_datamodel.lowrank import objective_of
 from bdbench_datamodel.search import counts, search
 from bdbench_datamodel.separation import Separation, separate
+from bdbench_datamodel.sharpest import sharpest
 
 # Less is no sharpness: near 0 its logarithm would tell classes apart by nothing.
 _DULL = 0.1
@@ -176,14 +177,16 @@ def separations(
     residuals: np.ndarray,
     groups: Sequence[Group],
     affinities: Sequence[np.ndarray],
+    rng: np.random.Generator | None = None,
     advance: Callable[[int], None] = lambda steps: None,
 ) -> list[Separation]:
-    """How each group is told from its class-mates by a discriminant.
+    """How each group is told from its class-mates by a discriminant; with ``rng``, the ``sharpest`` of each class.
 
     residuals: float (m, n); affinities: float (n_c,) each. ``advance`` counts a group.
     """
     found = []
     for group, affinity in zip(groups, affinities, strict=True):
-        found.append(separate(residuals[:, group.examples], group.members, affinity))
+        own = residuals[:, group.examples]
+        found.append(separate(own, group.members, affinity) if rng is None else sharpest(own, rng))
         advance(1)
     return found

@@ -13,6 +13,7 @@ from bdbench_datamodel.detector import Datamodel
 @pytest.mark.parametrize(
     "option",
     [
+        "score_by=sharpest",
         "score_by=frequency",
         "score_by=frequency,classes=each",
         "score_by=frequency,classes=ignore",
@@ -53,6 +54,10 @@ def test_a_time_budget_sets_the_number_of_networks(tiny: dict[str, Any]) -> None
         ({"seconds": 60.0, "estimator": "trak"}, "seconds=60 is not allowed with estimator=trak: expected an ensemble"),
         ({"seconds": 60.0, "matrix": "w.npy"}, "seconds=60 is not allowed with matrix=w.npy: expected an ensemble"),
         ({"estimator": "lasso", "penalty": 1.0}, "penalty=1 is not allowed with estimator=lasso"),
+        (
+            {"score_by": "sharpest", "estimator": "trak"},
+            "score_by=sharpest is not allowed with estimator=trak: expected an ensemble",
+        ),
         ({"compat": "khaddaj2023"}, "compat=khaddaj2023 is not allowed: expected with score_by=frequency"),
     ],
 )

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import integrate, stats
 
-from bdbench_datamodel.scoring import class_posterior, judge, membership, selection_frequency
+from bdbench_datamodel.scoring import both, class_posterior, judge, membership, selection_frequency
 from bdbench_datamodel.search import Cuts
 from bdbench_datamodel.separation import Separation
 from bdbench_datamodel.standout import Group, p_value
@@ -130,3 +130,24 @@ def test_no_class_is_preferred_for_its_place() -> None:
     assert turned.reshape(6, 40)[::-1] == pytest.approx(straight.reshape(6, 40))
     nothing, p = judge(_groups([0.0] * 6), [np.zeros(40)] * 6, None, 240, 0.25)
     assert len(set(nothing.tolist())) == 1 and p is None
+
+
+def test_two_kinds_of_evidence_by_hand() -> None:
+    first, second = np.array([0.6, 0.3, 0.1]), np.array([0.2, 0.4, 0.4])
+    told = np.array([0.12, 0.12, 0.04]) / 0.28
+    assert both(first, second) == pytest.approx(0.9 * told + 0.1 / 3)
+    nothing = np.full(3, 1 / 3)
+    assert both(first, nothing) == pytest.approx(0.9 * first + 0.1 / 3)
+
+
+def test_the_sharpest_class_comes_first_where_strength_leaves_it_open() -> None:
+    rng = np.random.default_rng(0)
+    groups, values = _groups([3.0, 1.1, 3.1, 0.9, 1.2, 1.05]), [_values(rng) for _ in range(6)]
+    sharpness = [0.8, 0.5, 0.52, 0.51, 0.48, 0.5]
+    separations = [Separation(v, v > 2.5, s) for v, s in zip(values, sharpness, strict=True)]
+    strongest, sharpest = (judge(groups, values, separations, 240, 0.25, told)[0] for told in (False, True))
+    assert set(np.argsort(-strongest)[:10]) == set(groups[2].examples[:10])
+    assert set(np.argsort(-sharpest)[:10]) == set(groups[0].examples[:10])
+    # One that is told without any error is no infinity.
+    separations[0] = Separation(values[0], values[0] > 2.5, 1.0)
+    assert np.isfinite(judge(groups, values, separations, 240, 0.25, True)[0]).all()

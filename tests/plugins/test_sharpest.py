@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from bdbench_datamodel import sharpest as module
+from bdbench_datamodel.separation import FEWEST, separate
+from bdbench_datamodel.sharpest import explained, sharpest
+
+
+def _class(rng: np.random.Generator, poisons: int = 100) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """60 networks, 200 examples: (residuals, natural group, poisons).
+
+    All follow ten things that the networks differ by, a natural group one of them more than the others do; the poisons,
+    any of the examples, follow one more, each but a little.
+    """
+    common = rng.normal(size=(60, 10))
+    loadings = 0.5 * rng.normal(size=(10, 200))
+    natural = rng.permutation(200) < 60
+    loadings[0] += 1.5 * natural
+    poisoned = rng.permutation(200) < poisons
+    return (
+        common @ loadings + 0.8 * np.outer(rng.normal(size=60), poisoned) + rng.normal(size=(60, 200)),
+        natural,
+        poisoned,
+    )
+
+
+def test_it_finds_half_of_a_class_that_a_first_guess_does_not_lead_to() -> None:
+    found, led = [], []
+    for seed in range(5):
+        residuals, natural, poisoned = _class(np.random.default_rng(seed))
+        best = sharpest(residuals, np.random.default_rng(0))
+        found.append(roc_auc_score(poisoned, best.fits))
+        led.append(roc_auc_score(poisoned, separate(residuals, natural, natural.astype(float)).fits))
+        # The members are the upper of the fits, and the sharpness is that of their membership.
+        assert best.fits[best.members].mean() > best.fits[~best.members].mean()
+        assert 0.5 < best.sharpness < 1
+    assert min(found) > 0.95 and max(led) < 0.75
+
+
+def test_it_is_seeded_and_does_not_depend_on_the_order_of_the_networks() -> None:
+    residuals, _, _ = _class(np.random.default_rng(1))
+    first, again = (sharpest(residuals, np.random.default_rng(3)) for _ in range(2))
+    assert (first.fits == again.fits).all() and (first.members == again.members).all()
+    turned = sharpest(residuals[::-1].copy(), np.random.default_rng(3))
+    assert turned.fits == pytest.approx(first.fits) and (turned.members == first.members).all()
+
+
+def test_of_two_halves_as_sharp_it_takes_the_one_that_the_rest_tells_less_of() -> None:
+    for seed in range(4):
+        residuals, _, poisoned = _class(np.random.default_rng(seed))
+        assert explained(residuals, poisoned) < 0.3 < explained(residuals, ~poisoned)
+        # Turned round, the margins are as sharply told and the poisons are on the other side of them.
+        for sign in (1, -1):
+            assert roc_auc_score(poisoned, sharpest(sign * residuals, np.random.default_rng(0)).members) > 0.9
+
+
+def test_explained_by_hand() -> None:
+    rng = np.random.default_rng(0)
+    free, shared = rng.normal(size=(2, 400))
+    noise = rng.normal(size=(400, 6))
+    members = np.array([True, True, False, False, False, False])
+    # What the members do, the others do not: nothing to tell it by.
+    residuals = np.outer(free, members) + noise * 1e-3
+    assert explained(residuals, members) == pytest.approx(0, abs=0.05)
+    # All do one thing, the members twice as much: told but for the noise.
+    residuals = np.outer(shared, 1 + members) + noise * 1e-3
+    assert explained(residuals, members) == pytest.approx(1, abs=0.01)
+    # Half of the variance of the members' is of the one kind, half of the other.
+    residuals = np.outer(free + shared, members) + np.outer(shared, 2 * ~members) + noise * 1e-3
+    signal = (free + shared) - 2 * shared
+    told = 1 - np.var(free - np.cov(free, shared)[0, 1] * shared) / np.var(signal)
+    assert explained(residuals, members) == pytest.approx(told, abs=0.05)
+    assert explained(np.ones((5, 6)), members) == 0
+
+
+@pytest.mark.parametrize("examples", [9, 30])
+def test_the_split_has_the_least_error_of_all(examples: int) -> None:
+    fits = np.random.default_rng(0).normal(size=(examples, 7))
+    found = module._split(fits)
+    least, most = (int(share * examples) for share in (0.04, 0.6))
+    for column, members in zip(fits.T, found.T, strict=True):
+        ranked = np.sort(column)[::-1]
+        errors = {
+            size: ranked[:size].var() * size + ranked[size:].var() * (examples - size)
+            for size in range(max(least, FEWEST), min(most, examples - FEWEST) + 1)
+        }
+        assert members.sum() == min(errors, key=lambda size: errors[size])
+        assert column[members].min() > column[~members].max()
+
+
+@pytest.mark.parametrize(
+    "residuals", [np.random.default_rng(0).normal(size=(20, 7)), np.ones((20, 30)), np.ones((20, 1))]
+)
+def test_nothing_is_found_where_nothing_can_be(residuals: np.ndarray) -> None:
+    found = sharpest(residuals.astype(np.float32), np.random.default_rng(0))
+    assert found.sharpness == 0 and not found.members.any() and not found.fits.any()
+
+
+def test_starts_are_an_example_and_those_that_co_vary_with_it() -> None:
+    rng = np.random.default_rng(0)
+    residuals = rng.normal(size=(30, 50))
+    centred = residuals - residuals.mean(1, keepdims=True)
+    correlations = np.corrcoef(centred.T)
+    found = module._neighbourhoods(residuals, np.array([3, 40]))
+    assert found.shape == (50, 2)
+    for place, members in zip((3, 40), found.T, strict=True):
+        assert set(np.flatnonzero(members)) == set(np.argsort(-correlations[place])[:5])
