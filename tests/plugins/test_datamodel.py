@@ -7,7 +7,11 @@ import pytest
 
 import bdbench
 from bdbench import BdbenchError
+from bdbench_datamodel import scoring, standout
 from bdbench_datamodel.detector import Datamodel
+from bdbench_datamodel.scoring import judge
+from bdbench_datamodel.separation import Separation
+from bdbench_datamodel.sharpest import sharpest
 
 
 @pytest.mark.parametrize(
@@ -35,6 +39,28 @@ def test_every_option_runs(tiny: dict[str, Any], option: str) -> None:
     scores = np.load(tiny["out"] / record.id / "scores.npz")["scores"]
     assert scores.max() > 0
     assert record.cost.models_trained == 13
+
+
+def test_score_by_sharpest_looks_in_every_class_and_believes_what_it_finds(
+    tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[bool] = []
+    sizes: list[int] = []
+
+    def looked(residuals: np.ndarray, rng: np.random.Generator) -> Separation:
+        sizes.append(residuals.shape[1])
+        return sharpest(residuals, rng)
+
+    def judged(*arguments: Any) -> Any:
+        told.append(arguments[-1])
+        return judge(*arguments)
+
+    monkeypatch.setattr(standout, "sharpest", looked)
+    monkeypatch.setattr(scoring, "judge", judged)
+    for score_by in ("posterior", "sharpest"):
+        bdbench.run(defense=f"datamodel:score_by={score_by},models=20,epochs=1,hidden=4,starts=2", **tiny)
+    assert told == [False, True]
+    assert len(sizes) == 10 and min(sizes) > 0
 
 
 def test_a_time_budget_sets_the_number_of_networks(tiny: dict[str, Any]) -> None:
