@@ -88,9 +88,16 @@ class Datamodel(Detector):
     def __post_init__(self) -> None:
         """Raises BdbenchError for parameters out of range or that do not fit each other."""
         super().__post_init__()
-        if self.seconds is not None and not self.trains_ensemble:
+        if not self.trains_ensemble:
             given = "estimator=trak" if self.matrix is None else f"matrix={self.matrix}"
-            raise BdbenchError(f"seconds={self.seconds:g} is not allowed with {given}: expected an ensemble to train")
+            if self.seconds is not None:
+                raise BdbenchError(
+                    f"seconds={self.seconds:g} is not allowed with {given}: expected an ensemble to train"
+                )
+            if self.score_by == "sharpest":
+                raise BdbenchError(
+                    f"score_by=sharpest is not allowed with {given}: expected an ensemble, for its margins"
+                )
         if self.seconds is not None and self.models != "auto":
             raise BdbenchError(f"models={self.models} is not allowed with seconds={self.seconds:g}: expected auto")
         if self.estimator == "lasso" and self.penalty is not None and self.penalty >= 1:
@@ -99,10 +106,6 @@ class Datamodel(Detector):
             raise BdbenchError(
                 f"compat={self.compat} is not allowed: expected with score_by=frequency, classes=ignore and no sizes"
             )
-
-        if self.score_by == "sharpest" and not self.trains_ensemble:
-            given = "estimator=trak" if self.matrix is None else f"matrix={self.matrix}"
-            raise BdbenchError(f"score_by=sharpest is not allowed with {given}: expected an ensemble, for its margins")
 
     def files(self) -> tuple[Path, ...]:
         """The matrix, if it is read from a file."""

@@ -72,7 +72,7 @@ def class_posterior(strengths: np.ndarray) -> np.ndarray:
         told[told > 0] = np.exp(likelihoods - likelihoods.max())
     else:
         told[:] = 1
-    return (1 - _TELLS_NOTHING) * told / told.sum() + _TELLS_NOTHING / len(strengths)
+    return _in_doubt(told)
 
 
 def both(first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -81,7 +81,11 @@ def both(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     first, second: float (K,), the posteriors by each alone, where before any each class is as likely. With a
     probability of .1 they tell nothing.
     """
-    told = first * second
+    return _in_doubt(first * second)
+
+
+def _in_doubt(told: np.ndarray) -> np.ndarray:
+    """Probabilities (K,) in proportion to what was told, but for the chance that it tells nothing."""
     return (1 - _TELLS_NOTHING) * told / told.sum() + _TELLS_NOTHING / len(told)
 
 
