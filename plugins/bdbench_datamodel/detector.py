@@ -25,11 +25,10 @@ class Datamodel(Detector):
     """Finds the group of training examples whose members support each other most, as a backdoor's do.
 
     Small networks are trained on random subsets; how each example moves the margin of each other one gives a
-    matrix. In every class the group whose submatrix sums highest is searched for. An example's score is about the
-    probability that it is a poison: that its class's group is the backdoor, which stands out from those of the other
-    classes, times that it belongs to that group, by how it co-varies with it and by a discriminant.
-    score_by=sharpest looks for the discriminant's group from many places, and takes its sharpness for evidence of the
-    class as well. score_by=frequency is the paper's own score: how often an example was selected, over sizes and
+    matrix. In every class two groups are searched for: the one whose submatrix sums highest, and the one that a
+    discriminant tells most sharply from its class-mates. An example's score is about the probability that it is a
+    poison: that its class's groups stand out from those of the other classes, by strength or by sharpness, times that
+    it belongs to them. score_by=frequency is the paper's own score: how often an example was selected, over sizes and
     starts.
     """
 
@@ -60,10 +59,9 @@ class Datamodel(Detector):
     rows: Literal["auto", "targets", "sources"] = param(
         "auto", help="what the file's rows are (auto: targets, but sources for the datamodels release's weight)"
     )
-    score_by: Literal["posterior", "sharpest", "frequency"] = param(
+    score_by: Literal["posterior", "frequency"] = param(
         "posterior",
-        help="the probability of being one of the backdoor's examples, by the strongest group of each class, or by the "
-        "sharpest as well; or how often one was selected",
+        help="the probability of being one of the backdoor's examples, or how often one was selected",
     )
     classes: Literal["mask", "each", "ignore"] = param(
         "mask",
@@ -88,16 +86,9 @@ class Datamodel(Detector):
     def __post_init__(self) -> None:
         """Raises BdbenchError for parameters out of range or that do not fit each other."""
         super().__post_init__()
-        if not self.trains_ensemble:
+        if not self.trains_ensemble and self.seconds is not None:
             given = "estimator=trak" if self.matrix is None else f"matrix={self.matrix}"
-            if self.seconds is not None:
-                raise BdbenchError(
-                    f"seconds={self.seconds:g} is not allowed with {given}: expected an ensemble to train"
-                )
-            if self.score_by == "sharpest":
-                raise BdbenchError(
-                    f"score_by=sharpest is not allowed with {given}: expected an ensemble, for its margins"
-                )
+            raise BdbenchError(f"seconds={self.seconds:g} is not allowed with {given}: expected an ensemble to train")
         if self.seconds is not None and self.models != "auto":
             raise BdbenchError(f"models={self.models} is not allowed with seconds={self.seconds:g}: expected auto")
         if self.estimator == "lasso" and self.penalty is not None and self.penalty >= 1:
@@ -200,16 +191,14 @@ class Datamodel(Detector):
             else standout.covariance_affinity(residual, group)
             for group in groups
         ]
-        separations = None
+        grown = sharpest = None
         if residual is not None:
-            rng = tools.streams("sharpest") if self.score_by == "sharpest" else None
             advance = tools.track(len(groups), "separation")
-            separations = standout.separations(residual, groups, affinities, rng, advance)
-        scores, p_value = scoring.judge(
-            groups, affinities, separations, len(view.labels), float(np.mean(sizes)), self.score_by == "sharpest"
-        )
-        tools.conclude(p_value)
-        return scores
+            grown, sharpest = standout.separations(residual, groups, affinities, tools.streams("sharpest"), advance)
+        strengths = np.array([group.strength for group in groups])
+        sharpness = None if grown is None else np.array([found.sharpness for found in grown])
+        tools.conclude(standout.p_value(strengths, sharpness))
+        return scoring.suspicion(groups, affinities, sharpest, len(view.labels), float(np.mean(sizes)))
 
     def _cuts(self, influence: Influence, view: TrainingView, tools: Tools) -> Iterator[Cuts]:
         """The local optima at every size; with classes=each, for every label in turn."""

@@ -7,10 +7,9 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from scipy import stats
 
-from bdbench_datamodel import standout
 from bdbench_datamodel.search import Cuts
 from bdbench_datamodel.separation import Separation, upper
-from bdbench_datamodel.standout import Group
+from bdbench_datamodel.standout import TIED, Group
 
 # How probable it is that strength does not tell which class was poisoned.
 _TELLS_NOTHING = 0.1
@@ -20,34 +19,34 @@ _START = 0.1
 _EXACT = 1e-6
 
 
-def judge(
+def suspicion(
     groups: Sequence[Group],
     affinities: Sequence[np.ndarray],
-    separations: Sequence[Separation] | None,
+    sharpest: Sequence[Separation] | None,
     examples: int,
     share: float,
-    sharpness_tells: bool = False,
-) -> tuple[np.ndarray, float | None]:
-    """About the probability of each example to be a poison, float64 (examples,) in [0, 1], and ``standout.p_value``.
+) -> np.ndarray:
+    """About the probability of each example to be a poison, float64 (examples,) in [0, 1].
 
-    affinities: float (n_c,) for each group; share: what part of a class the backdoor's group is taken to hold in the
-    mean. sharpness_tells: whether the separations' sharpness is evidence for the class, or the groups' strength alone.
-    The score is the ``class_posterior`` times the mean of ``membership`` by affinity and by the discriminant's fits:
-    either may be right. So the budget is spread over several classes where it is not clear which was poisoned, and
-    over all of one where it is not clear which part of it was. Examples of classes without a group get 0.
+    affinities: float (n_c,) for each of K groups; sharpest: of each one's class, None for a matrix without margins;
+    share: what part of a class the backdoor's group is taken to hold in the mean. The score is the probability of the
+    class times that of belonging to its group, each a mean of two, of which either may be right: the
+    ``class_posterior`` by strength and by the odds of sharpness, and the ``membership`` by affinity and by the sharpest
+    group's fits. So the budget is spread over several classes where it is not clear which was poisoned, and over all of
+    one where it is not clear which part of it was. Whoever is less probable than before anything was known, share / K,
+    gets that, and so do examples of classes without a group: what is left of the budget then falls at random, and not
+    on the natural groups of classes that nothing speaks for.
     """
-    strengths = np.array([group.strength for group in groups])
-    rankings, sharpness = [[values] for values in affinities], None
-    if separations is not None:
-        rankings = [[values, found.fits] for values, found in zip(affinities, separations, strict=True)]
-        sharpness = np.array([found.sharpness for found in separations])
-    probabilities = class_posterior(strengths)
-    if sharpness_tells and sharpness is not None:
-        probabilities = both(probabilities, class_posterior(sharpness / (1 - np.minimum(sharpness, 1 - _EXACT))))
+    probabilities = class_posterior(np.array([group.strength for group in groups]))
+    rankings = [[values] for values in affinities]
+    if sharpest is not None:
+        sharpness = np.minimum([found.sharpness for found in sharpest], 1 - _EXACT)
+        probabilities = (probabilities + class_posterior(sharpness / (1 - sharpness))) / 2
+        rankings = [[values, found.fits] for values, found in zip(affinities, sharpest, strict=True)]
     scores = np.zeros(examples)
     for group, probability, ranking in zip(groups, probabilities, rankings, strict=True):
         scores[group.examples] = probability * np.mean([membership(values, share) for values in ranking], axis=0)
-    return scores, standout.p_value(strengths, sharpness)
+    return np.maximum(scores, share / len(groups))
 
 
 def class_posterior(strengths: np.ndarray) -> np.ndarray:
@@ -66,26 +65,12 @@ def class_posterior(strengths: np.ndarray) -> np.ndarray:
         count = len(logs)
         # Of the others, seen from the mean of all: theirs is -log / (K - 1).
         squares = (logs**2).sum() - logs**2 * count / max(count - 1, 1)
-        likelihoods = -(count - 2) / 2 * np.log(np.maximum(squares, standout.TIED**2))
-        if np.ptp(logs) > standout.TIED:
+        likelihoods = -(count - 2) / 2 * np.log(np.maximum(squares, TIED**2))
+        if np.ptp(logs) > TIED:
             likelihoods[logs <= 0] = -np.inf
         told[told > 0] = np.exp(likelihoods - likelihoods.max())
     else:
         told[:] = 1
-    return _in_doubt(told)
-
-
-def both(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """The probability of each of K classes by two kinds of evidence that are independent, float64 (K,), of sum 1.
-
-    first, second: float (K,), the posteriors by each alone, where before any each class is as likely. With a
-    probability of .1 they tell nothing.
-    """
-    return _in_doubt(first * second)
-
-
-def _in_doubt(told: np.ndarray) -> np.ndarray:
-    """Probabilities (K,) in proportion to what was told, but for the chance that it tells nothing."""
     return (1 - _TELLS_NOTHING) * told / told.sum() + _TELLS_NOTHING / len(told)
 
 

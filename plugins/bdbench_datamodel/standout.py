@@ -177,16 +177,17 @@ def separations(
     residuals: np.ndarray,
     groups: Sequence[Group],
     affinities: Sequence[np.ndarray],
-    rng: np.random.Generator | None = None,
+    rng: np.random.Generator,
     advance: Callable[[int], None] = lambda steps: None,
-) -> list[Separation]:
-    """How each group is told from its class-mates by a discriminant; with ``rng``, the ``sharpest`` of each class.
+) -> tuple[list[Separation], list[Separation]]:
+    """What a discriminant makes of each group (``separate``), and the ``sharpest`` group of each one's class.
 
     residuals: float (m, n); affinities: float (n_c,) each. ``advance`` counts a group.
     """
-    found = []
+    grown, found = [], []
     for group, affinity in zip(groups, affinities, strict=True):
         own = residuals[:, group.examples]
-        found.append(separate(own, group.members, affinity) if rng is None else sharpest(own, rng))
+        grown.append(separate(own, group.members, affinity))
+        found.append(sharpest(own, rng))
         advance(1)
-    return found
+    return grown, found

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,15 +10,14 @@ import bdbench
 from bdbench import BdbenchError
 from bdbench_datamodel import scoring, standout
 from bdbench_datamodel.detector import Datamodel
-from bdbench_datamodel.scoring import judge
-from bdbench_datamodel.separation import Separation
+from bdbench_datamodel.scoring import suspicion
+from bdbench_datamodel.separation import Separation, separate
 from bdbench_datamodel.sharpest import sharpest
 
 
 @pytest.mark.parametrize(
     "option",
     [
-        "score_by=sharpest",
         "score_by=frequency",
         "score_by=frequency,classes=each",
         "score_by=frequency,classes=ignore",
@@ -41,26 +41,46 @@ def test_every_option_runs(tiny: dict[str, Any], option: str) -> None:
     assert record.cost.models_trained == 13
 
 
-def test_score_by_sharpest_looks_in_every_class_and_believes_what_it_finds(
+def test_the_sharpest_group_is_looked_for_in_every_class_and_believed(
     tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told: list[bool] = []
-    sizes: list[int] = []
+    found: list[Separation] = []
+    believed: list[Sequence[Separation]] = []
 
     def looked(residuals: np.ndarray, rng: np.random.Generator) -> Separation:
-        sizes.append(residuals.shape[1])
-        return sharpest(residuals, rng)
+        found.append(sharpest(residuals, rng))
+        return found[-1]
 
-    def judged(*arguments: Any) -> Any:
-        told.append(arguments[-1])
-        return judge(*arguments)
+    def suspected(*arguments: Any) -> np.ndarray:
+        believed.append(arguments[2])
+        return suspicion(*arguments)
 
     monkeypatch.setattr(standout, "sharpest", looked)
-    monkeypatch.setattr(scoring, "judge", judged)
-    for score_by in ("posterior", "sharpest"):
-        bdbench.run(defense=f"datamodel:score_by={score_by},models=20,epochs=1,hidden=4,starts=2", **tiny)
-    assert told == [False, True]
-    assert len(sizes) == 10 and min(sizes) > 0
+    monkeypatch.setattr(scoring, "suspicion", suspected)
+    bdbench.run(defense="datamodel:models=20,epochs=1,hidden=4,starts=2", **tiny)
+    assert len(found) == 10 and believed == [found]
+
+
+def test_the_p_value_is_of_what_the_strongest_groups_grow_to(
+    tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grown: list[float] = []
+    asked: list[tuple[np.ndarray, np.ndarray]] = []
+
+    def separated(*arguments: Any) -> Separation:
+        made = separate(*arguments)
+        grown.append(made.sharpness)
+        return made
+
+    def answered(strengths: np.ndarray, sharpness: np.ndarray) -> float:
+        asked.append((strengths, sharpness))
+        return 0.123
+
+    monkeypatch.setattr(standout, "separate", separated)
+    monkeypatch.setattr(standout, "p_value", answered)
+    record = bdbench.run(defense="datamodel:models=20,epochs=1,hidden=4,starts=2", **tiny)
+    assert record.detection is not None and record.detection.p_value == 0.123
+    assert len(asked) == 1 and asked[0][1].tolist() == grown and len(asked[0][0]) == 10
 
 
 def test_a_time_budget_sets_the_number_of_networks(tiny: dict[str, Any]) -> None:
@@ -80,10 +100,6 @@ def test_a_time_budget_sets_the_number_of_networks(tiny: dict[str, Any]) -> None
         ({"seconds": 60.0, "estimator": "trak"}, "seconds=60 is not allowed with estimator=trak: expected an ensemble"),
         ({"seconds": 60.0, "matrix": "w.npy"}, "seconds=60 is not allowed with matrix=w.npy: expected an ensemble"),
         ({"estimator": "lasso", "penalty": 1.0}, "penalty=1 is not allowed with estimator=lasso"),
-        (
-            {"score_by": "sharpest", "estimator": "trak"},
-            "score_by=sharpest is not allowed with estimator=trak: expected an ensemble",
-        ),
         ({"compat": "khaddaj2023"}, "compat=khaddaj2023 is not allowed: expected with score_by=frequency"),
     ],
 )

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from scipy import integrate, stats
 
-from bdbench_datamodel.scoring import both, class_posterior, judge, membership, selection_frequency
+from bdbench_datamodel.scoring import class_posterior, membership, selection_frequency, suspicion
 from bdbench_datamodel.search import Cuts
 from bdbench_datamodel.separation import Separation
-from bdbench_datamodel.standout import Group, p_value
+from bdbench_datamodel.standout import Group
 
 
 def test_selection_frequency_by_hand() -> None:
@@ -100,13 +100,27 @@ def _values(rng: np.random.Generator) -> np.ndarray:
 def test_the_group_that_stands_out_comes_first_and_what_may_be_one_next() -> None:
     rng = np.random.default_rng(0)
     values = [_values(rng) for _ in range(6)]
-    scores, _ = judge(_groups([1, 1.1, 9, 0.9, 1.2, 1.05]), values, None, 250, 0.25)
+    scores = suspicion(_groups([1, 1.1, 9, 0.9, 1.2, 1.05]), values, None, 250, 0.25)
     assert set(np.argsort(-scores)[:10]) == set(range(80, 90))
-    # 240 to 250 are of no class that was searched.
-    assert (scores[240:] == 0).all() and scores[:240].min() > 0
     # Two that stand out alike share what there is before either's class is taken whole.
-    scores, _ = judge(_groups([1, 1.1, 3, 0.9, 3, 1.05]), values, None, 240, 0.25)
+    scores = suspicion(_groups([1, 1.1, 3, 0.9, 3, 1.05]), values, None, 240, 0.25)
     assert set(np.argsort(-scores)[:20]) == {*range(80, 90), *range(160, 170)}
+
+
+def test_whoever_nothing_speaks_for_is_as_suspicious_as_before() -> None:
+    rng = np.random.default_rng(0)
+    values = [_values(rng) for _ in range(6)]
+    scores = suspicion(_groups([1, 1.1, 9, 0.9, 1.2, 1.05]), values, None, 250, 0.25)
+    # The last ten are of no class that was searched; all classes but one are improbable.
+    assert (np.flatnonzero(scores > 0.25 / 6) // 40 == 2).all()
+    assert (np.delete(scores, np.arange(80, 120)) == 0.25 / 6).all()
+    # With no evidence at all the groups come first.
+    scores = suspicion(_groups([1.0] * 6), values, None, 240, 0.25)
+    assert set(np.argsort(-scores)[:60]) == {40 * label + i for label in range(6) for i in range(10)}
+
+
+def _told(values: list[np.ndarray], sharpness: list[float]) -> list[Separation]:
+    return [Separation(v, v > v.mean(), s) for v, s in zip(values, sharpness, strict=True)]
 
 
 def test_of_two_rankings_either_may_be_right() -> None:
@@ -114,40 +128,33 @@ def test_of_two_rankings_either_may_be_right() -> None:
     groups = _groups([1, 1.1, 9, 0.9, 1.2, 1.05])
     values = [_values(rng) for _ in groups]
     # The discriminant names the last ten of each class.
-    separations = [Separation(v[::-1].copy(), g.members, 0.5) for v, g in zip(values, groups, strict=True)]
-    scores, found = judge(groups, values, separations, 240, 0.25)
+    sharpest = _told([v[::-1].copy() for v in values], [0.5, 0.5, 0.6, 0.5, 0.5, 0.5])
+    scores = suspicion(groups, values, sharpest, 240, 0.25)
     assert set(np.argsort(-scores)[:20]) == {*range(80, 90), *range(110, 120)}
-    strengths = np.array([g.strength for g in groups])
-    assert found == p_value(strengths, np.full(6, 0.5))
+
+
+def test_of_two_kinds_of_evidence_either_may_be_right() -> None:
+    rng = np.random.default_rng(0)
+    strengths, sharpness = [1.05, 1.1, 9.0, 0.9, 1.2, 1.0], [0.8, 0.5, 0.52, 0.51, 0.48, 0.5]
+    groups, values = _groups(strengths), [_values(rng) for _ in range(6)]
+    scores = suspicion(groups, values, _told(values, sharpness), 240, 0.25)
+    assert set(np.argsort(-scores)[:20]) == {*range(80, 90), *range(10)}
+    # By hand: the mean of the posteriors by strength and by the odds of sharpness, times the membership.
+    odds = np.array(sharpness) / (1 - np.array(sharpness))
+    probabilities = (class_posterior(np.array(strengths)) + class_posterior(odds)) / 2
+    expected = np.concatenate([p * membership(v, 0.25) for p, v in zip(probabilities, values, strict=True)])
+    assert scores == pytest.approx(np.maximum(expected, 0.25 / 6))
+    # One that is told without any error is no infinity, and one that is not told at all no class to compare with.
+    scores = suspicion(groups, values, _told(values, [1.0, 0.5, 0.0, -0.2, 0.48, 0.5]), 240, 0.25)
+    assert np.isfinite(scores).all() and set(np.argsort(-scores)[:20]) == {*range(80, 90), *range(10)}
 
 
 def test_no_class_is_preferred_for_its_place() -> None:
     """With nothing to tell classes apart the first one, which an attack often targets, comes no sooner than others."""
     rng = np.random.default_rng(0)
     values, strengths = [_values(rng) for _ in range(6)], [2.0, 2.5, 1.0, 1.1, 0.0, 3.0]
-    straight, _ = judge(_groups(strengths), values, None, 240, 0.25)
-    turned, _ = judge(_groups(strengths[::-1]), values[::-1], None, 240, 0.25)
+    straight = suspicion(_groups(strengths), values, None, 240, 0.25)
+    turned = suspicion(_groups(strengths[::-1]), values[::-1], None, 240, 0.25)
     assert turned.reshape(6, 40)[::-1] == pytest.approx(straight.reshape(6, 40))
-    nothing, p = judge(_groups([0.0] * 6), [np.zeros(40)] * 6, None, 240, 0.25)
-    assert len(set(nothing.tolist())) == 1 and p is None
-
-
-def test_two_kinds_of_evidence_by_hand() -> None:
-    first, second = np.array([0.6, 0.3, 0.1]), np.array([0.2, 0.4, 0.4])
-    told = np.array([0.12, 0.12, 0.04]) / 0.28
-    assert both(first, second) == pytest.approx(0.9 * told + 0.1 / 3)
-    nothing = np.full(3, 1 / 3)
-    assert both(first, nothing) == pytest.approx(0.9 * first + 0.1 / 3)
-
-
-def test_the_sharpest_class_comes_first_where_strength_leaves_it_open() -> None:
-    rng = np.random.default_rng(0)
-    groups, values = _groups([3.0, 1.1, 3.1, 0.9, 1.2, 1.05]), [_values(rng) for _ in range(6)]
-    sharpness = [0.8, 0.5, 0.52, 0.51, 0.48, 0.5]
-    separations = [Separation(v, v > 2.5, s) for v, s in zip(values, sharpness, strict=True)]
-    strongest, sharpest = (judge(groups, values, separations, 240, 0.25, told)[0] for told in (False, True))
-    assert set(np.argsort(-strongest)[:10]) == set(groups[2].examples[:10])
-    assert set(np.argsort(-sharpest)[:10]) == set(groups[0].examples[:10])
-    # One that is told without any error is no infinity.
-    separations[0] = Separation(values[0], values[0] > 2.5, 1.0)
-    assert np.isfinite(judge(groups, values, separations, 240, 0.25, True)[0]).all()
+    nothing = suspicion(_groups([0.0] * 6), [np.zeros(40)] * 6, None, 240, 0.25)
+    assert len(set(nothing.tolist())) == 1

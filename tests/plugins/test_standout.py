@@ -13,7 +13,7 @@ from bdbench_datamodel.ensemble import antithetic_subsets, draw_subsets
 from bdbench_datamodel.estimators import OutOfSample, difference_of_means, residuals, response_covariance
 from bdbench_datamodel.influence import Dense, Factors
 from bdbench_datamodel.plan import Plan
-from bdbench_datamodel.scoring import judge
+from bdbench_datamodel.scoring import suspicion
 from bdbench_datamodel.standout import Group
 
 
@@ -36,9 +36,13 @@ def _detect(
     scales = standout.class_scales(residual, labels)
     groups = standout.strongest(influence, labels, scales, (0.1, 0.2, 0.3, 0.4), 5, np.random.default_rng(0))
     affinities = [standout.covariance_affinity(residual, g) for g in groups]
-    separations = standout.separations(residual, groups, affinities) if separated else None
-    scores, p_value = judge(groups, affinities, separations, len(labels), 0.25)
-    return groups, p_value, scores
+    strengths = np.array([g.strength for g in groups])
+    sharpest = sharpness = None
+    if separated:
+        grown, sharpest = standout.separations(residual, groups, affinities, np.random.default_rng(0))
+        sharpness = np.array([found.sharpness for found in grown])
+    scores = suspicion(groups, affinities, sharpest, len(labels), 0.25)
+    return groups, standout.p_value(strengths, sharpness), scores
 
 
 @pytest.mark.parametrize("separated", [False, True])
