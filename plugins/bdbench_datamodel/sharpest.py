@@ -27,10 +27,10 @@ def sharpest(residuals: np.ndarray, rng: np.random.Generator) -> Separation:
     residuals: float (m, n_c), the class's margins freed of their own inclusion. A start is an example with the tenth of
     its class-mates that co-vary with it most, over the networks; up to 300 are drawn. As in ``separation.separate`` the
     membership is regressed on the residuals and the group made anew of the fits, here by the split of least squared
-    error into two parts of 4 to 60 % of the class (Otsu 1979), until nothing changes, at most 30 times; the group of
-    largest sharpness is kept. Two parts of about one size are as sharp: the group is the one that the rest of the class
-    tells less of (``explained``). Nothing is found (sharpness 0) in a class of fewer than 8, or whose examples are
-    all alike.
+    error into two parts of 4 to 60 % of the class (Otsu 1979), until it is what it was one or two rounds before, at
+    most 30 times; of all groups on the way the sharpest is kept. Two parts of about one size are as sharp: the group is
+    the one that the rest of the class tells less of (``explained``). Nothing is found (sharpness 0) in a class of fewer
+    than 8, or whose examples are all alike, or where no group is told better than by its mean.
     """
     examples = residuals.shape[1]
     nothing = Separation(np.zeros(examples), np.zeros(examples, bool), 0.0)
@@ -42,18 +42,22 @@ def sharpest(residuals: np.ndarray, rng: np.random.Generator) -> Separation:
     places = rng.choice(examples, min(_STARTS, examples), replace=False)
     members = _neighbourhoods(residuals, places)
     penalty = _PENALTY * eigenvalues.sum() / examples
+    best, earlier = nothing, np.zeros_like(members)
     for _ in range(_ROUNDS):
-        following = _split(without_own(basis, eigenvalues, members.astype(float), penalty))
-        if (following == members).all():
+        fits = without_own(basis, eigenvalues, members.astype(float), penalty)
+        sharpness = 1 - ((members - fits) ** 2).mean(0) / members.var(0)
+        place = int(sharpness.argmax())
+        if sharpness[place] > best.sharpness:
+            best = Separation(fits[:, place].copy(), members[:, place].copy(), float(sharpness[place]))
+        following = _split(fits)
+        moving = (following != members).any(0) & (following != earlier).any(0)
+        if not moving.any():
             break
-        members = following
-    fits = without_own(basis, eigenvalues, members.astype(float), penalty)
-    sharpness = 1 - ((members - fits) ** 2).mean(0) / members.var(0)
-    best = int(sharpness.argmax())
-    group, values = members[:, best], fits[:, best]
+        members, earlier = following[:, moving], members[:, moving]
+    group = best.members
     if group.mean() > _AS_LARGE and explained(residuals, ~group) < explained(residuals, group):
-        group, values = ~group, 1 - values
-    return Separation(values, group, float(sharpness[best]))
+        return Separation(1 - best.fits, ~group, best.sharpness)
+    return best
 
 
 def explained(residuals: np.ndarray, members: np.ndarray) -> float:

@@ -50,6 +50,22 @@ def test_upper_is_the_mixture_whose_components_share_a_variance() -> None:
     assert upper(np.ones(4), np.array([True, False, False, True])).tolist() == [1, 0, 0, 1]
 
 
+def test_upper_does_not_depend_on_the_order_of_the_values() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        values = np.concatenate([rng.normal(0, 1, 30), rng.normal(2, 1, 10)])
+        start, order = values > np.sort(values)[-5], rng.permutation(40)
+        assert upper(values[order], start[order]) == pytest.approx(upper(values, start)[order], abs=1e-9)
+
+
+@pytest.mark.parametrize("count", [2, 3, 40])
+def test_the_least_variance_within_two_parts_by_trying_all(count: int) -> None:
+    values = np.random.default_rng(count).normal(size=count)
+    ranked = np.sort(standardised(values))
+    tried = [ranked[:k].var() * k + ranked[k:].var() * (count - k) for k in range(1, count)]
+    assert separation._least_within(standardised(values)) == pytest.approx(min(tried) / count, abs=1e-12)
+
+
 def _class(shared: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """60 networks, 200 examples of which the first 60 share one direction; all share five others."""
     members = np.arange(200) < 60

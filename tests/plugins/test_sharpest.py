@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from sklearn.linear_model import Ridge
 from sklearn.metrics import roc_auc_score
 
 from bdbench_datamodel import sharpest as module
-from bdbench_datamodel.separation import FEWEST, separate
+from bdbench_datamodel.separation import FEWEST, separate, without_own
 from bdbench_datamodel.sharpest import explained, sharpest
 
 
@@ -38,6 +39,35 @@ def test_it_finds_half_of_a_class_that_a_first_guess_does_not_lead_to() -> None:
         assert best.fits[best.members].mean() > best.fits[~best.members].mean()
         assert 0.5 < best.sharpness < 1
     assert min(found) > 0.95 and max(led) < 0.75
+
+
+def test_it_keeps_the_sharpest_of_all_groups_on_the_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    residuals = np.random.default_rng(5).normal(size=(40, 60))
+    visited: list[float] = []
+
+    def watched(basis: np.ndarray, eigenvalues: np.ndarray, targets: np.ndarray, penalty: float) -> np.ndarray:
+        fits = without_own(basis, eigenvalues, targets, penalty)
+        visited.extend(1 - ((targets - fits) ** 2).mean(0) / targets.var(0))
+        return fits
+
+    monkeypatch.setattr(module, "without_own", watched)
+    found = sharpest(residuals, np.random.default_rng(0))
+    assert found.sharpness == max(visited)
+    # Columns that have come to an end are no longer fitted.
+    assert 60 * 2 < len(visited) < 60 * 30
+    # It is that of the group which is given, by the formula and one ridge regression for each example.
+    monkeypatch.undo()
+    predictors = (residuals - residuals.mean(1, keepdims=True)).T
+    predictors -= predictors.mean(0)
+    penalty = (predictors**2).sum() / 60
+    alone = [
+        Ridge(alpha=penalty)
+        .fit(np.delete(predictors, i, 0), np.delete(found.members, i))
+        .predict(predictors[i : i + 1])
+        for i in range(60)
+    ]
+    errors = (found.members - np.concatenate(alone)) ** 2
+    assert found.sharpness == pytest.approx(1 - errors.mean() / found.members.var(), abs=0.02)
 
 
 def test_it_is_seeded_and_does_not_depend_on_the_order_of_the_networks() -> None:
