@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 import time
 from collections.abc import Iterator, Sequence
@@ -79,13 +80,13 @@ class Plan:
         With ``seconds``, the number of networks is what the pace of the first chunk lets into that time.
         """
         streams = tools.shared_streams.child("ensemble")
-        chunks, seed = self._chunks(len(view.labels), streams("subsets")), streams.integer("networks")
+        subsets, seed = self._subsets(len(view.labels), streams("subsets")), streams.integer("networks")
         tensors = _Tensors(self.network, view, tools.device)
         pieces: list[tuple[np.ndarray, dict[str, np.ndarray]]] = []
 
         def extend(until: int, label: str) -> None:
             firsts = range(sum(len(masks) for masks, _ in pieces), until, self.chunk)
-            new = [masks[: until - first] for first, masks in zip(firsts, chunks, strict=False)]
+            new = [np.array(list(itertools.islice(subsets, min(self.chunk, until - first)))) for first in firsts]
             make = functools.partial(self._piece, firsts, new, seed, tensors)
             configs = [self._config(first, len(masks)) for first, masks in zip(firsts, new, strict=True)]
             advance = tools.track(sum(map(len, new)), label)
@@ -124,11 +125,11 @@ class Plan:
         tools.count_models(self.models)
         return checkpoints, inputs, labels
 
-    def _chunks(self, examples: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
-        """Subsets without end, a chunk at a time: those of a short ensemble are the first of a longer one."""
+    def _subsets(self, examples: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
+        """Subsets, bool (examples,), without end: those of a short ensemble are the first of a longer one."""
         draw = ensemble.antithetic_subsets if self.options.antithetic else ensemble.draw_subsets
         while True:
-            yield draw(examples, self.chunk, self.options.alpha, rng)
+            yield from draw(examples, 2, self.options.alpha, rng)
 
     def _piece(
         self, firsts: Sequence[int], masks: Sequence[np.ndarray], seed: int, tensors: _Tensors, index: int

@@ -1,15 +1,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 import bdbench
-from bdbench import BdbenchError
+from bdbench import BdbenchError, Streams
 from bdbench_datamodel import scoring, standout
 from bdbench_datamodel.detector import Datamodel
+from bdbench_datamodel.plan import Plan
 from bdbench_datamodel.scoring import suspicion
 from bdbench_datamodel.separation import Separation, separate
 from bdbench_datamodel.sharpest import sharpest
@@ -37,7 +39,7 @@ def test_every_option_runs(tiny: dict[str, Any], option: str) -> None:
 
     record = bdbench.run(defense=f"{TINY_DATAMODEL},{option}", **tiny)
     scores = np.load(tiny["out"] / record.id / "scores.npz")["scores"]
-    assert scores.max() > 0
+    assert np.isfinite(scores).all() and scores.min() >= 0 and len(np.unique(scores)) > 1
     assert record.cost.models_trained == 13
 
 
@@ -91,6 +93,30 @@ def test_a_time_budget_sets_the_number_of_networks(tiny: dict[str, Any]) -> None
     )
     assert fewest == 50
     assert more > 50
+
+
+def test_a_subset_is_known_by_its_place_whatever_was_trained_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A chunk of more networks than the default number, and a time budget that goes on after them."""
+    view = bdbench.TrainingView(np.zeros((60, 8, 8, 1), np.uint8), np.arange(60) % 3, 3)
+    made: dict[int, np.ndarray] = {}
+
+    def trained(self: Plan, firsts: Sequence[int], masks: Sequence[np.ndarray], seed: int, tensors: Any, i: int) -> Any:
+        made.update({firsts[i] + row: mask for row, mask in enumerate(masks[i])})
+        return {"margins": np.zeros(masks[i].shape, np.float32), "seconds": np.array(0.001 * len(masks[i]))}
+
+    monkeypatch.setattr(Plan, "_piece", trained)
+    tools: Any = SimpleNamespace(
+        shared_streams=Streams(0), device="cpu", track=lambda total, label: lambda steps: None,
+        saved_each=lambda configs, make: (make(i) for i in range(len(configs))), count_models=lambda number: None,
+    )  # fmt: skip
+    ensembles = []
+    for options in ({"models": 1300, "chunk": 200}, {"seconds": 1.3, "chunk": 1100}):
+        masks, _ = Plan.of(Datamodel(**options), view).train(view, tools)
+        assert all((masks[row] == made[row]).all() for row in range(len(masks)))
+        ensembles.append(masks)
+    assert len(ensembles[0]) == len(ensembles[1]) and (ensembles[0] == ensembles[1]).all()
 
 
 @pytest.mark.parametrize(
