@@ -72,7 +72,8 @@ class Datamodel(Detector):
     )
     sizes: tuple[float, ...] | None = param(
         None,
-        help="sizes searched, as fractions of the class, or of the set where that is searched as a whole",
+        help="sizes searched for the strongest group, as fractions of the class, or of the set where that is searched "
+        "as a whole; their mean is what part of a class a backdoor is taken to hold",
         low=0,
         high=1,
         exclusive=True,
@@ -112,6 +113,7 @@ class Datamodel(Detector):
         from bdbench_datamodel.plan import Plan
         from bdbench_datamodel.scoring import selection_frequency
 
+        self._check_sizes(view.labels)
         masks = margins = None
         if self.trains_ensemble:
             masks, margins = Plan.of(self, view).train(view, tools)
@@ -168,7 +170,7 @@ class Datamodel(Detector):
         from bdbench_datamodel import scoring, standout
         from bdbench_datamodel.estimators import residuals
 
-        sizes = self.sizes or _CLASS_SIZES
+        sizes = self._fractions()
         residual = None if masks is None or margins is None else residuals(masks, margins)
         if residual is None:
             scales = standout.matrix_scales(influence, view.labels)
@@ -183,8 +185,6 @@ class Datamodel(Detector):
             tools.streams("search"),
             tools.track(len(np.unique(view.labels)), "search"),
         )
-        if not groups:
-            raise self._no_size(sizes)
         affinities = [
             standout.matrix_affinity(influence, group, scales[group.examples[0]])
             if residual is None
@@ -204,19 +204,12 @@ class Datamodel(Detector):
         """The local optima at every size; with classes=each, for every label in turn."""
         from bdbench_datamodel import compat
         from bdbench_datamodel.lowrank import objective_of
-        from bdbench_datamodel.search import Cuts, Problem, counts, search
+        from bdbench_datamodel.search import Cuts, Problem, search
 
         released = self.compat != "none"
         rng = tools.streams("search")
-        if self.classes == "each":
-            fractions = self.sizes or _CLASS_SIZES
-            universes = [np.flatnonzero(view.labels == label) for label in np.unique(view.labels)]
-        else:
-            fractions = self.sizes or _SET_SIZES
-            universes = [np.arange(len(view.labels))]
-        sizes = [compat.sizes(len(u)) if released else counts(fractions, len(u)) for u in universes]
-        if not any(sizes):
-            raise self._no_size(fractions)
+        universes = self._universes(view.labels)
+        sizes = [self._sizes(len(universe)) for universe in universes]
         advance = tools.track(sum(map(len, sizes)) * self.starts, "search")
         labels = view.labels if self.classes == "mask" else None
         for universe, own in zip(universes, sizes, strict=True):
@@ -228,8 +221,33 @@ class Datamodel(Detector):
                 found = find(size, self.starts, rng, advance)
                 yield Cuts(size, universe[found.members], found.objectives)
 
-    def _no_size(self, fractions: tuple[float, ...]) -> BdbenchError:
-        given = "+".join(f"{f:g}" for f in fractions)
-        return BdbenchError(
-            f"sizes={given} leave no group of at least 2 examples to search for: expected larger fractions"
-        )
+    @property
+    def _by_class(self) -> bool:
+        return self.score_by == "posterior" or self.classes == "each"
+
+    def _universes(self, labels: np.ndarray) -> list[np.ndarray]:
+        """What is searched as a set of its own: every class, int64 (n_c,), or all examples."""
+        if self._by_class:
+            return [np.flatnonzero(labels == label) for label in np.unique(labels)]
+        return [np.arange(len(labels))]
+
+    def _fractions(self) -> tuple[float, ...]:
+        return self.sizes or (_CLASS_SIZES if self._by_class else _SET_SIZES)
+
+    def _sizes(self, examples: int) -> list[int]:
+        """Of the groups that are searched for among so many examples."""
+        from bdbench_datamodel import compat
+        from bdbench_datamodel.search import counts
+
+        return counts(self._fractions(), examples) if self.compat == "none" else compat.sizes(examples)
+
+    def _check_sizes(self, labels: np.ndarray) -> None:
+        """Raises BdbenchError if no group is to be searched for, before anything is trained."""
+        largest = max(map(len, self._universes(labels)))
+        if not self._sizes(largest):
+            given = "+".join(f"{f:g}" for f in self._fractions())
+            where = "the largest class" if self._by_class else "the set"
+            raise BdbenchError(
+                f"sizes={given} leave no group of at least 2 examples, and as many beside it, among the {largest} of "
+                f"{where}: expected other fractions, or more examples"
+            )

@@ -11,7 +11,7 @@ from bdbench_datamodel.search import Cuts
 from bdbench_datamodel.separation import Separation, upper
 from bdbench_datamodel.standout import TIED, Group
 
-# How probable it is that strength does not tell which class was poisoned.
+# How probable it is that strength does not tell which class was poisoned; or sharpness, where that is asked.
 _TELLS_NOTHING = 0.1
 # Whom the mixture of two normal groups takes for the upper one to start with.
 _START = 0.1
@@ -40,8 +40,7 @@ def suspicion(
     probabilities = class_posterior(np.array([group.strength for group in groups]))
     rankings = [[values] for values in affinities]
     if sharpest is not None:
-        sharpness = np.minimum([found.sharpness for found in sharpest], 1 - _EXACT)
-        probabilities = (probabilities + class_posterior(sharpness / (1 - sharpness))) / 2
+        probabilities = (probabilities + _by_sharpness(np.array([found.sharpness for found in sharpest]))) / 2
         rankings = [[values, found.fits] for values, found in zip(affinities, sharpest, strict=True)]
     scores = np.zeros(examples)
     for group, probability, ranking in zip(groups, probabilities, rankings, strict=True):
@@ -49,10 +48,25 @@ def suspicion(
     return np.maximum(scores, share / len(groups))
 
 
+def _by_sharpness(sharpness: np.ndarray) -> np.ndarray:
+    """``class_posterior`` of K classes by the odds of sharpness (K,), among those where anything was told at all.
+
+    A class that is too small to be looked at, or was told nothing of, is as likely as before, and so is each where
+    there are fewer than three to compare.
+    """
+    told = sharpness > 0
+    probabilities = np.full(len(sharpness), 1 / len(sharpness))
+    if told.sum() > 2:
+        shares = np.minimum(sharpness[told], 1 - _EXACT)
+        probabilities[told] = told.mean() * class_posterior(shares / (1 - shares))
+    return probabilities
+
+
 def class_posterior(strengths: np.ndarray) -> np.ndarray:
     """The probability of each of K classes to be the poisoned one, float64 (K,), of sum 1.
 
-    strengths: float (K,), of the classes' groups. If it is class c, then the logarithms of the other K - 1 are from one
+    strengths: float (K,), of the classes' groups, or another measure by which a poisoned one lies above the others, on
+    a scale of ratios. If it is class c, then the logarithms of the other K - 1 are from one
     normal law, of whose mean and deviation nothing is known before; integrated over these (with density 1 / deviation)
     their likelihood is proportional to S_c^(-(K - 2) / 2), where S_c is the sum of squares about their own mean; and
     the logarithm of c's own lies somewhere above that mean. A strength that is not positive is of a class where nothing

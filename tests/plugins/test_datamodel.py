@@ -95,6 +95,17 @@ def test_a_time_budget_sets_the_number_of_networks(tiny: dict[str, Any]) -> None
     assert more > 50
 
 
+@pytest.mark.parametrize(
+    "option", ["sizes=0.001", "score_by=frequency,sizes=0.001", "score_by=frequency,classes=each,sizes=0.99"]
+)
+def test_sizes_that_leave_nothing_to_search_for_are_refused_before_networks_are_trained(
+    tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch, option: str
+) -> None:
+    monkeypatch.setattr(Plan, "train", lambda *_: pytest.fail("networks were trained"))
+    with pytest.raises(BdbenchError, match="leave no group of at least 2 examples, and as many beside it, among the"):
+        bdbench.run(defense=f"datamodel:{option}", **tiny)
+
+
 def test_a_subset_is_known_by_its_place_whatever_was_trained_at_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

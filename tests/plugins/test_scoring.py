@@ -144,9 +144,27 @@ def test_of_two_kinds_of_evidence_either_may_be_right() -> None:
     probabilities = (class_posterior(np.array(strengths)) + class_posterior(odds)) / 2
     expected = np.concatenate([p * membership(v, 0.25) for p, v in zip(probabilities, values, strict=True)])
     assert scores == pytest.approx(np.maximum(expected, 0.25 / 6))
-    # One that is told without any error is no infinity, and one that is not told at all no class to compare with.
-    scores = suspicion(groups, values, _told(values, [1.0, 0.5, 0.0, -0.2, 0.48, 0.5]), 240, 0.25)
+    # One that is told without any error is no infinity.
+    scores = suspicion(groups, values, _told(values, [1.0, 0.5, 0.52, 0.51, 0.48, 0.5]), 240, 0.25)
     assert np.isfinite(scores).all() and set(np.argsort(-scores)[:20]) == {*range(80, 90), *range(10)}
+
+
+def test_a_class_that_was_told_nothing_of_is_no_evidence_for_the_others() -> None:
+    values = [_values(np.random.default_rng(0))] * 6
+    by_strength = class_posterior(np.ones(6))[0]  # each as likely
+
+    def probabilities(sharpness: list[float]) -> np.ndarray:
+        scores = suspicion(_groups([1.0] * 6), values, _told(values, sharpness), 240, 0.25)
+        return scores.reshape(6, 40).max(1) / membership(values[0], 0.25).max()
+
+    # Two of six are told: nothing to compare with.
+    assert probabilities([0.0, 0.9, 0.0, 0.5, 0.0, -0.1]) == pytest.approx(np.full(6, by_strength))
+    # Four of six are: the two others are as likely as before, and these share the rest.
+    found = probabilities([0.0, 0.9, 0.52, 0.5, 0.51, 0.0])
+    odds = np.array([0.9 / 0.1, 0.52 / 0.48, 1.0, 0.51 / 0.49])
+    expected = (by_strength + np.insert(4 / 6 * class_posterior(odds), [0, 4], 1 / 6)) / 2
+    assert found == pytest.approx(np.maximum(expected, 0.25 / 6 / membership(values[0], 0.25).max()))
+    assert found.argmax() == 1
 
 
 def test_no_class_is_preferred_for_its_place() -> None:
