@@ -18,7 +18,8 @@ def read_matrix(path: Path, examples: int, rows: Rows = "auto") -> np.ndarray:
 
     rows: what the file's rows are. auto: targets, unless the file is a dictionary with ``weight``, as in the release
     of Ilyas et al. 2022, whose matrices are train examples by targets. An .npz or a dictionary must hold ``weight``
-    or one array alone. Raises BdbenchError if the file is not there, not readable or not (examples, examples).
+    or one array alone. It is in units of its largest entry: only ratios count, and squares of very large or small ones
+    would not fit float32. Raises BdbenchError if the file is not there, not readable or not (examples, examples).
     """
     if path.suffix not in KINDS:
         raise BdbenchError(f"matrix {str(path)!r} is not readable: expected a file that ends in {', '.join(KINDS)}")
@@ -34,6 +35,9 @@ def read_matrix(path: Path, examples: int, rows: Rows = "auto") -> np.ndarray:
         raise BdbenchError(f"matrix {str(path)!r} is {matrix.shape}: expected ({examples}, {examples})")
     if not np.isfinite(matrix).all():
         raise BdbenchError(f"matrix {str(path)!r} holds NaN or infinite entries: expected finite ones")
+    largest = max(float(matrix.max()), -float(matrix.min()))
+    if largest > 0:
+        matrix = matrix / np.float32(largest)
     transposed = rows == "sources" or (rows == "auto" and named)
     return np.ascontiguousarray(matrix.T) if transposed else matrix
 

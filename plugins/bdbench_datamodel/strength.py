@@ -17,6 +17,8 @@ from scipy import stats
 from bdbench_datamodel.estimators import difference_of_means
 
 _PARTS = 5
+# Models in each of these: of fewer, entries of W are empty, and count as no effect.
+_FEWEST = 10
 _POINTS = 8
 
 
@@ -80,8 +82,10 @@ def by_datamodels(masks: np.ndarray, margins: np.ndarray, members: np.ndarray) -
     """(1 / p) 1_v' W h(1_v), Lemma 1's approximation of the k-strength at k = alpha p.
 
     W is the out-of-sample difference of means. The value is that of all models (m, n); the interval is Student's over
-    five disjoint parts of them.
+    five disjoint parts of them. NaN with fewer than 50 models, where members' effects on each other are missing.
     """
+    if len(masks) < _PARTS * _FEWEST:
+        return Estimate(float("nan"), float("nan"))
 
     def lemma(part: slice) -> float:
         rows = difference_of_means(masks[part], margins[part], targets=members)

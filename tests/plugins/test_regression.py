@@ -103,9 +103,20 @@ def test_a_matrix_is_read_from_any_file_in_either_orientation(tmp_path: Path, na
     weights = np.arange(9, dtype=np.float32).reshape(3, 3)
     path = _written(tmp_path, name, weights)
     release = name in ("named.npz", "release.pt")
+    weights /= 8  # in units of the largest entry
     assert np.array_equal(read_matrix(path, 3), weights.T if release else weights)
     assert np.array_equal(read_matrix(path, 3, "targets"), weights)
     assert np.array_equal(read_matrix(path, 3, "sources"), weights.T)
+
+
+@pytest.mark.parametrize("unit", [1e-30, 1e25])
+def test_the_unit_of_a_matrix_is_of_no_account(tiny: dict[str, Any], tmp_path: Path, unit: float) -> None:
+    weights = np.random.default_rng(0).normal(size=(300, 300))
+    np.save(tmp_path / "one.npy", weights)
+    np.save(tmp_path / "other.npy", weights * unit)
+    runs = [bdbench.run(defense=f"datamodel:matrix={tmp_path / name}", **tiny) for name in ("one.npy", "other.npy")]
+    one, other = (np.load(tiny["out"] / run.id / "scores.npz")["scores"] for run in runs)
+    assert other == pytest.approx(one) and len(np.unique(one)) > 1
 
 
 def test_a_bad_matrix_is_one_sentence(tmp_path: Path) -> None:

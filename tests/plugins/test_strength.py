@@ -74,6 +74,14 @@ def test_by_datamodels_is_lemma_1() -> None:
     assert strength.by_datamodels(masks, margins, members).value == pytest.approx(expected, rel=1e-4)
 
 
+def test_too_few_models_give_no_strength_by_datamodels() -> None:
+    masks, margins, members = _planted(0.4, models=50)
+    found = strength.by_datamodels(masks, margins, members)
+    assert found.low < 0.4 * 19 / 20 < found.high
+    few = strength.by_datamodels(masks[:49], margins[:49], members)
+    assert np.isnan(few.value) and np.isnan(few.half)
+
+
 def test_intervals_cover_at_their_rate() -> None:
     hits = 0
     for seed in range(200):
