@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from scipy import integrate, stats
 
+from bdbench_datamodel import scoring
 from bdbench_datamodel.scoring import class_posterior, membership, selection_frequency, suspicion
 from bdbench_datamodel.search import Cuts
-from bdbench_datamodel.separation import Separation
+from bdbench_datamodel.separation import Separation, upper
 from bdbench_datamodel.standout import Group
 
 
@@ -84,6 +85,19 @@ def test_membership_trusts_the_border_as_far_as_it_explains_the_variance_by_hand
     assert len(set(tied[:3].tolist())) == len(set(tied[3:].tolist())) == 1
     assert len(set(membership(np.zeros(7), 0.25).tolist())) == 1
     assert membership(np.array([4.0]), 0.25).shape == (1,)
+
+
+def test_the_border_is_looked_for_from_the_first_tenth(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[int] = []
+
+    def looked(values: np.ndarray, start: np.ndarray) -> np.ndarray:
+        started.append(int(start.sum()))
+        assert values[start].min() > values[~start].max()
+        return upper(values, start)
+
+    monkeypatch.setattr(scoring, "upper", looked)
+    membership(np.random.default_rng(0).normal(size=70), 0.25)
+    assert started == [7]
 
 
 def _groups(strengths: list[float], each: int = 40) -> list[Group]:

@@ -6,21 +6,15 @@ from sklearn.linear_model import Ridge
 from sklearn.mixture import GaussianMixture
 
 from bdbench_datamodel import separation
-from bdbench_datamodel.separation import left_one_out, separate, standardised, upper
-
-
-def _svd(predictors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    basis, singular, _ = np.linalg.svd(predictors - predictors.mean(0), full_matrices=False)
-    return basis, singular**2
+from bdbench_datamodel.separation import basis_of, left_one_out, separate, standardised, upper
 
 
 @pytest.mark.parametrize("shape", [(12, 5), (9, 30)])
 def test_leaving_one_out_equals_fitting_without_it(shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     predictors, targets = rng.normal(size=shape), rng.normal(size=shape[0])
-    basis, eigenvalues = _svd(predictors)
-    if shape[1] > shape[0]:
-        basis, eigenvalues = basis[:, :-1], eigenvalues[:-1]  # centring took a dimension
+    basis, eigenvalues = basis_of(predictors.T)
+    assert len(eigenvalues) == min(shape[0] - 1, shape[1])  # centring took a dimension
     errors = []
     for share in (0.01, 0.3, 3.0):
         monkeypatch.setattr(separation, "_PENALTIES", np.array([share]))
@@ -85,6 +79,15 @@ def test_a_group_that_the_affinity_sees_in_a_blur_is_made_anew() -> None:
 
     assert roc_auc_score(members, found.fits) > 0.99 > 0.96 > roc_auc_score(members, affinity)
     assert found.sharpness > 0.7
+
+
+def test_the_first_group_is_what_the_affinity_tells_from_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(separation, "_ROUNDS", 1)
+    rng = np.random.default_rng(0)
+    told = np.arange(100) % 3 == 0
+    start = told & (np.arange(100) < 50)
+    found = separate(rng.normal(size=(30, 100)), start, 5.0 * told + rng.normal(size=100))
+    assert (found.members == told).mean() > 0.97
 
 
 def test_what_shares_nothing_is_not_sharp() -> None:

@@ -87,6 +87,29 @@ def test_of_two_halves_as_sharp_it_takes_the_one_that_the_rest_tells_less_of() -
             assert roc_auc_score(poisoned, sharpest(sign * residuals, np.random.default_rng(0)).members) > 0.9
 
 
+def test_a_smaller_part_is_the_group_whatever_the_rest_tells_of_it() -> None:
+    # Three quarters follow one more thing: the rest of the class tells less of them than of the quarter that is left.
+    rng = np.random.default_rng(0)
+    residuals, _, poisoned = _class(rng, poisons=150)
+    residuals += np.outer(rng.normal(size=60), poisoned)
+    assert explained(residuals, poisoned) < explained(residuals, ~poisoned)
+    found = sharpest(residuals, np.random.default_rng(0)).members
+    assert found.mean() < 0.4 and (found == ~poisoned).mean() > 0.9
+
+
+def test_explained_does_not_depend_on_how_much_a_class_mate_moves() -> None:
+    rng = np.random.default_rng(0)
+    members = np.arange(8) < 3
+    residuals = rng.normal(size=(60, 8))
+    alone = rng.normal(size=60) + 0.3 * residuals[:, :3].sum(1)
+    told = []
+    for much in (1.0, 30.0):
+        # Two that take each other away, so that what the group does beside the others stays the same.
+        residuals[:, 6], residuals[:, 7] = much * alone, -much * alone
+        told.append(explained(residuals, members))
+    assert told[0] == pytest.approx(told[1])
+
+
 def test_explained_by_hand() -> None:
     rng = np.random.default_rng(0)
     free, shared = rng.normal(size=(2, 400))
@@ -107,8 +130,11 @@ def test_explained_by_hand() -> None:
 
 
 @pytest.mark.parametrize("examples", [9, 30])
-def test_the_split_has_the_least_error_of_all(examples: int) -> None:
+@pytest.mark.parametrize("power", [1, 2, -2])
+def test_the_split_has_the_least_error_of_all(examples: int, power: int) -> None:
     fits = np.random.default_rng(0).normal(size=(examples, 7))
+    if power != 1:  # few that lie far above, or below: the best of all splits is less even than is allowed
+        fits = np.sign(power) * np.exp(np.abs(power) * fits)
     found = module._split(fits)
     least, most = (int(share * examples) for share in (0.04, 0.6))
     for column, members in zip(fits.T, found.T, strict=True):
