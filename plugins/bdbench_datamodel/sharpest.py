@@ -95,12 +95,10 @@ def _neighbourhoods(residuals: np.ndarray, places: np.ndarray) -> np.ndarray:
 def _split(fits: np.ndarray) -> np.ndarray:
     """bool (n_c, S): the upper of two parts of each column, with the least squared error about their means."""
     examples = len(fits)
-    order = np.argsort(-fits, axis=0, kind="stable")
-    sums = np.take_along_axis(fits, order, axis=0).cumsum(0)
-    sizes = np.arange(1, examples)[:, None]
-    between = (sums[:-1] - sizes * sums[-1] / examples) ** 2 / (sizes * (examples - sizes))
     least, most = (int(share * examples) for share in _SHARES)
-    between[: max(least, FEWEST) - 1] = between[min(most, examples - FEWEST) :] = -1
-    upper = np.empty(fits.shape, bool)
-    np.put_along_axis(upper, order, np.arange(examples)[:, None] <= between.argmax(0), axis=0)
-    return upper
+    least, most = max(least, FEWEST), min(most, examples - FEWEST)
+    ranked = np.sort(fits.T, axis=1)[:, ::-1]
+    sizes = np.arange(least, most + 1)
+    sums, mean = ranked.cumsum(1)[:, least - 1 : most], ranked.mean(1, keepdims=True)
+    between = (sums - sizes * mean) ** 2 / (sizes * (examples - sizes))
+    return fits >= ranked[np.arange(len(ranked)), between.argmax(1) + least - 1]
