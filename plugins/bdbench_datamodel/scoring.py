@@ -66,11 +66,11 @@ def class_posterior(strengths: np.ndarray) -> np.ndarray:
     """The probability of each of K classes to be the poisoned one, float64 (K,), of sum 1.
 
     strengths: float (K,), of the classes' groups, or another measure by which a poisoned one lies above the others, on
-    a scale of ratios. If it is class c, then the logarithms of the other K - 1 are from one
-    normal law, of whose mean and deviation nothing is known before; integrated over these (with density 1 / deviation)
-    their likelihood is proportional to S_c^(-(K - 2) / 2), where S_c is the sum of squares about their own mean; and
-    the logarithm of c's own lies somewhere above that mean. A strength that is not positive is of a class where nothing
-    was found, and is neither. With a probability of .1 strength tells nothing: then each class is as likely.
+    a scale of ratios. If it is class c, then the logarithms of the other K - 1 are from one normal law, of whose mean
+    and deviation nothing is known before; integrated over these (with density 1 / deviation) their likelihood is
+    proportional to S_c^(-(K - 2) / 2), where S_c is the sum of squares about their own mean; and the logarithm of c's
+    own lies somewhere above that mean. A strength that is not positive is of a class where nothing was found, and is
+    neither. With a probability of .1 strength tells nothing: then each class is as likely.
     """
     told = (strengths > 0).astype(float)
     if told.any():
