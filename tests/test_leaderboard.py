@@ -12,9 +12,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 import bdbench
-from bdbench import Attack, leaderboard, record
+from bdbench import Attack, Defense, leaderboard, record
 from bdbench.cli import cli
 from bdbench.leaderboard.frame import NUMBERS
+from bdbench_baselines.random import Random
 from bdbench_datamodel.detector import Datamodel
 from bdbench_triggers.badnets import BadNets
 from bdbench_triggers.blend import Blend
@@ -329,9 +330,9 @@ def test_what_is_committed_is_what_the_records_give(folder: Path) -> None:
     assert leaderboard.stale(folder) == []
 
 
-def _promised(board: str, defense: Datamodel, attack: Attack) -> list[dict[str, Any]]:
+def _promised(board: str, defense: Defense, attack: Attack) -> list[dict[str, Any]]:
     folder = Path(__file__).parent.parent / "leaderboards" / board / "records"
-    records = [json.loads(path.read_text()) for path in folder.glob(f"*-{attack.name}-datamodel-*.json")]
+    records = [json.loads(path.read_text()) for path in folder.glob(f"*-{attack.name}-{defense.name}-*.json")]
     own = {"defense": defense.config(), "attack": attack.config()}
     found = [r for r in records if {kind: r["config"][kind] for kind in own} == own]
     return sorted(found, key=lambda r: r["seed"])
@@ -340,12 +341,12 @@ def _promised(board: str, defense: Datamodel, attack: Attack) -> list[dict[str, 
 @pytest.mark.parametrize(
     ("attack", "asr", "auroc"),
     [
-        (BadNets(rate=0.015), 0.8, 0.97),
-        (BadNets(rate=0.03), 0.8, 0.97),
-        (BadNets(rate=0.05), 0.8, 0.97),
-        (Blend(rate=0.015), 0.75, 0.97),
-        (Blend(rate=0.03), 0.8, 0.97),
-        (Blend(rate=0.05), 0.8, 0.97),
+        (BadNets(rate=0.015), 0.8, 0.98),
+        (BadNets(rate=0.03), 0.8, 0.98),
+        (BadNets(rate=0.05), 0.8, 0.98),
+        (Blend(rate=0.015), 0.75, 0.94),
+        (Blend(rate=0.03), 0.8, 0.98),
+        (Blend(rate=0.05), 0.8, 0.98),
     ],
     ids=lambda value: value.name if isinstance(value, Attack) else str(value),
 )
@@ -361,28 +362,33 @@ def test_digits_default_keeps_the_readmes_promise(attack: Attack, asr: float, au
 
 
 @pytest.mark.parametrize(
-    ("attack", "auroc", "failed"),
+    ("attack", "auroc", "least", "cost"),
     [
-        (BadNets(rate=0.015), 0.999, []),
-        (BadNets(rate=0.05), 0.999, []),
-        (Blend(rate=0.015), 0.999, []),
-        (Blend(rate=0.05), 0.999, []),
-        (Sig(rate=0.05), 0.994, [0]),
+        (BadNets(rate=0.015), 0.999, 0.999, 1),
+        (BadNets(rate=0.05), 0.999, 0.997, 1),
+        (Blend(rate=0.015), 0.999, 0.999, 1),
+        (Blend(rate=0.05), 0.999, 0.999, 1),
+        (Sig(rate=0.05), 0.98, 0.96, 1),
     ],
     ids=lambda value: value.name if isinstance(value, Attack) else str(value),
 )
-def test_cifar10_keeps_the_readmes_promise(attack: Attack, auroc: float, failed: list[int]) -> None:
-    """The default detector finds these on every seed of leaderboards/cifar10-5k, and removing ends the attack, but on
-    the seeds that README owns up to.
+def test_cifar10_keeps_the_readmes_promise(attack: Attack, auroc: float, least: float, cost: float) -> None:
+    """The default detector finds these on every seed of leaderboards/cifar10-5k, and removing ends the attack, at less
+    than a point of clean accuracy against removing as much at random.
     """
     promised = _promised("cifar10-5k", Datamodel(), attack)
     assert [r["seed"] for r in promised] == list(range(5))
-    assert all(r["before"]["attack_success_rate"] >= 0.5 and r["detection"]["auroc"] >= 0.89 for r in promised)
-    assert [r["seed"] for r in promised if r["detection"]["auroc"] < auroc] == failed
-    assert [r["seed"] for r in promised if r["after"]["attack_success_rate"] > 0.05] == failed
+    assert all(r["before"]["attack_success_rate"] >= 0.5 for r in promised)
+    assert np.mean([r["detection"]["auroc"] for r in promised]) >= auroc
+    assert all(r["detection"]["auroc"] >= least for r in promised)
+    assert all(r["after"]["attack_success_rate"] <= 0.05 for r in promised)
+    floor = _promised("cifar10-5k", Random(), attack)
+    assert [r["seed"] for r in floor] == list(range(5))
+    lost = [f["after"]["clean_accuracy"] - r["after"]["clean_accuracy"] for f, r in zip(floor, promised, strict=True)]
+    assert 100 * np.mean(lost) < cost
 
 
-@pytest.mark.parametrize(("board", "seeds", "alarms"), [("digits", 20, 3), ("cifar10-5k", 20, 0)])
+@pytest.mark.parametrize(("board", "seeds", "alarms"), [("digits", 20, 3), ("cifar10-5k", 8, 0)])
 def test_controls_have_the_false_alarms_that_are_told_of(board: str, seeds: int, alarms: int) -> None:
     own = _promised(board, Datamodel(), NoAttack())
     assert [r["seed"] for r in own] == list(range(seeds))
