@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 import bdbench
-from bdbench import Attack, Defense, leaderboard, record
+from bdbench import Attack, Detector, leaderboard, record
 from bdbench.cli import cli
 from bdbench.leaderboard.frame import NUMBERS
 from bdbench_baselines.random import Random
@@ -330,7 +330,7 @@ def test_what_is_committed_is_what_the_records_give(folder: Path) -> None:
     assert leaderboard.stale(folder) == []
 
 
-def _promised(board: str, defense: Defense, attack: Attack) -> list[dict[str, Any]]:
+def _promised(board: str, defense: Detector, attack: Attack) -> list[dict[str, Any]]:
     folder = Path(__file__).parent.parent / "leaderboards" / board / "records"
     records = [json.loads(path.read_text()) for path in folder.glob(f"*-{attack.name}-{defense.name}-*.json")]
     own = {"defense": defense.config(), "attack": attack.config()}
