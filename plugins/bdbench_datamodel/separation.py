@@ -104,7 +104,7 @@ def upper(values: np.ndarray, start: np.ndarray) -> np.ndarray:
     means = np.array([column[~start].mean(0), column[start].mean(0)])
     weights = np.array([(~start).mean(), start.mean()])
     # Given as well, since scikit-learn else draws it, and the end depends on the order of the values.
-    within = max(_least_within(column[:, 0]), _REGULAR)
+    within = max(1 - float(between(np.sort(column[:, 0])).max()), _REGULAR)
     mixture = GaussianMixture(
         2, covariance_type="tied", means_init=means, weights_init=weights, precisions_init=[[1 / within]]
     )
@@ -112,11 +112,15 @@ def upper(values: np.ndarray, start: np.ndarray) -> np.ndarray:
     return probabilities[:, mixture.means_[:, 0].argmax()]
 
 
-def _least_within(values: np.ndarray) -> float:
-    """The variance of standardised values (n,) within two parts, at the split where it is least."""
-    sizes = np.arange(1, len(values))
-    between = np.sort(values).cumsum()[:-1] ** 2 / (sizes * (len(values) - sizes))
-    return 1 - float(between.max())
+def between(ranked: np.ndarray) -> np.ndarray:
+    """The variance of values (..., n) in order that lies between two parts, of the first 1, 2, ... n - 1 and the rest.
+
+    The split where it is largest has the least squared error about the means of its parts (Otsu 1979).
+    """
+    examples = ranked.shape[-1]
+    sizes = np.arange(1, examples)
+    apart = ranked.cumsum(-1)[..., :-1] - sizes * ranked.mean(-1, keepdims=True)
+    return apart**2 / (sizes * (examples - sizes))
 
 
 def standardised(values: np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from bdbench_datamodel.separation import FEWEST, Separation, basis_of, left_one_out, without_own
+from bdbench_datamodel.separation import FEWEST, Separation, basis_of, between, left_one_out, without_own
 
 _STARTS = 300
 # Of the class: a start, and the least and the largest group. Half of it may be clean-label poisons.
@@ -98,7 +98,5 @@ def _split(fits: np.ndarray) -> np.ndarray:
     least, most = (int(share * examples) for share in _SHARES)
     least, most = max(least, FEWEST), min(most, examples - FEWEST)
     ranked = np.sort(fits.T, axis=1)[:, ::-1]
-    sizes = np.arange(least, most + 1)
-    sums, mean = ranked.cumsum(1)[:, least - 1 : most], ranked.mean(1, keepdims=True)
-    between = (sums - sizes * mean) ** 2 / (sizes * (examples - sizes))
-    return fits >= ranked[np.arange(len(ranked)), between.argmax(1) + least - 1]
+    last = between(ranked)[:, least - 1 : most].argmax(1) + least - 1
+    return fits >= ranked[np.arange(len(ranked)), last]

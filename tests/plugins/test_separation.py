@@ -6,7 +6,7 @@ from sklearn.linear_model import Ridge
 from sklearn.mixture import GaussianMixture
 
 from bdbench_datamodel import separation
-from bdbench_datamodel.separation import basis_of, left_one_out, separate, standardised, upper
+from bdbench_datamodel.separation import basis_of, between, left_one_out, separate, standardised, upper
 
 
 @pytest.mark.parametrize("shape", [(12, 5), (9, 30)])
@@ -57,7 +57,7 @@ def test_the_least_variance_within_two_parts_by_trying_all(count: int) -> None:
     values = np.random.default_rng(count).normal(size=count)
     ranked = np.sort(standardised(values))
     tried = [ranked[:k].var() * k + ranked[k:].var() * (count - k) for k in range(1, count)]
-    assert separation._least_within(standardised(values)) == pytest.approx(min(tried) / count, abs=1e-12)
+    assert 1 - between(ranked).max() == pytest.approx(min(tried) / count, abs=1e-12)
 
 
 def _class(shared: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

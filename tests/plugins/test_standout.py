@@ -48,6 +48,9 @@ def _detect(
 def test_a_planted_group_is_found_scored_first_and_significant(separated: bool) -> None:
     masks, margins, labels = _planted(models=300, poisons=9)
     p_value, scores = _detect(masks, margins, labels, separated)
+    scales = standout.class_scales(residuals(masks, margins), labels)
+    searched = OutOfSample(masks, margins), labels, scales, (0.1, 0.2, 0.3, 0.4), 5, np.random.default_rng(0)
+    assert standout.strongest(*searched)[0].members[:9].all()
     assert p_value is not None and p_value < 0.01
     assert scores[:9].min() > scores[9:].max()
     # What was probable before: a group of the mean of the sizes, in one of ten classes.
