@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# Of the mean eigenvalue; which one, its own error says.
-_PENALTIES = 10.0 ** np.arange(-3, 1.01, 0.5)
+from bdbench_datamodel.spectrum import Spectrum
+
 _ROUNDS = 20
 # The least variance within the groups of a mixture, in that of the values; scikit-learn's own.
 _REGULAR = 1e-6
@@ -30,65 +30,27 @@ class Separation:
     sharpness: float
 
 
-def separate(residuals: np.ndarray, start: np.ndarray, affinity: np.ndarray) -> Separation:
+def separate(spectrum: Spectrum, start: np.ndarray, affinity: np.ndarray) -> Separation:
     """The group of a class that a discriminant tells from the rest, found from a first guess.
 
-    residuals: float (m, n_c), the class's margins freed of their own inclusion; start: bool (n_c,), the group that was
-    searched; affinity: float (n_c,). The first group are those of the upper of two normal groups of affinities. Then
-    the membership is regressed on the residuals, by ridge (up to a scale Fisher's discriminant, regularised), each
-    example fitted without itself; those in the upper of two normal groups of fits are the next group; until it does
-    not change, comes again, or 20 times.
+    spectrum: of the class's margins freed of their own inclusion; start: bool (n_c,), the group that was searched;
+    affinity: float (n_c,). The first group are those of the upper of two normal groups of affinities. Then the
+    membership is regressed on the margins, by ridge (up to a scale Fisher's discriminant, regularised), each example
+    fitted without itself; those in the upper of two normal groups of fits are the next group; until it does not change,
+    comes again, or 20 times.
     """
-    basis, eigenvalues = basis_of(residuals)
     members = upper(affinity, start) > 0.5
     if not _is_group(members):
         members = start
     seen: list[np.ndarray] = []
     for _ in range(_ROUNDS):
         seen.append(members)
-        fits, error = left_one_out(basis, eigenvalues, members.astype(float))
+        fits, error = spectrum.left_one_out(members.astype(float))
         following = upper(fits, members) > 0.5
         if not _is_group(following) or any((following == earlier).all() for earlier in seen):
             break
         members = following
     return Separation(fits, seen[-1], 1 - error / seen[-1].var())
-
-
-def left_one_out(basis: np.ndarray, eigenvalues: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, float]:
-    """Ridge regression of targets (n,), each fitted by the others alone, and the mean squared error of that.
-
-    basis: (n, r), the left singular vectors of the centred predictors; eigenvalues: (r,), their squared singular
-    values. The penalty is the one of least error.
-    """
-    best: tuple[np.ndarray, float] | None = None
-    for penalty in _PENALTIES * eigenvalues.sum() / len(targets):
-        fits = without_own(basis, eigenvalues, targets, penalty)
-        error = float(((targets - fits) ** 2).mean())
-        if best is None or error < best[1]:
-            best = fits, error
-    assert best is not None
-    return best
-
-
-def without_own(basis: np.ndarray, eigenvalues: np.ndarray, targets: np.ndarray, penalty: float) -> np.ndarray:
-    """What ridge regression fits to each of targets (n,) or (n, S) without its own, of the same shape.
-
-    With H the matrix that makes fits of targets, leaving i out gives (fit_i - H_ii y_i) / (1 - H_ii) (Allen 1974).
-    """
-    kept = eigenvalues / (eigenvalues + penalty)
-    leverage = basis**2 @ kept + 1 / len(targets)
-    if targets.ndim == 2:
-        kept, leverage = kept[:, None], leverage[:, None]
-    means = targets.mean(0)
-    return (means + basis @ (kept * (basis.T @ (targets - means))) - leverage * targets) / (1 - leverage)
-
-
-def basis_of(residuals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The left singular vectors (n, r) and squared singular values (r,) of predictors (m, n) centred over the n."""
-    centred = (residuals - residuals.mean(1, keepdims=True)).T
-    basis, singular, _ = np.linalg.svd(centred, full_matrices=False)
-    kept = singular > 1e-5 * max(singular[0], np.finfo(float).tiny)
-    return basis[:, kept].astype(np.float64), singular[kept].astype(np.float64) ** 2
 
 
 def upper(values: np.ndarray, start: np.ndarray) -> np.ndarray:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from bdbench_datamodel.separation import FEWEST, Separation, basis_of, between, left_one_out, without_own
+from bdbench_datamodel.separation import FEWEST, Separation, between
+from bdbench_datamodel.spectrum import Spectrum
 
 _STARTS = 300
 # Of the class: a start, and the least and the largest group. Half of it may be clean-label poisons.
@@ -21,30 +22,28 @@ _PENALTY = 1.0
 _ROUNDS = 30
 
 
-def sharpest(residuals: np.ndarray, rng: np.random.Generator) -> Separation:
+def sharpest(residuals: np.ndarray, spectrum: Spectrum, rng: np.random.Generator) -> Separation:
     """The group of a class whose membership the margins explain best, each example judged by the others alone.
 
-    residuals: float (m, n_c), the class's margins freed of their own inclusion. A start is an example with the tenth of
-    its class-mates that co-vary with it most, over the networks; up to 300 are drawn. As in ``separation.separate`` the
-    membership is regressed on the residuals and the group made anew of the fits, here by the split of least squared
-    error into two parts of 4 to 60 % of the class (Otsu 1979), until it is what it was one or two rounds before, at
-    most 30 times; of all groups on the way the sharpest is kept. Two parts of about one size are as sharp: the group is
-    the one that the rest of the class tells less of (``explained``). Nothing is found (sharpness 0) in a class of fewer
-    than 8, or whose examples are all alike, or where no group is told better than by its mean.
+    residuals: float (m, n_c), the class's margins freed of their own inclusion; spectrum: theirs. A start is an example
+    with the tenth of its class-mates that co-vary with it most, over the networks; up to 300 are drawn. As in
+    ``separation.separate`` the membership is regressed on the residuals and the group made anew of the fits, here by
+    the split of least squared error into two parts of 4 to 60 % of the class (Otsu 1979), until it is what it was one
+    or two rounds before, at most 30 times; of all groups on the way the sharpest is kept. Two parts of about one size
+    are as sharp: the group is the one that the rest of the class tells less of (``explained``). Nothing is found
+    (sharpness 0) in a class of fewer than 8, or whose examples are all alike, or where no group is told better than by
+    its mean.
     """
     examples = residuals.shape[1]
     nothing = Separation(np.zeros(examples), np.zeros(examples, bool), 0.0)
-    if examples < 2 * FEWEST:
-        return nothing
-    basis, eigenvalues = basis_of(residuals)
-    if not len(eigenvalues):
+    if examples < 2 * FEWEST or not len(spectrum.eigenvalues):
         return nothing
     places = rng.choice(examples, min(_STARTS, examples), replace=False)
     members = _neighbourhoods(residuals, places)
-    penalty = _PENALTY * eigenvalues.sum() / examples
+    penalty = spectrum.penalty(_PENALTY)
     best, earlier = nothing, np.zeros_like(members)
     for _ in range(_ROUNDS):
-        fits = without_own(basis, eigenvalues, members.astype(float), penalty)
+        fits = spectrum.without_own(members.astype(float), penalty)
         sharpness = 1 - ((members - fits) ** 2).mean(0) / members.var(0)
         place = int(sharpness.argmax())
         if sharpness[place] > best.sharpness:
@@ -72,8 +71,7 @@ def explained(residuals: np.ndarray, members: np.ndarray) -> float:
     deviations = others.std(0)
     if signal.std() == 0 or not deviations.any():
         return 0.0
-    basis, eigenvalues = basis_of((others[:, deviations > 0] / deviations[deviations > 0]).T)
-    _, error = left_one_out(basis, eigenvalues, signal)
+    _, error = Spectrum.of((others[:, deviations > 0] / deviations[deviations > 0]).T).left_one_out(signal)
     return 1 - error / float(signal.var())
 
 

@@ -20,6 +20,7 @@ from bdbench_datamodel.lowrank import objective_of
 from bdbench_datamodel.search import counts, search
 from bdbench_datamodel.separation import Separation, separate
 from bdbench_datamodel.sharpest import sharpest
+from bdbench_datamodel.spectrum import Spectrum
 
 # Less is no sharpness: near 0 its logarithm would tell classes apart by nothing.
 _DULL = 0.1
@@ -187,7 +188,8 @@ def separations(
     grown, found = [], []
     for group, affinity in zip(groups, affinities, strict=True):
         own = residuals[:, group.examples]
-        grown.append(separate(own, group.members, affinity))
-        found.append(sharpest(own, rng))
+        spectrum = Spectrum.of(own)
+        grown.append(separate(spectrum, group.members, affinity))
+        found.append(sharpest(own, spectrum, rng))
         advance(1)
     return grown, found

@@ -2,34 +2,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from sklearn.linear_model import Ridge
 from sklearn.mixture import GaussianMixture
 
 from bdbench_datamodel import separation
-from bdbench_datamodel.separation import basis_of, between, left_one_out, separate, standardised, upper
-
-
-@pytest.mark.parametrize("shape", [(12, 5), (9, 30)])
-def test_leaving_one_out_equals_fitting_without_it(shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
-    rng = np.random.default_rng(0)
-    predictors, targets = rng.normal(size=shape), rng.normal(size=shape[0])
-    basis, eigenvalues = basis_of(predictors.T)
-    assert len(eigenvalues) == min(shape[0] - 1, shape[1])  # centring took a dimension
-    errors = []
-    for share in (0.01, 0.3, 3.0):
-        monkeypatch.setattr(separation, "_PENALTIES", np.array([share]))
-        fits, error = left_one_out(basis, eigenvalues, targets)
-        errors.append(error)
-        penalty = share * eigenvalues.sum() / shape[0]
-        for i in range(shape[0]):
-            others = np.arange(shape[0]) != i
-            # Scaled rows and a free mean: the centre is that of all examples in the closed form, of the others here,
-            # which a fitted intercept makes the same.
-            alone = Ridge(alpha=penalty).fit(predictors[others], targets[others])
-            assert fits[i] == pytest.approx(alone.predict(predictors[i : i + 1])[0], rel=0.02, abs=0.02)
-        assert error == pytest.approx(((fits - targets) ** 2).mean())
-    monkeypatch.setattr(separation, "_PENALTIES", np.array([0.01, 0.3, 3.0]))
-    assert left_one_out(basis, eigenvalues, targets)[1] == pytest.approx(min(errors))
+from bdbench_datamodel.separation import between, separate, standardised, upper
+from bdbench_datamodel.spectrum import Spectrum
 
 
 def test_upper_is_the_mixture_whose_components_share_a_variance() -> None:
@@ -73,7 +50,7 @@ def test_a_group_that_the_affinity_sees_in_a_blur_is_made_anew() -> None:
     start = members ^ (rng.random(200) < 0.25)
     contrast = start / start.sum() - ~start / (~start).sum()
     affinity = residuals.T @ (residuals @ contrast)
-    found = separate(residuals, start, affinity)
+    found = separate(Spectrum.of(residuals), start, affinity)
     assert (found.members != members).mean() < 0.03 < (start != members).mean()
     from sklearn.metrics import roc_auc_score
 
@@ -86,7 +63,7 @@ def test_the_first_group_is_what_the_affinity_tells_from_the_rest(monkeypatch: p
     rng = np.random.default_rng(0)
     told = np.arange(100) % 3 == 0
     start = told & (np.arange(100) < 50)
-    found = separate(rng.normal(size=(30, 100)), start, 5.0 * told + rng.normal(size=100))
+    found = separate(Spectrum.of(rng.normal(size=(30, 100))), start, 5.0 * told + rng.normal(size=100))
     assert (found.members == told).mean() > 0.97
 
 
@@ -94,15 +71,15 @@ def test_what_shares_nothing_is_not_sharp() -> None:
     rng = np.random.default_rng(1)
     residuals = rng.normal(size=(60, 200))
     start = np.arange(200) < 60
-    found = separate(residuals, start, rng.normal(size=200))
+    found = separate(Spectrum.of(residuals), start, rng.normal(size=200))
     sharp, _ = _class(3, rng)
-    assert found.sharpness < 0.5 < separate(sharp, start, start + 0.1 * rng.normal(size=200)).sharpness
+    assert found.sharpness < 0.5 < separate(Spectrum.of(sharp), start, start + 0.1 * rng.normal(size=200)).sharpness
 
 
 @pytest.mark.parametrize("residuals", [np.zeros((5, 6)), np.ones((1, 6)), np.eye(6)])
 def test_degenerate_classes_end_with_finite_numbers(residuals: np.ndarray) -> None:
     start = np.array([True, True, False, False, False, False])
-    found = separate(residuals, start, np.zeros(6))
+    found = separate(Spectrum.of(residuals), start, np.zeros(6))
     assert np.isfinite(found.fits).all() and np.isfinite(found.sharpness)
     assert found.members.tolist() == start.tolist()
 

@@ -6,8 +6,9 @@ from sklearn.linear_model import Ridge
 from sklearn.metrics import roc_auc_score
 
 from bdbench_datamodel import sharpest as module
-from bdbench_datamodel.separation import FEWEST, separate, without_own
+from bdbench_datamodel.separation import FEWEST, Separation, separate
 from bdbench_datamodel.sharpest import explained, sharpest
+from bdbench_datamodel.spectrum import Spectrum
 
 
 def _class(rng: np.random.Generator, poisons: int = 100) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -28,13 +29,17 @@ def _class(rng: np.random.Generator, poisons: int = 100) -> tuple[np.ndarray, np
     )
 
 
+def _found(residuals: np.ndarray, seed: int) -> Separation:
+    return sharpest(residuals, Spectrum.of(residuals), np.random.default_rng(seed))
+
+
 def test_it_finds_half_of_a_class_that_a_first_guess_does_not_lead_to() -> None:
     found, led = [], []
     for seed in range(5):
         residuals, natural, poisoned = _class(np.random.default_rng(seed))
-        best = sharpest(residuals, np.random.default_rng(0))
+        best = _found(residuals, 0)
         found.append(roc_auc_score(poisoned, best.fits))
-        led.append(roc_auc_score(poisoned, separate(residuals, natural, natural.astype(float)).fits))
+        led.append(roc_auc_score(poisoned, separate(Spectrum.of(residuals), natural, natural.astype(float)).fits))
         # The members are the upper of the fits, and the sharpness is that of their membership.
         assert best.fits[best.members].mean() > best.fits[~best.members].mean()
         assert 0.5 < best.sharpness < 1
@@ -44,14 +49,15 @@ def test_it_finds_half_of_a_class_that_a_first_guess_does_not_lead_to() -> None:
 def test_it_keeps_the_sharpest_of_all_groups_on_the_way(monkeypatch: pytest.MonkeyPatch) -> None:
     residuals = np.random.default_rng(5).normal(size=(40, 60))
     visited: list[float] = []
+    fit = Spectrum.without_own
 
-    def watched(basis: np.ndarray, eigenvalues: np.ndarray, targets: np.ndarray, penalty: float) -> np.ndarray:
-        fits = without_own(basis, eigenvalues, targets, penalty)
+    def watched(self: Spectrum, targets: np.ndarray, penalty: float) -> np.ndarray:
+        fits = fit(self, targets, penalty)
         visited.extend(1 - ((targets - fits) ** 2).mean(0) / targets.var(0))
         return fits
 
-    monkeypatch.setattr(module, "without_own", watched)
-    found = sharpest(residuals, np.random.default_rng(0))
+    monkeypatch.setattr(Spectrum, "without_own", watched)
+    found = _found(residuals, 0)
     assert found.sharpness == max(visited)
     # Columns that have come to an end are no longer fitted.
     assert 60 * 2 < len(visited) < 60 * 30
@@ -72,9 +78,9 @@ def test_it_keeps_the_sharpest_of_all_groups_on_the_way(monkeypatch: pytest.Monk
 
 def test_it_is_seeded_and_does_not_depend_on_the_order_of_the_networks() -> None:
     residuals, _, _ = _class(np.random.default_rng(1))
-    first, again = (sharpest(residuals, np.random.default_rng(3)) for _ in range(2))
+    first, again = (_found(residuals, 3) for _ in range(2))
     assert (first.fits == again.fits).all() and (first.members == again.members).all()
-    turned = sharpest(residuals[::-1].copy(), np.random.default_rng(3))
+    turned = _found(residuals[::-1].copy(), 3)
     assert turned.fits == pytest.approx(first.fits) and (turned.members == first.members).all()
 
 
@@ -84,7 +90,7 @@ def test_of_two_halves_as_sharp_it_takes_the_one_that_the_rest_tells_less_of() -
         assert explained(residuals, poisoned) < 0.3 < explained(residuals, ~poisoned)
         # Turned round, the margins are as sharply told and the poisons are on the other side of them.
         for sign in (1, -1):
-            assert roc_auc_score(poisoned, sharpest(sign * residuals, np.random.default_rng(0)).members) > 0.9
+            assert roc_auc_score(poisoned, _found(sign * residuals, 0).members) > 0.9
 
 
 def test_a_smaller_part_is_the_group_whatever_the_rest_tells_of_it() -> None:
@@ -93,7 +99,7 @@ def test_a_smaller_part_is_the_group_whatever_the_rest_tells_of_it() -> None:
     residuals, _, poisoned = _class(rng, poisons=150)
     residuals += np.outer(rng.normal(size=60), poisoned)
     assert explained(residuals, poisoned) < explained(residuals, ~poisoned)
-    found = sharpest(residuals, np.random.default_rng(0)).members
+    found = _found(residuals, 0).members
     assert found.mean() < 0.4 and (found == ~poisoned).mean() > 0.9
 
 
@@ -151,7 +157,7 @@ def test_the_split_has_the_least_error_of_all(examples: int, power: int) -> None
     "residuals", [np.random.default_rng(0).normal(size=(20, 7)), np.ones((20, 30)), np.ones((20, 1))]
 )
 def test_nothing_is_found_where_nothing_can_be(residuals: np.ndarray) -> None:
-    found = sharpest(residuals.astype(np.float32), np.random.default_rng(0))
+    found = _found(residuals.astype(np.float32), 0)
     assert found.sharpness == 0 and not found.members.any() and not found.fits.any()
 
 
