@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import stats
@@ -24,6 +24,8 @@ from bdbench_datamodel.spectrum import Spectrum
 
 # Less is no sharpness: near 0 its logarithm would tell classes apart by nothing.
 _DULL = 0.1
+# Classes whose sizes differ by less say nothing of what strength owes to size.
+_LARGER = 1.5
 # Sums of float32 tell no smaller relative differences apart.
 TIED = 1e-6
 # Below this Bonferroni's bound is as good as exact, and samples of the null would be too few.
@@ -79,8 +81,8 @@ def strongest(
 
         1_v' W h(1_v) / scale,   h(1_v) = 1_v / k - (1 - 1_v) / (n_c - k):
 
-    how much the members' margin rises with all of them in the training set in place of none. ``advance`` counts
-    a class.
+    how much the members' margin rises with all of them in the training set in place of none; where classes are of
+    unequal size, less what it owes to that (``owed_to_size``). ``advance`` counts a class.
     """
     groups = []
     for label in np.unique(labels):
@@ -98,7 +100,25 @@ def strongest(
             members[best[1]] = True
             groups.append(Group(int(label), examples, members, best[0]))
         advance(1)
-    return groups
+    owed = owed_to_size(np.array([g.strength for g in groups]), np.array([len(g.examples) for g in groups]))
+    return [replace(group, strength=group.strength / by) for group, by in zip(groups, owed, strict=True)]
+
+
+def owed_to_size(strengths: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """By what factor each of K strengths is larger than in a class of mean size, float64 (K,) of geometric mean 1.
+
+    More members move more, and of more groups the largest is larger: about as the root of the class's size. The factor
+    is a power of it, namely the median slope of the logarithms over pairs of classes (Theil 1950, Sen 1968) of which
+    one is half as large again as the other. It is 1 unless there are such pairs without any one class: among classes of
+    one size a single larger one is suspicious by itself, since poisons may be what it has more.
+    """
+    found = np.flatnonzero(strengths > 0)
+    pairs = [(a, b) for a in found for b in found if sizes[a] > _LARGER * sizes[b]]
+    if not pairs or any(all(c in pair for pair in pairs) for c in pairs[0]):
+        return np.ones(len(strengths))
+    slopes = [np.log(strengths[a] / strengths[b]) / np.log(sizes[a] / sizes[b]) for a, b in pairs]
+    logs = np.log(sizes)
+    return np.exp(np.median(slopes) * (logs - logs.mean()))
 
 
 def p_value(strengths: np.ndarray, sharpness: np.ndarray | None = None) -> float | None:

@@ -141,6 +141,48 @@ def test_differences_of_rounding_are_none() -> None:
     assert standout.p_value(np.array([1, 1, 1, 1, 1 + 1e-9])) == 1
 
 
+def test_what_strength_owes_to_size_by_hand() -> None:
+    sizes = np.array([100, 200, 400, 800])
+    # As the root of size; the second class three times as strong, and what the pairs without it say is the median.
+    strengths = 2 * np.sqrt(sizes) * [1, 3, 1, 1]
+    owed = standout.owed_to_size(strengths, sizes)
+    assert owed == pytest.approx(np.sqrt(sizes) / np.sqrt(sizes).prod() ** 0.25)
+    assert (strengths / owed).argmax() == 1 and strengths.argmax() == 1
+    # A class where nothing was found says nothing, but has a size.
+    assert standout.owed_to_size(np.array([20.0, 0.0, 40.0, 40 * 2**0.5]), sizes) == pytest.approx(owed)
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        [100, 120, 140, 150],  # of about one size
+        [100, 100, 100, 1000],  # one alone is larger, perhaps for what an attack put there
+        [100, 100, 100, 10],
+        [10, 100],
+    ],
+)
+def test_where_sizes_say_nothing_strengths_are_what_they_are(sizes: list[int]) -> None:
+    strengths = np.arange(1.0, len(sizes) + 1)
+    assert standout.owed_to_size(strengths, np.array(sizes)).tolist() == [1.0] * len(sizes)
+
+
+def test_the_largest_class_is_not_the_strongest_by_chance(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(6), [200, 20, 30, 130, 50, 80])
+    masks, margins = draw_subsets(len(labels), 150, 0.2, rng), rng.normal(size=(150, len(labels)))
+    influence = OutOfSample(masks, margins.astype(np.float32))
+
+    def strengths() -> np.ndarray:
+        groups = standout.strongest(influence, labels, np.ones(len(labels)), (0.2,), 5, np.random.default_rng(0))
+        return np.array([group.strength for group in groups])
+
+    fair = strengths()
+    monkeypatch.setattr(standout, "owed_to_size", lambda strengths, sizes: np.ones(len(strengths)))
+    as_found = strengths()
+    assert as_found.argsort().tolist() == np.bincount(labels).argsort().tolist()
+    assert np.ptp(np.log(fair)) < 0.3 * np.ptp(np.log(as_found))
+
+
 def test_covariance_affinity_is_the_matrix_against_the_contrast() -> None:
     masks, margins, _ = _planted(models=50, poisons=5, classes=2, each=12)
     residual = residuals(masks, margins)
