@@ -148,8 +148,10 @@ def test_what_strength_owes_to_size_by_hand() -> None:
     owed = standout.owed_to_size(strengths, sizes)
     assert owed == pytest.approx(np.sqrt(sizes) / np.sqrt(sizes).prod() ** 0.25)
     assert (strengths / owed).argmax() == 1 and strengths.argmax() == 1
-    # A class where nothing was found says nothing, but has a size.
-    assert standout.owed_to_size(np.array([20.0, 0.0, 40.0, 40 * 2**0.5]), sizes) == pytest.approx(owed)
+    # Classes where nothing was found say nothing, but have a size.
+    some = np.array([10.0, 0.0, 20.0, 0.0, 40.0])
+    sizes = np.array([100, 200, 400, 800, 1600])
+    assert standout.owed_to_size(some, sizes) == pytest.approx([0.5, 0.5**0.5, 1, 2**0.5, 2])
 
 
 @pytest.mark.parametrize(
