@@ -388,6 +388,18 @@ def test_cifar10_keeps_the_readmes_promise(attack: Attack, auroc: float, least: 
     assert 100 * np.mean(lost) < cost
 
 
+@pytest.mark.parametrize(
+    ("attack", "auroc"), [(Blend(rate=0.015), 0.999), (Sig(rate=0.05), 0.98)], ids=["blend", "sig"]
+)
+def test_all_of_cifar10_keeps_the_readmes_promise(attack: Attack, auroc: float) -> None:
+    (promised,) = _promised("cifar10", Datamodel(), attack)
+    (floor,) = _promised("cifar10", Random(), attack)
+    assert promised["config"]["data"]["train"] == 50_000 and promised["cost"]["models_trained"] == 301
+    assert promised["before"]["attack_success_rate"] >= 0.6 and promised["after"]["attack_success_rate"] <= 0.02
+    assert promised["detection"]["auroc"] >= auroc and promised["detection"]["p_value"] < 0.01
+    assert floor["after"]["clean_accuracy"] - promised["after"]["clean_accuracy"] < 0.002
+
+
 @pytest.mark.parametrize(("board", "seeds", "alarms"), [("digits", 20, 3), ("cifar10-5k", 20, 0)])
 def test_controls_have_the_false_alarms_that_are_told_of(board: str, seeds: int, alarms: int) -> None:
     own = _promised(board, Datamodel(), NoAttack())
