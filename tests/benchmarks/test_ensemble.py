@@ -13,7 +13,7 @@ import torch
 from bdbench_datamodel.ensemble import SurrogateRecipe, draw_subsets, train_margins, train_parameters
 from bdbench_datamodel.surrogates import BatchedMLP, BatchedPatchNet
 
-MODELS = 20
+MODELS = 100
 RECIPE = SurrogateRecipe(epochs=15, batch_size=16, lr=0.05)
 
 
