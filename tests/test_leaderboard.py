@@ -15,7 +15,10 @@ import bdbench
 from bdbench import Attack, Detector, leaderboard, record
 from bdbench.cli import cli
 from bdbench.leaderboard.frame import NUMBERS
+from bdbench_baselines.activation_clustering import ActivationClustering
+from bdbench_baselines.low_loss import LowLoss
 from bdbench_baselines.random import Random
+from bdbench_baselines.spectral import SpectralSignatures
 from bdbench_datamodel.detector import Datamodel
 from bdbench_triggers.badnets import BadNets
 from bdbench_triggers.blend import Blend
@@ -77,6 +80,13 @@ def test_what_a_removal_did_is_empty_where_none_was_asked_for(template: dict[str
     empty = {name for name in NUMBERS if np.isnan(row[name])}
     assert {"ca_after", "asr_after", "ra_after", "der", "tpr_at_budget", "fpr_at_budget"} <= empty
     assert not empty & {"ca_before", "asr_before", "auroc", "ap", "tpr_at_1pct_fpr"}
+    # Beside cells that were removed from, the page has no columns and no matrix of it.
+    board(template, tmp_path, [0.7, 0.8], defense="spectral")
+    assert build(tmp_path).exit_code == 0
+    scored_alone, removed = (tmp_path / "README.md").read_text().split("\n## ")[1:]
+    assert "budget 0 %" in scored_alone and "after" not in scored_alone
+    assert "ASR after" in removed and "ASR after by attack" in removed
+    assert "nan" not in scored_alone + removed
 
 
 def test_rows_of_one_defense_are_told_apart_by_what_differs(template: dict[str, Any], tmp_path: Path) -> None:
@@ -398,6 +408,9 @@ def test_all_of_cifar10_keeps_the_readmes_promise(attack: Attack, auroc: float) 
     assert promised["before"]["attack_success_rate"] >= 0.6 and promised["after"]["attack_success_rate"] <= 0.02
     assert promised["detection"]["auroc"] >= auroc and promised["detection"]["p_value"] < 0.01
     assert floor["after"]["clean_accuracy"] - promised["after"]["clean_accuracy"] < 0.002
+    for defense in (SpectralSignatures(), ActivationClustering(), LowLoss()):
+        (other,) = _promised("cifar10", defense, attack)
+        assert other["detection"]["auroc"] < promised["detection"]["auroc"]
 
 
 @pytest.mark.parametrize(("board", "seeds", "alarms"), [("digits", 20, 3), ("cifar10-5k", 20, 0)])

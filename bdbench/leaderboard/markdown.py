@@ -33,13 +33,13 @@ def render(title: str, table: pd.DataFrame, picture: bool) -> str:
     what was not run.
     """
     shown = displayed(table, bold="**{}**")
-    headings = {name: heading for name, heading in columns(table).items() if name not in _LEFT_OUT}
     parts = [f"# {title}", f"Made from `records/*.json` by `bdbench leaderboard build`; do not edit. {NOTE}"]
     parts.append("[index.html](index.html) is the same to sort and filter, with the records and commands behind it.")
     if picture:
         parts.append("![AUROC against the defense's seconds](cost.svg)")
     for (dataset, model, budget), group in shown.groupby(list(SETTING), sort=True):
         parts.append(f"## {dataset}, {model}, budget {budget}")
+        headings = {n: heading for n, heading in columns(table.loc[group.index]).items() if n not in _LEFT_OUT}
         parts.append(_table(group[group["seeds"] > 0], headings))
         for name in _MATRICES:
             if name in headings:

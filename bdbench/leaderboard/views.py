@@ -116,7 +116,7 @@ def matrix(shown: pd.DataFrame, name: str) -> pd.DataFrame:
     before = f"{name.removesuffix('_after')}_before"
     if name.endswith("_after") and before in HEADINGS:
         most = shown.sort_values("seeds", ascending=False, kind="stable").groupby(index)[before].first()
-        grid.insert(0, "no defense", most)
+        grid.insert(0, "no defense", most.reindex(grid.index))
     return grid
 
 
