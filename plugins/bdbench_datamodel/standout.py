@@ -112,11 +112,11 @@ def owed_to_size(strengths: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     one is half as large again as the other. It is 1 unless there are such pairs without any one class: among classes of
     one size a single larger one is suspicious by itself, since poisons may be what it has more.
     """
-    found = np.flatnonzero(strengths > 0)
-    pairs = [(a, b) for a in found for b in found if sizes[a] > _LARGER * sizes[b]]
-    if not pairs or any(all(c in pair for pair in pairs) for c in pairs[0]):
+    found = strengths > 0
+    larger, smaller = np.nonzero((sizes[:, None] > _LARGER * sizes) & found[:, None] & found)
+    if not len(larger) or any(((larger == c) | (smaller == c)).all() for c in (larger[0], smaller[0])):
         return np.ones(len(strengths))
-    slopes = [np.log(strengths[a] / strengths[b]) / np.log(sizes[a] / sizes[b]) for a, b in pairs]
+    slopes = np.log(strengths[larger] / strengths[smaller]) / np.log(sizes[larger] / sizes[smaller])
     logs = np.log(sizes)
     return np.exp(np.median(slopes) * (logs - logs.mean()))
 
