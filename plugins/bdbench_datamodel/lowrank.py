@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bdbench_datamodel.climb import misplaced, swap
+from bdbench_datamodel.climb import furthest, swap
 from bdbench_datamodel.influence import Factors, Influence, dots
 from bdbench_datamodel.search import Objective, Problem
 
@@ -206,11 +206,10 @@ class LowRank:
 def _mark(change: np.ndarray, inside: np.ndarray, gradient: np.ndarray, cap: int) -> int:
     """Mark in ``change`` half of what is on the wrong side of the k-th largest gradient: how many pairs."""
     members = np.flatnonzero(inside)
-    coming, going = misplaced(gradient, members, inside)
-    count = min(cap, (len(coming) + 1) // 2)
-    change[coming[:count]] = 1
-    change[members[going[:count]]] = -1
-    return count
+    coming, going = furthest(gradient, members, inside, cap)
+    change[coming] = 1
+    change[members[going]] = -1
+    return len(coming)
 
 
 def _first(examples: np.ndarray, order: np.ndarray) -> np.ndarray:

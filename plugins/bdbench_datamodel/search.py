@@ -27,8 +27,8 @@ from bdbench_datamodel import climb
 
 _TOLERANCE = 1e-6
 _TILE = 1024
-# Below this a matrix is in a processor's caches, where what it takes is not the reading.
-_COARSE = 4096
+# Up to so many examples a matrix is in a processor's caches, where what a search takes is not the reading.
+_CACHED = 4096
 # Entries beyond so many root mean squares are cut off in the coarse matrix: a few large ones would leave it no steps.
 _RANGE = 8
 
@@ -109,14 +109,16 @@ class Problem:
 
     def climb(self, members: np.ndarray, tolerance: float, advance: Callable[[int], None]) -> np.ndarray:
         """Make local optima of the rows of ``members``, int64 (starts, k), in place, several at a time."""
-        offsets = members.shape[1] / len(self.row_sums) * self.row_sums
-        lowest = self._lowest
-        coarse = self._coarse if len(offsets) > _COARSE else None
+        size = members.shape[1]
+        offsets = size / len(self.row_sums) * self.row_sums
+        large = len(offsets) > _CACHED
+        lowest, coarse = self._lowest, self._coarse if large else None
+        rounded = coarse.rounded(offsets) if coarse else offsets
 
         def one(row: np.ndarray) -> float:
-            if coarse is not None:
-                climb.exchange(coarse.entries, coarse.rounded(offsets), row, 0.0)
-            reached = climb.climb(self.symmetric, offsets, row, tolerance, lowest)
+            if coarse:
+                climb.climb(coarse.entries, rounded, row, coarse.rounding(size), coarse.lowest, large)
+            reached = climb.climb(self.symmetric, offsets, row, tolerance, lowest, large)
             advance(1)
             return reached
 
@@ -130,31 +132,41 @@ class Problem:
 
 @dataclass(frozen=True)
 class Coarse:
-    """A matrix to about two digits: ``step`` times ``entries``, int8 (n, n)."""
+    """A matrix to about two digits: ``step`` times ``entries``, int8 (n, n).
+
+    lowest: float64 (n,), the smallest entry of each row.
+    """
 
     entries: np.ndarray
     step: float
+    lowest: np.ndarray
 
     @classmethod
     def of(cls, matrix: np.ndarray) -> Coarse:
         """Of float32 (n, n); entries beyond 8 root mean squares are cut off."""
         squares = float(sum(np.vdot(row, row) for row in matrix))
         step = max(_RANGE * squares**0.5 / len(matrix) / 127, float(np.finfo(np.float32).tiny))
-        return cls(_in_steps(matrix, 1 / step), step)
+        # Made here, since numpy asks for large pages.
+        entries = np.empty(matrix.shape, np.int8)
+        _in_steps(matrix, 1 / step, entries)
+        return cls(entries, step, entries.min(1).astype(np.float64))
 
     def rounded(self, values: np.ndarray) -> np.ndarray:
         """Values (n,) in the same steps; int32 (n,)."""
         limit = 2**30
         return np.clip(np.rint(values / self.step), -limit, limit).astype(np.int32)
 
+    def rounding(self, size: int) -> float:
+        """By how many steps the gradient of a subset of this size is wrong: the standard deviation of its sum."""
+        return (size / 12) ** 0.5
+
 
 @numba.njit(nogil=True, cache=True)
-def _in_steps(matrix: np.ndarray, per_step: float) -> np.ndarray:
-    entries, scale = np.empty(matrix.shape, np.int8), np.float32(per_step)
+def _in_steps(matrix: np.ndarray, per_step: float, entries: np.ndarray) -> None:
+    scale = np.float32(per_step)
     for i in range(len(matrix)):
         for j in range(matrix.shape[1]):
             entries[i, j] = np.int8(np.rint(min(max(matrix[i, j] * scale, np.float32(-127)), np.float32(127))))
-    return entries
 
 
 def _symmetrise(matrix: np.ndarray) -> None:
