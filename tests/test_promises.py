@@ -88,13 +88,15 @@ def test_cifar10_keeps_the_readmes_promise(attack: Attack, auroc: float, least: 
 
 
 @pytest.mark.parametrize(
-    ("attack", "auroc"), [(Blend(rate=0.015), 0.999), (Sig(rate=0.05), 0.98)], ids=["blend", "sig"]
+    ("attack", "auroc", "left"),
+    [(BadNets(rate=0.015), 0.9999, 0.024), (Blend(rate=0.015), 0.999, 0.02), (Sig(rate=0.05), 0.98, 0.02)],
+    ids=["badnets", "blend", "sig"],
 )
-def test_all_of_cifar10_keeps_the_readmes_promise(attack: Attack, auroc: float) -> None:
+def test_all_of_cifar10_keeps_the_readmes_promise(attack: Attack, auroc: float, left: float) -> None:
     (promised,) = _promised("cifar10", Datamodel(), attack)
     (floor,) = _promised("cifar10", Random(), attack)
     assert promised["config"]["data"]["train"] == 50_000 and promised["cost"]["models_trained"] == 301
-    assert promised["before"]["attack_success_rate"] >= 0.6 and promised["after"]["attack_success_rate"] <= 0.02
+    assert promised["before"]["attack_success_rate"] >= 0.6 and promised["after"]["attack_success_rate"] <= left
     assert promised["detection"]["auroc"] >= auroc and promised["detection"]["p_value"] < 0.01
     assert floor["after"]["clean_accuracy"] - promised["after"]["clean_accuracy"] < 0.002
     for defense in (SpectralSignatures(), ActivationClustering(), LowLoss()):
