@@ -127,10 +127,12 @@ class Datamodel(Detector):
     ) -> Influence:
         import torch
 
-        from bdbench_datamodel import estimators, regression
+        from bdbench_datamodel import estimators
         from bdbench_datamodel.influence import Dense
+        from bdbench_datamodel.lasso import lasso
         from bdbench_datamodel.matrixfile import read_matrix
         from bdbench_datamodel.plan import Plan
+        from bdbench_datamodel.ridge import ridge
         from bdbench_datamodel.trak import trak
 
         if self.matrix is not None:
@@ -150,9 +152,9 @@ class Datamodel(Detector):
                 getattr(torch, plan.recipe.precision),
             )
         if self.estimator == "ridge":
-            return regression.ridge(masks, margins, self.penalty or 1.0)
+            return ridge(masks, margins, self.penalty or 1.0)
         if self.estimator == "lasso":
-            return regression.lasso(masks, margins, self.penalty or 0.3, tools.track(regression.STEPS, "lasso"))
+            return lasso(masks, margins, self.penalty, tools.track(len(view.labels), "lasso"))
         if self.estimator == "all":
             return estimators.difference_over_all(masks, margins)
         if self.estimator == "covariance":

@@ -1,19 +1,15 @@
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from sklearn.linear_model import Lasso, Ridge
+from sklearn.linear_model import Lasso, Ridge, lasso_path
 
-import bdbench
-from bdbench import BdbenchError
 from bdbench_datamodel.ensemble import draw_subsets
 from bdbench_datamodel.estimators import difference_of_means
-from bdbench_datamodel.matrixfile import read_matrix
-from bdbench_datamodel.regression import lasso, ridge
+from bdbench_datamodel.lasso import SHARES, chosen_shares, lasso
+from bdbench_datamodel.ridge import ridge
 
 
 def _linear(models: int, n: int, own: float, noise: float, dense: bool = True) -> tuple[np.ndarray, ...]:
@@ -39,17 +35,60 @@ def test_ridge_equals_scikit_learns_in_both_forms(models: int) -> None:
     assert ridge(masks, margins, penalty).dense() == pytest.approx(_hollow(expected), abs=2e-4)
 
 
-# With fewer models than weights the last steps towards the optimum are the longest to wait for.
-@pytest.mark.parametrize(("models", "n", "penalty", "error"), [(120, 30, 0.1, 0.01), (30, 80, 0.3, 0.03)])
-def test_lasso_equals_scikit_learns_in_both_forms(models: int, n: int, penalty: float, error: float) -> None:
+# Targets of several blocks; fewer networks than weights; fewer patterns than columns, so that some are equal.
+@pytest.mark.parametrize(("models", "n", "penalty"), [(120, 30, 0.1), (60, 150, 0.3), (40, 80, 0.05), (5, 40, 0.3)])
+def test_lasso_equals_scikit_learns(models: int, n: int, penalty: float) -> None:
     masks, margins, _ = _linear(models, n, 1.0, 0.3)
-    found = lasso(masks, margins, penalty).dense()
+    found = lasso(masks, margins, penalty).weights
     held, outputs = masks - masks.mean(0), margins - margins.mean(0)
+    limits = penalty * np.abs(outputs.T @ held / models).max(1)
+    twins = len(np.unique(masks, axis=1).T) < n
+    assert twins == (models == 5)
+
+    def objective(weights: np.ndarray, target: int) -> float:
+        left = outputs[:, target] - held @ weights
+        return float(left @ left / (2 * models) + limits[target] * np.abs(weights).sum())
+
     for target in range(n):
-        limit = penalty * np.abs(held.T @ outputs[:, target] / models).max()
-        expected = Lasso(alpha=limit, tol=1e-8, max_iter=10000).fit(held, outputs[:, target]).coef_
-        expected[target] = 0
-        assert found[target] == pytest.approx(expected, abs=error)
+        expected = Lasso(alpha=limits[target], tol=1e-9, max_iter=100000).fit(held, outputs[:, target]).coef_
+        assert objective(found[target], target) == pytest.approx(objective(expected, target), rel=1e-5)
+        if not twins:
+            assert found[target] == pytest.approx(expected, abs=1e-2 * np.abs(expected).max())
+
+
+def test_the_share_chosen_for_each_target_predicts_networks_best_that_were_not_fitted() -> None:
+    masks, margins, _ = _linear(100, 70, 1.0, 2.0, dense=False)
+    fitted, others = slice(0, 80), slice(80, 100)
+    held = masks - masks[fitted].mean(0)
+    outputs = margins - margins[fitted].mean(0)
+    expected = []
+    for target in range(70):
+        limit = np.abs(held[fitted].T @ outputs[fitted, target] / 80).max()
+        _, path, _ = lasso_path(held[fitted], outputs[fitted, target], alphas=limit * SHARES, tol=1e-8, max_iter=10**6)
+        errors = np.mean((outputs[others, target, None] - held[others] @ path) ** 2, 0)
+        rising = np.diff(errors) > 0
+        end = next((i + 3 for i in range(len(rising) - 1) if rising[i] and rising[i + 1]), len(errors))
+        expected.append(SHARES[np.argmin(errors[:end])])
+    assert len(set(expected)) > 5
+    assert np.array_equal(chosen_shares(masks, margins), np.array(expected))
+    # ... and it is fitted to all networks.
+    found = lasso(masks, margins).weights
+    for target in (0, 69):
+        assert np.array_equal(found[target], lasso(masks, margins, float(expected[target])).weights[target])
+
+
+@pytest.mark.parametrize("models", [2, 3, 20])
+def test_lasso_gives_a_target_that_never_varies_no_weights(models: int) -> None:
+    masks, margins, _ = _linear(models, 10, 1.0, 0.3)
+    margins[:, 4] = 7
+    found = lasso(masks, margins).weights
+    assert np.isfinite(found).all()
+    assert not found[4].any()
+
+
+def test_lasso_of_one_network_is_refused() -> None:
+    with pytest.raises(ValueError, match="models=1 is not allowed"):
+        lasso(np.ones((1, 4), bool), np.ones((1, 4)))
 
 
 @pytest.mark.parametrize("own", [0.0, 5.0])
@@ -81,88 +120,3 @@ def test_lasso_finds_the_support_of_a_sparse_matrix(own: float) -> None:
 def test_an_impossible_penalty_is_refused(estimate: Any, bad: float) -> None:
     with pytest.raises(ValueError, match=f"penalty={bad} is not allowed"):
         estimate(np.ones((3, 4), bool), np.ones((3, 4)), bad)
-
-
-def _written(folder: Path, name: str, weights: np.ndarray) -> Path:
-    path = folder / name
-    if name == "named.npz":
-        np.savez(path, weight=weights, bias=np.zeros(3))
-    elif name == "one.npz":
-        np.savez(path, w=weights)
-    elif name == "release.pt":
-        torch.save({"weight": torch.tensor(weights), "bias": torch.zeros(3)}, path)
-    elif name == "plain.pt":
-        torch.save(torch.nn.Parameter(torch.tensor(weights, dtype=torch.bfloat16)), path)
-    else:
-        np.save(path, weights)
-    return path
-
-
-@pytest.mark.parametrize("name", ["a.npy", "one.npz", "named.npz", "release.pt", "plain.pt"])
-def test_a_matrix_is_read_from_any_file_in_either_orientation(tmp_path: Path, name: str) -> None:
-    weights = np.arange(9, dtype=np.float32).reshape(3, 3)
-    path = _written(tmp_path, name, weights)
-    release = name in ("named.npz", "release.pt")
-    weights /= 8  # in units of the largest entry
-    assert np.array_equal(read_matrix(path, 3), weights.T if release else weights)
-    assert np.array_equal(read_matrix(path, 3, "targets"), weights)
-    assert np.array_equal(read_matrix(path, 3, "sources"), weights.T)
-
-
-@pytest.mark.parametrize("unit", [1e-30, 1e25])
-def test_the_unit_of_a_matrix_is_of_no_account(tiny: dict[str, Any], tmp_path: Path, unit: float) -> None:
-    weights = np.random.default_rng(0).normal(size=(300, 300))
-    np.save(tmp_path / "one.npy", weights)
-    np.save(tmp_path / "other.npy", weights * unit)
-    runs = [bdbench.run(defense=f"datamodel:matrix={tmp_path / name}", **tiny) for name in ("one.npy", "other.npy")]
-    one, other = (np.load(tiny["out"] / run.id / "scores.npz")["scores"] for run in runs)
-    assert other == pytest.approx(one) and len(np.unique(one)) > 1
-
-
-def test_a_bad_matrix_is_one_sentence(tmp_path: Path) -> None:
-    square = np.zeros((3, 3))
-    np.savez(tmp_path / "two.npz", a=square, b=square)
-    np.save(tmp_path / "nan.npy", square * np.nan)
-    np.save(tmp_path / "good.npy", square)
-    (tmp_path / "text.npy").write_text("no array")
-    (tmp_path / "text.pt").write_text("no tensor")
-    (tmp_path / "words.pt").write_text("hello world")
-    (tmp_path / "cut.npz").write_bytes((tmp_path / "two.npz").read_bytes()[:100])
-    (tmp_path / "cut.npy").write_bytes(b"PK\x03\x04")
-    for name, message in {
-        "two.npz": "holds a, b: expected one array",
-        "nan.npy": "NaN or infinite",
-        "absent.npy": "is not there",
-        "text.npy": "is not readable",
-        "text.pt": "is not readable",
-        "words.pt": "is not readable",
-        "cut.npz": "is not readable",
-        "cut.npy": "is not readable",
-        "good.csv": "ends in .npy, .npz, .pt",
-    }.items():
-        with pytest.raises(BdbenchError, match=message):
-            read_matrix(tmp_path / name, 3)
-    with pytest.raises(BdbenchError, match=r"is \(3, 3\): expected \(4, 4\)"):
-        read_matrix(tmp_path / "good.npy", 4)
-
-
-def test_a_matrix_from_elsewhere_finds_the_group_that_it_holds(tiny: dict[str, Any], tmp_path: Path) -> None:
-    roles = np.load(tiny["out"] / bdbench.run(defense="random", **tiny).id / "scores.npz")["roles"]
-    weights = np.random.default_rng(0).normal(size=(300, 300))
-    weights[np.ix_(roles == 1, roles == 1)] += 3
-    np.save(tmp_path / "w.npy", weights)
-    record = bdbench.run(defense=f"datamodel:matrix={tmp_path / 'w.npy'}", **tiny)
-    assert record.detection is not None and record.detection.auroc == 1.0
-    assert record.detection.p_value is not None and record.detection.p_value < 0.05
-    assert record.cost.models_trained == 1
-    # The same name, another matrix: another result.
-    np.save(tmp_path / "w.npy", np.random.default_rng(1).normal(size=(300, 300)))
-    other = bdbench.run(defense=f"datamodel:matrix={tmp_path / 'w.npy'}", **tiny)
-    assert other.detection is not None and other.detection.auroc < 1.0
-    assert other.id != record.id and other.config["files"].keys() == {str(tmp_path / "w.npy")}
-
-
-def test_a_matrix_that_is_not_there_is_missed_before_anything_is_trained(tiny: dict[str, Any]) -> None:
-    with pytest.raises(BdbenchError, match="reads '/absent.npy', which is not there: expected a file"):
-        bdbench.run(defense="datamodel:matrix=/absent.npy", **tiny)
-    assert not list((tiny["out"] / ".stages").rglob("arrays.npz"))
