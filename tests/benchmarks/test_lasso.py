@@ -1,4 +1,4 @@
-"""Sparse regressions of every example beside scikit-learn's: ``pytest tests/benchmarks/test_lasso.py --benchmark-only``."""
+"""Sparse regressions of every example beside scikit-learn's: ``pytest tests/benchmarks --benchmark-only``."""
 
 from __future__ import annotations
 
