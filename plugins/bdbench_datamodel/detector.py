@@ -129,7 +129,7 @@ class Datamodel(Detector):
 
         from bdbench_datamodel import estimators
         from bdbench_datamodel.influence import Dense
-        from bdbench_datamodel.lasso import lasso
+        from bdbench_datamodel.lasso import chosen_penalties, lasso
         from bdbench_datamodel.matrixfile import read_matrix
         from bdbench_datamodel.plan import Plan
         from bdbench_datamodel.ridge import ridge
@@ -154,7 +154,9 @@ class Datamodel(Detector):
         if self.estimator == "ridge":
             return ridge(masks, margins, self.penalty or 1.0)
         if self.estimator == "lasso":
-            return lasso(masks, margins, self.penalty, tools.track(len(view.labels), "lasso"))
+            n = len(view.labels)
+            penalty = self.penalty or chosen_penalties(masks, margins, tools.track(n, "penalties"))
+            return lasso(masks, margins, penalty, tools.track(n, "lasso"))
         if self.estimator == "all":
             return estimators.difference_over_all(masks, margins)
         if self.estimator == "covariance":

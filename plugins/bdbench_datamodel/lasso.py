@@ -17,7 +17,7 @@ import torch
 from bdbench_datamodel.influence import Dense
 
 # .8 to .019, each .75 of the one before: on digits the best are about .4 with 100 networks and .06 with 1,000.
-SHARES = (0.8 * 0.75 ** np.arange(14)).astype(np.float32)
+PENALTIES = (0.8 * 0.75 ** np.arange(14)).astype(np.float32)
 # One in so many networks, the last, tells how well the others predict.
 _HELD_OUT = 5
 _TOLERANCE = np.float32(1e-4)
@@ -30,61 +30,67 @@ _FEWEST = 10
 def lasso(
     masks: np.ndarray,
     margins: np.ndarray,
-    penalty: float | None = None,
+    penalty: float | np.ndarray,
     advance: Callable[[int], None] = lambda targets: None,
 ) -> Dense:
     """argmin over w of ||F_i - S w||^2 / (2 m) + l_i ||w||_1 for every target i.
 
     masks: bool (m, n), margins: float (m, n), both centred over networks, which takes the place of a bias. An
     example's own inclusion is one of its regressors, so that what it does to itself is in the diagonal alone. l_i is
-    ``penalty`` times the least for which w is zero, as each target has its own scale; None chooses that share for each
-    target, as the datamodels' authors do: see ``chosen_shares``. Cyclic coordinate descent on a working set that grows
-    by the largest violations (Massias et al. 2018), until no weight moves by 1e-4 of the largest. Of columns that are
-    equal, which a few dozen networks may leave, one has the weight of all. ``advance`` counts targets.
-
-    Raises ValueError unless 0 < penalty < 1, or with fewer than two networks.
+    ``penalty``, of all targets or float (n,), times the least for which w is zero, as each target has its own scale.
+    Cyclic coordinate descent on a working set that grows by the largest violations (Massias et al. 2018), until no
+    weight moves by 1e-4 of the largest. Of columns that are equal, which a few dozen networks may leave, one has the
+    weight of all. ``advance`` counts targets. Raises ValueError unless penalties are in (0, 1).
     """
-    if penalty is not None and not 0 < penalty < 1:
+    shares = np.broadcast_to(np.asarray(penalty, np.float32), masks.shape[1])
+    if not ((shares > 0) & (shares < 1)).all():
         raise ValueError(f"penalty={penalty} is not allowed: expected in (0, 1)")
-    models, n = masks.shape
-    if models < 2:
-        raise ValueError(f"models={models} is not allowed: expected at least 2")
-    whole = _Regression.of(masks, margins)
-    halves = _Split.of(masks, margins) if penalty is None else None
-    weights = np.zeros((n, n), np.float32)
+    fitted = _Regression.of(masks, margins)
+    weights = np.zeros((len(shares), len(shares)), np.float32)
 
-    def fit(first: int) -> None:
-        own = slice(first, min(first + _BLOCK, n))
-        shares = np.full(own.stop - first, penalty, np.float32) if halves is None else halves.shares(own)
-        pulls = whole.pulls(own)
-        _fit(whole.gram, pulls, shares * np.abs(pulls).max(1), weights[own])
-        advance(own.stop - first)
+    def fit(targets: slice) -> None:
+        pulls = fitted.pulls(targets)
+        _fit(fitted.gram, pulls, shares[targets] * np.abs(pulls).max(1), weights[targets])
 
-    _each_block(fit, n)
+    _each_block(fit, len(shares), advance)
     return Dense(weights)
 
 
-def chosen_shares(masks: np.ndarray, margins: np.ndarray) -> np.ndarray:
-    """Of each target's least penalty for which w is zero, the share that predicts best; float32 (n,).
+def chosen_penalties(
+    masks: np.ndarray, margins: np.ndarray, advance: Callable[[int], None] = lambda targets: None
+) -> np.ndarray:
+    """For each target that of ``PENALTIES`` which predicts best; float32 (n,), as ``lasso`` takes them.
 
-    Shares descend along ``SHARES``, each fit beginning with the one before it, on four fifths of the networks; the one
-    of least squared error on the others is chosen, as the datamodels' release does. A target's path ends when its error
-    has risen twice in a row. masks: bool (m, n), margins: float (m, n), m at least 2.
+    They descend, each fit beginning with the one before it, on the first four fifths of the networks; the one of least
+    squared error on the others is chosen, as the datamodels' authors do. A target's path ends when its error has risen
+    twice in a row. masks: bool (m, n), margins: float (m, n). ``advance`` counts targets. Raises ValueError with fewer
+    than two networks.
     """
-    halves = _Split.of(masks, margins)
+    if len(masks) < 2:
+        raise ValueError(f"models={len(masks)} is not allowed: expected at least 2")
+    count = len(masks) - max(1, len(masks) // _HELD_OUT)
+    fitted = _Regression.of(masks[:count], margins[:count])
+    held = (masks[count:] - masks[:count].mean(0)).T.astype(np.float32)
+    outputs = (margins[count:] - margins[:count].mean(0, dtype=np.float64)).T.astype(np.float32)
     shares = np.empty(masks.shape[1], np.float32)
 
-    def choose(first: int) -> None:
-        own = slice(first, first + _BLOCK)
-        shares[own] = halves.shares(own)
+    def choose(targets: slice) -> None:
+        shares[targets] = _choose(fitted.gram, fitted.pulls(targets), held, outputs[targets], PENALTIES)
 
-    _each_block(choose, len(shares))
+    _each_block(choose, len(shares), advance)
     return shares
 
 
-def _each_block(work: Callable[[int], None], n: int) -> None:
+def _each_block(work: Callable[[slice], None], n: int, advance: Callable[[int], None]) -> None:
+    """Blocks of n targets, several at once."""
+
+    def one(first: int) -> None:
+        targets = slice(first, min(first + _BLOCK, n))
+        work(targets)
+        advance(targets.stop - targets.start)
+
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        list(pool.map(work, range(0, n, _BLOCK)))
+        list(pool.map(one, range(0, n, _BLOCK)))
 
 
 @dataclass(frozen=True)
@@ -105,27 +111,6 @@ class _Regression:
     def pulls(self, targets: slice) -> np.ndarray:
         """The correlations of these targets with every column; float32 (k, n)."""
         return self.outputs[:, targets].T @ self.held
-
-
-@dataclass(frozen=True)
-class _Split:
-    """The networks fitted, and of the others what they held and gave, centred as those; float32 (n, v)."""
-
-    fitted: _Regression
-    held: np.ndarray
-    outputs: np.ndarray
-
-    @classmethod
-    def of(cls, masks: np.ndarray, margins: np.ndarray) -> _Split:
-        count = len(masks) - max(1, len(masks) // _HELD_OUT)
-        held = masks[count:] - masks[:count].mean(0)
-        outputs = margins[count:] - margins[:count].mean(0, dtype=np.float64)
-        fitted = _Regression.of(masks[:count], margins[:count])
-        return cls(fitted, held.T.astype(np.float32), np.ascontiguousarray(outputs.T, np.float32))
-
-    def shares(self, targets: slice) -> np.ndarray:
-        """The best share for each; float32 (k,)."""
-        return _choose(self.fitted.gram, self.fitted.pulls(targets), self.held, self.outputs[targets], SHARES)
 
 
 @numba.njit(nogil=True, cache=True)
@@ -166,7 +151,7 @@ def _solve(gram: np.ndarray, pull: np.ndarray, limit: float, weights: np.ndarray
     left = _left(gram, pull, weights, support)
     # Rounds end long before; in float32 they might go round and round at the limit.
     for _ in range(_ROUNDS):
-        more = _violating(gram, left, limit, weights, max(_FEWEST, len(support)))
+        more = _violating(left, limit, weights, max(_FEWEST, len(support)))
         working = np.concatenate((support, more))
         _descend(gram, working, left, limit, weights)
         support = working[weights[working] != 0]
@@ -187,12 +172,11 @@ def _left(gram: np.ndarray, pull: np.ndarray, weights: np.ndarray, support: np.n
 
 
 @numba.njit(nogil=True, cache=True)
-def _violating(gram: np.ndarray, left: np.ndarray, limit: float, weights: np.ndarray, most: int) -> np.ndarray:
+def _violating(left: np.ndarray, limit: float, weights: np.ndarray, most: int) -> np.ndarray:
     """Columns without weight whose correlation is above the limit: the largest, so many at most, or more that tie."""
     excess = np.empty(len(left), np.float32)
     for j in range(len(left)):
-        free = weights[j] == 0 and gram[j, j] > 0
-        excess[j] = abs(left[j]) - limit if free else 0
+        excess[j] = abs(left[j]) - limit if weights[j] == 0 else 0
     least = _TOLERANCE * limit
     violating = excess > least
     if violating.sum() > most:

@@ -8,7 +8,7 @@ from sklearn.linear_model import Lasso, Ridge, lasso_path
 
 from bdbench_datamodel.ensemble import draw_subsets
 from bdbench_datamodel.estimators import difference_of_means
-from bdbench_datamodel.lasso import SHARES, chosen_shares, lasso
+from bdbench_datamodel.lasso import PENALTIES, chosen_penalties, lasso
 from bdbench_datamodel.ridge import ridge
 
 
@@ -56,39 +56,42 @@ def test_lasso_equals_scikit_learns(models: int, n: int, penalty: float) -> None
             assert found[target] == pytest.approx(expected, abs=1e-2 * np.abs(expected).max())
 
 
-def test_the_share_chosen_for_each_target_predicts_networks_best_that_were_not_fitted() -> None:
+def test_the_penalty_chosen_for_each_target_predicts_networks_best_that_were_not_fitted() -> None:
     masks, margins, _ = _linear(100, 70, 1.0, 2.0, dense=False)
     fitted, others = slice(0, 80), slice(80, 100)
     held = masks - masks[fitted].mean(0)
     outputs = margins - margins[fitted].mean(0)
-    expected = []
+    chosen = chosen_penalties(masks, margins)
+    assert len(set(chosen)) > 5
     for target in range(70):
         limit = np.abs(held[fitted].T @ outputs[fitted, target] / 80).max()
-        _, path, _ = lasso_path(held[fitted], outputs[fitted, target], alphas=limit * SHARES, tol=1e-8, max_iter=10**6)
+        _, path, _ = lasso_path(
+            held[fitted], outputs[fitted, target], alphas=limit * PENALTIES, tol=1e-8, max_iter=10**6
+        )
         errors = np.mean((outputs[others, target, None] - held[others] @ path) ** 2, 0)
         rising = np.diff(errors) > 0
         end = next((i + 3 for i in range(len(rising) - 1) if rising[i] and rising[i + 1]), len(errors))
-        expected.append(SHARES[np.argmin(errors[:end])])
-    assert len(set(expected)) > 5
-    assert np.array_equal(chosen_shares(masks, margins), np.array(expected))
-    # ... and it is fitted to all networks.
-    found = lasso(masks, margins).weights
+        at = list(PENALTIES).index(chosen[target])
+        assert at < end
+        assert errors[at] == pytest.approx(errors[:end].min(), rel=1e-4)
+    # Each target's own is what its weights are of.
+    found = lasso(masks, margins, chosen).weights
     for target in (0, 69):
-        assert np.array_equal(found[target], lasso(masks, margins, float(expected[target])).weights[target])
+        assert np.array_equal(found[target], lasso(masks, margins, chosen[target]).weights[target])
 
 
 @pytest.mark.parametrize("models", [2, 3, 20])
 def test_lasso_gives_a_target_that_never_varies_no_weights(models: int) -> None:
     masks, margins, _ = _linear(models, 10, 1.0, 0.3)
     margins[:, 4] = 7
-    found = lasso(masks, margins).weights
+    found = lasso(masks, margins, chosen_penalties(masks, margins)).weights
     assert np.isfinite(found).all()
     assert not found[4].any()
 
 
-def test_lasso_of_one_network_is_refused() -> None:
+def test_a_penalty_is_not_chosen_by_one_network() -> None:
     with pytest.raises(ValueError, match="models=1 is not allowed"):
-        lasso(np.ones((1, 4), bool), np.ones((1, 4)))
+        chosen_penalties(np.ones((1, 4), bool), np.ones((1, 4)))
 
 
 @pytest.mark.parametrize("own", [0.0, 5.0])
