@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 _CLASS_SIZES = (0.1, 0.15, 0.2, 0.3, 0.4)
 _SET_SIZES = (0.01, 0.015, 0.02, 0.03, 0.04, 0.06, 0.08, 0.1)
+# The estimators that have a penalty.
+_PENALISED = ("ridge", "lasso", "trak")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,8 +52,8 @@ class Datamodel(Detector):
     )
     penalty: float | None = param(
         None,
-        help="of ridge (none: 1) and trak (none: 0.1), in mean eigenvalues; or of lasso, of the least that leaves "
-        "nothing (none: 0.3)",
+        help="of ridge (none: 1) and trak (none: 0.1), in mean eigenvalues; or of lasso, as a share of the least that "
+        "leaves no weight (none: for each target the one that predicts networks best that were held out)",
         low=0, exclusive=True,
     )  # fmt: skip
     dimension: int = param(512, help="of trak's projected gradients", low=1)
@@ -92,6 +94,10 @@ class Datamodel(Detector):
             raise BdbenchError(f"seconds={self.seconds:g} is not allowed with {given}: expected an ensemble to train")
         if self.seconds is not None and self.models != "auto":
             raise BdbenchError(f"models={self.models} is not allowed with seconds={self.seconds:g}: expected auto")
+        if self.penalty is not None and (self.matrix is not None or self.estimator not in _PENALISED):
+            given = f"estimator={self.estimator}" if self.matrix is None else f"matrix={self.matrix}"
+            expected = ", ".join(_PENALISED)
+            raise BdbenchError(f"penalty={self.penalty:g} is not allowed with {given}: expected one of {expected}")
         if self.estimator == "lasso" and self.penalty is not None and self.penalty >= 1:
             raise BdbenchError(f"penalty={self.penalty:g} is not allowed with estimator=lasso: expected in (0, 1)")
         if self.compat != "none" and (self.score_by, self.classes, self.sizes) != ("frequency", "ignore", None):

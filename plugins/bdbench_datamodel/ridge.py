@@ -19,13 +19,16 @@ def ridge(masks: np.ndarray, margins: np.ndarray, penalty: float = 1.0) -> Facto
     """
     if not penalty > 0:
         raise ValueError(f"penalty={penalty} is not allowed: expected above 0")
-    held = (masks - masks.mean(0)).astype(np.float32)
-    outputs = (margins - margins.mean(0, dtype=np.float64)).astype(np.float32)
+    held = masks - masks.mean(0)
+    outputs = margins - margins.mean(0, dtype=np.float64)
     models, n = held.shape
     gram = held @ held.T if models < n else held.T @ held
-    gram = gram.astype(np.float64)
     # Both products have one trace; the mean is over the models' eigenvalues in either form.
     gram[np.diag_indices_from(gram)] += penalty * np.trace(gram) / models
     if models < n:
-        return Factors(outputs.T, np.linalg.solve(gram, held).astype(np.float32).T)
-    return Factors((outputs.T @ held), np.linalg.inv(gram).astype(np.float32))
+        return _factors(outputs.T, np.linalg.solve(gram, held).T)
+    return _factors(outputs.T @ held, np.linalg.inv(gram))
+
+
+def _factors(left: np.ndarray, right: np.ndarray) -> Factors:
+    return Factors(left.astype(np.float32), right.astype(np.float32))

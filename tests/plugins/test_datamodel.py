@@ -28,6 +28,7 @@ from bdbench_datamodel.sharpest import sharpest
         "estimator=covariance",
         "estimator=ridge",
         "estimator=trak,dimension=16",
+        "estimator=lasso",
         "estimator=lasso,penalty=0.5",
         "net=mlp",
         "shared_start=false",
@@ -137,6 +138,11 @@ def test_a_subset_is_known_by_its_place_whatever_was_trained_at_once(
         ({"seconds": 60.0, "estimator": "trak"}, "seconds=60 is not allowed with estimator=trak: expected an ensemble"),
         ({"seconds": 60.0, "matrix": "w.npy"}, "seconds=60 is not allowed with matrix=w.npy: expected an ensemble"),
         ({"estimator": "lasso", "penalty": 1.0}, "penalty=1 is not allowed with estimator=lasso"),
+        (
+            {"penalty": 0.5},
+            "penalty=0.5 is not allowed with estimator=out-of-sample: expected one of ridge, lasso, trak",
+        ),
+        ({"estimator": "ridge", "matrix": "w.npy", "penalty": 0.5}, "penalty=0.5 is not allowed with matrix=w.npy"),
         ({"compat": "khaddaj2023"}, "compat=khaddaj2023 is not allowed: expected with score_by=frequency"),
     ],
 )

@@ -36,14 +36,16 @@ def test_ridge_equals_scikit_learns_in_both_forms(models: int) -> None:
 
 
 # Targets of several blocks; fewer networks than weights; fewer patterns than columns, so that some are equal.
-@pytest.mark.parametrize(("models", "n", "penalty"), [(120, 30, 0.1), (60, 150, 0.3), (40, 80, 0.05), (5, 40, 0.3)])
+@pytest.mark.parametrize(
+    ("models", "n", "penalty"), [(120, 30, 0.1), (60, 150, 0.3), (40, 80, 0.05), (5, 40, 0.3), (2, 40, 0.3)]
+)
 def test_lasso_equals_scikit_learns(models: int, n: int, penalty: float) -> None:
     masks, margins, _ = _linear(models, n, 1.0, 0.3)
     found = lasso(masks, margins, penalty).weights
     held, outputs = masks - masks.mean(0), margins - margins.mean(0)
     limits = penalty * np.abs(outputs.T @ held / models).max(1)
     twins = len(np.unique(masks, axis=1).T) < n
-    assert twins == (models == 5)
+    assert twins == (models <= 5)
 
     def objective(weights: np.ndarray, target: int) -> float:
         left = outputs[:, target] - held @ weights
@@ -78,6 +80,19 @@ def test_the_penalty_chosen_for_each_target_predicts_networks_best_that_were_not
     found = lasso(masks, margins, chosen).weights
     for target in (0, 69):
         assert np.array_equal(found[target], lasso(masks, margins, chosen[target]).weights[target])
+
+
+def test_equal_columns_share_their_weight() -> None:
+    masks, margins, _ = _linear(50, 20, 1.0, 0.3)
+    masks[:, 7] = masks[:, 19] = masks[:, 3]
+    found = lasso(masks, margins, 0.1).weights
+    assert np.abs(found[:, 3]).max() > 0.1
+    assert np.array_equal(found[:, 7], found[:, 3]) and np.array_equal(found[:, 19], found[:, 3])
+
+
+def test_margins_too_large_to_be_squared_still_have_a_penalty() -> None:
+    masks, margins, _ = _linear(6, 10, 1.0, 0.3)
+    assert set(chosen_penalties(masks, margins * 1e20)) <= set(PENALTIES)
 
 
 @pytest.mark.parametrize("models", [2, 3, 20])
