@@ -88,16 +88,22 @@ def test_cifar10_keeps_the_readmes_promise(attack: Attack, auroc: float, least: 
 
 
 @pytest.mark.parametrize(
-    ("attack", "auroc", "left"),
-    [(BadNets(rate=0.015), 0.9999, 0.024), (Blend(rate=0.015), 0.999, 0.02), (Sig(rate=0.05), 0.98, 0.02)],
-    ids=["badnets", "blend", "sig"],
+    ("attack", "auroc", "p", "left"),
+    [
+        (BadNets(rate=0.015), 0.9999, 0.001, 0.024),
+        (BadNets(rate=0.05), 0.998, 0.001, 0.062),
+        (Blend(rate=0.015), 0.999, 0.001, 0.0045),
+        (Blend(rate=0.05), 0.999, 0.001, 0.012),
+        (Sig(rate=0.05), 0.9835, 0.0035, 0.0165),
+    ],
+    ids=["badnets 1.5 %", "badnets 5 %", "blend 1.5 %", "blend 5 %", "sig"],
 )
-def test_all_of_cifar10_keeps_the_readmes_promise(attack: Attack, auroc: float, left: float) -> None:
+def test_all_of_cifar10_keeps_the_readmes_promise(attack: Attack, auroc: float, p: float, left: float) -> None:
     (promised,) = _promised("cifar10", Datamodel(), attack)
     (floor,) = _promised("cifar10", Random(), attack)
     assert promised["config"]["data"]["train"] == 50_000 and promised["cost"]["models_trained"] == 301
     assert promised["before"]["attack_success_rate"] >= 0.6 and promised["after"]["attack_success_rate"] <= left
-    assert promised["detection"]["auroc"] >= auroc and promised["detection"]["p_value"] < 0.01
+    assert promised["detection"]["auroc"] >= auroc and promised["detection"]["p_value"] < p
     assert floor["after"]["clean_accuracy"] - promised["after"]["clean_accuracy"] < 0.002
     for defense in (SpectralSignatures(), ActivationClustering(), LowLoss()):
         (other,) = _promised("cifar10", defense, attack)
