@@ -164,14 +164,15 @@ def _solve(gram: np.ndarray, pull: np.ndarray, limit: float, weights: np.ndarray
     support = np.flatnonzero(weights)
     left = _left(gram, pull, weights, support)
     # Rounds end long before; in float32 they might go round and round at the limit.
-    for _ in range(_ROUNDS):
+    for done in range(_ROUNDS):
         more = _violating(left, limit, weights, max(_FEWEST, len(support)))
+        # What is there at the start is the solution for another limit.
+        if done and not len(more):
+            break
         working = np.concatenate((support, more))
         _descend(gram, working, left, limit, weights)
         support = working[weights[working] != 0]
         left = _left(gram, pull, weights, support)
-        if len(more) == 0:
-            break
 
 
 @numba.njit(nogil=True, cache=True)
