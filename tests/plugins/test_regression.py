@@ -8,7 +8,7 @@ from sklearn.linear_model import Lasso, Ridge, lasso_path
 
 from bdbench_datamodel.ensemble import draw_subsets
 from bdbench_datamodel.estimators import difference_of_means
-from bdbench_datamodel.lasso import PENALTIES, chosen_penalties, lasso
+from bdbench_datamodel.lasso import PENALTIES, _fit, chosen_penalties, lasso
 from bdbench_datamodel.ridge import ridge
 
 
@@ -88,6 +88,14 @@ def test_the_penalty_chosen_for_each_target_predicts_networks_best_that_were_not
     found = lasso(masks, margins, chosen).weights
     for target in (0, 69):
         assert np.array_equal(found[target], lasso(masks, margins, chosen[target]).weights[target])
+
+
+def test_a_fit_that_begins_with_the_one_of_a_larger_penalty_goes_on_to_its_own() -> None:
+    """One column of square 1 and correlation 1: w = 1 - l, and no column is left that could violate the limit."""
+    one, weights = np.ones((1, 1), np.float32), np.zeros((1, 1), np.float32)
+    for limit in (0.8, 0.6):
+        _fit(one, one, np.array([limit], np.float32), weights)
+        assert weights[0, 0] == pytest.approx(1 - limit)
 
 
 def test_equal_columns_share_their_weight() -> None:
