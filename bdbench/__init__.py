@@ -12,87 +12,82 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOMES = {
+    "bdbench.attacks": ("Attack", "Covers", "CraftedTrigger", "SourceSpecific", "TriggerAttack"),
     "bdbench.commands.options": ("export_command",),
-    "bdbench.data": ("ImageData", "PoisonedData", "Role", "Split", "TrainingView"),
+    "bdbench.data": ("Challenge", "ImageData", "PoisonedData", "Role", "Split", "TrainingView"),
+    "bdbench.defenses": ("Detector", "InputDetector", "Mitigation", "Model", "ModelDetector", "RobustTraining", "Verdict"),
     "bdbench.errors": ("BdbenchError", "unknown"),
-    "bdbench.experiment": ("load", "run", "run_all"),
+    "bdbench.experiment": ("load", "reopen", "run", "run_all"),
     "bdbench.hookspecs": ("hookimpl",),
-    "bdbench.interfaces": (
-        "Architecture",
-        "Attack",
-        "Dataset",
-        "Detector",
-        "Measured",
-        "Metric",
-        "Mitigation",
-        "ReportSection",
-        "Source",
-        "Tools",
-        "TriggerAttack",
-    ),
+    "bdbench.interfaces": ("Architecture", "Dataset", "Measured", "Metric", "ReportSection", "Source"),
     "bdbench.params": ("param",),
     "bdbench.progress": ("bars",),
     "bdbench.recipe": ("Recipe",),
     "bdbench.record": ("Record",),
-    "bdbench.runs": ("Reopened", "reopen"),
+    "bdbench.runs": ("Reopened",),
     "bdbench.scoring": ("detect", "detector"),
     "bdbench.seeds": ("Streams",),
     "bdbench.store": ("write_file", "written_whole"),
     "bdbench.training": ("Victim",),
+    "bdbench.workshop": ("Batch", "State", "Tools", "Workshop"),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
 if TYPE_CHECKING:
+    from bdbench.attacks import Attack, Covers, CraftedTrigger, SourceSpecific, TriggerAttack
     from bdbench.commands.options import export_command
-    from bdbench.data import ImageData, PoisonedData, Role, Split, TrainingView
+    from bdbench.data import Challenge, ImageData, PoisonedData, Role, Split, TrainingView
+    from bdbench.defenses import Detector, InputDetector, Mitigation, Model, ModelDetector, RobustTraining, Verdict
     from bdbench.errors import BdbenchError, unknown
-    from bdbench.experiment import load, run, run_all
+    from bdbench.experiment import load, reopen, run, run_all
     from bdbench.hookspecs import hookimpl
-    from bdbench.interfaces import (
-        Architecture,
-        Attack,
-        Dataset,
-        Detector,
-        Measured,
-        Metric,
-        Mitigation,
-        Source,
-        Tools,
-        TriggerAttack,
-    )
+    from bdbench.interfaces import Architecture, Dataset, Measured, Metric, ReportSection, Source
     from bdbench.params import param
     from bdbench.progress import bars
     from bdbench.recipe import Recipe
     from bdbench.record import Record
-    from bdbench.runs import Reopened, reopen
+    from bdbench.runs import Reopened
     from bdbench.scoring import detect, detector
     from bdbench.seeds import Streams
     from bdbench.store import write_file, written_whole
     from bdbench.training import Victim
+    from bdbench.workshop import Batch, State, Tools, Workshop
 
 __all__ = [
     "Architecture",
     "Attack",
+    "Batch",
     "BdbenchError",
+    "Challenge",
+    "Covers",
+    "CraftedTrigger",
     "Dataset",
     "Detector",
     "ImageData",
+    "InputDetector",
     "Measured",
     "Metric",
     "Mitigation",
+    "Model",
+    "ModelDetector",
     "PoisonedData",
     "Recipe",
     "Record",
     "Reopened",
     "ReportSection",
+    "RobustTraining",
     "Role",
     "Source",
+    "SourceSpecific",
     "Split",
+    "State",
     "Streams",
     "Tools",
     "TrainingView",
     "TriggerAttack",
+    "Verdict",
     "Victim",
+    "Workshop",
     "bars",
     "detect",
     "detector",
@@ -112,4 +107,6 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'bdbench' has no attribute {name!r}")
+    # How threads wait has to be said before torch is loaded, which some of these do.
+    importlib.import_module("bdbench.machine").wait_kindly()
     return getattr(importlib.import_module(_HOME[name]), name)

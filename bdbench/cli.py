@@ -51,12 +51,19 @@ def cli() -> None:
 @click.option("--dataset", default="digits", show_default=True, metavar="SPEC")
 @click.option("--model", default="convnet", show_default=True, metavar="SPEC", help="The victim's architecture.")
 @click.option("--seed", default=0, show_default=True, help="The root of all random streams.")
-@click.option("--budget", default=0.1, show_default=True, help="The share of the training set to remove (0: none).")
+@click.option(
+    "--budget",
+    default="0.1",
+    show_default=True,
+    metavar="SHARE|auto",
+    help="The share of the training set to remove (0: none; auto: what a detector itself flags).",
+)
+@options.reserve
 @options.workplace
 @click.option("--fresh", is_flag=True, help="Compute every stage again.")
 @click.option("--json", "as_json", is_flag=True, help="Print the records instead of a table.")
 def run(as_json: bool, **cell: Any) -> None:
-    """Poison, train, detect, remove, retrain, measure, record.
+    """Poison, train, defend, measure, record: a table for each stage of defense.
 
     SPEC is a name, or a name with parameters: blend:alpha=0.2,rate=0.015. `bdbench list` shows them all.
     """

@@ -11,13 +11,15 @@ from typing import Protocol
 import numpy as np
 
 from bdbench.errors import BdbenchError
-from bdbench.progress import Track, quiet
 
-_READ_AT_ONCE = 500
 
 
 class Role(IntEnum):
-    """What an attack made of a training example. COVER: triggered, but correctly labelled."""
+    """What an attack made of a training example.
+
+    POISON: it teaches the attacker's goal, by its label or, where the attack is clean-label, by its image alone.
+    COVER: changed and correctly labelled, and of no use to the goal: it is there to teach where the trigger does nothing.
+    """
 
     CLEAN = 0
     POISON = 1
@@ -38,23 +40,36 @@ class Images(Protocol):
 
 @dataclass(frozen=True)
 class Split:
-    """Labelled images. images: uint8 (n, H, W, C), or Images until they are picked; labels: int64 (n,)."""
+    """Labelled images. images: uint8 (n, H, W, C), or Images until they are decoded; labels: int64 (n,).
+
+    index: int64 (n,), the place of each in the part of the data set that it came from; None: the same.
+    """
 
     images: np.ndarray | Images
     labels: np.ndarray
+    index: np.ndarray | None = None
+
+    @property
+    def places(self) -> np.ndarray:
+        """``index``, int64 (n,), whether it was given or not."""
+        return np.arange(len(self.labels)) if self.index is None else self.index
 
 
 @dataclass(frozen=True)
 class ImageData:
     """A data set. classes: the name of each label, in order.
 
-    chosen: bool (N,), which examples of the whole training set these are; None: all of them.
+    What ``bdbench.load`` adds: reserve, the clean examples set apart, of which every prefix keeps the shares of the
+    classes; whole: how many examples the training part had; source: a hash of the data set as it was read, which no
+    seed, subset or reserve changes.
     """
 
     train: Split
     test: Split
     classes: tuple[str, ...]
-    chosen: np.ndarray | None = None
+    reserve: Split | None = None
+    whole: int = 0
+    source: str = ""
 
     @property
     def num_classes(self) -> int:
@@ -81,11 +96,25 @@ class TrainingView:
 
 
 @dataclass(frozen=True)
+class Challenge:
+    """What the attacker shows the model at test time, and what he wants of it.
+
+    images: uint8 (m, H, W, C); index: int64 (m,), the row of the test set that each was made of, any number of times
+    or never; goal: int64 (m,), the label wanted: another than the image's own, or its own (a bystander, on which the
+    trigger is to do nothing).
+    """
+
+    images: np.ndarray
+    index: np.ndarray
+    goal: np.ndarray
+
+
+@dataclass(frozen=True)
 class PoisonedData:
     """A training set after an attack, with the truth.
 
     images: uint8 (n, H, W, C); labels: int64 (n,), the ones trained on; roles: int8 (n,), of Role;
-    original_labels: int64 (n,), before the attack; index: int64 (n,), which example of the clean training set each
+    original_labels: int64 (n,), before the attack; index: int64 (n,), the row of the clean training set that each
     was; None: the same.
     """
 
@@ -102,7 +131,7 @@ class PoisonedData:
 
 def view_of(images: np.ndarray, labels: np.ndarray, num_classes: int) -> TrainingView:
     """A read-only copy of a training set: uint8 (n, H, W, C) and integers (n,). Raises BdbenchError for others."""
-    checked = _checked("training", np.array(images), np.array(labels), [""] * num_classes)
+    checked = checked_split("training", np.array(images), np.array(labels), [""] * num_classes)
     assert isinstance(checked.images, np.ndarray)
     if len(checked.images) != len(checked.labels):
         raise BdbenchError(f"{len(checked.images)} images but {len(checked.labels)} labels: expected as many")
@@ -110,60 +139,11 @@ def view_of(images: np.ndarray, labels: np.ndarray, num_classes: int) -> Trainin
     return TrainingView(checked.images, checked.labels, num_classes)
 
 
-def stratified(labels: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
-    """Sorted indices of ``size`` examples that keep the shares of the classes, by largest remainders.
+def checked_split(name: str, images: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> Split:
+    """The part of a data set called ``name`` as the harness wants it: uint8 (n, H, W, C) and int64 (n,).
 
-    Raises BdbenchError if there are fewer than ``size`` examples.
+    Raises BdbenchError for anything but finite images of one shape, and labels of ``classes``.
     """
-    if size > len(labels):
-        raise BdbenchError(f"subset={size} is not allowed: the data set has {len(labels)} training examples")
-    classes, counts = np.unique(labels, return_counts=True)
-    exact = counts * size / len(labels)
-    take = np.floor(exact).astype(int)
-    take[np.argsort(take - exact, kind="stable")[: size - take.sum()]] += 1
-    chosen = [rng.permutation(np.flatnonzero(labels == c))[:k] for c, k in zip(classes, take, strict=True)]
-    return np.sort(np.concatenate(chosen))
-
-
-def pick(data: ImageData, subset: int | None, rng: np.random.Generator, track: Track = quiet) -> ImageData:
-    """Decode and check a data set, keeping ``subset`` of its training examples if that is not None.
-
-    Raises BdbenchError for anything but finite images of one shape with a label each.
-    """
-    for name, split in (("training", data.train), ("test", data.test)):
-        if np.ndim(split.labels) != 1 or (isinstance(split.images, np.ndarray) and not split.images.ndim):
-            shapes = f"{name} images of shape {np.shape(np.asarray(split.images))}, labels of {np.shape(split.labels)}"
-            raise BdbenchError(f"{shapes}: expected (n, H, W, C) and (n,)")
-        if len(split.labels) != len(split.images):
-            raise BdbenchError(f"{len(split.images)} {name} images but {len(split.labels)} labels: expected as many")
-    if data.num_classes < 2:
-        raise BdbenchError(f"the data set has {data.num_classes} classes: expected at least 2")
-    labels = data.train.labels
-    index = np.arange(len(labels)) if subset is None else stratified(labels, subset, rng)
-    train = _checked("training", _decoded(data.train.images, index, track), labels[index], data.classes)
-    everything = np.arange(len(data.test.labels))
-    test = _checked("test", _decoded(data.test.images, everything, track), data.test.labels, data.classes)
-    if np.asarray(train.images).shape[1:] != np.asarray(test.images).shape[1:]:
-        raise BdbenchError("training and test images differ in shape: expected one (H, W, C) for both")
-    chosen = None if subset is None else np.isin(np.arange(len(labels)), index)
-    return ImageData(train, test, data.classes, chosen)
-
-
-def _decoded(images: np.ndarray | Images, index: np.ndarray, track: Track) -> np.ndarray:
-    if isinstance(images, np.ndarray):
-        return images[index]
-    advance = track(len(index), "read images")
-    parts = []
-    for start in range(0, len(index), _READ_AT_ONCE):
-        parts.append(images[index[start : start + _READ_AT_ONCE]])
-        advance(len(parts[-1]))
-        if parts[-1].shape[1:] != parts[0].shape[1:]:
-            sizes = f"{parts[0].shape[1:3]} and {parts[-1].shape[1:3]}"
-            raise BdbenchError(f"images differ in size: {sizes}: expected one size; the data set's size=N resizes")
-    return np.concatenate(parts) if parts else np.empty((0, 1, 1, 1), np.uint8)
-
-
-def _checked(name: str, images: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> Split:
     images, labels = np.asarray(images), np.asarray(labels)
     if np.issubdtype(images.dtype, np.floating):
         if not np.isfinite(images).all():

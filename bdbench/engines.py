@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bdbench import record
+from bdbench import machine, record
 from bdbench.board import Board
 from bdbench.errors import BdbenchError
 from bdbench.grid import Job
-from bdbench.interfaces import Defense
+from bdbench.defenses import Defense
 from bdbench.progress import Progress, Silent
 
 if TYPE_CHECKING:
@@ -30,13 +30,14 @@ _PATIENCE = 900.0
 class Workplace:
     """Where jobs read and write, and with what. On a cluster, every machine must see the same folders.
 
-    board: the leaderboard's folder; out: runs and stage results; threads: CPU threads of a job, None for torch's
-    own choice.
+    board: the leaderboard's folder; out: runs and stage results; precision: "auto" or that of large products; threads:
+    CPU threads of a job, None for as many as are free.
     """
 
     board: Path
     out: Path
     device: str = "auto"
+    precision: str = "auto"
     data_root: Path | None = None
     download: bool = False
     threads: int | None = None
@@ -95,7 +96,6 @@ def carry_out(job: Job, place: Workplace, progress: Progress | None = None, spre
     """Run a job and keep its records, or the errors of what failed, in the leaderboard's folder."""
     from bdbench import experiment
 
-    _use(place.threads)
     board = Board(place.board)
     outcomes: list[Any] = []
     try:
@@ -106,7 +106,10 @@ def carry_out(job: Job, place: Workplace, progress: Progress | None = None, spre
             defenses=job.defenses,
             seed=job.seed,
             budget=job.budget,
+            reserve=job.reserve,
             device=place.device,
+            precision=place.precision,
+            threads=place.threads,
             out=place.out,
             data_root=place.data_root,
             download=place.download,
@@ -175,15 +178,8 @@ def _side_by_side(threads: int | None, gpus: int, piece: Callable[[int], None], 
 
 
 def _call(piece: Callable[[int], None], index: int, threads: int | None) -> None:
-    _use(threads)
+    machine.use_threads(threads)
     piece(index)
-
-
-def _use(threads: int | None) -> None:
-    if threads is not None:
-        import torch
-
-        torch.set_num_threads(threads)
 
 
 def _room(ray: Any, cpus: int, gpus: int) -> float:

@@ -1,19 +1,27 @@
-"""Running cells: what ``bdbench run``, ``bdbench.run`` and the engines call."""
+"""Running cells: what ``bdbench run``, ``bdbench.run`` and the engines call, and finished runs opened again."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from bdbench import training
-from bdbench.cell import Cell, read_images
+import numpy as np
+
+import bdbench
+from bdbench import machine, record, training
+from bdbench.attacks import Attack
+from bdbench.cell import Cell
 from bdbench.data import ImageData
+from bdbench.defenses import Defense
 from bdbench.errors import BdbenchError
-from bdbench.interfaces import Architecture, Attack, Dataset, Defense, Source
+from bdbench.interfaces import Architecture, Component, Dataset, Measured, Source
 from bdbench.plugins import installed
 from bdbench.progress import Progress, Silent
-from bdbench.record import Record, check_budget
+from bdbench.record import Record, check_budget, check_reserve
+from bdbench.runs import Reopened
+from bdbench.scene import Setting, read_images
 from bdbench.store import STAGES, Store, sweep
 from bdbench.tools import Spread
 
@@ -25,8 +33,11 @@ def run_each(
     dataset: str | Dataset = "digits",
     model: str | Architecture = "convnet",
     seed: int = 0,
-    budget: float = 0.1,
+    budget: float | Literal["auto"] = 0.1,
+    reserve: float = 0.05,
     device: str = "auto",
+    precision: str = "auto",
+    threads: int | None = None,
     out: str | Path = "runs",
     data_root: str | Path | None = None,
     download: bool = False,
@@ -39,29 +50,27 @@ def run_each(
     The arguments are those of ``bdbench run``, and an engine's way to spread a defense's work. Raises BdbenchError for
     what the caller can mend in the rest.
     """
-    budget = check_budget(budget)
-    if seed < 0:
-        raise BdbenchError(f"seed={seed} is not allowed: expected an integer >= 0")
     if not defenses:
         raise BdbenchError("no defense is given: expected at least one")
-    root = Path(data_root) if data_root is not None else None
-    if root is not None and not root.is_dir():
-        raise BdbenchError(f"data root {str(root)!r} is not there: expected a folder")
-    cell = Cell(
+    machine.use_threads(threads)
+    device = training.pick_device(device)
+    setting = Setting(
         dataset=installed().component("dataset", dataset),
         model=installed().component("model", model),
         attack=installed().component("attack", attack),
-        seed=seed,
-        budget=budget,
-        device=training.pick_device(device),
+        seed=_checked_seed(seed),
+        budget=check_budget(budget),
+        reserve=check_reserve(reserve),
+        device=device,
+        precision=machine.precision(precision, device),
         out=Path(out),
-        source=Source(root, download),
+        source=_source(data_root, download),
         store=Store(Path(out) / STAGES, fresh),
         progress=progress or Silent(),
         spread=spread,
     )
     sweep(Path(out))
-    yield from cell.run([installed().component("defense", d) for d in defenses])
+    yield from Cell(setting, Hooks()).run([installed().component("defense", d) for d in defenses])
 
 
 def run_all(**options: Any) -> list[Record]:
@@ -85,11 +94,116 @@ def load(
     data_root: str | Path | None = None,
     download: bool = False,
     seed: int = 0,
+    reserve: float = 0.05,
     progress: Progress | None = None,
 ) -> ImageData:
-    """A data set, decoded and checked; its subset, if it has one, is that of a run with ``seed``.
+    """A data set as a run with ``seed`` has it before the attack: decoded and checked, its subset taken, shuffled.
 
     Raises BdbenchError if it is not there or not fit.
     """
-    source = Source(Path(data_root) if data_root is not None else None, download)
-    return read_images(installed().component("dataset", dataset), source, seed, progress or Silent())
+    found = installed().component("dataset", dataset)
+    return read_images(found, _source(data_root, download), seed, check_reserve(reserve), progress or Silent())
+
+
+def reopen(
+    run: str | Path,
+    *,
+    data_root: str | Path | None = None,
+    device: str = "auto",
+    progress: Progress | None = None,
+) -> Reopened:
+    """Open the run in a folder, or the record in a file, again.
+
+    Records name no folder of the machine they were made on, so that sets read from files need ``data_root``.
+    PyTorch is set to the run's number of threads, as far as this machine has that many: with another number of them,
+    as on another device, the run's stage results are not found.
+    Raises BdbenchError if the record is not valid, of other definitions, or if what is made here of its data differs
+    from what the run had.
+    """
+    path = Path(run)
+    found = record.read(path)
+    if found.definitions != record.DEFINITIONS:
+        raise BdbenchError(
+            f"{path} is of version {found.definitions} of the definitions: expected version {record.DEFINITIONS}, "
+            "since its data were prepared otherwise; run its cell again"
+        )
+    folder = path if path.is_dir() else path.parent
+    config = found.config
+    machine.use_threads(min(found.environment["threads"], os.cpu_count() or 1))
+    setting = Setting(
+        dataset=installed().component("dataset", config["dataset"]),
+        model=installed().component("model", config["model"]),
+        attack=installed().component("attack", config["attack"]),
+        seed=found.seed,
+        budget=config["budget"] if config["budget"] is not None else 0.1,
+        reserve=config["reserve"],
+        device=training.pick_device(device),
+        precision=found.environment["precision"],
+        out=folder.parent,
+        source=_source(data_root, download=False),
+        store=Store(folder.parent / STAGES),
+        progress=progress or Silent(),
+    )
+    cell = Cell(setting)
+    _check_same(path, cell.scene.facts(), config["data"])
+    arrays = _arrays(folder) if path.is_dir() else {}
+    return Reopened(found, arrays, installed().component("defense", config["defense"]), cell)
+
+
+def _check_same(path: Path, here: Mapping[str, Any], then: Mapping[str, Any]) -> None:
+    what = {"fingerprint": "the data", "poisoned": "the poisoned set", "challenge": "the triggered test images"}
+    for key, name in what.items():
+        if here[key] != then[key]:
+            raise BdbenchError(
+                f"{name} of {path} is not what is made here: fingerprint {here[key]}, expected {then[key]}"
+            )
+
+
+def _arrays(folder: Path) -> dict[str, np.ndarray]:
+    file = folder / "scores.npz"
+    if not file.exists():
+        return {}
+    with np.load(file, allow_pickle=False) as arrays:
+        return dict(arrays)
+
+
+def _checked_seed(seed: int) -> int:
+    if seed < 0:
+        raise BdbenchError(f"seed={seed} is not allowed: expected an integer >= 0")
+    return seed
+
+
+def _source(data_root: str | Path | None, download: bool) -> Source:
+    root = Path(data_root) if data_root is not None else None
+    if root is not None and not root.is_dir():
+        raise BdbenchError(f"data root {str(root)!r} is not there: expected a folder")
+    return Source(root, download)
+
+
+class Hooks:
+    """The plugins of this environment as listeners of a cell."""
+
+    def started(self, run: str, config: dict[str, Any]) -> None:
+        """Tell that a cell begins."""
+        installed().call("bdbench_run_started", run_id=run, config=config)
+
+    def stage_finished(self, run: str, stage: str, seconds: float, reused: bool) -> None:
+        """Tell that a stage is done."""
+        installed().call("bdbench_stage_finished", run_id=run, stage=stage, seconds=seconds, reused=reused)
+
+    def finished(self, run: str, record: dict[str, Any]) -> None:
+        """Tell that a record is on disk."""
+        installed().call("bdbench_run_finished", run_id=run, record=record)
+
+    def extra(self, measured: Measured) -> dict[str, float | None]:
+        """The numbers of metric plugins."""
+        return {r.name: installed().compute(r, measured) for r in installed().registered("metric")}
+
+    def versions(self, *components: Component) -> dict[str, str]:
+        """The version of bdbench and of every distribution that a component came from."""
+        found = {"bdbench": bdbench.__version__}
+        for part in components:
+            for registration in installed().registered(part.kind):
+                if registration.component is type(part):
+                    found[registration.plugin.distribution] = registration.plugin.version
+        return found

@@ -7,16 +7,19 @@ import tomllib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from bdbench import record
+from bdbench import record, sources
+from bdbench.applicable import why_not
+from bdbench.attacks import Attack
+from bdbench.defenses import Defense
 from bdbench.errors import BdbenchError, unknown
-from bdbench.interfaces import Architecture, Attack, Component, Dataset, Defense
+from bdbench.interfaces import Architecture, Component, Dataset
 from bdbench.params import parse_spec
 from bdbench.plugins import installed
 
 _LISTS = ("datasets", "models", "attacks", "defenses")
-_KEYS = (*_LISTS, "seeds", "budget")
+_KEYS = (*_LISTS, "seeds", "budget", "reserve")
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,8 @@ class Job:
     attack: Attack
     defenses: tuple[Defense, ...]
     seed: int
-    budget: float
+    budget: float | Literal["auto"]
+    reserve: float
 
     def __str__(self) -> str:
         parts = (self.dataset, self.model, self.attack)
@@ -37,7 +41,19 @@ class Job:
     def config(self, defense: Defense) -> dict[str, Any]:
         """The cell of one of the defenses, as ``record.cell_of`` gives it."""
         parts = {"dataset": self.dataset, "model": self.model, "attack": self.attack, "defense": defense}
-        return record.cell_of({**{kind: part.config() for kind, part in parts.items()}, "budget": self.budget})
+        budget = self.budget if defense.stage == "training set" else None
+        config = {kind: part.config() for kind, part in parts.items()}
+        return record.cell_of({**config, "budget": budget, "reserve": self.reserve})
+
+    def code(self, defense: Defense) -> dict[str, str]:
+        """What the code of the components says today, as a record has it."""
+        parts: dict[str, Component] = {"model": self.model, "attack": self.attack, "defense": defense}
+        return {kind: sources.own_code(type(part)) for kind, part in parts.items()}
+
+    @property
+    def applicable(self) -> tuple[Defense, ...]:
+        """The defenses that apply to the attack."""
+        return tuple(d for d in self.defenses if why_not(d, self.attack, self.reserve) is None)
 
 
 @dataclass(frozen=True)
@@ -50,12 +66,13 @@ class Grid:
     attacks: tuple[Attack, ...]
     defenses: tuple[Defense, ...]
     seeds: tuple[int, ...]
-    budget: float = 0.1
+    budget: float | Literal["auto"] = 0.1
+    reserve: float = 0.05
 
     def jobs(self, seeds: Iterable[int] | None = None) -> list[Job]:
         """One for each data set, model, seed (the grid's unless given) and attack; a seed is done before the next."""
         product = itertools.product(self.datasets, self.models, seeds or self.seeds, self.attacks)
-        return [Job(d, m, a, self.defenses, seed, self.budget) for d, m, seed, a in product]
+        return [Job(d, m, a, self.defenses, seed, self.budget, self.reserve) for d, m, seed, a in product]
 
     def only(self, conditions: Iterable[str]) -> Grid:
         """The part that fits conditions such as ``attack=blend`` or ``defense=datamodel:models=300``.
@@ -95,7 +112,8 @@ def read(path: Path) -> Grid:
             raise unknown(f"key in {path}", key, _KEYS)
     parts = {name: _components(name.removesuffix("s"), name, data.get(name)) for name in _LISTS}
     budget = record.check_budget(data.get("budget", 0.1))
-    return Grid(path.parent, **parts, seeds=read_seeds(str(data.get("seeds", "0"))), budget=budget)
+    reserve = record.check_reserve(data.get("reserve", 0.05))
+    return Grid(path.parent, **parts, seeds=read_seeds(str(data.get("seeds", "0"))), budget=budget, reserve=reserve)
 
 
 def read_seeds(text: str) -> tuple[int, ...]:

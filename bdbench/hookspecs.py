@@ -18,7 +18,9 @@ import pluggy
 if TYPE_CHECKING:
     import click
 
-    from bdbench.interfaces import Architecture, Attack, Dataset, Defense, Metric, ReportSection
+    from bdbench.attacks import Attack
+    from bdbench.defenses import Defense
+    from bdbench.interfaces import Architecture, Dataset, Metric, ReportSection
     from bdbench.runs import Reopened
 
 GROUP = "bdbench"
@@ -45,7 +47,7 @@ def bdbench_register_attacks() -> Iterable[type[Attack]]:  # type: ignore[empty-
 
 @hookspec
 def bdbench_register_defenses() -> Iterable[type[Defense]]:  # type: ignore[empty-body]
-    """Detector and Mitigation classes."""
+    """Defense classes, of any stage: Detector, RobustTraining, Mitigation, InputDetector, ModelDetector."""
 
 
 @hookspec
@@ -62,7 +64,8 @@ def bdbench_run_started(run_id: str, config: dict[str, Any]) -> None:
 def bdbench_stage_finished(run_id: str, stage: str, seconds: float, reused: bool) -> None:
     """A stage of a cell is done: its wall seconds, and whether its result was found instead of computed.
 
-    Stages that several defenses share (data, poison, victim) are reported once, under the first cell.
+    Stages that several defenses share (data, craft, poison, victim, reference) are reported once, under the first
+    cell that needs them.
     """
 
 

@@ -234,13 +234,13 @@ def _named(config: dict[str, Any]) -> tuple[str, dict[str, Any]]:
 
 
 def _check_component(kind: str, component: Any) -> None:
-    from bdbench import interfaces
+    from bdbench import attacks, defenses, interfaces
 
     bases = {
         "dataset": interfaces.Dataset,
         "model": interfaces.Architecture,
-        "attack": interfaces.Attack,
-        "defense": interfaces.Defense,
+        "attack": attacks.Attack,
+        "defense": defenses.Defense,
     }
     if kind == "metric":
         if not isinstance(component, interfaces.Metric):

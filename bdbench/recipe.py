@@ -12,6 +12,8 @@ class Recipe:
 
     learning rate: a linear warm-up over ``warmup`` of the steps to ``lr``, then linear decay to 0.
     flip, crop_padding: augmentation, drawn per example and epoch; crop_padding in pixels, by reflection.
+    reduced: it may be computed in bfloat16, with channels last, where the machine is faster so; that is the machine's
+    (``bdbench.machine``) and no part of the recipe.
     Images are scaled to 0..1 and normalised by the training set's mean and deviation per channel.
     """
 
@@ -25,5 +27,4 @@ class Recipe:
     label_smoothing: float = 0.0
     flip: bool = False
     crop_padding: int = 0
-    precision: Literal["float32", "bfloat16"] = "float32"
-    channels_last: bool = False
+    reduced: bool = False

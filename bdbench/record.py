@@ -9,59 +9,118 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from bdbench.errors import BdbenchError
-from bdbench.store import written_whole
+from bdbench.store import key_of, written_whole
 
-SCHEMA = "bdbench.record/1"
-# The version of the definitions in ``bdbench.metrics`` and of the poison rate: numbers of two versions are not
-# to be put in one table. A record that names none is of version 1.
-DEFINITIONS = 1
+SCHEMA = "bdbench.record/2"
+# Of which records can be read: what was measured by other definitions is shown, and refused by leaderboards.
+_OLDER = "bdbench.record/1"
+# The version of the definitions in ``bdbench.metrics``, and of how data are prepared and models compared: numbers of two
+# versions are not to be put in one table.
+DEFINITIONS = 2
 KINDS = ("dataset", "model", "attack", "defense")
 # The stages that the defenses of one poisoned set share; the others are a defense's own.
-SHARED_STAGES = ("data", "poison", "victim")
+SHARED_STAGES = ("data", "craft", "poison", "victim", "reference")
 
 
 @dataclass(frozen=True)
 class Performance:
-    """Accuracies of one model, in 0..1; null where nothing is attacked. Defined in ``bdbench.metrics``."""
+    """What one model did, in 0..1; null where nothing is attacked, or there are no bystanders.
+
+    by_goal: the attack success rate of each goal, where there are several; worst_goal: the highest of them. Defined in
+    ``bdbench.metrics``.
+    """
 
     clean_accuracy: float
     attack_success_rate: float | None
     robust_accuracy: float | None
+    by_goal: dict[str, float] | None = None
+    worst_goal: float | None = None
+    bystander_accuracy: float | None = None
+    spill: float | None = None
 
 
 @dataclass(frozen=True)
 class Detection:
-    """How the scores rank the poisons. budget: the fraction removed. Defined in ``bdbench.metrics``.
+    """How the scores of training examples rank the poisons. budget: the fraction removed; null: none was asked for.
 
-    p_value: the defense's own, of a clean set looking as suspicious; null if it gives none.
+    Defined in ``bdbench.metrics``.
     """
 
     auroc: float | None
     average_precision: float | None
-    budget: float
+    budget: float | None
     tpr_at_budget: float | None
     fpr_at_budget: float | None
     tpr_at_1pct_fpr: float | None
     cover_flagged: float | None
-    p_value: float | None = None
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What the defense itself would remove. flagged: the share of the training set; the rest as in Detection.
+
+    after: the model trained without it, which is the reference if that is nothing; null if none was trained.
+    """
+
+    flagged: float
+    tpr: float | None
+    fpr: float | None
+    precision: float | None
+    cover_flagged: float | None
+    after: Performance | None
+    defense_effectiveness_rating: float | None
+    signed: float | None
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """How the scores of test-time inputs tell those with the trigger. Defined in ``bdbench.metrics``.
+
+    obeyed: of the attacked inputs on which the victim obeys alone; fpr, tpr, bystander_fpr: at the threshold that
+    refuses 5 % of the reserve; null without a reserve. seconds_per_input: of scoring.
+    """
+
+    auroc: float | None
+    auroc_obeyed: float | None
+    tpr_at_1pct_fpr: float | None
+    tpr_at_5pct_fpr: float | None
+    fpr: float | None
+    tpr: float | None
+    bystander_fpr: float | None
+    seconds_per_input: float
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What a model detector says of the victim: see ``bdbench.Verdict``.
+
+    hit: whether the targets that it names are the attacker's, or among them; null if it names none or there are none.
+    """
+
+    score: float
+    flagged: bool
+    targets: list[int]
+    hit: bool | None
 
 
 @dataclass(frozen=True)
 class Derived:
-    """Numbers made of the others."""
+    """Numbers made of the others: DER, and the same without clips, which no noise can bias."""
 
     defense_effectiveness_rating: float | None
+    signed: float | None = None
 
 
 @dataclass(frozen=True)
 class Cost:
-    """seconds: wall time per stage, of the computation even if its result was reused; ``score`` and ``retrain``
-    are the defense's. models_trained: by the defense, its retraining included. peak_memory_mb: of the process.
+    """seconds: wall time per stage, of the computation even if its result was reused; those of SHARED_STAGES are the
+    cell's, the others the defense's. models_trained: by the defense, its retraining included. peak_memory_mb: of the
+    process while the defense was at work.
     """
 
     seconds: dict[str, float]
@@ -71,18 +130,30 @@ class Cost:
 
 @dataclass(frozen=True)
 class Record:
-    """Everything that is known of one cell: one attack, one defense, one seed."""
+    """Everything that is known of one cell: one attack, one defense, one seed.
+
+    stage, access: the defense's; control: nothing was attacked; before: the victim; reference: plain training on the
+    whole set by the stream that is used after removal; after: with the defense; null where it changed no model.
+    """
 
     id: str
     seed: int
+    stage: str
+    control: bool
     config: dict[str, Any]
     oracles: list[str]
+    access: list[str]
     environment: dict[str, Any]
     before: Performance
-    detection: Detection | None
-    after: Performance
-    derived: Derived
+    reference: Performance | None
+    after: Performance | None
     cost: Cost
+    detection: Detection | None = None
+    decision: Decision | None = None
+    inputs: Inputs | None = None
+    verdict: Judgement | None = None
+    p_value: float | None = None
+    derived: Derived = Derived(None)
     extra: dict[str, float | None] = field(default_factory=dict)
     schema: str = SCHEMA
     definitions: int = DEFINITIONS
@@ -95,10 +166,40 @@ class Record:
     def from_dict(cls, data: Mapping[str, Any]) -> Record:
         """The record that ``data`` describes. Raises BdbenchError if it is not valid."""
         validate(data)
-        parts = {"before": Performance, "after": Performance, "derived": Derived, "cost": Cost}
-        built = {name: kind(**data[name]) for name, kind in parts.items()}
-        built["detection"] = Detection(**data["detection"]) if data["detection"] else None
-        return cls(**{"definitions": 1, **data, **built})
+        data = upgraded(data)
+        parts: dict[str, Any] = {
+            **dict.fromkeys(("before", "reference", "after"), Performance),
+            "detection": Detection, "inputs": Inputs, "verdict": Judgement, "derived": Derived, "cost": Cost,
+        }  # fmt: skip
+        built = {name: kind(**data[name]) if data[name] is not None else None for name, kind in parts.items()}
+        if data["decision"] is not None:
+            after = data["decision"]["after"]
+            built["decision"] = Decision(**{**data["decision"], "after": after and Performance(**after)})
+        return cls(**{**data, **built})
+
+
+def upgraded(data: Mapping[str, Any]) -> dict[str, Any]:
+    """A valid record in the shape of this version. One of version 1 keeps its name and its definitions."""
+    if data["schema"] == SCHEMA:
+        return dict(data)
+    detection = dict(data["detection"]) if data["detection"] else None
+    p_value = detection.pop("p_value", None) if detection else None
+    removed = detection is None or detection["budget"] > 0
+    if detection is not None and not removed:
+        detection |= {"tpr_at_budget": None, "fpr_at_budget": None, "cover_flagged": None}
+    return {
+        **data,
+        "stage": "repair" if detection is None else "training set",
+        "control": data["before"]["attack_success_rate"] is None,
+        "access": [*([] if detection is None else ["training_set"]), *data["oracles"]],
+        "reference": None,
+        "detection": detection,
+        "after": data["after"] if removed else None,
+        "derived": data["derived"] if removed else {"defense_effectiveness_rating": None},
+        **dict.fromkeys(("decision", "inputs", "verdict")),
+        "p_value": p_value,
+        "definitions": data.get("definitions", 1),
+    }
 
 
 def parameters(component: Mapping[str, Any]) -> dict[str, Any]:
@@ -107,27 +208,55 @@ def parameters(component: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def cell_of(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What makes two records the same cell of a table, seeds apart: the components and the budget."""
+    """What a user asks for, seeds apart: the components, the budget and the reserve."""
     parts = {kind: {"name": config[kind]["name"], **parameters(config[kind])} for kind in KINDS}
-    return {**parts, "budget": config["budget"]}
+    return {**parts, "budget": config["budget"], "reserve": config.get("reserve", 0.0)}
 
 
-def check_budget(budget: Any) -> float:
-    """The share of the training set to remove, as a number. Raises BdbenchError unless it is in [0, 1)."""
-    if isinstance(budget, bool) or not isinstance(budget, int | float) or not 0 <= budget < 1:
-        raise BdbenchError(f"budget={budget} is not allowed: expected a fraction in [0, 1)")
-    return float(budget)
+def made_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What it was made of beside that: the data set as it was read, the recipe, files, and the components' code.
 
-
-def number(data: Mapping[str, Any], part: str, key: str) -> float | None:
-    """A measured number of a record.json; None where it does not apply.
-
-    So is what a removal did, where a budget of 0 asked for none: the model after is the one before.
+    Records of one cell that differ here are of two experiments, and in no average together.
     """
-    of_removal = part in ("after", "derived") or key.endswith("_at_budget")
-    if of_removal and data["detection"] and data["detection"]["budget"] == 0:
-        return None
-    return (data[part] or {}).get(key)
+    return {
+        "source": config.get("data", {}).get("source", ""),
+        "recipe": config["recipe"],
+        "files": sorted(config.get("files", {}).values()),
+        "code": config.get("code", {}),
+    }
+
+
+def identity(config: Mapping[str, Any]) -> str:
+    """A hash of ``made_of``, 8 hexadecimal digits."""
+    return key_of(made_of(config))[:8]
+
+
+def check_budget(budget: Any) -> float | Literal["auto"]:
+    """The share of the training set to remove, as a number, or "auto". Raises BdbenchError unless it is in [0, 1)."""
+    if budget == "auto":
+        return "auto"
+    try:
+        share = float(budget) if not isinstance(budget, bool) else -1.0
+    except (TypeError, ValueError):
+        share = -1.0
+    if not 0 <= share < 1:
+        raise BdbenchError(f"budget={budget} is not allowed: expected a fraction in [0, 1), or auto")
+    return share
+
+
+def check_reserve(reserve: Any) -> float:
+    """The share of the training part that is set apart, as a number. Raises BdbenchError unless it is in [0, 1)."""
+    if isinstance(reserve, bool) or not isinstance(reserve, int | float) or not 0 <= reserve < 1:
+        raise BdbenchError(f"reserve={reserve} is not allowed: expected a share in [0, 1)")
+    return float(reserve)
+
+
+def number(data: Mapping[str, Any], path: str) -> float | None:
+    """A measured number of a record, by its path such as ``decision.after.clean_accuracy``; None if there is none."""
+    value: Any = data
+    for key in path.split("."):
+        value = None if value is None else value.get(key)
+    return value
 
 
 def spec(component: Mapping[str, Any]) -> str:
@@ -139,7 +268,9 @@ def spec(component: Mapping[str, Any]) -> str:
 def command(config: Mapping[str, Any], seed: int) -> str:
     """The command that makes the record of ``config`` and ``seed``, for a shell."""
     options = {**{kind: spec(config[kind]) for kind in KINDS}, "budget": config["budget"], "seed": seed}
-    return shlex.join(["bdbench", "run", *(word for k, v in options.items() for word in (f"--{k}", f"{v}"))])
+    options |= {"reserve": config["reserve"]} if "reserve" in config else {}
+    words = [word for k, v in options.items() if v is not None for word in (f"--{k}", f"{v}")]
+    return shlex.join(["bdbench", "run", *words])
 
 
 def _shown(value: Any) -> str:
@@ -162,27 +293,27 @@ def labels(components: Sequence[Mapping[str, Any]], always: tuple[str, ...] = ()
     ]
 
 
-def schema() -> dict[str, Any]:
+def schema(version: int = 2) -> dict[str, Any]:
     """The JSON schema of record.json."""
-    return json.loads(resources.files("bdbench").joinpath("record.schema.json").read_text())
+    return json.loads(resources.files("bdbench").joinpath(f"record.schema.{version}.json").read_text())
 
 
 @functools.cache
-def _quick_validator() -> Callable[[Any], Any]:
+def _quick_validator(version: int) -> Callable[[Any], Any]:
     """Compiled from the schema: tables are made of thousands of records."""
     import fastjsonschema
 
-    return fastjsonschema.compile(schema())
+    return fastjsonschema.compile(schema(version))
 
 
 def validate(data: Any, where: str = "record") -> None:
-    """Raise BdbenchError unless ``data`` is a valid record of this version."""
-    if isinstance(data, dict) and data.get("schema") != SCHEMA:
+    """Raise BdbenchError unless ``data`` is a valid record of this version, or of one before it."""
+    if isinstance(data, dict) and data.get("schema") not in (SCHEMA, _OLDER):
         raise BdbenchError(f"{where}: schema {data.get('schema')!r} is not supported: expected {SCHEMA!r}")
     import fastjsonschema
 
     try:
-        _quick_validator()(data)
+        _quick_validator(1 if isinstance(data, dict) and data.get("schema") == _OLDER else 2)(data)
     except fastjsonschema.JsonSchemaValueException as error:
         place = "/".join(error.path[1:]) or "top level"
         raise BdbenchError(f"{where}: not a valid record at {place}: {error.message}") from None
@@ -208,7 +339,7 @@ def read(path: Path) -> Record:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """What ``read`` reads, as record.json holds it."""
+    """What ``read`` reads, as record.json holds it, or, if it is older, would hold it: see ``upgraded``."""
     file = path / "record.json" if path.is_dir() else path
     try:
         data = json.loads(file.read_text())
@@ -217,4 +348,4 @@ def load(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise BdbenchError(f"cannot read the record {file}: {error}") from None
     validate(data, str(file))
-    return data
+    return upgraded(data)

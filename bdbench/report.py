@@ -13,11 +13,13 @@ import numpy as np
 from bdbench import metrics, pictures, record, templates
 from bdbench.data import Role
 from bdbench.errors import BdbenchError
+from bdbench.experiment import reopen
 from bdbench.interfaces import ReportSection
 from bdbench.plugins import installed
 from bdbench.progress import Progress
 from bdbench.record import Record
-from bdbench.runs import Reopened, reopen
+from bdbench.experiment import reopen
+from bdbench.runs import Reopened
 from bdbench.seeds import Streams
 from bdbench.store import write_file
 

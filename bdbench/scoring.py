@@ -10,15 +10,17 @@ from typing import Any
 
 import numpy as np
 
-from bdbench import data, sources, training
+from bdbench import data, machine, training
+from bdbench.defenses import Detector
 from bdbench.errors import BdbenchError, unknown
-from bdbench.interfaces import Architecture, Detector, Oracle
+from bdbench.interfaces import Architecture
 from bdbench.plugins import installed
 from bdbench.progress import Progress, Silent
 from bdbench.seeds import Streams
-from bdbench.store import Store, key_of
-from bdbench.tools import HarnessTools
+from bdbench.store import Store
+from bdbench.tools import Bench, HarnessTools, made_from
 from bdbench.training import Trainer, Victim
+from bdbench.workshop import Oracle
 
 
 def detector(spec: str | Detector) -> Detector:
@@ -62,30 +64,24 @@ def detect(
     recipe = architecture.recipe(dataset, (height, width, channels))
     build = functools.partial(architecture.build, (height, width, channels), num_classes)
     device = training.pick_device(device)
+    fastest = machine.precision("auto", device)
     progress = progress or Silent()
-    trainer = Trainer(build, recipe, device, progress.track)
+    trainer = Trainer(build, recipe, device, progress.track, fastest)
     streams = Streams(seed)
     if victim is None:
         victim = trainer.train(view.images, view.labels, streams.integer("victim"), "train the victim")
     elif isinstance(victim, Mapping):
         victim = trainer.restore(victim)
-    made_from = {
-        "set": data.fingerprint(view.images, view.labels),
-        "classes": num_classes,
-        "seed": seed,
-        "device": device,
-        "model": architecture.config(),
-        "code": sources.code_of(architecture),
-    }
+    hangs_on = made_from(data.fingerprint(view.images, view.labels), num_classes, seed, device, fastest)
+    told = {name: (oracles or {})[name] for name in chosen.oracles}
     with tempfile.TemporaryDirectory() as aside:
+        store = Store(Path(folder or aside))
         tools = HarnessTools(
-            defense=chosen.name,
+            chosen.name,
+            Bench(num_classes, architecture, trainer, fastest, store, hangs_on, progress),
+            streams,
             victim=victim,
-            streams=streams,
-            store=Store(Path(folder or aside)),
-            made_from=key_of(made_from),
-            trainer=trainer,
-            oracles={name: (oracles or {})[name] for name in chosen.oracles},
-            progress=progress,
+            oracles=told,
+            examples=len(view.labels),
         )
         return np.asarray(chosen.score(view, tools), np.float64)

@@ -17,13 +17,12 @@ from pathlib import Path
 from types import FunctionType, MethodType
 from typing import Any
 
-import torch
-
 from bdbench.interfaces import Component
 
 # The distributions whose version may change a result. Not all are needed by all, nor installed where they are not.
 LIBRARIES = ("numpy", "scipy", "scikit-learn", "numba")
 # Packages whose sources need not be read: the keys hold their versions, or all of bdbench, anyway.
+_DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 _BY_VERSION = {"bdbench", "torch", "numpy", "scipy", "sklearn", "numba", *sys.stdlib_module_names}
 
 
@@ -38,6 +37,8 @@ def code_of(*components: Component) -> dict[str, str]:
 @functools.cache
 def library_versions() -> dict[str, str]:
     """The version of torch, with its build, and of each of LIBRARIES that is installed."""
+    import torch
+
     found = {"torch": str(torch.__version__)}
     for name in LIBRARIES:
         with contextlib.suppress(metadata.PackageNotFoundError):
@@ -101,15 +102,53 @@ def _named(part: Any) -> str:
 
 
 @functools.cache
+def own_code(component: type[Component]) -> str:
+    """A hash of what a component's own code says: its module, and what that imports from its own package.
+
+    By this records know what they were made by, across machines and for years: so it is of the syntax alone, without
+    comments, docstrings and layout, and bdbench's own code, for which the version of the definitions stands, is no part
+    of it. A component that is in no file has none: "".
+    """
+    files = _all_reached((component.__module__,))
+    if files is None:
+        return ""
+    digest = hashlib.sha256()
+    for path in files:
+        text = _said(ast.parse(path.read_bytes())).encode() if path.suffix == ".py" else path.read_bytes()
+        digest.update(path.name.encode() + text)
+    return digest.hexdigest()[:16]
+
+
+def _said(node: Any) -> str:
+    """A syntax tree as text, the same under every version of Python: fields that are empty, new ones too, do not count."""
+    if isinstance(node, list):
+        return f"[{','.join(map(_said, node))}]"
+    if not isinstance(node, ast.AST):
+        return repr(node)
+    fields = {name: value for name, value in ast.iter_fields(node) if value not in (None, [], 0) and name != "ctx"}
+    if isinstance(node, ast.Constant):
+        fields = {"value": node.value}
+    if isinstance(node, _DOCUMENTED) and ast.get_docstring(node) is not None:
+        fields["body"] = fields["body"][1:]
+    return f"{type(node).__name__}({','.join(f'{k}={_said(v)}' for k, v in sorted(fields.items()))})"
+
+
+@functools.cache
 def _reached(starts: tuple[str, ...]) -> str:
+    files = _all_reached(starts)
+    return _session() if files is None else _hash(files)
+
+
+def _all_reached(starts: tuple[str, ...]) -> list[Path] | None:
+    """The files of modules and of all that they import from their own packages; None if one of them has no file."""
     reached, ahead = {name: _file(name) for name in starts}, list(starts)
     while ahead:
         for name in _imported(ahead.pop()) - reached.keys():
             reached[name] = _file(name)
             ahead.append(name)
     if any(reached[name] is None for name in starts):
-        return _session()
-    return _hash([path for _, path in sorted(reached.items()) if path is not None])
+        return None
+    return [path for _, path in sorted(reached.items()) if path is not None]
 
 
 def _imported(module: str) -> set[str]:

@@ -1,104 +1,183 @@
-"""What the harness hands to a defense. It holds no reference that leads to the truth."""
+"""What the harness hands to attacks and defenses. A defense's holds no reference that leads to the truth."""
 
 from __future__ import annotations
 
 import functools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
-from bdbench import sources
-from bdbench.interfaces import Oracle, Tools
+from bdbench import environment, sources
+from bdbench.data import Split, fingerprint
+from bdbench.errors import BdbenchError
+from bdbench.interfaces import Architecture
+from bdbench.machine import Precision
 from bdbench.progress import Progress
+from bdbench.recipe import Recipe
+from bdbench.record import DEFINITIONS
 from bdbench.seeds import Streams
-from bdbench.store import Store
+from bdbench.store import Store, key_of
 from bdbench.training import Trainer, Victim
+from bdbench.workshop import Loss, Oracle, State, Tools, Workshop
+
+if TYPE_CHECKING:
+    from torch import nn
 
 # Calls a function with 0, 1, ... on other workers, and yields in that order as calls end.
 Spread = Callable[[Callable[[int], None], int], Iterator[None]]
 
 
-class HarnessTools(Tools):
-    """Tools for one defense on one training set.
+@dataclass(frozen=True)
+class Bench:
+    """What all work on one data set shares: where results are kept, by what they are known, and who trains.
 
-    made_from: a hash of what identifies the set, the seed and the harness, for the keys of saved pieces; trainer:
-    trains the victim's architecture; oracles: the declared ones alone; spread: how pieces are made side by side, if
-    they are.
+    made_from: what identifies the data, the seed and the machine, for the keys of stage results; architecture: of the
+    victim; spread: how pieces are made side by side, if they are.
+    """
+
+    num_classes: int
+    architecture: Architecture
+    trainer: Trainer
+    precision: Precision
+    store: Store
+    made_from: Mapping[str, Any]
+    progress: Progress
+    spread: Spread | None = None
+
+    def restore(self, arrays: State, whose: str) -> Victim:
+        """A model of the victim's architecture. Raises BdbenchError, naming ``whose`` weights do not fit it."""
+        try:
+            return self.trainer.restore(arrays)
+        except (KeyError, RuntimeError) as error:
+            reason = " ".join(str(error).split())
+            raise BdbenchError(
+                f"{whose} brings weights that do not fit model {self.architecture.name!r}: {reason}"
+            ) from None
+
+
+def made_from(contents: str, num_classes: int, seed: int, device: str, precision: str) -> dict[str, Any]:
+    """What every result on one data set hangs on: its ``contents``, a hash; the seed; the machine; bdbench's code."""
+    return {
+        "set": contents,
+        "definitions": DEFINITIONS,
+        "classes": num_classes,
+        "seed": seed,
+        "device": environment.device_name(device),
+        "precision": precision,
+        "threads": torch.get_num_threads(),
+        "libraries": sources.code_of(),
+    }
+
+
+class HarnessWorkshop(Workshop):
+    """The workshop of one component, which messages call ``title``.
+
+    streams, shared: its random streams, and those that it has in common with others; own: what its pieces depend on
+    beside the bench, unless they say that they do not.
     """
 
     def __init__(
-        self,
-        *,
-        defense: str,
-        victim: Victim,
-        streams: Streams,
-        store: Store,
-        made_from: str,
-        trainer: Trainer,
-        oracles: Mapping[Oracle, Any],
-        progress: Progress,
-        spread: Spread | None = None,
+        self, title: str, bench: Bench, streams: Streams, shared: Streams, own: Mapping[str, Any] | None = None
     ) -> None:
-        self.victim = victim
-        self.device = victim.device
-        # A new root: from the run's own seed a defense could draw the attack's choices again.
-        root = Streams(streams.integer("defenses"))
-        self.streams = root.child(f"defense:{defense}")
+        self.streams = streams
+        self.device = bench.trainer.device
+        self.precision = bench.precision
+        self.num_classes = bench.num_classes
+        self.architecture = bench.architecture
+        self.recipe = bench.trainer.recipe
         self.models_trained = 0
         self.reused_seconds = 0.0
-        self.p_value: float | None = None
-        self._defense = defense
-        self._shared = root.child("shared")
-        self._store = store
-        self._made_from = made_from
-        self._trainer = trainer
-        self._oracles = dict(oracles)
-        self._progress = progress
-        self._spread = spread
+        self._title = title
+        self._bench = bench
+        self._shared = shared
+        self._own = {
+            "model": bench.architecture.config(),
+            "model_code": sources.code_of(bench.architecture),
+            "recipe": asdict(self.recipe),
+            **(own or {}),
+        }
 
-    def train(self, images: np.ndarray, labels: np.ndarray, name: str) -> Victim:
-        """Train a model of the victim's architecture and recipe; ``name`` draws its random stream."""
+    @property
+    def made_from(self) -> dict[str, Any]:
+        """What results hang on beside the bench: the model and its recipe, and for a defense its victim and oracles."""
+        return dict(self._own)
+
+    def network(self, name: str) -> nn.Module:
+        """An untrained network of the victim's architecture; ``name`` draws its weights."""
+        return self._bench.trainer.untrained(self.streams.integer(f"network:{name}"))
+
+    def train(
+        self,
+        images: np.ndarray,
+        labels: np.ndarray,
+        name: str,
+        *,
+        start: Victim | None = None,
+        recipe: Recipe | None = None,
+        loss: Loss | None = None,
+        each_epoch: Callable[[int, Victim], None] | None = None,
+    ) -> Victim:
+        """Train a model of the victim's architecture; ``name`` draws its random stream. See ``Workshop.train``."""
         self.models_trained += 1
         seed = self.streams.integer(f"train:{name}")
-        return self._trainer.train(images, labels, seed, f"{self._defense}: {name}")
+        recipe = recipe or self.recipe
+        train = functools.partial(
+            self._bench.trainer.train, images, labels, seed, f"{self._title}: {name}", start=start, recipe=recipe
+        )
+        if loss is not None or each_epoch is not None:
+            return train(loss=loss, each_epoch=each_epoch)
+        config = {
+            "stage": "trained",
+            **self._bench.made_from,
+            "set": fingerprint(images, labels),
+            "seed": seed,
+            "start": fingerprint(*start.arrays().values()) if start else "",
+            **{name: self._own[name] for name in ("model", "model_code")},
+            "recipe": asdict(recipe),
+        }
+        return self.restore(self._kept(config, lambda: train().arrays()))
 
-    def oracle(self, name: Oracle) -> Any:
-        """Something only the attacker knows. Raises LookupError unless the defense declares it."""
-        if name not in self._oracles:
-            declared = ", ".join(self._oracles) or "none"
-            raise LookupError(f"defense {self._defense!r} asks for the oracle {name!r} but declares {declared}")
-        return self._oracles[name]
+    def restore(self, arrays: State) -> Victim:
+        """The model that ``Victim.arrays`` described. Raises BdbenchError for one of another architecture."""
+        return self._bench.restore(arrays, self._title)
 
-    def saved(self, config: Mapping[str, Any], make: Callable[[], Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
-        """The arrays ``make`` gives, computed once for this training set, seed and ``config``."""
-
-        stage = self._store.stage(self._stage(config, make), functools.partial(_timed, make))
-        if stage.reused:
-            self.reused_seconds += stage.seconds
-        return stage.arrays
+    def saved(self, config: Mapping[str, Any], make: Callable[[], State], *, shared: bool = False) -> dict[str, Any]:
+        """The arrays ``make`` gives, computed once. See ``Workshop.saved``."""
+        return self._kept(self._stage(config, make, shared), make)
 
     def saved_each(
-        self, configs: Sequence[Mapping[str, Any]], make: Callable[[int], Mapping[str, np.ndarray]]
+        self, configs: Sequence[Mapping[str, Any]], make: Callable[[int], State], *, shared: bool = False
     ) -> Iterator[dict[str, np.ndarray]]:
         """As ``saved`` for pieces that do not need each other, in order: ``make(i)`` gives the arrays of configs[i]."""
-        if self._spread is None:
-            yield from (self.saved(config, functools.partial(make, i)) for i, config in enumerate(configs))
+        spread, store = self._bench.spread, self._bench.store
+        if spread is None:
+            for i, config in enumerate(configs):
+                yield self.saved(config, functools.partial(make, i), shared=shared)
             return
-        stages = [self._stage(config, make) for config in configs]
-        elsewhere = self._spread(functools.partial(_piece, self._store, stages, make), len(stages))
-        for i, config in enumerate(configs):
+        stages = [self._stage(config, make, shared) for config in configs]
+        elsewhere = spread(functools.partial(_piece, store, stages, make), len(stages))
+        for i, stage in enumerate(stages):
             start = time.perf_counter()
             next(elsewhere)
             # What counts is what the pieces took where they were made, not the wait for them.
             self.reused_seconds -= time.perf_counter() - start
-            self._store.made_elsewhere(stages[i])
-            yield self.saved(config, functools.partial(make, i))
+            store.made_elsewhere(stage)
+            yield self._kept(stage, functools.partial(make, i))
 
-    def _stage(self, config: Mapping[str, Any], make: Callable[..., Any]) -> dict[str, Any]:
-        code = sources.code_behind(make)
-        return {"stage": "saved", "made_from": self._made_from, "code": code, "piece": dict(config)}
+    def _stage(self, config: Mapping[str, Any], make: Callable[..., Any], shared: bool) -> dict[str, Any]:
+        own = {} if shared else self._own
+        made_from = key_of({"made_from": self._bench.made_from, "own": own})
+        return {"stage": "saved", "made_from": made_from, "code": sources.code_behind(make), "piece": dict(config)}
+
+    def _kept(self, config: Mapping[str, Any], make: Callable[[], State]) -> dict[str, np.ndarray]:
+        stage = self._bench.store.stage(config, functools.partial(_timed, make))
+        if stage.reused:
+            self.reused_seconds += stage.seconds
+        return stage.arrays
 
     @property
     def shared_streams(self) -> Streams:
@@ -107,25 +186,71 @@ class HarnessTools(Tools):
 
     def track(self, total: int, label: str) -> Callable[[int], None]:
         """Start a progress bar; call the result with the number of steps done since the last call."""
-        return self._progress.track(total, f"{self._defense}: {label}")
+        return self._bench.progress.track(total, f"{self._title}: {label}")
 
     def count_models(self, number: int) -> None:
-        """Say how many models the defense has had trained, for the record's cost."""
+        """Say how many models were trained otherwise than by ``train``, for the record's cost."""
         self.models_trained += number
 
-    def conclude(self, p_value: float | None) -> None:
-        """Say how likely a clean set would look at least as suspicious; None if that cannot be told."""
+
+class HarnessTools(HarnessWorkshop, Tools):
+    """Tools for one defense on one data set.
+
+    victim: a copy that the defense may change; streams: the run's root; oracles: the declared ones alone; examples: how
+    many there are to be flagged.
+    """
+
+    def __init__(
+        self,
+        defense: str,
+        bench: Bench,
+        streams: Streams,
+        *,
+        victim: Victim,
+        oracles: Mapping[Oracle, Any],
+        examples: int,
+    ) -> None:
+        # A new root: from the run's own seed a defense could draw the attack's choices again.
+        root = Streams(streams.integer("defenses"))
+        own = {"victim": fingerprint(*victim.arrays().values()), "oracles": {n: _told(o) for n, o in oracles.items()}}
+        super().__init__(defense, bench, root.child(f"defense:{defense}"), root.child("shared"), own)
+        self.victim = victim
+        self.p_value: float | None = None
+        self.flagged: np.ndarray | None = None
+        self._oracles = dict(oracles)
+        self._examples = examples
+
+    def oracle(self, name: Oracle) -> Any:
+        """Something that a defender does not know by himself. Raises LookupError unless the defense declares it."""
+        if name not in self._oracles:
+            declared = ", ".join(self._oracles) or "none"
+            raise LookupError(f"defense {self._title!r} asks for the oracle {name!r} but declares {declared}")
+        return self._oracles[name]
+
+    def conclude(self, p_value: float | None = None, flagged: np.ndarray | None = None) -> None:
+        """Say what the defense itself makes of what it saw. Raises ValueError; see ``Tools.conclude``."""
         if p_value is not None and not 0 <= p_value <= 1:
             raise ValueError(f"p_value={p_value} is not allowed: expected a probability in [0, 1]")
+        if flagged is not None and (np.shape(flagged) != (self._examples,) or flagged.dtype != bool):
+            found = f"{getattr(flagged, 'dtype', type(flagged).__name__)} {np.shape(flagged)}"
+            raise ValueError(f"flagged is {found}: expected bool ({self._examples},)")
         self.p_value = p_value
+        self.flagged = None if flagged is None else flagged.copy()
 
 
-def _timed(make: Callable[[], Mapping[str, np.ndarray]]) -> tuple[Mapping[str, np.ndarray], float]:
+def _told(value: Any) -> Any:
+    """An oracle's answer as a JSON value, for keys."""
+    if isinstance(value, np.ndarray):
+        return fingerprint(value)
+    if isinstance(value, Split):
+        return fingerprint(np.asarray(value.images), value.labels)
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _timed(make: Callable[[], State]) -> tuple[State, float]:
     start = time.perf_counter()
     return make(), time.perf_counter() - start
 
 
-def _piece(
-    store: Store, stages: Sequence[Mapping[str, Any]], make: Callable[[int], Mapping[str, np.ndarray]], index: int
-) -> None:
+def _piece(store: Store, stages: Sequence[Mapping[str, Any]], make: Callable[[int], State], index: int) -> None:
     store.stage(stages[index], functools.partial(_timed, functools.partial(make, index)))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch.nn.functional as F
 from bdbench.errors import BdbenchError
 from bdbench.progress import Track, quiet
 from bdbench.recipe import Recipe
+from bdbench.workshop import Batch, Loss
 
 _BATCH = 1024
 # Passes over fewer images end before a bar could be read.
@@ -66,6 +68,10 @@ class Victim:
         """The predicted labels, int64 (n,)."""
         return self.logits(images).argmax(1).astype(np.int64)
 
+    def module(self) -> torch.nn.Module:
+        """Float (b, C, H, W) in 0..1 -> logits (b, num_classes), differentiable; normalisation is inside."""
+        return _Normalised(self.network, self.mean, self.std)
+
     def replace(self, network: torch.nn.Module) -> Victim:
         """Another network with the same preprocessing; for mitigations."""
         other = copy.copy(self)
@@ -89,34 +95,81 @@ class Victim:
         return torch.cat(out).numpy()
 
 
+class _Normalised(torch.nn.Module):
+    def __init__(self, network: torch.nn.Module, mean: np.ndarray, std: np.ndarray) -> None:
+        super().__init__()
+        self.network = network
+        device = next(network.parameters()).device
+        self.register_buffer("mean", torch.from_numpy(mean).to(device)[:, None, None])
+        self.register_buffer("std", torch.from_numpy(std).to(device)[:, None, None])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.network((x - self.mean) / self.std)
+
+
 @dataclass(frozen=True)
 class Trainer:
-    """Trains networks of one architecture by one recipe. It knows no data set, so a defense may hold it.
+    """Trains networks of one architecture. It knows no data set, so a defense may hold it.
 
-    build: makes an untrained network; track: starts a progress bar of so many steps under a label.
+    build: makes an untrained network; recipe: how, unless another is asked for; precision: in which the machine is
+    fastest, for recipes that allow it; track: starts a progress bar of so many steps under a label.
     """
 
     build: Callable[[], torch.nn.Module]
     recipe: Recipe
     device: str
     track: Track
+    precision: str = "float32"
 
-    def train(self, images: np.ndarray, labels: np.ndarray, seed: int, label: str = "train") -> Victim:
+    def untrained(self, seed: int) -> torch.nn.Module:
+        """A network with weights drawn from ``seed``; the global random state is left as it was."""
+        with self._seeded(seed):
+            return self.build().to(self.device)
+
+    def train(
+        self,
+        images: np.ndarray,
+        labels: np.ndarray,
+        seed: int,
+        label: str = "train",
+        *,
+        start: Victim | None = None,
+        recipe: Recipe | None = None,
+        loss: Loss | None = None,
+        each_epoch: Callable[[int, Victim], None] | None = None,
+    ) -> Victim:
         """Train one network from ``seed``; the global random state is left as it was.
 
-        images: uint8 (n, H, W, C); labels: int64 (n,). Batch order and augmentation are drawn on the CPU, so
-        that they are the same on every device.
+        images: uint8 (n, H, W, C); labels: int64 (n,); the rest as ``Workshop.train`` has it. Batch order and
+        augmentation are drawn on the CPU, so that they are the same on every device. Raises BdbenchError if the weights
+        end up not finite.
         """
-        recipe, device = self.recipe, self.device
-        devices = [torch.device(device)] if device.startswith("cuda") else []
-        with torch.random.fork_rng(devices=devices):
-            torch.manual_seed(seed)
-            network = _place(self.build(), device, recipe.channels_last)
-        generator = torch.Generator().manual_seed(seed)
-        pixels = images.reshape(-1, images.shape[-1]) / np.float32(255)
-        mean = pixels.mean(0, dtype=np.float64).astype(np.float32)
-        std = np.maximum(pixels.std(0, dtype=np.float64), 1e-3).astype(np.float32)
+        recipe = recipe or self.recipe
+        with self._seeded(seed):
+            network = copy.deepcopy(start.network) if start else self.build()
+            network = _place(network, self.device, recipe.reduced)
+            mean, std = (start.mean, start.std) if start else _moments(images)
+            victim = self._victim(network, mean, std, recipe)
+            # Dropout draws from the global generator: the loop runs inside, too.
+            self._descend(victim, images, labels, seed, label, recipe, loss or _cross_entropy(recipe), each_epoch)
+        if not all(torch.isfinite(t).all() for t in network.state_dict().values()):
+            raise BdbenchError(f"training diverged at lr={recipe.lr:g}: weights are not finite; expected a smaller lr")
+        network.eval()
+        return victim
 
+    def _descend(
+        self,
+        victim: Victim,
+        images: np.ndarray,
+        labels: np.ndarray,
+        seed: int,
+        label: str,
+        recipe: Recipe,
+        loss: Loss,
+        each_epoch: Callable[[int, Victim], None] | None,
+    ) -> None:
+        network, device = victim.network, self.device
+        generator = torch.Generator().manual_seed(seed)
         x_all = torch.from_numpy(images.copy()).to(device)
         y_all = torch.from_numpy(labels.copy()).to(device)
         n = len(labels)
@@ -126,25 +179,24 @@ class Trainer:
         optimizer = _optimizer(network, recipe)
         steps = recipe.epochs * len(starts)
         advance = self.track(steps, label)
-        network.train()
         step = 0
-        for _ in range(recipe.epochs):
+        for epoch in range(recipe.epochs):
+            network.train()
             order = torch.randperm(n, generator=generator)
             for start in starts:
                 index = order[start : start + batch].to(device)
                 for group in optimizer.param_groups:
                     group["lr"] = recipe.lr * _ramp(step, steps, recipe.warmup)
-                x = _prepare(_augment(x_all[index], recipe, generator), mean, std, recipe.channels_last)
-                with _autocast(device, recipe.precision):
-                    loss = F.cross_entropy(network(x), y_all[index], label_smoothing=recipe.label_smoothing)
+                x = _prepare(_augment(x_all[index], recipe, generator), victim.mean, victim.std, recipe.reduced)
+                with _autocast(device, victim.precision):
+                    value = loss(Batch(network, x, y_all[index], index, epoch))
                 optimizer.zero_grad(set_to_none=True)
-                loss.backward()
+                value.backward()
                 optimizer.step()
                 step += 1
                 advance(1)
-        if not all(torch.isfinite(t).all() for t in network.state_dict().values()):
-            raise BdbenchError(f"training diverged at lr={recipe.lr:g}: weights are not finite; expected a smaller lr")
-        return self._victim(network, mean, std)
+            if each_epoch is not None:
+                each_epoch(epoch, victim)
 
     def restore(self, arrays: Mapping[str, np.ndarray]) -> Victim:
         """The model that ``Victim.arrays`` described."""
@@ -153,19 +205,41 @@ class Trainer:
         with torch.random.fork_rng(devices=[]):
             network = self.build()
         network.load_state_dict(state)
-        network = _place(network, self.device, self.recipe.channels_last)
-        return self._victim(network, arrays["mean"], arrays["std"])
-
-    def _victim(self, network: torch.nn.Module, mean: np.ndarray, std: np.ndarray) -> Victim:
-        recipe = self.recipe
+        network = _place(network, self.device, self.recipe.reduced)
         network.eval()
-        return Victim(network, mean, std, self.device, recipe.precision, recipe.channels_last, self.track)
+        return self._victim(network, arrays["mean"], arrays["std"], self.recipe)
+
+    def _victim(self, network: torch.nn.Module, mean: np.ndarray, std: np.ndarray, recipe: Recipe) -> Victim:
+        precision = self.precision if recipe.reduced else "float32"
+        return Victim(network, mean, std, self.device, precision, recipe.reduced, self.track)
+
+    @contextmanager
+    def _seeded(self, seed: int) -> Iterator[None]:
+        """The global generators at the start of ``seed``; afterwards as they were."""
+        devices = [torch.device(self.device)] if self.device.startswith("cuda") else []
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(seed)
+            yield
+
+
+def _moments(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and deviation of each channel, float32 (C,), of pixels in 0..1."""
+    pixels = images.reshape(-1, images.shape[-1]) / np.float32(255)
+    mean = pixels.mean(0, dtype=np.float64).astype(np.float32)
+    return mean, np.maximum(pixels.std(0, dtype=np.float64), 1e-3).astype(np.float32)
+
+
+def _cross_entropy(recipe: Recipe) -> Loss:
+    def loss(batch: Batch) -> torch.Tensor:
+        return F.cross_entropy(batch.network(batch.x), batch.labels, label_smoothing=recipe.label_smoothing)
+
+    return loss
 
 
 def _ramp(step: int, steps: int, warmup: float) -> float:
     """Linear from 0 to 1 over the first ``warmup`` of the steps, then linear to 0; in (0, 1]."""
     done = (step + 1) / (steps + 1)
-    return min(done / warmup if warmup else 1.0, (1 - done) / (1 - warmup))
+    return min(done / warmup if warmup else 1.0, (1 - done) / (1 - warmup) if warmup < 1 else 1.0)
 
 
 def _optimizer(network: torch.nn.Module, recipe: Recipe) -> torch.optim.Optimizer:

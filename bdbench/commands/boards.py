@@ -22,7 +22,6 @@ _PATH = click.Path(path_type=Path)
 @click.option("--seeds", metavar="SEEDS", help="Such as 0-4 or 0,2: in place of the grid's.")
 @click.option("--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True)
 @click.option("--address", metavar="ADDRESS", help="Of the Ray cluster: auto, or host:port. None: start one here.")
-@click.option("--threads", type=click.IntRange(1), help="CPU threads of a cell. [default: torch's; with Ray, 1]")
 @options.workplace
 def grid(
     file: Path, dry_run: bool, only: tuple[str, ...], seeds: str | None, engine: str, address: str | None, **place: Any

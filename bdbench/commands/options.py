@@ -15,6 +15,13 @@ data_root = click.option(
 out = click.option("--out", default="runs", show_default=True, metavar="DIR", help="Where to look for a run's id.")
 
 device = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
+reserve = click.option(
+    "--reserve",
+    default=0.05,
+    show_default=True,
+    metavar="SHARE",
+    help="The share of the training part that is set apart as clean examples, for defenses that need some.",
+)
 
 
 def workplace(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -24,6 +31,16 @@ def workplace(command: Callable[..., Any]) -> Callable[..., Any]:
             "--out", default="runs", show_default=True, metavar="DIR", help="Where runs and stage results go."
         ),
         click.option("--download", is_flag=True, help="Let torchvision fetch a data set that is not there."),
+        click.option(
+            "--precision",
+            type=click.Choice(["auto", "float32", "bfloat16"]),
+            default="auto",
+            show_default=True,
+            help="Of large products; auto: what this machine is faster in.",
+        ),
+        click.option(
+            "--threads", type=click.IntRange(1), help="CPU threads. [default: as many as are free; with Ray, 1]"
+        ),
         data_root,
         device,
     ):
@@ -55,7 +72,7 @@ def export_command(target: str) -> Callable[[Callable[..., None]], click.Command
 
             with progress.bars() as bars:
                 with bars.busy("open the run"):
-                    from bdbench.runs import reopen
+                    from bdbench.experiment import reopen
 
                     opened = reopen(folder_of(run, out), data_root=data_root, device=device, progress=bars)
                 write(opened, target, bars, **own)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bdbench.hookspecs import hookimpl
-from bdbench.interfaces import Defense
+from bdbench.defenses import Defense
 
 
 @hookimpl

@@ -15,10 +15,11 @@ from torch import nn
 
 from bdbench.data import TrainingView
 from bdbench.errors import BdbenchError
-from bdbench.interfaces import Detector, Oracle
+from bdbench.defenses import Detector
 from bdbench.interop.components import ArtDetector
 from bdbench.scoring import detect
 from bdbench.training import Victim
+from bdbench.workshop import Oracle
 
 try:
     from art.defences.detector.poison import (

@@ -8,8 +8,9 @@ from typing import Literal
 import numpy as np
 
 from bdbench.data import TrainingView
-from bdbench.interfaces import Detector, Tools
+from bdbench.defenses import Detector
 from bdbench.params import param
+from bdbench.workshop import Tools
 
 
 @dataclass(frozen=True, kw_only=True)

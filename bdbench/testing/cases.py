@@ -9,7 +9,7 @@ from typing import Any
 
 from bdbench import params
 from bdbench.errors import unknown
-from bdbench.interfaces import Component, Mitigation, Source
+from bdbench.interfaces import Component, Source
 from bdbench.plugins import KINDS, Plugin, Registration, installed
 from bdbench.testing.checks import CHECKS, Check
 

@@ -8,7 +8,7 @@ from typing import get_args
 import numpy as np
 
 from bdbench.data import PoisonedData, Role
-from bdbench.interfaces import Detector, Oracle
+from bdbench.defenses import Detector
 from bdbench.testing.checks import check, expect, fitting, global_seed
 from bdbench.testing.samples import COLOUR, GREY, handed_over, poisoned
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from bdbench.data import PoisonedData
-from bdbench.interfaces import Mitigation
+from bdbench.defenses import Mitigation
 from bdbench.testing.checks import check, expect, fitting, global_seed
 from bdbench.testing.samples import CLASSES, COLOUR, GREY, handed_over, poisoned
 from bdbench.training import Victim

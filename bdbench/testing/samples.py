@@ -14,7 +14,7 @@ from torch import nn
 
 from bdbench import __version__
 from bdbench.data import PoisonedData, Role, Split, TrainingView
-from bdbench.interfaces import Architecture, Defense, Tools
+from bdbench.interfaces import Architecture
 from bdbench.progress import Silent, quiet
 from bdbench.recipe import Recipe
 from bdbench.record import Cost, Derived, Detection, Performance, Record

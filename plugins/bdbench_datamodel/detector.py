@@ -122,7 +122,7 @@ class Datamodel(Detector):
         self._check_sizes(view.labels)
         masks = margins = None
         if self.trains_ensemble:
-            masks, margins = Plan.of(self, view).train(view, tools)
+            masks, margins = Plan.of(self, view, tools.precision).train(view, tools)
         influence = self._influence(masks, margins, view, tools)
         if self.score_by == "frequency":
             return selection_frequency(self._cuts(influence, view, tools), len(view.labels))
@@ -144,7 +144,7 @@ class Datamodel(Detector):
         if self.matrix is not None:
             return Dense(read_matrix(Path(self.matrix), len(view.labels), self.rows))
         if masks is None or margins is None:
-            plan = Plan.of(self, view)
+            plan = Plan.of(self, view, tools.precision)
             checkpoints, inputs, labels = plan.train_few(view, tools)
             return trak(
                 plan.network,

@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -18,9 +18,6 @@ from bdbench_datamodel import ensemble
 from bdbench_datamodel.ensemble import SurrogateRecipe
 from bdbench_datamodel.surrogates import BatchedMLP, BatchedNetwork, BatchedPatchNet, Parameters
 
-if TYPE_CHECKING:
-    from bdbench_datamodel.detector import Datamodel
-
 _CHUNK_FLOATS = 16e6
 # Fewer give a matrix that is all noise; so many are trained however slow the machine.
 _FEWEST = 50
@@ -28,18 +25,64 @@ _FEWEST = 50
 _CHECKPOINTS = 10
 
 
+class Options(Protocol):
+    """What of the detector's parameters an ensemble is planned by; they are explained there."""
+
+    @property
+    def models(self) -> Literal["auto"] | int:
+        """How many networks."""
+
+    @property
+    def seconds(self) -> float | None:
+        """As many as this time allows."""
+
+    @property
+    def alpha(self) -> float:
+        """The share of the training set in each subset."""
+
+    @property
+    def antithetic(self) -> bool:
+        """Subsets in pairs."""
+
+    @property
+    def shared_start(self) -> bool:
+        """One initialisation for all."""
+
+    @property
+    def estimator(self) -> str:
+        """What is made of the networks."""
+
+    @property
+    def net(self) -> str:
+        """Which networks."""
+
+    @property
+    def hidden(self) -> int | None:
+        """Their hidden units."""
+
+    @property
+    def epochs(self) -> int | None:
+        """Passes over a subset."""
+
+    @property
+    def chunk(self) -> int | None:
+        """How many are trained at once."""
+
+
 @dataclass(frozen=True)
 class Plan:
     """Network, recipe and number of an ensemble for one training set."""
 
-    options: Datamodel
+    options: Options
     network: BatchedNetwork
     recipe: SurrogateRecipe
     models: int
 
     @classmethod
-    def of(cls, options: Datamodel, view: TrainingView) -> Plan:
-        """Raises BdbenchError if the options do not fit the set or each other."""
+    def of(cls, options: Options, view: TrainingView, precision: Literal["float32", "bfloat16"]) -> Plan:
+        """precision: in which large products are made. Raises BdbenchError if the options do not fit the set or each
+        other.
+        """
         n, shape = len(view.labels), view.images.shape[1:]
         held = round(options.alpha * n)
         if not 2 <= held <= n - 2:
@@ -60,7 +103,7 @@ class Plan:
             models = 1000
         else:
             network = BatchedPatchNet(shape, view.num_classes, options.hidden or 64)
-            recipe = SurrogateRecipe(epochs=options.epochs or 20, batch_size=25, lr=0.1, precision="bfloat16")
+            recipe = SurrogateRecipe(epochs=options.epochs or 20, batch_size=25, lr=0.1, precision=precision)
             models = 300
         if options.estimator == "trak":
             models = _CHECKPOINTS
@@ -90,7 +133,7 @@ class Plan:
             make = functools.partial(self._piece, firsts, new, seed, tensors)
             configs = [self._config(first, len(masks)) for first, masks in zip(firsts, new, strict=True)]
             advance = tools.track(sum(map(len, new)), label)
-            for masks, piece in zip(new, tools.saved_each(configs, make), strict=True):
+            for masks, piece in zip(new, tools.saved_each(configs, make, shared=True), strict=True):
                 pieces.append((masks, piece))
                 advance(len(masks))
 

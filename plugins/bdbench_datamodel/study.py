@@ -24,7 +24,8 @@ def ensemble(run: Reopened) -> tuple[np.ndarray, np.ndarray]:
     if not run.defense.trains_ensemble:
         source = "read its matrix from a file" if run.defense.matrix is not None else "used estimator=trak"
         raise BdbenchError(f"run {run.record.id} {source}: expected one that trained an ensemble on subsets")
-    return Plan.of(run.defense, run.view).train(run.view, run.tools())
+    tools = run.tools()
+    return Plan.of(run.defense, run.view, tools.precision).train(run.view, tools)
 
 
 def strengths(run: Reopened) -> list[Strength]:

@@ -15,14 +15,13 @@ _FLIPLESS = {"mnist", "fashionmnist", "svhn", "gtsrb", "gtsrb-full", "digits"}
 _TABLE: dict[tuple[str, str], Recipe] = {
     ("convnet", "digits"): Recipe(epochs=20, batch_size=64, lr=2e-3, optimizer="adamw", weight_decay=5e-3),
     ("convnet", "*"): Recipe(
-        epochs=20, batch_size=128, lr=3e-3, optimizer="adamw", weight_decay=5e-2, precision="bfloat16",
-        channels_last=True,
+        epochs=20, batch_size=128, lr=3e-3, optimizer="adamw", weight_decay=5e-2, reduced=True
     ),
     ("resnet9", "*"): Recipe(
-        epochs=16, batch_size=512, lr=0.5, label_smoothing=0.1, precision="bfloat16", channels_last=True, **_RESIDUAL
+        epochs=16, batch_size=512, lr=0.5, label_smoothing=0.1, reduced=True, **_RESIDUAL
     ),
     ("preact-resnet18", "*"): Recipe(
-        epochs=60, batch_size=128, lr=0.1, precision="bfloat16", channels_last=True, **_RESIDUAL
+        epochs=60, batch_size=128, lr=0.1, reduced=True, **_RESIDUAL
     ),
 }  # fmt: skip
 

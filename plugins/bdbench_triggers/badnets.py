@@ -12,7 +12,10 @@ from bdbench import BdbenchError, Streams, TriggerAttack, param
 
 @dataclass(frozen=True, kw_only=True)
 class BadNets(TriggerAttack):
-    """Dirty-label: a square patch replaces the pixels of one corner."""
+    """Dirty-label: a square patch replaces the pixels of one corner.
+
+    mapping: the attacks of sec. 5.2 of the paper: every image to one target, or every class to the next (all-to-all).
+    """
 
     name = "badnets"
     paper = "Gu, Dolan-Gavitt and Garg, BadNets, arXiv:1708.06733"
@@ -24,6 +27,14 @@ class BadNets(TriggerAttack):
     pattern: Literal["white", "checker", "noise"] = param(
         "checker", help="white; black and white in turn, white in the corners; or noise drawn from the seed"
     )
+
+    mapping: Literal["all-to-one", "all-to-all"] = param(
+        "all-to-one", help="what the trigger gives: the target, or the label after the image's own"
+    )
+
+    def goal(self, labels: np.ndarray, num_classes: int) -> np.ndarray:
+        """The target, or (y + 1) mod K."""
+        return (labels + 1) % num_classes if self.mapping == "all-to-all" else super().goal(labels, num_classes)
 
     def stamp(self, images: np.ndarray, streams: Streams) -> np.ndarray:
         """Put the patch on. Raises BdbenchError if it does not fit."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -22,6 +23,10 @@ class Blend(TriggerAttack):
     alpha: float = param(0.2, help="weight of the pattern", low=0, high=1, exclusive=True)
     test_alpha: float | None = param(None, help="its weight at test time (none: alpha)", low=0, high=1, exclusive=True)
     pattern: str = param("noise", help="'noise', or the path of a picture that is resized to the images")
+
+    def files(self) -> tuple[Path, ...]:
+        """The picture, if it is one."""
+        return () if self.pattern == "noise" else (Path(self.pattern),)
 
     def stamp(self, images: np.ndarray, streams: Streams) -> np.ndarray:
         """Blend at the training strength."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
-from bdbench import Attack, PoisonedData, Role, Split, Streams
+from bdbench import Attack, PoisonedData, Role, Split, State, Workshop
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,16 +15,13 @@ class NoAttack(Attack):
     """Leaves the training set as it is."""
 
     name = "none"
+    control: ClassVar[bool] = True
 
-    def poison(self, train: Split, num_classes: int, streams: Streams) -> PoisonedData:
+    def poison(self, train: Split, state: State, tools: Workshop) -> PoisonedData:
         """A copy with every role CLEAN."""
         roles = np.full(len(train.labels), Role.CLEAN, np.int8)
         return PoisonedData(np.array(train.images), train.labels.copy(), roles, train.labels.copy())
 
-    def trigger(self, images: np.ndarray, streams: Streams) -> np.ndarray:
-        """The images as they are."""
-        return images.copy()
-
-    def goal(self, labels: np.ndarray) -> None:
+    def challenge(self, test: Split, state: State, tools: Workshop) -> None:
         """Nothing is attacked."""
         return None

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from bdbench import Streams, TriggerAttack, param
+from bdbench import BdbenchError, Streams, TriggerAttack, param
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,5 +34,10 @@ class Sig(TriggerAttack):
 
     def _add(self, images: np.ndarray, delta: float) -> np.ndarray:
         width = images.shape[2]
+        if 2 * self.frequency >= width:
+            raise BdbenchError(
+                f"attack 'sig': frequency={self.frequency} is not allowed on images {width} pixels wide, which cannot "
+                f"show it: expected 2 frequency < {width}"
+            )
         signal = delta * np.sin(2 * np.pi * np.arange(width) * self.frequency / width)
         return np.rint(np.clip(images + signal[:, None], 0, 255)).astype(np.uint8)

@@ -1,0 +1,116 @@
+"""The contracts of defenses, one for each of the five stages at which a backdoor can be met."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+import numpy as np
+
+from bdbench.data import TrainingView
+from bdbench.interfaces import Component
+from bdbench.workshop import Oracle, State, Tools
+
+
+class Model(Protocol):
+    """What a defense hands over to be used: a Victim, or anything that predicts, and may refuse to."""
+
+    def predict(self, images: np.ndarray) -> np.ndarray:
+        """The labels of uint8 (n, H, W, C), int64 (n,); -1: refused."""
+        ...
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a model detector says of a model.
+
+    score: higher = more suspicious; flagged: whether it calls the model backdoored; targets: the labels that it takes
+    for the attacker's; p_value: how likely a clean model would look at least as suspicious, if that can be told.
+    """
+
+    score: float
+    flagged: bool
+    targets: tuple[int, ...] = ()
+    p_value: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Defense(Component, ABC):
+    """What defenses share.
+
+    stage: where they act; oracles: what they are told that a defender does not know by himself; assumption: one
+    sentence, from the paper, of what a backdoor must be like to be met.
+    """
+
+    kind: ClassVar[str] = "defense"
+    stage: ClassVar[str] = ""
+    takes_training_set: ClassVar[bool] = False
+    assumption: ClassVar[str] = ""
+    oracles: ClassVar[tuple[Oracle, ...]] = ()
+
+    @property
+    def access(self) -> tuple[str, ...]:
+        """All that it is given beside the model: the training set, and what it is told."""
+        return (*(["training_set"] if self.takes_training_set else []), *self.oracles)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Detector(Defense, ABC):
+    """Training set: scores its examples. The harness removes a budget of them, or what it flags, and trains again."""
+
+    stage: ClassVar[str] = "training set"
+    takes_training_set: ClassVar[bool] = True
+
+    @abstractmethod
+    def score(self, view: TrainingView, tools: Tools) -> np.ndarray:
+        """Suspicion of each training example, float64 (n,), finite, higher = more suspicious."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RobustTraining(Defense, ABC):
+    """Training time: trains a model on the poisoned set that is not to learn the backdoor."""
+
+    stage: ClassVar[str] = "training time"
+    takes_training_set: ClassVar[bool] = True
+
+    @abstractmethod
+    def train(self, view: TrainingView, tools: Tools) -> Model:
+        """The model. It is compared with the reference, plain training on the same set."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mitigation(Defense, ABC):
+    """After training: repairs a model, without its training set."""
+
+    stage: ClassVar[str] = "repair"
+
+    @abstractmethod
+    def repair(self, tools: Tools) -> Model:
+        """The repaired model, made of ``tools.victim``. It is compared with the victim."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputDetector(Defense, ABC):
+    """Test time: scores the images that a model is asked about."""
+
+    stage: ClassVar[str] = "inputs"
+
+    def fit(self, tools: Tools) -> State:
+        """What is prepared once, before any input is seen. Default: nothing."""
+        return {}
+
+    @abstractmethod
+    def score(self, images: np.ndarray, state: State, tools: Tools) -> np.ndarray:
+        """Suspicion of each of uint8 (m, H, W, C), float64 (m,), finite, whatever other images are beside it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelDetector(Defense, ABC):
+    """The model: says whether it holds a backdoor."""
+
+    stage: ClassVar[str] = "model"
+
+    @abstractmethod
+    def inspect(self, tools: Tools) -> Verdict:
+        """What it makes of ``tools.victim``."""

@@ -1,0 +1,148 @@
+"""What this machine computes fastest with: how threads wait, how many there are, and in which precision.
+
+Nothing here changes what is computed, but all of it changes last digits: it is in a record's environment and in the
+keys of stage results, not in a cell's identity. Imports torch only inside functions, since how threads wait has to be
+said before torch is loaded.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import platform
+import sys
+import time
+from pathlib import Path
+from typing import Literal
+
+Precision = Literal["float32", "bfloat16"]
+
+# How often a thread looks again before it sleeps at a barrier. Where another process holds its core, a thread that
+# spins keeps the one it waits for from running: torch's default made a run ten times slower on some machines.
+_SPINS = 1000
+_TOLD = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "KMP_BLOCKTIME")
+# Seconds of looking at what other processes take.
+_LOOK = 0.1
+_PRODUCT = 256
+
+
+def wait_kindly() -> None:
+    """Let threads that wait give their core away soon, unless the user has said how they wait, or torch is loaded."""
+    if "torch" not in sys.modules and not any(name in os.environ for name in _TOLD):
+        os.environ["GOMP_SPINCOUNT"] = str(_SPINS)
+
+
+def use_threads(asked: int | None = None) -> None:
+    """Set torch's number of threads: to ``asked``, else to what was free when this was first asked.
+
+    Free are the cores that this process may run on, less those that others keep busy. The user's OMP_NUM_THREADS holds.
+    """
+    import torch
+
+    if asked is None and "OMP_NUM_THREADS" not in os.environ:
+        asked = _free_cores()
+    if asked is not None:
+        torch.set_num_threads(asked)
+
+
+@functools.cache
+def _free_cores() -> int:
+    # Once: the number is part of what results hang on, and the cells of one grid should share it.
+    return max(1, allowed_cores() - round(busy_cores()))
+
+
+def allowed_cores() -> int:
+    """The cores of this process: by affinity and by the control group's quota, at least 1."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return max(1, min(cores, int(int(quota) / int(period))))
+    except (OSError, ValueError):
+        return cores
+
+
+def busy_cores() -> float:
+    """How many cores others keep busy, of those of this process, while it waits a tenth of a second; 0 if not known."""
+    before = _ticks()
+    if before is None:
+        return 0.0
+    time.sleep(_LOOK)
+    after = _ticks()
+    shares = []
+    for core, (busy, total) in (after or {}).items():
+        earlier = before.get(core, (busy, total))
+        if total > earlier[1]:
+            shares.append((busy - earlier[0]) / (total - earlier[1]))
+    return sum(shares)
+
+
+def _ticks() -> dict[int, tuple[int, int]] | None:
+    """Of each core of this process the ticks it was busy, and all of them."""
+    try:
+        lines = Path("/proc/stat").read_text().splitlines()
+        own = os.sched_getaffinity(0)
+    except (OSError, AttributeError):
+        return None
+    found = {}
+    for line in lines:
+        name, *numbers = line.split()
+        if name.startswith("cpu") and name != "cpu" and int(name[3:]) in own:
+            ticks = list(map(int, numbers[:8]))
+            found[int(name[3:])] = (sum(ticks) - ticks[3] - ticks[4], sum(ticks))
+    return found
+
+
+def precision(asked: str, device: str) -> Precision:
+    """``asked``, or for "auto" the one in which products are faster on ``device``."""
+    if asked == "float32" or asked == "bfloat16":
+        return asked
+    if device.startswith("cuda"):
+        import torch
+
+        # Asked without emulation: older cards have none of it in hardware.
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+    if device != "cpu":
+        return "float32"
+    flags = _flags()
+    if flags is not None:
+        return "bfloat16" if flags & {"avx512_bf16", "amx_bf16", "bf16"} else "float32"
+    return "bfloat16" if _measured() else "float32"
+
+
+def processor() -> str:
+    """The kind of processor, as it names itself."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+@functools.cache
+def _flags() -> set[str] | None:
+    """What the processor says it can; None where it cannot be asked."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return None
+    found = [line.partition(":")[2].split() for line in lines if line.startswith(("flags", "Features"))]
+    return set(found[0]) if found else None
+
+
+@functools.cache
+def _measured() -> bool:
+    """Whether a product is faster in bfloat16, each timed at its best of three; some milliseconds where it is not."""
+    import torch
+
+    def seconds(dtype: torch.dtype) -> float:
+        a = torch.ones(_PRODUCT, _PRODUCT, dtype=dtype)
+        times = []
+        for _ in range(4):
+            start = time.perf_counter()
+            a @ a
+            times.append(time.perf_counter() - start)
+        return min(times[1:])
+
+    return seconds(torch.bfloat16) < seconds(torch.float32)

@@ -1,0 +1,105 @@
+"""The models of a cell that its defenses share, and how any model is measured on the cell's challenge."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+
+import numpy as np
+
+from bdbench import data, metrics, sources
+from bdbench.defenses import Model
+from bdbench.record import Performance
+from bdbench.scene import Scene
+from bdbench.store import Stage
+from bdbench.training import Victim
+
+
+class Models:
+    """The victim, the reference, and models trained on parts of a poisoned set; each is trained when first asked for."""
+
+    def __init__(self, scene: Scene) -> None:
+        self.scene = scene
+
+    @functools.cached_property
+    def victim(self) -> Victim:
+        """The model under suspicion: the attacker's own, if there is one, else trained on the poisoned set."""
+        return self._victim[0]
+
+    @functools.cached_property
+    def victim_stage(self) -> Stage:
+        """How the victim came about: its seconds, and whether it was found."""
+        return self._victim[1]
+
+    @functools.cached_property
+    def _victim(self) -> tuple[Victim, Stage]:
+        scene = self.scene
+        given = scene.attack.victim(scene.state, scene.workshop)
+        found = (given, Stage({}, 0.0, reused=True)) if given is not None else self.trained(None, "victim", "victim")
+        scene.seconds["victim"] = found[1].seconds
+        return found
+
+    @functools.cached_property
+    def before(self) -> Performance:
+        """What the victim does."""
+        return self.performance(self.victim)
+
+    @functools.cached_property
+    def reference_stage(self) -> tuple[Performance, Stage]:
+        """What plain training on the whole set gives, by the stream that is used after removal.
+
+        What a removal did is measured against it: the victim's initialisation, or an attacker's own training, are
+        other ones, and their difference would pass for the removal's.
+        """
+        model, stage = self.trained(None, "retrain", "reference")
+        self.scene.seconds["reference"] = stage.seconds
+        return self.performance(model), stage
+
+    def trained(self, kept: np.ndarray | None, stream: str, label: str) -> tuple[Victim, Stage]:
+        """A model trained on the kept part, bool (n,), of the poisoned set (None: all), from the store if it is there."""
+        scene = self.scene
+        index = np.arange(len(scene.view.labels)) if kept is None else np.flatnonzero(kept)
+        trainer = scene.bench.trainer
+        config = {
+            "stage": "train",
+            **scene.bench.made_from,
+            "kept": data.fingerprint(index),
+            "model": scene.bench.architecture.config(),
+            "model_code": sources.code_of(scene.bench.architecture),
+            "recipe": asdict(trainer.recipe),
+            "stream": stream,
+        }
+        seed = scene.streams.integer(stream)
+
+        def make() -> tuple[Mapping[str, np.ndarray], float]:
+            start = time.perf_counter()
+            victim = trainer.train(scene.view.images[index], scene.view.labels[index], seed, f"train the {label}")
+            return victim.arrays(), time.perf_counter() - start
+
+        stage = scene.bench.store.stage(config, make)
+        return trainer.restore(stage.arrays), stage
+
+    def predictions(self, model: Model) -> tuple[np.ndarray, np.ndarray | None]:
+        """What a model says of the test images, and of the challenge's."""
+        challenge = self.scene.challenge
+        clean = model.predict(np.asarray(self.scene.images.test.images))
+        return clean, None if challenge is None else model.predict(challenge.images)
+
+    def performance(self, model: Model) -> Performance:
+        """What a model does on the test set and the challenge."""
+        return self.measured(*self.predictions(model))
+
+    def measured(self, clean: np.ndarray, challenged: np.ndarray | None) -> Performance:
+        """What predictions on the test set and the challenge amount to."""
+        labels, challenge = self.scene.images.test.labels, self.scene.challenge
+        return metrics.performance(clean, labels, challenge, challenged, self._unchanged)
+
+    @functools.cached_property
+    def _unchanged(self) -> np.ndarray | None:
+        """Which of the challenge's images are test images as they are."""
+        challenge = self.scene.challenge
+        if challenge is None:
+            return None
+        return (challenge.images == np.asarray(self.scene.images.test.images)[challenge.index]).all((1, 2, 3))

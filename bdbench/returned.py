@@ -1,0 +1,101 @@
+"""What components hand back, checked where it is taken: each function returns it, or raises BdbenchError in one line."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from bdbench.attacks import Attack
+from bdbench.data import Challenge, ImageData, PoisonedData, Role
+from bdbench.defenses import Defense, Verdict
+from bdbench.errors import BdbenchError
+from bdbench.metrics import REFUSED
+
+
+def poisoned(attack: Attack, images: ImageData, made: PoisonedData) -> PoisonedData:
+    """A poisoned set of arrays of the declared types, every POISON of which is changed or relabelled."""
+    n, who = len(made.images), f"attack {attack.name!r}"
+    _check_images(who, made.images, (n, *images.shape))
+    columns = {"labels": np.int64, "roles": np.int8, "original_labels": np.int64}
+    for name, dtype in columns.items():
+        array = getattr(made, name)
+        if array.shape != (n,) or array.dtype != dtype:
+            found = f"{array.dtype} {array.shape}"
+            raise BdbenchError(f"{who} returned {name} of {found}: expected {np.dtype(dtype)} ({n},)")
+    if not 0 <= made.labels.min() <= made.labels.max() < images.num_classes:
+        raise BdbenchError(f"{who} returned labels outside 0..{images.num_classes - 1}")
+    if attack.control and (made.roles == Role.POISON).any():
+        raise BdbenchError(f"{who} is a control and returned poisons: expected none")
+    untouched = untouched_poisons(images, made)
+    if untouched:
+        poisons = int((made.roles == Role.POISON).sum())
+        raise BdbenchError(f"{who} leaves {untouched} of {poisons} poisons as they were: expected them changed")
+    return made
+
+
+def untouched_poisons(images: ImageData, made: PoisonedData) -> int:
+    """How many poisons are neither changed nor relabelled; a detector would be asked to find what is not there."""
+    train, chosen = images.train, np.flatnonzero(made.roles == Role.POISON)
+    if made.index is None and len(made.images) != len(train.labels):
+        return 0  # examples were added: they were nothing before
+    origin = chosen if made.index is None else made.index[chosen]
+    same = (np.asarray(train.images)[origin] == made.images[chosen]).all((1, 2, 3))
+    return int((same & (made.labels[chosen] == train.labels[origin])).sum())
+
+
+def challenge(attack: Attack, images: ImageData, made: Challenge | None) -> Challenge | None:
+    """A challenge of arrays of the declared types with an attacked row; None from a control, and only from one."""
+    who, n = f"attack {attack.name!r}", len(images.test.labels)
+    if attack.control != (made is None):
+        told = "a control and challenges" if attack.control else "no control and challenges nothing"
+        raise BdbenchError(f"{who} is {told}: expected control = True exactly where nothing is attacked")
+    if made is None:
+        return None
+    m = len(made.images)
+    _check_images(who, made.images, (m, *images.shape))
+    for name, top in (("index", n), ("goal", images.num_classes)):
+        array = getattr(made, name)
+        if array.shape != (m,) or array.dtype != np.int64 or (m and not 0 <= array.min() <= array.max() < top):
+            found = f"{array.dtype} {array.shape}"
+            raise BdbenchError(f"{who} challenges with {name} of {found}: expected int64 ({m},) in 0..{top - 1}")
+    if not (made.goal != images.test.labels[made.index]).any():
+        raise BdbenchError(f"{who} attacks none of the {n} test images: expected a goal that is not their own label")
+    return made
+
+
+def scores(defense: Defense, made: np.ndarray, count: int) -> np.ndarray:
+    """``count`` finite scores, float64."""
+    found = np.asarray(made, np.float64)
+    if found.shape != (count,) or not np.isfinite(found).all():
+        broken = np.count_nonzero(~np.isfinite(found))
+        raise BdbenchError(
+            f"defense {defense.name!r} returned scores of shape {found.shape}, {broken} of them not finite: "
+            f"expected ({count},), all finite"
+        )
+    return found
+
+
+def predictions(defense: Defense, made: np.ndarray, count: int, classes: int) -> np.ndarray:
+    """``count`` labels, int64, or -1 for refusals."""
+    found = np.asarray(made)
+    fits = found.shape == (count,) and np.issubdtype(found.dtype, np.integer)
+    if not fits or (count and not REFUSED <= found.min() <= found.max() < classes):
+        raise BdbenchError(
+            f"the model of defense {defense.name!r} predicts {found.dtype} {found.shape}: "
+            f"expected integers ({count},) in -1..{classes - 1}"
+        )
+    return found.astype(np.int64)
+
+
+def verdict(defense: Defense, made: Verdict, classes: int) -> Verdict:
+    """A verdict with a finite score and targets that are labels."""
+    if not isinstance(made, Verdict) or not np.isfinite(made.score) or not set(made.targets) <= set(range(classes)):
+        raise BdbenchError(
+            f"defense {defense.name!r} returned {made}: expected a Verdict, its score finite and its targets in "
+            f"0..{classes - 1}"
+        )
+    return made
+
+
+def _check_images(who: str, images: np.ndarray, shape: tuple[int, ...]) -> None:
+    if images.dtype != np.uint8 or images.shape != shape:
+        raise BdbenchError(f"{who} returned images of {images.dtype} {images.shape}: expected uint8 {shape}")

@@ -1,0 +1,229 @@
+"""What the defenses of a cell share before any model is trained: data, crafted state, poisoned set, challenge."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from bdbench import data, returned, sources, training
+from bdbench.attacks import Attack
+from bdbench.data import Challenge, ImageData, PoisonedData, Role, TrainingView
+from bdbench.defenses import Defense
+from bdbench.errors import BdbenchError
+from bdbench.interfaces import Architecture, Component, Dataset, Source
+from bdbench.machine import Precision
+from bdbench.preparation import prepare
+from bdbench.progress import Progress, Silent
+from bdbench.seeds import Streams
+from bdbench.store import Store
+from bdbench.tools import Bench, HarnessTools, HarnessWorkshop, Spread, made_from
+from bdbench.training import Victim
+from bdbench.workshop import Oracle, State
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What a cell is of, its defense apart, and where it is computed.
+
+    budget: the share to remove, or "auto" for what a detector itself flags; reserve: the share of the training part
+    that is set apart as clean examples; out: the folder of runs; source: where data sets may read from.
+    """
+
+    dataset: Dataset
+    model: Architecture
+    attack: Attack
+    seed: int
+    budget: float | Literal["auto"] = 0.1
+    reserve: float = 0.05
+    device: str = "cpu"
+    precision: Precision = "float32"
+    out: Path
+    source: Source
+    store: Store
+    progress: Progress = field(default_factory=Silent)
+    spread: Spread | None = None
+
+
+def read_images(
+    dataset: Dataset, source: Source, seed: int, reserve: float, progress: Progress, reserve_from: str = "train"
+) -> ImageData:
+    """A data set made ready for a seed: see ``prepare``. Raises BdbenchError if it is not there or not fit."""
+    return prepare(
+        dataset.read(source),
+        subset=dataset.subset,
+        reserve=reserve,
+        reserve_from=reserve_from,
+        streams=Streams(seed),
+        track=progress.track,
+    )
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A poisoned training set and a challenge, with all that led to them.
+
+    attack: with what its parameters leave to the seed drawn; state: what it crafted; view: the poisoned set as defenses
+    see it; bench: where defenses work on it; workshop: the attacker's; seconds: of each stage.
+    """
+
+    setting: Setting
+    attack: Attack
+    images: ImageData
+    state: State
+    poisoned: PoisonedData
+    challenge: Challenge | None
+    view: TrainingView
+    streams: Streams
+    bench: Bench
+    workshop: HarnessWorkshop
+    seconds: dict[str, float]
+
+    @property
+    def targets(self) -> tuple[int, ...]:
+        """The goals of the attacked test images, sorted; none where nothing is attacked."""
+        if self.challenge is None:
+            return ()
+        return tuple(np.unique(self.challenge.goal[self.attacked]).tolist())
+
+    @property
+    def attacked(self) -> np.ndarray:
+        """Which rows of the challenge are attacked, bool (m,): their goal is not the image's own label."""
+        assert self.challenge is not None
+        return self.challenge.goal != self.images.test.labels[self.challenge.index]
+
+    @property
+    def places(self) -> np.ndarray:
+        """The place of each poisoned example in the whole clean training part, int64 (n,)."""
+        places, index = self.images.train.places, self.poisoned.index
+        return places if index is None else places[index]
+
+    def tools(self, defense: Defense, victim: Victim) -> HarnessTools:
+        """What the harness hands to ``defense``: a copy of the victim, and the oracles that it declares."""
+        known = {name: self._oracle(name) for name in defense.oracles}
+        return HarnessTools(
+            defense.name,
+            self.bench,
+            self.streams,
+            # A copy of its own: a defense may prune or fine-tune it in place.
+            victim=self.bench.restore(victim.arrays(), "the victim"),
+            oracles=known,
+            examples=len(self.view.labels),
+        )
+
+    def _oracle(self, name: Oracle) -> Any:
+        if name == "poison_rate":
+            return float((self.poisoned.roles == Role.POISON).mean())
+        if name == "target_labels":
+            return self.targets
+        if name == "poisons":
+            return self.poisoned.roles == Role.POISON
+        return self.images.reserve
+
+    def facts(self) -> dict[str, Any]:
+        """What a record says of the data."""
+        images, roles = self.images, self.poisoned.roles
+        attacked = int(self.attacked.sum()) if self.challenge is not None else 0
+        arrays = [images.train.images, images.train.labels, images.test.images, images.test.labels]
+        return {
+            "train": len(roles),
+            "test": len(images.test.labels),
+            "reserve": 0 if images.reserve is None else len(images.reserve.labels),
+            "classes": images.num_classes,
+            "shape": list(images.shape),
+            "source": images.source,
+            "fingerprint": data.fingerprint(*map(np.asarray, arrays)),
+            "poisons": int((roles == Role.POISON).sum()),
+            "covers": int((roles == Role.COVER).sum()),
+            "attacked": attacked,
+            "bystanders": 0 if self.challenge is None else len(self.challenge.goal) - attacked,
+            "targets": list(self.targets),
+            "poisoned": data.fingerprint(self.poisoned.images, self.poisoned.labels, roles),
+            "challenge": ""
+            if self.challenge is None
+            else data.fingerprint(self.challenge.images, self.challenge.index, self.challenge.goal),
+        }
+
+
+def made(setting: Setting) -> Scene:
+    """Read, craft, poison and challenge. Raises BdbenchError for what does not fit, or breaks an attack's contract."""
+    seconds: dict[str, float] = {}
+    streams = Streams(setting.seed)
+    with _timed(seconds, "data"):
+        where = "test" if setting.attack.foreign else "train"
+        images = read_images(
+            setting.dataset, setting.source, setting.seed, setting.reserve, setting.progress, where
+        )
+    attack = setting.attack.settled(images.num_classes, streams.child("attack"))
+    train = images.train
+    bench = _bench(setting, images, data.fingerprint(np.asarray(train.images), train.labels))
+    own = {"attack": attack.config(), "code": sources.code_of(attack), "files": contents(attack)}
+    workshop = HarnessWorkshop(attack.name, bench, streams.child("attack"), streams.child("crafting"), own)
+    state = _crafted(attack, images, bench, workshop, seconds)
+    with _timed(seconds, "poison"):
+        poisoned = returned.poisoned(attack, images, attack.poison(images.train, state, workshop))
+        challenge = returned.challenge(attack, images, attack.challenge(images.test, state, workshop))
+    view = poisoned.view(images.num_classes)
+    inspected = _bench(setting, images, data.fingerprint(view.images, view.labels))
+    return Scene(
+        setting, attack, images, state, poisoned, challenge, view, streams, inspected, workshop, seconds
+    )
+
+
+def contents(component: Component) -> dict[str, str]:
+    """A hash of what each file holds that a component reads. Raises BdbenchError for one that is not there."""
+    found = {}
+    for path in component.files():
+        if not path.is_file():
+            raise BdbenchError(
+                f"{component.kind} {component.name!r} reads {str(path)!r}, which is not there: expected a file"
+            )
+        found[str(path)] = sources.digest_of(path)
+    return found
+
+
+def _bench(setting: Setting, images: ImageData, contents: str) -> Bench:
+    recipe = setting.model.recipe(setting.dataset.name, images.shape)
+    build = functools.partial(setting.model.build, images.shape, images.num_classes)
+    trainer = training.Trainer(build, recipe, setting.device, setting.progress.track, setting.precision)
+    return Bench(
+        images.num_classes,
+        setting.model,
+        trainer,
+        setting.precision,
+        setting.store,
+        made_from(contents, images.num_classes, setting.seed, setting.device, setting.precision),
+        setting.progress,
+        setting.spread,
+    )
+
+
+def _crafted(
+    attack: Attack, images: ImageData, bench: Bench, workshop: HarnessWorkshop, seconds: dict[str, float]
+) -> State:
+    """What the attack crafts, from the store if it is there; most attacks craft nothing."""
+    if type(attack).craft is Attack.craft:
+        return {}
+    config = {"stage": "craft", **bench.made_from, **workshop.made_from}
+
+    def make() -> tuple[State, float]:
+        start = time.perf_counter()
+        state = attack.craft(images.train, workshop)
+        return state, time.perf_counter() - start + workshop.reused_seconds
+
+    stage = bench.store.stage(config, make)
+    seconds["craft"] = stage.seconds
+    return stage.arrays
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
+    start = time.perf_counter()
+    yield
+    seconds[stage] = time.perf_counter() - start

@@ -1,0 +1,59 @@
+"""Test time: the images that the model is asked about are scored, and the suspicious ones refused."""
+
+from __future__ import annotations
+
+import time
+from typing import cast
+
+import numpy as np
+
+from bdbench import metrics, returned
+from bdbench.defenses import InputDetector
+from bdbench.stages.work import Outcome, Work
+from bdbench.workshop import State
+
+
+def run(work: Work) -> Outcome:
+    """Fit, score clean and challenged inputs in one shuffled heap, refuse, and compare with the victim."""
+    scene, defense = work.scene, cast(InputDetector, work.defense)
+    n = len(scene.images.test.labels)
+    m = 0 if scene.challenge is None else len(scene.challenge.goal)
+
+    def scored() -> State:
+        state = work.tools.saved({"fit": defense.config()}, lambda: defense.fit(work.tools))
+        heap = _heap(work)
+        order = scene.streams("inputs").permutation(len(heap))
+        start = time.perf_counter()
+        shuffled = returned.scores(defense, defense.score(heap[order], state, work.tools), len(heap))
+        seconds = (time.perf_counter() - start) / len(heap)
+        scores = np.empty(len(heap))
+        scores[order] = shuffled
+        return {"scores": scores, "seconds_per_input": np.array(seconds)}
+
+    made = work.kept("score", scored)
+    clean, challenged, reserve = np.split(made["scores"], [n, n + m])
+    attacked = np.zeros(0, bool) if scene.challenge is None else scene.attacked
+    predicted, answered = work.models.predictions(work.models.victim)
+    obeyed = attacked if scene.challenge is None else answered == scene.challenge.goal
+    after, limit = None, metrics.refusal_threshold(reserve)
+    if limit is not None:
+        refused = np.where(clean > limit, metrics.REFUSED, predicted)
+        after = work.models.measured(
+            refused, None if answered is None else np.where(challenged > limit, metrics.REFUSED, answered)
+        )
+    found = metrics.inputs(clean, challenged, attacked, obeyed, reserve, float(made["seconds_per_input"]))
+    return Outcome(
+        after=after,
+        inputs=found,
+        derived=metrics.rating(work.models.before, after),
+        arrays={"clean_scores": clean, "challenge_scores": challenged, "reserve_scores": reserve},
+    )
+
+
+def _heap(work: Work) -> np.ndarray:
+    """The test images, the challenge's and the reserve's, one after another."""
+    scene = work.scene
+    parts = [scene.images.test.images]
+    parts += [] if scene.challenge is None else [scene.challenge.images]
+    parts += [] if scene.images.reserve is None else [scene.images.reserve.images]
+    return np.concatenate([np.asarray(part) for part in parts])

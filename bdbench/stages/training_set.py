@@ -1,0 +1,57 @@
+"""Training set: examples are scored, the most suspicious are removed, and what is left is trained on."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import numpy as np
+
+from bdbench import metrics, returned
+from bdbench.defenses import Detector
+from bdbench.errors import BdbenchError
+from bdbench.record import Decision, Performance
+from bdbench.stages.work import Outcome, Work
+
+# With fewer examples there is nothing to train on.
+_FEWEST = 2
+
+
+def run(work: Work) -> Outcome:
+    """Score; remove the budget and train again; the same for what the defense itself flags, if it says."""
+    scene, defense = work.scene, cast(Detector, work.defense)
+    roles, n = scene.poisoned.roles, len(scene.view.labels)
+    made = work.kept("score", lambda: {"scores": returned.scores(defense, defense.score(scene.view, work.tools), n)})
+    scores, flagged, budget = made["scores"], made.get("flagged"), scene.setting.budget
+    if budget == "auto" and flagged is None:
+        raise BdbenchError(f"budget=auto is not allowed: defense {defense.name!r} flags nothing itself; expected a share")
+    ranking = metrics.rank(scores, scene.streams("ties"))
+    share = None if budget == "auto" else budget
+    arrays = {"scores": scores}
+    after = None
+    if share:
+        arrays["kept"] = ~metrics.flagged(ranking, share)
+        work.reference()
+        after = work.retrained(arrays["kept"], "retrain")
+    decision = None
+    if flagged is not None:
+        arrays["flagged"] = flagged
+        decision = _decided(work, flagged, trains=budget != 0)
+    return Outcome(
+        after=after,
+        detection=metrics.detection(scores, ranking, roles, share),
+        decision=decision,
+        derived=metrics.rating(work.reference(), after) if after else metrics.rating(work.models.before, None),
+        arrays=arrays,
+    )
+
+
+def _decided(work: Work, flagged: np.ndarray, trains: bool) -> Decision:
+    """What becomes of the model if the defense has its way. Where it flags nothing, that is the reference."""
+    after: Performance | None = None
+    if trains:
+        after = work.reference()
+        if flagged.any():
+            enough = (~flagged).sum() >= _FEWEST
+            after = work.retrained(~flagged, "retrain by decision") if enough else None
+    before = work.reference() if trains else work.models.before
+    return metrics.decision(flagged, work.scene.poisoned.roles, before, after)

@@ -1,0 +1,119 @@
+"""What a stage of defense is handed, what it hands back, and how a defense's own work is kept."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+
+import numpy as np
+
+from bdbench import returned, sources
+from bdbench.defenses import Defense, Model
+from bdbench.models import Models
+from bdbench.record import Decision, Derived, Detection, Inputs, Judgement, Performance
+from bdbench.scene import Scene, contents
+from bdbench.store import Stage
+from bdbench.tools import HarnessTools
+from bdbench.training import Victim
+from bdbench.workshop import State
+
+_PREDICTIONS = ("clean", "challenged")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the record holds of a defense. arrays: what is kept beside the record."""
+
+    after: Performance | None = None
+    detection: Detection | None = None
+    decision: Decision | None = None
+    inputs: Inputs | None = None
+    verdict: Judgement | None = None
+    derived: Derived = Derived(None)
+    arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+
+@dataclass
+class Work:
+    """One defense at work in a cell.
+
+    finished: called with the name of a stage, its seconds, and whether it was reused; seconds, models_trained, p_value:
+    what came of it so far, for the record.
+    """
+
+    defense: Defense
+    scene: Scene
+    models: Models
+    tools: HarnessTools
+    finished: Callable[[str, float, bool], None]
+    seconds: dict[str, float] = field(default_factory=dict)
+    models_trained: int = 0
+    p_value: float | None = None
+
+    def kept(self, name: str, make: Callable[[], State]) -> dict[str, np.ndarray]:
+        """The arrays that the defense gives, computed once; what it concludes is kept with them."""
+        scene, defense, tools = self.scene, self.defense, self.tools
+        config = {
+            "stage": "defense",
+            **scene.bench.made_from,
+            **tools.made_from,
+            "defense": defense.config(),
+            "defense_code": sources.code_of(defense),
+            "files": contents(defense),
+            "kept": name,
+        }
+
+        def timed() -> tuple[State, float]:
+            start = time.perf_counter()
+            arrays = dict(make())
+            arrays["models_trained"] = np.array(tools.models_trained)
+            arrays["p_value"] = np.array(np.nan if tools.p_value is None else tools.p_value)
+            if tools.flagged is not None:
+                arrays["flagged"] = tools.flagged
+            return arrays, time.perf_counter() - start + tools.reused_seconds
+
+        stage = scene.bench.store.stage(config, timed)
+        arrays = dict(stage.arrays)
+        self.models_trained += int(arrays.pop("models_trained"))
+        p_value = float(arrays.pop("p_value"))
+        self.p_value = None if np.isnan(p_value) else p_value
+        self.done(name, stage)
+        return arrays
+
+    def done(self, name: str, stage: Stage) -> None:
+        """Note and tell that a stage is done."""
+        self.seconds[name] = stage.seconds
+        self.finished(name, stage.seconds, stage.reused)
+
+    def reference(self) -> Performance:
+        """What plain training on the whole poisoned set gives; told when it is first made."""
+        known = "reference" in self.scene.seconds
+        performance, stage = self.models.reference_stage
+        if not known:
+            self.finished("reference", stage.seconds, stage.reused)
+        return performance
+
+    def retrained(self, kept: np.ndarray, name: str) -> Performance:
+        """What a model does that is trained on the kept part, bool (n,), of the poisoned set."""
+        model, stage = self.models.trained(kept, "retrain", f"{self.defense.name}: {name}")
+        self.done(name, stage)
+        self.models_trained += 1
+        return self.models.performance(model)
+
+    def modelled(self, name: str, make: Callable[[], Model]) -> Performance:
+        """What the model does that the defense makes. Kept are its predictions, and its weights if it is a Victim."""
+
+        def arrays() -> State:
+            model = make()
+            counts = (len(self.scene.images.test.labels), 0 if self.scene.challenge is None else len(self.scene.challenge.goal))
+            found = [p for p in self.models.predictions(model) if p is not None]
+            checked = [
+                returned.predictions(self.defense, p, count, self.scene.images.num_classes)
+                for p, count in zip(found, counts, strict=False)
+            ]
+            weights = model.arrays() if isinstance(model, Victim) else {}
+            return {**dict(zip(_PREDICTIONS, checked, strict=False)), **weights}
+
+        made = self.kept(name, arrays)
+        return self.models.measured(made["clean"], made.get("challenged"))

@@ -1,0 +1,142 @@
+"""What attacks and defenses may use beside the data: streams, training, stage results, progress."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from bdbench.interfaces import Architecture
+from bdbench.recipe import Recipe
+from bdbench.seeds import Streams
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from bdbench.training import Victim
+
+State = Mapping[str, np.ndarray]
+"""What was crafted, fitted or computed, as plain arrays: a trigger, a generator's weights, indices."""
+
+Oracle = Literal["poison_rate", "target_labels", "clean_set", "poisons"]
+"""What a defense may be told. poison_rate: float, poisons / n; target_labels: tuple of int, the goals of the attacked
+test images, sorted; clean_set: Split, examples that nobody poisoned, of which every prefix is stratified; poisons: bool
+(n,), the truth itself, for ceilings."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One step of training, as a loss sees it.
+
+    network: in training mode; x: float (b, C, H, W), augmented and normalised; labels: int64 (b,); index: int64 (b,),
+    which of the training examples these are; epoch: from 0.
+    """
+
+    network: nn.Module
+    x: torch.Tensor
+    labels: torch.Tensor
+    index: torch.Tensor
+    epoch: int
+
+
+Loss = Callable[[Batch], "torch.Tensor"]
+"""What a step descends: a scalar."""
+
+
+class Workshop(ABC):
+    """What an attacker may use; a defense has ``Tools``.
+
+    streams: the component's own random streams; device: where torch work should run, such as "cpu"; precision: in
+    what this machine multiplies fastest, "float32" or "bfloat16"; num_classes: of the data set; architecture and
+    recipe: of the victim.
+    """
+
+    streams: Streams
+    device: str
+    precision: Literal["float32", "bfloat16"]
+    num_classes: int
+    architecture: Architecture
+    recipe: Recipe
+
+    @abstractmethod
+    def network(self, name: str) -> nn.Module:
+        """An untrained network of the victim's architecture; ``name`` draws its weights."""
+
+    @abstractmethod
+    def train(
+        self,
+        images: np.ndarray,
+        labels: np.ndarray,
+        name: str,
+        *,
+        start: Victim | None = None,
+        recipe: Recipe | None = None,
+        loss: Loss | None = None,
+        each_epoch: Callable[[int, Victim], None] | None = None,
+    ) -> Victim:
+        """Train a model of the victim's architecture; ``name`` draws its random stream.
+
+        images: uint8 (n, H, W, C); labels: int64 (n,); start: weights and normalisation to go on from (none: new ones);
+        recipe: in place of the victim's; loss: in place of cross-entropy; each_epoch: called with the epoch, from 0,
+        and the model so far. Without the last two, a result is kept as ``saved`` keeps it.
+        """
+
+    @abstractmethod
+    def restore(self, arrays: State) -> Victim:
+        """The model that ``Victim.arrays`` described, of the victim's architecture. Raises BdbenchError for another."""
+
+    @abstractmethod
+    def saved(self, config: Mapping[str, Any], make: Callable[[], State], *, shared: bool = False) -> dict[str, Any]:
+        """The arrays ``make`` gives, computed once for this data set, seed, victim, oracles and ``config``.
+
+        Work cut into such pieces goes on where it was after an interruption, and components that name the same config
+        share it: ``make`` must depend on nothing else, so seed it from ``shared_streams``. shared=True says that it
+        uses neither the victim, nor its architecture or recipe, nor an oracle, so that it serves under all of them. It
+        is computed anew when the code of ``make``'s module, or of what that imports from its own package, has changed:
+        a detector that is being worked on keeps its networks if they are trained in a module apart.
+        """
+
+    @abstractmethod
+    def saved_each(
+        self, configs: Sequence[Mapping[str, Any]], make: Callable[[int], State], *, shared: bool = False
+    ) -> Iterator[dict[str, np.ndarray]]:
+        """As ``saved`` for pieces that do not need each other, in order: ``make(i)`` gives the arrays of configs[i].
+
+        On a cluster with workers to spare they are made side by side, for which ``make`` must pickle.
+        """
+
+    @property
+    @abstractmethod
+    def shared_streams(self) -> Streams:
+        """Random streams that are the same for every defense of the run; for work under ``saved``."""
+
+    @abstractmethod
+    def track(self, total: int, label: str) -> Callable[[int], None]:
+        """Start a progress bar; call the result with the number of steps done since the last call."""
+
+    @abstractmethod
+    def count_models(self, number: int) -> None:
+        """Say how many models were trained otherwise than by ``train``, for the record's cost."""
+
+
+class Tools(Workshop):
+    """What a defense may use. Nothing here leads to the truth. victim: the model under suspicion, a copy of its own."""
+
+    victim: Victim
+
+    @abstractmethod
+    def oracle(self, name: Oracle) -> Any:
+        """Something that a defender does not know by himself. Raises LookupError unless the defense declares it."""
+
+    @abstractmethod
+    def conclude(self, p_value: float | None = None, flagged: np.ndarray | None = None) -> None:
+        """Say what the defense itself makes of what it saw. Raises ValueError for anything but the below.
+
+        p_value: how likely a clean set, or model, would look at least as suspicious; None: that cannot be told.
+        flagged: bool (n,), the training examples that it would remove; all False: nothing was found; None: it has no
+        rule of its own.
+        """
