@@ -15,7 +15,15 @@ _HOMES = {
     "bdbench.attacks": ("Attack", "Covers", "CraftedTrigger", "SourceSpecific", "TriggerAttack"),
     "bdbench.commands.options": ("export_command",),
     "bdbench.data": ("Challenge", "ImageData", "PoisonedData", "Role", "Split", "TrainingView"),
-    "bdbench.defenses": ("Detector", "InputDetector", "Mitigation", "Model", "ModelDetector", "RobustTraining", "Verdict"),
+    "bdbench.defenses": (
+        "Detector",
+        "InputDetector",
+        "Mitigation",
+        "Model",
+        "ModelDetector",
+        "RobustTraining",
+        "Verdict",
+    ),
     "bdbench.errors": ("BdbenchError", "unknown"),
     "bdbench.experiment": ("load", "reopen", "run", "run_all"),
     "bdbench.hookspecs": ("hookimpl",),
@@ -25,7 +33,7 @@ _HOMES = {
     "bdbench.recipe": ("Recipe",),
     "bdbench.record": ("Record",),
     "bdbench.runs": ("Reopened",),
-    "bdbench.scoring": ("detect", "detector"),
+    "bdbench.scoring": ("detect", "detector", "most_suspicious"),
     "bdbench.seeds": ("Streams",),
     "bdbench.store": ("write_file", "written_whole"),
     "bdbench.training": ("Victim",),
@@ -47,7 +55,7 @@ if TYPE_CHECKING:
     from bdbench.recipe import Recipe
     from bdbench.record import Record
     from bdbench.runs import Reopened
-    from bdbench.scoring import detect, detector
+    from bdbench.scoring import detect, detector, most_suspicious
     from bdbench.seeds import Streams
     from bdbench.store import write_file, written_whole
     from bdbench.training import Victim
@@ -94,6 +102,7 @@ __all__ = [
     "export_command",
     "hookimpl",
     "load",
+    "most_suspicious",
     "param",
     "reopen",
     "run",

@@ -18,7 +18,7 @@ from bdbench.training import Victim
 
 
 class Models:
-    """The victim, the reference, and models trained on parts of a poisoned set; each is trained when first asked for."""
+    """The victim, the reference, and models trained on parts of a poisoned set; each is made when first asked for."""
 
     def __init__(self, scene: Scene) -> None:
         self.scene = scene
@@ -58,7 +58,7 @@ class Models:
         return self.performance(model), stage
 
     def trained(self, kept: np.ndarray | None, stream: str, label: str) -> tuple[Victim, Stage]:
-        """A model trained on the kept part, bool (n,), of the poisoned set (None: all), from the store if it is there."""
+        """A model trained on the kept part, bool (n,), of the poisoned set (None: all); found, if it was made before."""
         scene = self.scene
         index = np.arange(len(scene.view.labels)) if kept is None else np.flatnonzero(kept)
         trainer = scene.bench.trainer

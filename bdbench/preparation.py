@@ -42,6 +42,7 @@ def prepare(
         classes=data.classes,
         reserve=_part("reserve", pool, apart, data.classes, track) if len(apart) else None,
         whole=len(data.train.labels),
+        whole_test=len(data.test.labels),
     )
     shapes = {np.asarray(s.images).shape[1:] for s in (prepared.train, prepared.test, prepared.reserve) if s}
     if len(shapes) > 1:

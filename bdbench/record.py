@@ -19,8 +19,8 @@ from bdbench.store import key_of, written_whole
 SCHEMA = "bdbench.record/2"
 # Of which records can be read: what was measured by other definitions is shown, and refused by leaderboards.
 _OLDER = "bdbench.record/1"
-# The version of the definitions in ``bdbench.metrics``, and of how data are prepared and models compared: numbers of two
-# versions are not to be put in one table.
+# The version of the definitions in ``bdbench.metrics``, and of how data are prepared and models compared: numbers of
+# two versions are not to be put in one table.
 DEFINITIONS = 2
 KINDS = ("dataset", "model", "attack", "defense")
 # The stages that the defenses of one poisoned set share; the others are a defense's own.
@@ -153,7 +153,7 @@ class Record:
     inputs: Inputs | None = None
     verdict: Judgement | None = None
     p_value: float | None = None
-    derived: Derived = Derived(None)
+    derived: Derived = field(default_factory=lambda: Derived(None))
     extra: dict[str, float | None] = field(default_factory=dict)
     schema: str = SCHEMA
     definitions: int = DEFINITIONS

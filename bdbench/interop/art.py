@@ -14,10 +14,10 @@ import torch
 from torch import nn
 
 from bdbench.data import TrainingView
-from bdbench.errors import BdbenchError
 from bdbench.defenses import Detector
+from bdbench.errors import BdbenchError
 from bdbench.interop.components import ArtDetector
-from bdbench.scoring import detect
+from bdbench.scoring import detect, most_suspicious
 from bdbench.training import Victim
 from bdbench.workshop import Oracle
 
@@ -120,7 +120,7 @@ class BdbenchDefence(PoisonFilteringDefence):
             oracles=self.oracles,
         )
         clean = np.ones(len(scores), int)
-        clean[np.argsort(-scores, kind="stable")[: round(self.budget * len(scores))]] = 0
+        clean[most_suspicious(scores, self.budget, self.seed)] = 0
         return {"scores": scores}, clean.tolist()
 
     def evaluate_defence(self, is_clean: np.ndarray, **kwargs: Any) -> str:
