@@ -154,11 +154,11 @@ def reopen(
 
 
 def _check_same(path: Path, here: Mapping[str, Any], then: Mapping[str, Any]) -> None:
-    what = {"fingerprint": "the data", "poisoned": "the poisoned set", "challenge": "the triggered test images"}
+    what = {"fingerprint": "data", "poisoned": "poisoned set", "challenge": "triggered test images"}
     for key, name in what.items():
         if here[key] != then[key]:
             raise BdbenchError(
-                f"{name} of {path} is not what is made here: fingerprint {here[key]}, expected {then[key]}"
+                f"what is made here is not the {name} of {path}: fingerprint {here[key]}, expected {then[key]}"
             )
 
 

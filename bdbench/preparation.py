@@ -78,7 +78,7 @@ def _divided(
     train, test = np.arange(len(data.train.labels)), np.arange(len(data.test.labels))
     pool = data.train.labels if reserve_from == "train" else data.test.labels
     size = round(reserve * len(pool))
-    if size >= len(pool):
+    if size and size >= len(pool):
         raise BdbenchError(f"reserve={reserve:g} sets apart all {len(pool)} {reserve_from} examples: expected a share")
     apart = in_turn(pool, size, streams("reserve"))
     if reserve_from == "train":

@@ -166,7 +166,11 @@ class Record:
     def from_dict(cls, data: Mapping[str, Any]) -> Record:
         """The record that ``data`` describes. Raises BdbenchError if it is not valid."""
         validate(data)
-        data = upgraded(data)
+        return cls.of(upgraded(data))
+
+    @classmethod
+    def of(cls, data: Mapping[str, Any]) -> Record:
+        """The record of valid data in the shape of this version."""
         parts: dict[str, Any] = {
             **dict.fromkeys(("before", "reference", "after"), Performance),
             "detection": Detection, "inputs": Inputs, "verdict": Judgement, "derived": Derived, "cost": Cost,
@@ -335,7 +339,7 @@ def dumps(data: Mapping[str, Any]) -> str:
 
 def read(path: Path) -> Record:
     """The record in a run's folder, or in a file. Raises BdbenchError if there is none or it is not valid."""
-    return Record.from_dict(load(path))
+    return Record.of(load(path))
 
 
 def load(path: Path) -> dict[str, Any]:

@@ -60,8 +60,11 @@ class Bench:
 
 
 def made_from(contents: str, num_classes: int, seed: int, device: str, precision: str) -> dict[str, Any]:
-    """What every result on one data set hangs on: its ``contents``, a hash; the seed; the machine; bdbench's code."""
-    return {
+    """What every result on one data set hangs on: its ``contents``, a hash; the seed; the machine; bdbench's code.
+
+    It is hashed: a defense holds it, and from the run's own seed could draw the attack's choices again.
+    """
+    what = {
         "set": contents,
         "definitions": DEFINITIONS,
         "classes": num_classes,
@@ -71,6 +74,7 @@ def made_from(contents: str, num_classes: int, seed: int, device: str, precision
         "threads": torch.get_num_threads(),
         "libraries": sources.code_of(),
     }
+    return {"made_from": key_of(what)}
 
 
 class HarnessWorkshop(Workshop):
