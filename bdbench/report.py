@@ -69,7 +69,7 @@ def verdict(made: Record) -> tuple[str, str]:
     after, before = made.after, made.reference or made.before
     if after is None:
         if made.decision is None or made.decision.after is None:
-            return "plain", "Nothing was removed: the examples were scored only."
+            return "plain", "Nothing was removed: the training examples were scored only."
         after = made.decision.after
     accuracy = f"Clean accuracy went from {_percent(before.clean_accuracy)} to {_percent(after.clean_accuracy)}."
     if before.attack_success_rate is None or after.attack_success_rate is None:
@@ -135,8 +135,9 @@ def _scores(run: Reopened, scores: np.ndarray, kept: np.ndarray) -> Iterator[Rep
     caption = "A defense that works puts the poisons to the right of all that is clean."
     threshold = None if kept.all() else float(scores[~kept].min())
     yield ReportSection("Scores by role", pictures.histogram(scores, roles, threshold), caption)
-    if found.tpr_at_budget is not None and found.fpr_at_budget is not None:
-        point = None if kept.all() else (found.fpr_at_budget, found.tpr_at_budget)
+    if found.auroc is not None:
+        removed = found.fpr_at_budget is not None and found.tpr_at_budget is not None
+        point = (found.fpr_at_budget, found.tpr_at_budget) if removed else None
         figure = pictures.curves(scores, roles, point)
         yield ReportSection("ROC and precision-recall", figure, "Dotted: a defense that guesses.")
     top = metrics.rank(scores, Streams(run.record.seed)("ties"))[:_FLAGGED]
