@@ -136,8 +136,9 @@ def _scores(run: Reopened, scores: np.ndarray, kept: np.ndarray) -> Iterator[Rep
     threshold = None if kept.all() else float(scores[~kept].min())
     yield ReportSection("Scores by role", pictures.histogram(scores, roles, threshold), caption)
     if found.auroc is not None:
-        removed = found.fpr_at_budget is not None and found.tpr_at_budget is not None
-        point = (found.fpr_at_budget, found.tpr_at_budget) if removed else None
+        point = None
+        if found.fpr_at_budget is not None and found.tpr_at_budget is not None:
+            point = found.fpr_at_budget, found.tpr_at_budget
         figure = pictures.curves(scores, roles, point)
         yield ReportSection("ROC and precision-recall", figure, "Dotted: a defense that guesses.")
     top = metrics.rank(scores, Streams(run.record.seed)("ties"))[:_FLAGGED]
