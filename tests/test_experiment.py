@@ -284,7 +284,8 @@ def test_progress_is_reported_to_the_end(tiny: dict[str, Any]) -> None:
     bars = Bars()
     bdbench.run(defense=TINY_DATAMODEL, progress=bars, **tiny)
     assert set(bars.left) == {
-        "train the victim", "train the reference", "datamodel: networks", "datamodel: search", "datamodel: separation", "datamodel: retrain",
+        "train the victim", "train the reference",
+        "datamodel: networks", "datamodel: search", "datamodel: separation", "datamodel: retrain",
     }  # fmt: skip
     assert set(bars.left.values()) == {0}
 

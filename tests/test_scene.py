@@ -29,6 +29,7 @@ from bdbench.scene import Scene
 from tests.conftest import TINY
 
 CALLS: list[str] = []
+STOP: list[bool] = []
 
 
 def scene(out: Path, attack: Any, **options: Any) -> Scene:
@@ -51,6 +52,8 @@ class Crafted(CraftedTrigger):
             return {"bias": victim.arrays()["state.linear.bias"]}
 
         bias = tools.saved({"what": "surrogate"}, surrogate)["bias"]
+        if STOP:
+            raise KeyboardInterrupt
         noise = tools.streams("noise").integers(1, self.strength, train.images.shape[1:])
         return {"pattern": np.rint(noise + np.abs(bias).max()).astype(np.uint8)}
 
@@ -76,12 +79,8 @@ def test_what_is_crafted_is_a_stage(tmp_path: Path) -> None:
 
 def test_a_craft_that_was_interrupted_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     CALLS.clear()
-
-    def stop(*arguments: Any) -> Any:
-        raise KeyboardInterrupt
-
     with monkeypatch.context() as patch:
-        patch.setattr(np, "rint", stop)
+        patch.setitem(globals(), "STOP", [True])
         with pytest.raises(KeyboardInterrupt):
             scene(tmp_path, Crafted())
     scene(tmp_path, Crafted())
@@ -122,7 +121,7 @@ class OneClass(SourceSpecific):
 
 
 def test_a_source_specific_trigger_has_bystanders(tmp_path: Path) -> None:
-    made = scene(tmp_path, OneClass(rate=0.05, source=3, target=7))
+    made = scene(tmp_path, OneClass(rate=0.05, cover_rate=0.3, source=3, target=7))
     poisons = made.poisoned.roles == Role.POISON
     assert set(made.poisoned.original_labels[poisons]) == {3} and set(made.poisoned.labels[poisons]) == {7}
     assert set(made.poisoned.original_labels[made.poisoned.roles == Role.COVER]) == set(range(10)) - {3, 7}
