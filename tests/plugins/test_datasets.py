@@ -91,6 +91,22 @@ def test_image_folder_names_a_broken_file(folder: Path) -> None:
         pick(ImageFolder().read(Source(folder)))
 
 
+def test_image_folder_takes_no_hidden_folder_for_a_class(folder: Path) -> None:
+    (folder / "train" / ".ipynb_checkpoints").mkdir()
+    (folder / "test" / ".cache").mkdir()
+    assert ImageFolder().read(Source(folder)).classes == ("ant", "bee")
+
+
+def test_image_folder_is_known_by_its_files_before_they_are_decoded(folder: Path) -> None:
+    def known() -> str:
+        return prepare(ImageFolder().read(Source(folder)), streams=Streams(0)).source
+
+    before = known()
+    assert known() == before
+    (folder / "train" / "ant" / "0.png").rename(folder / "train" / "ant" / "9.png")
+    assert known() != before
+
+
 def test_image_folder_refuses_an_unknown_test_class(folder: Path) -> None:
     (folder / "test" / "cat").mkdir()
     with pytest.raises(BdbenchError, match="test class 'cat' has no training folder: expected ant, bee"):
