@@ -62,7 +62,7 @@ class Models:
         return self.performance(model), stage
 
     def trained(self, kept: np.ndarray | None, stream: str, label: str) -> tuple[Victim, Stage]:
-        """A model trained on the kept part, bool (n,), of the poisoned set (None: all); found, if it was made before."""
+        """A model trained on the kept part, bool (n,), of the poisoned set; None: on all of it."""
         scene = self.scene
         index = np.arange(len(scene.view.labels)) if kept is None else np.flatnonzero(kept)
         trainer = scene.bench.trainer

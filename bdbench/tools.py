@@ -17,12 +17,12 @@ from bdbench.errors import BdbenchError
 from bdbench.interfaces import Architecture
 from bdbench.machine import Precision
 from bdbench.progress import Progress
-from bdbench.recipe import Recipe
+from bdbench.recipe import Loss, Recipe
 from bdbench.record import DEFINITIONS
 from bdbench.seeds import Streams
 from bdbench.store import Store, key_of
 from bdbench.training import Trainer, Victim
-from bdbench.workshop import Loss, Oracle, State, Tools, Workshop
+from bdbench.workshop import Oracle, State, Tools, Workshop
 
 if TYPE_CHECKING:
     from torch import nn

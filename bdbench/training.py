@@ -14,8 +14,7 @@ import torch.nn.functional as F
 
 from bdbench.errors import BdbenchError
 from bdbench.progress import Track, quiet
-from bdbench.recipe import Recipe
-from bdbench.workshop import Batch, Loss
+from bdbench.recipe import Batch, Loss, Recipe
 
 _BATCH = 1024
 # Passes over fewer images end before a bar could be read.

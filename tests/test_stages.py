@@ -31,7 +31,8 @@ from bdbench import (
     Workshop,
     param,
 )
-from bdbench.workshop import Batch, Oracle
+from bdbench.recipe import Batch
+from bdbench.workshop import Oracle
 from tests.conftest import TINY
 
 

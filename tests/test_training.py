@@ -6,7 +6,7 @@ import torch
 
 from bdbench import BdbenchError, Recipe, Split, training
 from bdbench.progress import Silent
-from bdbench.workshop import Batch
+from bdbench.recipe import Batch
 
 RECIPE = Recipe(epochs=2, batch_size=16, lr=0.01)
 

@@ -16,7 +16,6 @@ from torch import nn
 from bdbench.data import TrainingView
 from bdbench.defenses import Detector
 from bdbench.errors import BdbenchError
-from bdbench.interop.components import ArtDetector
 from bdbench.scoring import detect, most_suspicious
 from bdbench.training import Victim
 from bdbench.workshop import Oracle
@@ -35,7 +34,7 @@ except ImportError as error:
 
 _DIMENSIONS = 10
 
-__all__ = ["ArtDetector", "BdbenchDefence", "activation_scores", "classifier_of", "spectral_scores"]
+__all__ = ["BdbenchDefence", "activation_scores", "classifier_of", "spectral_scores"]
 
 
 def classifier_of(victim: Victim, num_classes: int, shape: tuple[int, ...]) -> PyTorchClassifier:
