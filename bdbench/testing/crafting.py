@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from bdbench.attacks import Attack, TriggerAttack
+from bdbench.attacks import Attack, SourceSpecific, TriggerAttack
 from bdbench.data import Role
 from bdbench.errors import BdbenchError
 from bdbench.testing.checks import check, elsewhere, expect, expect_alike, expect_repeatable, fitting, unchanged
@@ -151,7 +151,10 @@ def draws_its_target_from_the_seed(attack: Attack) -> None:
     """
     if not isinstance(attack, TriggerAttack):
         return
-    asked = dataclasses.replace(attack, target="seed")
+    # A source that is fixed may be the target that is drawn.
+    free = ("target", "source") if isinstance(attack, SourceSpecific) else ("target",)
+    values: dict[str, Any] = dict.fromkeys(free, "seed")
+    asked = dataclasses.replace(attack, **values)
     drawn = [[settled(asked, CLASSES, seed).target for seed in _DRAWN] for _ in "12"]
     expect(all(t != "seed" and 0 <= t < CLASSES for t in drawn[0]), f"targets {drawn[0]} where K = {CLASSES}")
     expect(drawn[0] == drawn[1], "other targets for the same seeds")

@@ -75,7 +75,7 @@ def expect_sound_results(defense: Defense) -> None:
 def predicted(model: Model, handed: Handed) -> dict[str, Any]:
     """What a model that a defense handed over says of the inputs: its labels and, of a Victim, its logits."""
     logits = {"logits": model.logits(handed.images)} if isinstance(model, Victim) else {}
-    return {"predictions": model.predict(handed.images.copy()), **logits}
+    return {"predictions": model.predict(handed.images), **logits}
 
 
 def expect_labels(made: dict[str, Any], handed: Handed) -> None:
