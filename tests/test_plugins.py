@@ -242,7 +242,8 @@ def test_a_reporter_that_fails_stops_nobody(plugins: Plugins, load: Load) -> Non
 
 def test_our_own_plugins_come_through_the_entry_points() -> None:
     found = {p.name: p for p in installed().found if p.distribution == "bdbench"}
-    assert set(found) == {"datasets", "models", "triggers", "baselines", "datamodel", "backdoorbench", "art"}
+    defenses = {"baselines", "mitigations", "inspection", "datamodel", "art"}
+    assert set(found) == {"datasets", "models", "triggers", "backdoorbench", *defenses}
     assert installed().errors() == []
     assert {"badnets", "blend", "none", "sig"} <= {r.name for r in installed().registered("attack")}
 
