@@ -122,7 +122,7 @@ def clean_label_changes_no_label(attack: Attack) -> None:
 def order_says_nothing_of_roles(attack: Attack) -> None:
     """Of a set that listed class by class before the harness shuffled it, the order of the labels tells no poison.
 
-    Scored are an example's place, and how many of its 50 neighbours have another label, beside what chance gives: where
+    Scored are an example's place, and how many of its 50 neighbours have another label, against what chance gives: where
     the order of the classes is left, or poisons stand together, a "defense" that sees no image has an AUROC of 1.
     """
     if attack.control:
@@ -146,14 +146,15 @@ def _of_a_sorted_set(attack: Attack, shape: Shape) -> PoisonedData:
 
 
 def order_scores(labels: np.ndarray) -> np.ndarray:
-    """How many more of the 50 nearest in the order have another label than chance gives, float64 (n,), as a share.
+    """How many of the 50 nearest in the order have another label, float64 (n,), in deviations from what chance gives.
 
-    Chance is taken off since the target's label is the most frequent one: its examples have fewer others around them
-    in any order.
+    Without chance taken off, the target's label would tell in any order: it is the most frequent, so that fewer others
+    are around its examples (an AUROC of .19 for 5 % of poisons in a shuffled set of ten classes, in place of .5).
     """
     n, each = len(labels), _NEIGHBOURS // 2
     places = np.arange(n)[:, None] + np.delete(np.arange(-each, each + 1), each)
     there = (places >= 0) & (places < n)
     others = (labels[np.clip(places, 0, n - 1)] != labels[:, None]) & there
     chance = 1 - (np.bincount(labels)[labels] - 1) / (n - 1)
-    return others.sum(1) / there.sum(1) - chance
+    deviation = np.sqrt(np.maximum(chance * (1 - chance) / there.sum(1), 1e-12))
+    return (others.sum(1) / there.sum(1) - chance) / deviation

@@ -37,7 +37,7 @@ def cases_of(kind: str, subject: Any, source: Source | None = None, title: str =
     title = title or f"{kind} {getattr(subject, 'name', subject)!r}"
     kinds = ["component", kind] if isinstance(subject, Component) else [kind]
     if kind == "defense" and (own := kind_of(subject)):
-        kinds.append(own)
+        kinds.insert(1, own)
     checks = [c for kind in kinds for c in _checks(kind)]
     return [Case(title, c, (subject, source or Source()) if c.kind == "dataset" else subject) for c in checks]
 

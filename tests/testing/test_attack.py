@@ -22,6 +22,7 @@ from bdbench import (
     TriggerAttack,
     Victim,
     Workshop,
+    metrics,
     param,
     preparation,
 )
@@ -572,9 +573,27 @@ class _Unmoved:
 def test_order_scores_of_a_case_by_hand() -> None:
     """51 of each of two labels, in two blocks: the first example has only its own beside it; chance is 51/101."""
     labels = np.repeat([0, 1], 51)
+    chance = 51 / 101
     scores = checks.order_scores(labels)
-    assert scores[0] == pytest.approx(0 - 51 / 101)
-    assert scores[50] == pytest.approx(25 / 50 - 51 / 101)
+    # The first has 25 neighbours, on one side; the last of its block 50, of which 25 are of the other.
+    assert scores[0] == pytest.approx((0 - chance) / np.sqrt(chance * (1 - chance) / 25))
+    assert scores[50] == pytest.approx((0.5 - chance) / np.sqrt(chance * (1 - chance) / 50))
     labels[25] = 1
-    # 50 of the label 0 are left, and its 50 neighbours are all of them.
-    assert checks.order_scores(labels)[25] == pytest.approx(50 / 50 - 50 / 101)
+    # 50 of the label 0 are left, and they are its 50 neighbours.
+    chance = 50 / 101
+    assert checks.order_scores(labels)[25] == pytest.approx((1 - chance) / np.sqrt(chance * (1 - chance) / 50))
+
+
+@pytest.mark.parametrize("clean", [False, True])
+def test_order_scores_are_chance_where_the_order_is(clean: bool) -> None:
+    """Poisons of one label, at random among the others: over 20 seeds the mean AUROC is .5."""
+    found = []
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        labels = rng.permutation(np.arange(2000) % 10)
+        roles = np.zeros(2000, np.int8)
+        roles[rng.choice(np.flatnonzero((labels == 0) == clean), 100, replace=False)] = Role.POISON
+        labels[roles == Role.POISON] = 0
+        scores = checks.order_scores(labels)
+        found.append(metrics.detection(scores, np.argsort(-scores), roles, None).auroc)
+    assert abs(np.mean(found) - 0.5) < 0.04
