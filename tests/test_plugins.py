@@ -18,7 +18,7 @@ import pytest
 import bdbench
 from bdbench import BdbenchError, Detector, Tools, TrainingView, hookimpl, hookspecs, tables
 from bdbench.catalogue import catalogue
-from bdbench.plugins import Plugins, installed
+from bdbench.plugins import KINDS, Plugins, installed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -245,6 +245,8 @@ def test_our_own_plugins_come_through_the_entry_points() -> None:
     found = {p.name: p for p in installed().found if p.distribution == "bdbench"}
     defenses = {"baselines", "mitigations", "inspection", "datamodel", "art"}
     assert set(found) == {"datasets", "models", "triggers", "backdoorbench", *defenses}
+    for kind in KINDS:  # what fails in a hook is known once it was called
+        installed().registered(kind)
     assert installed().errors() == []
     assert {"badnets", "blend", "none", "sig"} <= {r.name for r in installed().registered("attack")}
 

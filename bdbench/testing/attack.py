@@ -122,8 +122,8 @@ def clean_label_changes_no_label(attack: Attack) -> None:
 def order_says_nothing_of_roles(attack: Attack) -> None:
     """Of a set that listed class by class before the harness shuffled it, the order of the labels tells no poison.
 
-    Scored are an example's place, and how many of its 50 neighbours have another label, against what chance gives: where
-    the order of the classes is left, or poisons stand together, a "defense" that sees no image has an AUROC of 1.
+    Scored are an example's place, and how many of its 50 neighbours have another label, against what chance gives:
+    where the order of the classes is left, or poisons stand together, a "defense" that sees no image has an AUROC of 1.
     """
     if attack.control:
         return
