@@ -30,8 +30,23 @@ def _entry(registration: Registration) -> dict[str, Any]:
         "help": text.split("\n\n")[0].replace("\n", " "),
         "parameters": [asdict(p) for p in params.describe(component)] if is_class else [],
         "oracles": list(getattr(component, "oracles", ())),
+        **_of_kind(component),
         "paper": getattr(component, "paper", ""),
         "plugin": registration.plugin.name,
         "distribution": registration.plugin.distribution,
         "version": registration.plugin.version,
     }
+
+
+def _of_kind(component: Any) -> dict[str, Any]:
+    """What is asked of attacks and of defenses alone."""
+    kind = getattr(component, "kind", None)
+    if kind == "attack":
+        return {"control": component.control, "trains": component.trains}
+    if kind == "defense":
+        return {
+            "stage": component.stage,
+            "access": list(component().access),
+            "assumption": component.assumption,
+        }
+    return {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -146,10 +146,23 @@ def show_catalogue(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
             for p in entry["parameters"]:
                 limits = f" ({p['allowed']})" if p["allowed"] else f" ({p['type']})"
                 console.print(f"      {p['name']}={_shown(p['default'])}  {_plain(p['help'] + limits)}", style="dim")
-            if entry["oracles"]:
-                console.print(f"      needs: {', '.join(entry['oracles'])}")
+            for line in _told_of_kind(entry):
+                console.print(f"      {_plain(line)}")
             origin = f"{entry['plugin']}, {entry['distribution']} {entry['version']}"
             console.print(f"      {_plain('; '.join(filter(None, [entry['paper'], origin])))}", style="dim italic")
+
+
+def _told_of_kind(entry: Mapping[str, Any]) -> Iterator[str]:
+    """What there is to say of an attack, or of a defense: at which stage it acts, what it is given, what it assumes."""
+    if entry.get("control"):
+        yield "a control: nothing is attacked"
+    if entry.get("trains"):
+        yield "the attacker trains the model"
+    if entry.get("stage"):
+        given = ", ".join(entry["access"]).replace("_", " ") or "nothing but the model"
+        yield f"stage: {entry['stage']}; is given: {given}"
+    if entry.get("assumption"):
+        yield f"assumes: {entry['assumption']}"
 
 
 def _shown(default: Any) -> str:

@@ -17,7 +17,9 @@ from tests.conftest import TINY_DATAMODEL
 
 
 # Not the two that need what a plain machine lacks: a record of BackdoorBench, and ART.
-@pytest.mark.bdbench_plugin("baselines", "datamodel", "datasets", "models", "triggers", using=[TINY_DATAMODEL])
+@pytest.mark.bdbench_plugin(
+    "baselines", "datamodel", "datasets", "inspection", "mitigations", "models", "triggers", using=[TINY_DATAMODEL]
+)
 def test_our_own_plugins(bdbench_check: Callable[[], None]) -> None:
     bdbench_check()
 

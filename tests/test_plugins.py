@@ -16,8 +16,9 @@ import pluggy
 import pytest
 
 import bdbench
-from bdbench import BdbenchError, Detector, Tools, TrainingView, hookimpl, hookspecs
-from bdbench.plugins import Plugins, installed
+from bdbench import BdbenchError, Detector, Tools, TrainingView, hookimpl, hookspecs, tables
+from bdbench.catalogue import catalogue
+from bdbench.plugins import KINDS, Plugins, installed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -242,7 +243,10 @@ def test_a_reporter_that_fails_stops_nobody(plugins: Plugins, load: Load) -> Non
 
 def test_our_own_plugins_come_through_the_entry_points() -> None:
     found = {p.name: p for p in installed().found if p.distribution == "bdbench"}
-    assert set(found) == {"datasets", "models", "triggers", "baselines", "datamodel", "backdoorbench", "art"}
+    defenses = {"baselines", "mitigations", "inspection", "datamodel", "art"}
+    assert set(found) == {"datasets", "models", "triggers", "backdoorbench", *defenses}
+    for kind in KINDS:  # what fails in a hook is known once it was called
+        installed().registered(kind)
     assert installed().errors() == []
     assert {"badnets", "blend", "none", "sig"} <= {r.name for r in installed().registered("attack")}
 
@@ -250,3 +254,25 @@ def test_our_own_plugins_come_through_the_entry_points() -> None:
 def test_an_unknown_name_gets_the_nearest_one() -> None:
     with pytest.raises(BdbenchError, match="unknown attack 'blnd': did you mean 'blend'"):
         installed().get("attack", "blnd")
+
+
+def test_the_catalogue_says_what_an_attack_and_a_defense_are(capsys: pytest.CaptureFixture[str]) -> None:
+    found = catalogue(["attacks", "defenses", "models"])
+    entries = {e["name"]: e for kind in found.values() for e in kind}
+    assert (entries["none"]["control"], entries["badnets"]["control"], entries["badnets"]["trains"]) == (
+        True,
+        False,
+        False,
+    )
+    spectral = entries["spectral"]
+    assert (spectral["stage"], spectral["access"]) == ("training set", ["training_set"])
+    assert "assumption" in spectral and "stage" not in entries["badnets"] and "stage" not in entries["convnet"]
+    made = {**spectral, "stage": "inputs", "access": ["clean_set"], "assumption": "a trigger outweighs all [else]"}
+    bare = {**spectral, "stage": "model", "access": [], "assumption": ""}
+    tables.show_catalogue(
+        {"attacks": [entries["none"], {**entries["badnets"], "trains": True}], "defenses": [made, bare]}
+    )
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    assert "a control: nothing is attacked" in lines and "the attacker trains the model" in lines
+    assert "stage: inputs; is given: clean set" in lines and "assumes: a trigger outweighs all [else]" in lines
+    assert "stage: model; is given: nothing but the model" in lines

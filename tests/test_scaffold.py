@@ -13,6 +13,7 @@ from click.testing import CliRunner, Result
 
 from bdbench import scaffold
 from bdbench.cli import cli
+from bdbench.stages import STAGES
 from tests.environments import Environment
 
 ROOT = Path(__file__).parent.parent
@@ -71,6 +72,7 @@ def test_an_unknown_kind_is_refused(here: Path) -> None:
 
 
 # The second is as long as names may be, so that a formatter would break lines if it ever did.
+DEFENSES = ("defense", "robust-training", "mitigation", "input-detector", "model-detector")
 NAMES = {kind: f"bdbench-my-{kind}" for kind in scaffold.KINDS} | {"metric": "my-very-long-name-for-a-metric"}
 
 
@@ -113,7 +115,10 @@ def test_new_packages_are_listed(fresh: Environment) -> None:
             None,
         )
         component = {"metric": "my_very_long_name_for_a_metric"}.get(kind, f"my-{kind}")
-        assert kind == "reporter" or component in {e["name"] for e in found[f"{kind}s"]}
+        listed = "defenses" if kind in DEFENSES else f"{kind}s"
+        assert kind == "reporter" or component in {e["name"] for e in found[listed]}
+    stages = {e["name"]: e["stage"] for e in found["defenses"]}
+    assert [stages[f"my-{kind}"] for kind in DEFENSES] == list(STAGES)
     assert plugins["bdbench-my-reporter"]["hooks"] == ["bdbench_run_finished"]
 
 
@@ -139,6 +144,20 @@ def test_new_packages_run_together(fresh: Environment, tmp_path: Path) -> None:
     assert record["extra"]["my_very_long_name_for_a_metric"] == pytest.approx(1 - record["detection"]["tpr_at_budget"])
     (line,) = (tmp_path / "bdbench-my-reporter.jsonl").read_text().splitlines()
     assert json.loads(line)["run"] == record["id"]
+
+
+def test_a_new_defense_of_every_stage_runs_and_is_measured(fresh: Environment, tmp_path: Path) -> None:
+    parts = [f"--defense=my-{kind}" for kind in DEFENSES[1:]]
+    shared = ["--attack=my-attack:size=4,rate=0.1", "--model=my-model", "--dataset=my-dataset"]
+    done = fresh.bdbench("run", "--json", *shared, *parts, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    records = json.loads(done.stdout)
+    assert [record["stage"] for record in records] == list(STAGES[1:])
+    training, repair, inputs, model = records
+    assert training["after"] and training["reference"] and repair["after"]
+    assert inputs["inputs"]["auroc"] > 0.6
+    assert isinstance(model["verdict"]["flagged"], bool)
+    assert [record["access"] for record in records] == [["training_set"], *[["clean_set"]] * 3]
 
 
 def test_the_templates_are_in_the_wheel(tmp_path: Path) -> None:

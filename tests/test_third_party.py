@@ -30,7 +30,7 @@ def test_it_is_listed_with_its_distribution(fresh: Environment) -> None:
     for name in ("invert", "brightness"):
         assert entries[name]["distribution"] == "bdbench-example"
         assert entries[name]["version"] == "0.3.0"
-    assert entries["brightness"]["oracles"] == ["target_label"]
+    assert entries["brightness"]["oracles"] == ["target_labels"]
     (plugin,) = (p for p in found["plugins"] if p["name"] == "example")
     assert (plugin["distribution"], plugin["version"], plugin["error"]) == ("bdbench-example", "0.3.0", None)
     assert "bdbench_run_finished" in plugin["hooks"]
@@ -45,7 +45,7 @@ def test_it_runs_measures_and_reports(fresh: Environment, tmp_path: Path) -> Non
     assert done.returncode == 0, done.stderr
     (record,) = json.loads(done.stdout)
     assert record["config"]["attack"]["rows"] == 3
-    assert record["oracles"] == ["target_label"]
+    assert record["oracles"] == ["target_labels"]
     assert record["environment"]["versions"]["bdbench-example"] == "0.3.0"
     assert record["extra"]["poisons_kept"] == pytest.approx(30 * (1 - record["detection"]["tpr_at_budget"]))
     assert log.read_text() == record["id"] + "\n"

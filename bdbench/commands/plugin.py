@@ -21,7 +21,7 @@ def plugin() -> None:
 
 @plugin.command()
 @click.argument("name", metavar="NAME")
-@click.option("--kind", type=click.Choice(scaffold.KINDS), required=True, help="What the package adds.")
+@click.option("--kind", type=click.Choice(scaffold.KINDS), required=True, help="What it adds; defense: a detector.")
 def new(name: str, kind: str) -> None:
     """Make the folder NAME: a complete package with one attack, defense, ... that works as it is.
 

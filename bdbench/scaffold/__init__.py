@@ -13,7 +13,21 @@ from string import Template
 from bdbench import __version__
 from bdbench.errors import BdbenchError
 
-KINDS = ("attack", "defense", "dataset", "model", "metric", "reporter")
+# What a package may add, and how texts call it; "defense" is the commonest kind of defense, a detector.
+_CALLED = {
+    "attack": "An attack",
+    "defense": "A defense",
+    "robust-training": "A robust training",
+    "mitigation": "A mitigation",
+    "input-detector": "An input detector",
+    "model-detector": "A model detector",
+    "dataset": "A dataset",
+    "model": "A model",
+    "metric": "A metric",
+    "reporter": "A reporter",
+}
+KINDS = tuple(_CALLED)
+_DEFENSES = ("defense", "robust-training", "mitigation", "input-detector", "model-detector")
 
 # template -> path in the package; $module is filled in.
 _FILES = {
@@ -26,7 +40,7 @@ _FILES = {
 # One run with what the package adds.
 _USE = {
     "attack": "bdbench run --attack $component --defense spectral",
-    "defense": "bdbench run --attack badnets --defense $component",
+    **dict.fromkeys(_DEFENSES, "bdbench run --attack badnets --defense $component"),
     "dataset": "bdbench run --dataset $component --attack badnets --defense spectral",
     "model": "bdbench run --model $component --attack badnets --defense spectral",
     "metric": "bdbench run --attack badnets --defense spectral",
@@ -73,8 +87,7 @@ def _words(name: str, kind: str) -> dict[str, str]:
         "component": component,
         "identifier": component.replace("-", "_"),
         "cls": "".join(part.capitalize() for part in component.split("-")),
-        "kind": kind,
-        "article": "An" if kind == "attack" else "A",
+        "called": _CALLED[kind],
         "version": __version__,
         "use": Template(_USE[kind]).substitute(component=component),
     }
@@ -89,6 +102,7 @@ def _installed(module: str) -> bool:
 def _expect_free(component: str, kind: str) -> None:
     from bdbench import plugins
 
+    kind = "defense" if kind in _DEFENSES else kind
     if kind in plugins.KINDS:
         for registration in plugins.installed().registered(kind):
             if registration.name == component:

@@ -39,7 +39,7 @@ def check_attack(attack: Attack | type[Attack]) -> None:
 
 
 def check_defense(defense: Defense | type[Defense]) -> None:
-    """Check a detector or a mitigation, or the one that a class makes of its defaults. Raises Fault."""
+    """Check a defense of any stage, or the one that a class makes of its defaults. Raises Fault."""
     _run(cases_of("defense", _made(defense)))
 
 

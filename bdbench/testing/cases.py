@@ -12,7 +12,10 @@ from bdbench.errors import unknown
 from bdbench.interfaces import Component, Source
 from bdbench.plugins import KINDS, Plugin, Registration, installed
 from bdbench.testing.checks import CHECKS, Check
+from bdbench.testing.kinds import kind_of
 
+# Where the checks of a kind are, if not in one module of its name.
+_MODULES = {"attack": ("attack", "challenge", "crafting")}
 REPORTING = {"bdbench_run_started", "bdbench_stage_finished", "bdbench_run_finished"}
 
 
@@ -32,12 +35,11 @@ class Case:
 def cases_of(kind: str, subject: Any, source: Source | None = None, title: str = "") -> list[Case]:
     """The cases of one component, Metric, reporter or Plugin. source: where a data set may read from."""
     title = title or f"{kind} {getattr(subject, 'name', subject)!r}"
-    cases = [Case(title, c, subject) for c in _checks("component")] if isinstance(subject, Component) else []
-    if kind == "defense":
-        kind = "mitigation" if isinstance(subject, Mitigation) else "detector"
-    if kind == "dataset":
-        subject = (subject, source or Source())
-    return cases + [Case(title, c, subject) for c in _checks(kind)]
+    kinds = ["component", kind] if isinstance(subject, Component) else [kind]
+    if kind == "defense" and (own := kind_of(subject)):
+        kinds.insert(1, own)
+    checks = [c for kind in kinds for c in _checks(kind)]
+    return [Case(title, c, (subject, source or Source()) if c.kind == "dataset" else subject) for c in checks]
 
 
 def installed_cases(names: Sequence[str], using: Sequence[str] = (), source: Source | None = None) -> list[Case]:
@@ -82,5 +84,6 @@ def _components(kind: str, registration: Registration, using: Sequence[str]) -> 
 
 
 def _checks(kind: str) -> list[Check]:
-    importlib.import_module(f"bdbench.testing.{kind}")
+    for module in _MODULES.get(kind, (kind,)):
+        importlib.import_module(f"bdbench.testing.{module}")
     return CHECKS[kind]

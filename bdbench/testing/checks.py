@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import inspect
 import random
-from collections.abc import Callable, Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
+from unittest import mock
 
 import numpy as np
 
@@ -95,6 +97,52 @@ def fitting(what: Iterable[T], attempt: Callable[[T], Any]) -> list[Any]:
     return taken
 
 
+def first_fitting(what: Iterable[T], attempt: Callable[[T], Any]) -> Any:
+    """``attempt`` of the first of ``what`` that a component does not refuse with a BdbenchError. It must take one."""
+    refusal = ""
+    for thing in what:
+        try:
+            return attempt(thing)
+        except BdbenchError as error:
+            refusal = str(error)
+    expect(False, f"it refuses every sample; the last one because: {refusal}")
+
+
+def expect_alike(one: Mapping[str, Any], other: Mapping[str, Any], when: str) -> None:
+    """Fail the check unless two results, arrays by name, are the same but for the last digits."""
+    names = [name for name in {**one, **other} if not _alike(one.get(name), other.get(name))]
+    expect(not names, f"other {', '.join(names)} {when}")
+
+
+def _alike(one: Any, other: Any) -> bool:
+    one, other = np.asarray(one), np.asarray(other)
+    if one.shape != other.shape or one.dtype != other.dtype:
+        return False
+    if one.dtype.kind != "f":
+        return np.array_equal(one, other)
+    # Sums over threads may end in another last digit.
+    scale = np.abs(one[np.isfinite(one)]).max(initial=0.0)
+    return np.allclose(one, other, rtol=1e-6, atol=1e-6 * scale, equal_nan=True)
+
+
+def expect_repeatable(attempt: Callable[[], Mapping[str, Any]], remedy: str) -> None:
+    """Fail the check unless ``attempt`` gives the same arrays whatever the global seeds and the time of day are."""
+    results = []
+    for seed in (1, 2):
+        with elsewhere(seed):
+            results.append(attempt())
+    expect_alike(results[0], results[1], f"under other global seeds, at another time: {remedy}")
+
+
+@contextmanager
+def unchanged(arrays: Mapping[str, np.ndarray]) -> Iterator[None]:
+    """Fail the check if one of the arrays, by what messages call it, is not afterwards what it was."""
+    before = {name: array.copy() for name, array in arrays.items()}
+    yield
+    for name, array in arrays.items():
+        expect(np.array_equal(array, before[name]), f"{name} changed")
+
+
 @contextmanager
 def global_seed(seed: int) -> Iterator[None]:
     """Seed the global random states of Python, numpy and torch; put them back afterwards."""
@@ -110,3 +158,12 @@ def global_seed(seed: int) -> Iterator[None]:
         finally:
             random.setstate(before[0])
             np.random.set_state(before[1])
+
+
+@contextmanager
+def elsewhere(seed: int) -> Iterator[None]:
+    """As in another process: other global random states, and as many hours later."""
+    now, now_ns = time.time, time.time_ns
+    later = mock.patch.multiple(time, time=lambda: now() + 3600 * seed, time_ns=lambda: now_ns() + 3600 * 10**9 * seed)
+    with global_seed(seed), later:
+        yield

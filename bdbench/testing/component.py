@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 from bdbench import params
 from bdbench.interfaces import Component
@@ -31,3 +32,15 @@ def comes_back_from_its_config(component: Component) -> None:
     expect(values.pop("name", None) == component.name, f"config() names {component.config().get('name')!r}")
     again = params.make(type(component), component.kind, values)
     expect(again == component, f"{component} became {again}")
+
+
+@check("component")
+def names_its_files_as_paths(component: Component) -> None:
+    """``files()`` is a tuple of pathlib.Path: what it reads beside what it is handed, and the same every time.
+
+    A run is known by what these files hold; what is not named there may change, and old results pass for new ones.
+    """
+    found = component.files()
+    strange = {type(path).__name__ for path in found if not isinstance(path, Path)}
+    expect(isinstance(found, tuple) and not strange, f"a {type(found).__name__} of {', '.join(strange) or 'Path'}")
+    expect(found == component.files(), "other files the second time")

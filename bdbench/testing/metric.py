@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import asdict
 
 import numpy as np
 
 from bdbench.data import Role
 from bdbench.interfaces import Measured, Metric
+from bdbench.testing import records
 from bdbench.testing.checks import check, expect
 
 _COUNT = 50
 
 
 def _cells() -> Iterator[tuple[str, Measured]]:
-    """A detector's cell, a mitigation's, one with COVER examples, and the two controls on a clean set."""
-    attacked = {"clean_accuracy": 0.9, "attack_success_rate": 0.8, "robust_accuracy": 0.1}
-    control = {"clean_accuracy": 0.9, "attack_success_rate": None, "robust_accuracy": None}
+    """Cells of defenses of every stage, attacked with and without COVER examples, and controls on a clean set."""
+    attacked, control = asdict(records.WHOLE), asdict(records.CONTROL)
     scores = np.random.default_rng(0).random(_COUNT)
     kept = scores < 0.9
     clean = np.full(_COUNT, Role.CLEAN, np.int8)
@@ -27,9 +28,12 @@ def _cells() -> Iterator[tuple[str, Measured]]:
     covered[5:8] = Role.COVER
     yield "a detector's cell", Measured(poisoned, scores, kept, attacked, attacked)
     yield "a detector's cell with COVER examples", Measured(covered, scores, kept, attacked, attacked)
+    yield "a detector's cell with budget 0", Measured(poisoned, scores, None, attacked, {})
     yield "a detector's control", Measured(clean, scores, kept, control, control)
-    yield "a mitigation's cell", Measured(poisoned, None, None, attacked, attacked)
+    yield "a mitigation's cell", Measured(poisoned, None, None, asdict(records.ATTACKED), attacked)
     yield "a mitigation's control", Measured(clean, None, None, control, control)
+    yield "a model detector's cell", Measured(poisoned, None, None, attacked, {})
+    yield "a model detector's control", Measured(clean, None, None, control, {})
 
 
 @check("metric")
@@ -45,8 +49,8 @@ def says_what_it_is(metric: Metric) -> None:
 def gives_a_number_or_none_for_every_cell(metric: Metric) -> None:
     """``compute`` gives a finite float, or None where it does not apply: no scores, no poisons, no attack.
 
-    Mitigations have no scores and controls no poisons. A metric that fails there is lost for the whole run, and 0
-    in place of None would be averaged.
+    Mitigations have no scores, controls no poisons, and model detectors no accuracies after. A metric that fails there
+    is lost for the whole run, and 0 in place of None would be averaged.
     """
     for name, measured in _cells():
         try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+import random
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -12,13 +14,14 @@ from torch import nn
 from bdbench.interfaces import Architecture
 from bdbench.progress import quiet
 from bdbench.recipe import Recipe
-from bdbench.testing.checks import check, expect, fitting, global_seed
-from bdbench.testing.samples import split
-from bdbench.training import Trainer
+from bdbench.testing.checks import check, expect, expect_repeatable, first_fitting, fitting, global_seed
+from bdbench.testing.samples import Shape, split
+from bdbench.training import Trainer, Victim
 
-Shape = tuple[int, int, int]
 _SHAPES: tuple[Shape, ...] = ((8, 8, 1), (28, 28, 1), (32, 32, 3))
 _CLASSES, _BATCH = 7, 4
+# Between logits of one image by two ways.
+_AGREED = 1e-3
 
 
 def _each(model: Architecture, attempt: Callable[[Shape, nn.Module, torch.Tensor], None]) -> None:
@@ -119,6 +122,15 @@ def an_image_is_judged_by_itself(model: Architecture) -> None:
     _each(model, attempt)
 
 
+def _trained(model: Architecture, shape: Shape) -> tuple[Trainer, Victim, np.ndarray]:
+    """A model of one epoch by its own recipe, who trained it, and on what images."""
+    sample = split(shape, _CLASSES, 21)
+    images = np.asarray(sample.images)
+    recipe = replace(model.recipe("a set that it was not made for", shape), epochs=1)
+    trainer = Trainer(lambda: model.build(shape, _CLASSES), recipe, "cpu", quiet)
+    return trainer, trainer.train(images, sample.labels, seed=0), images
+
+
 @check("model")
 def trains_and_is_restored(model: Architecture) -> None:
     """Its recipe is a Recipe, with which a few steps train; the network's state dict is all there is to keep.
@@ -126,14 +138,58 @@ def trains_and_is_restored(model: Architecture) -> None:
     Victims are kept as weights and built again from the architecture.
     """
 
-    def attempt(shape: Shape, network: nn.Module, x: torch.Tensor) -> None:
+    def attempt(shape: Shape) -> None:
         recipe = model.recipe("a set that it was not made for", shape)
         expect(isinstance(recipe, Recipe), f"{type(recipe).__name__} instead of a Recipe")
-        sample = split(shape, _CLASSES, 21)
-        images = np.asarray(sample.images)
-        trainer = Trainer(lambda: model.build(shape, _CLASSES), replace(recipe, epochs=1), "cpu", quiet)
-        victim = trainer.train(images, sample.labels, seed=0)
+        trainer, victim, images = _trained(model, shape)
         again = trainer.restore(victim.arrays())
         expect(np.allclose(victim.logits(images), again.logits(images)), "other logits after it was kept and restored")
 
-    _each(model, attempt)
+    fitting(_SHAPES, attempt)
+
+
+@check("model")
+def trains_the_same_twice(model: Architecture) -> None:
+    """Trained twice from one seed it is the same, dropout included, and the global random states are as they were.
+
+    The harness seeds torch's global generator around the whole training; what is drawn from elsewhere is in no record.
+    """
+
+    def attempt(shape: Shape) -> None:
+        def trained() -> dict[str, np.ndarray]:
+            before = _global_states()
+            arrays = _trained(model, shape)[1].arrays()
+            moved = [name for name, state in _global_states().items() if state != before[name]]
+            expect(not moved, f"the global random state of {', '.join(moved)} moved")
+            return arrays
+
+        expect_repeatable(trained, "draw from torch's global generator")
+
+    first_fitting(_SHAPES, attempt)
+
+
+def _global_states() -> dict[str, bytes]:
+    states = {"Python": random.getstate(), "numpy": np.random.get_state(), "torch": torch.get_rng_state().numpy()}
+    return {name: pickle.dumps(state) for name, state in states.items()}
+
+
+@check("model")
+def is_differentiable_with_respect_to_pixels(model: Architecture) -> None:
+    """``Victim.module()``, of pixels in 0..1, agrees with ``logits`` and has a finite gradient, not 0 everywhere.
+
+    Attacks and defenses that look for a trigger (PGD, Neural Cleanse) descend it.
+    """
+
+    def attempt(shape: Shape) -> None:
+        _, victim, images = _trained(model, shape)
+        x = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
+        x.requires_grad_()
+        logits = victim.module()(x)
+        apart = float(np.abs(logits.detach().numpy() - victim.logits(images)).max())
+        expect(apart <= _AGREED, f"logits that are {apart:.2g} apart")
+        expect(logits.requires_grad, "no gradient")
+        (gradient,) = torch.autograd.grad(logits.logsumexp(1).sum(), x, allow_unused=True)
+        expect(gradient is not None, "no gradient")
+        expect(torch.isfinite(gradient).all() and gradient.any(), "a gradient that is 0 or not finite")
+
+    first_fitting(_SHAPES, attempt)

@@ -5,18 +5,20 @@ from __future__ import annotations
 import contextlib
 import copy
 import io
+import itertools
 import tempfile
 from typing import Any
 
 import pluggy
 
 from bdbench import hookspecs
-from bdbench.testing import samples
+from bdbench.stages import STAGES
+from bdbench.testing import records
 from bdbench.testing.checks import check, expect
 
 
 def _report(reporter: Any) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    """Call its hooks as two runs do, a detector's and a mitigation's control, in a temporary working folder.
+    """Call its hooks as runs of all stages of defense do, attacked and controls, in a temporary working folder.
 
     Returns each record as it was and as it is afterwards.
     """
@@ -25,13 +27,13 @@ def _report(reporter: Any) -> list[tuple[dict[str, Any], dict[str, Any]]]:
     manager.register(reporter)
     seen = []
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
-        for detection in (True, False):
-            record = samples.record(detection).to_dict()
+        for stage, control in itertools.product(STAGES, (False, True)):
+            record = records.record(stage, control).to_dict()
             before = copy.deepcopy(record)
             run = record["id"]
             manager.hook.bdbench_run_started(run_id=run, config=record["config"])
-            for stage, reused in (("victim", True), ("score" if detection else "repair", False)):
-                manager.hook.bdbench_stage_finished(run_id=run, stage=stage, seconds=0.5, reused=reused)
+            for done, reused in (("victim", True), (records.own_stage(stage), False)):
+                manager.hook.bdbench_stage_finished(run_id=run, stage=done, seconds=0.5, reused=reused)
             manager.hook.bdbench_run_finished(run_id=run, record=record)
             seen.append((before, record))
     return seen
@@ -39,7 +41,7 @@ def _report(reporter: Any) -> list[tuple[dict[str, Any], dict[str, Any]]]:
 
 @check("reporter")
 def takes_every_run(reporter: Any) -> None:
-    """Its hooks take a detector's run, and a mitigation's on a clean set, whose record has null where nothing applies.
+    """Its hooks take runs of defenses of every stage, and controls; their records have null where nothing applies.
 
     A reporter that fails is named and left out: its log would have holes where others have runs.
     """

@@ -1,53 +1,71 @@
-"""Small sets, a small network and a sample record for the checks; nothing here is read from disk."""
+"""Small sets, a small network, and what the harness hands over for them; nothing here is read from disk."""
 
 from __future__ import annotations
 
+import functools
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from bdbench import __version__
-from bdbench.data import PoisonedData, Role, Split, TrainingView
+from bdbench.attacks import Attack
+from bdbench.data import PoisonedData, Role, Split, TrainingView, fingerprint
+from bdbench.defenses import Defense
 from bdbench.interfaces import Architecture
 from bdbench.progress import Silent, quiet
 from bdbench.recipe import Recipe
-from bdbench.record import Cost, Derived, Detection, Performance, Record
 from bdbench.seeds import Streams
 from bdbench.store import Store
-from bdbench.tools import HarnessTools
+from bdbench.tools import Bench, HarnessTools, HarnessWorkshop, made_from
 from bdbench.training import Trainer
+from bdbench.workshop import Oracle
 
+Shape = tuple[int, int, int]
 GREY, COLOUR = (8, 8, 1), (32, 32, 3)
 CLASSES = 5
+# Labels that have more than one example, and how many clean and triggered inputs there are at test time.
+_COMMON, _INPUTS = 4, 16
 
 
-def split(shape: tuple[int, int, int], classes: int, count: int) -> Split:
-    """``count`` images with as many labels of each class: the class sets where the light is, the rest is noise."""
-    rng = np.random.default_rng(count)
-    labels = rng.permutation(np.arange(count) % classes)
-    light = rng.integers(0, 128, (classes, *shape))
-    return Split((light[labels] + rng.integers(0, 128, (count, *shape))).astype(np.uint8), labels)
+def lit(labels: np.ndarray, classes: int, shape: Shape, seed: int = 0) -> np.ndarray:
+    """An image for each label: the class sets where the light is, whatever the seed; the rest is noise."""
+    light = np.random.default_rng(0).integers(0, 128, (classes, *shape))
+    noise = np.random.default_rng((seed, len(labels))).integers(0, 128, (len(labels), *shape))
+    return (light[labels] + noise).astype(np.uint8)
 
 
-def poisoned(shape: tuple[int, int, int], count: int, poison_class: int = 0) -> PoisonedData:
+def split(shape: Shape, classes: int, count: int, seed: int = 0) -> Split:
+    """``count`` images, as many of each class, in random order."""
+    labels = np.random.default_rng((seed, count)).permutation(np.arange(count) % classes)
+    return Split(lit(labels, classes, shape, seed), labels)
+
+
+def poisoned(shape: Shape, count: int, poison_class: int = 0) -> PoisonedData:
     """Four of the CLASSES, one of them with a single example; a tenth of the examples is POISON."""
-    clean = split(shape, 4, count)
+    clean = split(shape, _COMMON, count)
     images, labels = np.array(clean.images), clean.labels.copy()
     labels[labels == 3] = 2
     labels[0] = 3
     original = labels.copy()
     chosen = np.flatnonzero(labels == (poison_class + 1) % 3)[: count // 10]
-    images[chosen, -2:, -2:] = 255
+    images[chosen] = triggered(images[chosen])
     labels[chosen] = poison_class
     roles = np.zeros(count, np.int8)
     roles[chosen] = Role.POISON
     return PoisonedData(images, labels, roles, original)
+
+
+def triggered(images: np.ndarray) -> np.ndarray:
+    """Copies of images (n, H, W, C) with the trigger of ``poisoned``: a white corner."""
+    stamped = images.copy()
+    stamped[:, -2:, -2:] = 255
+    return stamped
 
 
 class _Network(nn.Module):
@@ -70,53 +88,72 @@ class SampleNet(Architecture):
 
     name = "sample-net"
 
-    def build(self, shape: tuple[int, int, int], num_classes: int) -> nn.Module:
+    def build(self, shape: Shape, num_classes: int) -> nn.Module:
         """The network."""
         return _Network(shape[2], num_classes)
 
-    def default_recipe(self, dataset: str, shape: tuple[int, int, int]) -> Recipe:
+    def default_recipe(self, dataset: str, shape: Shape) -> Recipe:
         """Three epochs."""
         return Recipe(epochs=3, batch_size=16, lr=0.01, optimizer="adamw")
 
 
+def bench(images: np.ndarray, labels: np.ndarray, num_classes: int, seed: int, folder: Path) -> Bench:
+    """Where components work on a set, with a SampleNet; stage results are kept below ``folder``."""
+    model, shape = SampleNet(), images.shape[1:]
+    trainer = Trainer(functools.partial(model.build, shape, num_classes), model.recipe("", shape), "cpu", quiet)
+    hangs_on = made_from(fingerprint(images, labels), num_classes, seed, "cpu", "float32")
+    return Bench(num_classes, model, trainer, "float32", Store(folder), hangs_on, Silent())
+
+
+def workshop(attack: Attack, train: Split, num_classes: int, seed: int, folder: Path) -> HarnessWorkshop:
+    """What the harness hands to ``attack`` for a clean training set."""
+    streams = Streams(seed)
+    place = bench(np.asarray(train.images), train.labels, num_classes, seed, folder)
+    own = {"attack": attack.config()}
+    return HarnessWorkshop(attack.name, place, streams.child("attack"), streams.child("crafting"), own)
+
+
+@dataclass(frozen=True)
+class Handed:
+    """What the harness hands to a defense.
+
+    view: the poisoned training set; tools: with a victim and every oracle that the defense declares; images: uint8
+    (m, H, W, C), inputs at test time, of which the second half has the trigger; reserve: the clean examples.
+    """
+
+    view: TrainingView
+    tools: HarnessTools
+    images: np.ndarray
+    reserve: Split
+
+
 @contextmanager
-def handed_over(defense: Defense, data: PoisonedData, seed: int = 0) -> Iterator[tuple[TrainingView, Tools]]:
-    """What the harness hands to ``defense`` for ``data``; stage results are kept nowhere."""
+def handed_over(
+    defense: Defense, data: PoisonedData, *, reserve: int = 40, folder: Path | None = None
+) -> Iterator[Handed]:
+    """What the harness hands to ``defense`` for ``data``.
+
+    reserve: how many clean examples there are; folder: where pieces are kept (none: nowhere).
+    """
     view = data.view(CLASSES)
-    model, shape = SampleNet(), view.images.shape[1:]
-    trainer = Trainer(lambda: model.build(shape, CLASSES), model.recipe("", shape), "cpu", quiet)
-    known = {"poison_rate": float(np.mean(data.roles == Role.POISON)), "target_label": 0}
-    with tempfile.TemporaryDirectory() as folder:
-        yield (
-            view,
-            HarnessTools(
-                defense=defense.name,
-                victim=trainer.train(view.images, view.labels, seed=0),
-                streams=Streams(seed),
-                store=Store(Path(folder)),
-                made_from="",
-                trainer=trainer,
-                oracles={name: known[name] for name in defense.oracles},
-                progress=Silent(),
-            ),
+    shape = (view.images.shape[1], view.images.shape[2], view.images.shape[3])
+    labels = np.arange(reserve) % _COMMON  # so that every prefix has as many of each
+    clean = Split(lit(labels, _COMMON, shape, seed=1), labels)
+    test = np.asarray(split(shape, _COMMON, _INPUTS, seed=2).images)
+    known: dict[Oracle, Any] = {
+        "poison_rate": float(np.mean(data.roles == Role.POISON)),
+        "target_labels": (0,),
+        "clean_set": clean,
+        "poisons": data.roles == Role.POISON,
+    }
+    with tempfile.TemporaryDirectory() as aside:
+        place = bench(view.images, view.labels, CLASSES, 0, folder or Path(aside))
+        tools = HarnessTools(
+            defense.name,
+            place,
+            Streams(0),
+            victim=place.trainer.train(view.images, view.labels, seed=0),
+            oracles={name: known[name] for name in defense.oracles if name in known},
+            examples=len(view.labels),
         )
-
-
-def record(detection: bool) -> Record:
-    """A valid record of a run that never was; without ``detection`` it is a mitigation's, on a clean set."""
-    none = None if not detection else 0.0
-    performance = Performance(0.9, none, none)
-    components = {kind: {"name": f"sample-{kind}"} for kind in ("dataset", "model", "attack", "defense")}
-    facts = {"train": 60, "test": 20, "classes": 4, "shape": [8, 8, 1], "fingerprint": "", "poisons": 6 * detection}
-    return Record(
-        id=f"conformance-{'detector' if detection else 'mitigation'}-s0-00000000",
-        seed=0,
-        config={**components, "budget": 0.1, "recipe": {"epochs": 1}, "data": facts},
-        oracles=[],
-        environment={"versions": {"bdbench": __version__}, "device": "cpu", "threads": 1, "commit": None},
-        before=performance,
-        detection=Detection(0.9, 0.8, 0.1, 0.7, 0.05, 0.6, None) if detection else None,
-        after=performance,
-        derived=Derived(none),
-        cost=Cost({"victim": 1.5}, 1, 100.0),
-    )
+        yield Handed(view, tools, np.concatenate([test, triggered(test)]), clean)

@@ -31,4 +31,4 @@ def expect_complete(kind: str, subject: Any, broken: Sequence[Broken]) -> None:
     assert {c.check.name for c in cases_of(kind, subject)} - {name for name, *_ in broken} == set()
 
 
-COMPONENT_CHECKS = {"says-what-it-is", "comes-back-from-its-config"}
+COMPONENT_CHECKS = {"says-what-it-is", "comes-back-from-its-config", "names-its-files-as-paths"}

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import inspect
 import itertools
 import types
 from collections.abc import Callable
@@ -8,8 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bdbench import Measured, Metric, Role, hookimpl
+from bdbench import Measured, Metric, Record, Role, hookimpl
+from bdbench.stages import STAGES
 from bdbench.testing import check_metric, check_reporter
+from bdbench.testing.records import record as sample
 from tests.testing.broken import Broken, expect_complete, expect_fault
 
 
@@ -35,6 +38,10 @@ def sorting(measured: Measured) -> float | None:
     return float(measured.scores[-1])
 
 
+def accuracy_lost(measured: Measured) -> float | None:
+    return float(measured.before["clean_accuracy"] - measured.after["clean_accuracy"])
+
+
 CALLS = itertools.count()
 
 
@@ -44,8 +51,17 @@ def metric(compute: Callable[[Measured], Any], help: str = "share of the poisons
 
 METRICS: list[Broken] = [
     ("says-what-it-is", metric(found_share, help=""), "help=''"),
-    ("gives-a-number-or-none-for-every-cell", metric(careless_share), "not subscriptable for a mitigation's cell"),
+    (
+        "gives-a-number-or-none-for-every-cell",
+        metric(careless_share),
+        "subscriptable for a detector's cell with budget 0",
+    ),
     ("gives-a-number-or-none-for-every-cell", metric(unmeasured_share), "nan) for a detector's control"),
+    (
+        "gives-a-number-or-none-for-every-cell",
+        metric(accuracy_lost),
+        "KeyError: 'clean_accuracy' for a detector's",
+    ),
     ("gives-a-number-or-none-for-every-cell", metric(lambda m: None), "None for every cell"),
     ("leaves-the-measurements-as-they-were", metric(sorting), "scores changed in a detector's cell"),
     ("same-cell-same-number", metric(lambda m: next(CALLS)), "0 and 1 for a detector's cell"),
@@ -68,7 +84,8 @@ def test_every_check_of_metrics_finds_something() -> None:
 
 def reporter(hook: Callable[..., None]) -> types.ModuleType:
     module = types.ModuleType("made")
-    vars(module)["bdbench_run_finished"] = hookimpl(specname="bdbench_run_finished")(hook)
+    name = "bdbench_stage_finished" if "stage" in inspect.signature(hook).parameters else "bdbench_run_finished"
+    vars(module)[name] = hookimpl(specname=name)(hook)
     return module
 
 
@@ -78,7 +95,16 @@ def appends(record: dict[str, Any]) -> None:
 
 
 def expects_detection(record: dict[str, Any]) -> None:
-    float(record["detection"]["auroc"])
+    float(record["detection"]["budget"])
+
+
+def knows_repair_only(stage: str) -> None:
+    {"victim": 0, "repair": 1}[stage]
+
+
+def knows_no_verdict(record: dict[str, Any]) -> None:
+    if record["after"] is None:
+        raise ValueError("no accuracy")
 
 
 def shortens(record: dict[str, Any]) -> None:
@@ -91,6 +117,8 @@ def prints(run_id: str) -> None:
 
 REPORTERS: list[Broken] = [
     ("takes-every-run", reporter(expects_detection), "TypeError: 'NoneType' object is not subscriptable"),
+    ("takes-every-run", reporter(knows_no_verdict), "ValueError: no accuracy"),
+    ("takes-every-run", reporter(knows_repair_only), "KeyError: 'score'"),
     ("leaves-the-record-as-it-was", reporter(shortens), "changed: config"),
     ("keeps-standard-output-clean", reporter(prints), "it printed 'finished conformance-"),
 ]
@@ -109,3 +137,15 @@ def test_a_broken_reporter_is_found(check: str, broken: Any, found: str) -> None
 
 def test_every_check_of_reporters_finds_something() -> None:
     expect_complete("reporter", reporter(appends), REPORTERS)
+
+
+@pytest.mark.parametrize("control", [False, True])
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_sample_records_are_valid_and_have_what_their_stage_has(stage: str, control: bool) -> None:
+    data = sample(stage, control).to_dict()
+    assert Record.from_dict(data).to_dict() == data
+    measured = {"training set": {"detection", "decision"}, "inputs": {"inputs"}, "model": {"verdict"}}
+    parts = {"detection", "decision", "inputs", "verdict"}
+    assert {part for part in parts if data[part] is not None} == measured.get(stage, set())
+    assert (data["before"]["attack_success_rate"] is None) == control
+    assert (data["after"] is None) == (stage == "model")

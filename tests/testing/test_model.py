@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -111,6 +113,61 @@ class NoRecipe(Hidden):
         return {"digits": super().default_recipe(dataset, shape)}[dataset]
 
 
+class Dropping(Hidden):
+    """Dropout, from torch's global generator."""
+
+    class network(Network):
+        def features(self, x: torch.Tensor) -> torch.Tensor:
+            return nn.functional.dropout(super().features(x), 0.5, self.training)
+
+
+class DroppingByItself(Hidden):
+    """Dropout from a source of its own, which nobody seeds."""
+
+    class network(Network):
+        def __init__(self, inputs: int, classes: int) -> None:
+            super().__init__(inputs, classes)
+            self.source = np.random.default_rng()
+
+        def features(self, x: torch.Tensor) -> torch.Tensor:
+            features = super().features(x)
+            mask = torch.from_numpy(self.source.random(features.shape) < 0.5)
+            return features * mask if self.training else features
+
+
+class DroppingByNumpy(Hidden):
+    """Dropout from numpy's global state."""
+
+    class network(Network):
+        def features(self, x: torch.Tensor) -> torch.Tensor:
+            features = super().features(x)
+            return features * torch.from_numpy(np.random.random(features.shape) < 0.5) if self.training else features
+
+
+class Seeding(Hidden):
+    """Seeds Python's global state."""
+
+    def build(self, shape: tuple[int, int, int], num_classes: int) -> nn.Module:
+        random.seed(0)
+        return super().build(shape, num_classes)
+
+
+class OneWay(Hidden):
+    """No gradient reaches the pixels."""
+
+    class network(Network):
+        def features(self, x: torch.Tensor) -> torch.Tensor:
+            return super().features(x.round().detach())
+
+
+class TwoFaced(Hidden):
+    """Judges otherwise where a gradient is asked for."""
+
+    class network(Network):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x) + 0.01 * torch.is_grad_enabled()
+
+
 BROKEN: list[Broken] = [
     ("forward-gives-logits", TenClasses(), "(4, 10) for 4 images of (8, 8, 1)"),
     ("features-are-one-vector-an-image", Maps(), "(4, 5, 1) for 4 images"),
@@ -119,10 +176,15 @@ BROKEN: list[Broken] = [
     ("an-image-is-judged-by-itself", ByBatch(), "other logits without the rest of the batch"),
     ("trains-and-is-restored", Elsewhere(), "other logits after it was kept and restored"),
     ("trains-and-is-restored", NoRecipe(), "KeyError"),
+    ("trains-the-same-twice", DroppingByItself(), "other state.hidden.weight, state.hidden.bias"),
+    ("trains-the-same-twice", DroppingByNumpy(), "the global random state of numpy moved"),
+    ("trains-the-same-twice", Seeding(), "the global random state of Python moved"),
+    ("is-differentiable-with-respect-to-pixels", OneWay(), "no gradient"),
+    ("is-differentiable-with-respect-to-pixels", TwoFaced(), "logits that are 0.01 apart"),
 ]
 
 
-@pytest.mark.parametrize("model", [Hidden, LargeOnly()])
+@pytest.mark.parametrize("model", [Hidden, LargeOnly(), Dropping()])
 def test_a_sound_model_passes(model: Any) -> None:
     check_model(model)
 

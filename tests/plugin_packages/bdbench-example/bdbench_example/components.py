@@ -25,8 +25,8 @@ class Brightness(Detector):
     """The mean of an image's pixels: an inverted stripe is brighter than a digit's margin."""
 
     name = "brightness"
-    oracles = ("target_label",)
+    oracles = ("target_labels",)
 
     def score(self, view, tools):
         brightness = view.images.mean((1, 2, 3), dtype=np.float64)
-        return np.where(view.labels == tools.oracle("target_label"), brightness, 0.0)
+        return np.where(np.isin(view.labels, tools.oracle("target_labels")), brightness, 0.0)
