@@ -182,7 +182,7 @@ class SourceSpecific(Covers, ABC):
 
     bystanders: ClassVar[bool] = True
     source: Literal["seed"] | int = param(
-        1, help="the class that the trigger works on (seed: drawn from the seed, never the target)", low=0
+        "seed", help="the class that the trigger works on (seed: drawn from the seed, never the target)", low=0
     )
 
     def settled(self, num_classes: int, streams: Streams) -> Self:

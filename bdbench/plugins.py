@@ -97,9 +97,9 @@ class Plugins:
 
     def errors(self) -> list[str]:
         """One line for each broken plugin and each name that two plugins claim."""
-        broken = [_broken(p) for p in self.found if p.error]
+        # What registers is asked first: it may break a plugin.
         clashes = [self._clash(kind, regs) for kind in KINDS for regs in self._all(kind).values() if len(regs) > 1]
-        return broken + clashes
+        return [_broken(p) for p in self.found if p.error] + clashes
 
     def registered(self, kind: str) -> list[Registration]:
         """Every component of a kind ('dataset', 'model', 'attack', 'defense', 'metric'), by name."""

@@ -132,7 +132,10 @@ def _without_copies(data: ImageData) -> Split | None:
     known = {image.tobytes() for split in (data.train, data.test) for image in np.asarray(split.images)}
     images = np.asarray(data.reserve.images)
     own = np.array([image.tobytes() not in known for image in images])
-    return Split(images[own], data.reserve.labels[own], data.reserve.places[own])
+    arrays = images[own], data.reserve.labels[own], data.reserve.places[own]
+    for array in arrays:
+        array.flags.writeable = False  # all defenses of a cell are handed the same
+    return Split(*arrays)
 
 
 def _source(data: ImageData, test: list[Split]) -> str:

@@ -190,6 +190,7 @@ def _bench(setting: Setting, images: ImageData, contents: str) -> Bench:
     trainer = training.Trainer(build, recipe, setting.device, setting.progress.track, setting.precision)
     return Bench(
         images.num_classes,
+        images.shape,
         setting.model,
         trainer,
         setting.precision,

@@ -78,7 +78,7 @@ def detect(
         store = Store(Path(folder or aside))
         tools = HarnessTools(
             chosen.name,
-            Bench(num_classes, architecture, trainer, fastest, store, hangs_on, progress),
+            Bench(num_classes, (height, width, channels), architecture, trainer, fastest, store, hangs_on, progress),
             streams,
             victim=victim,
             oracles=told,

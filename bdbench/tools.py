@@ -40,6 +40,7 @@ class Bench:
     """
 
     num_classes: int
+    shape: tuple[int, int, int]
     architecture: Architecture
     trainer: Trainer
     precision: Precision
@@ -91,6 +92,7 @@ class HarnessWorkshop(Workshop):
         self.device = bench.trainer.device
         self.precision = bench.precision
         self.num_classes = bench.num_classes
+        self.shape = bench.shape
         self.architecture = bench.architecture
         self.recipe = bench.trainer.recipe
         self.models_trained = 0

@@ -30,14 +30,15 @@ class Workshop(ABC):
     """What an attacker may use; a defense has ``Tools``.
 
     streams: the component's own random streams; device: where torch work should run, such as "cpu"; precision: in
-    what this machine multiplies fastest, "float32" or "bfloat16"; num_classes: of the data set; architecture and
-    recipe: of the victim.
+    what this machine multiplies fastest, "float32" or "bfloat16"; num_classes, and shape (H, W, C) of images: of the
+    data set; architecture and recipe: of the victim.
     """
 
     streams: Streams
     device: str
     precision: Literal["float32", "bfloat16"]
     num_classes: int
+    shape: tuple[int, int, int]
     architecture: Architecture
     recipe: Recipe
 

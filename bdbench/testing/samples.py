@@ -102,7 +102,7 @@ def bench(images: np.ndarray, labels: np.ndarray, num_classes: int, seed: int, f
     model, shape = SampleNet(), images.shape[1:]
     trainer = Trainer(functools.partial(model.build, shape, num_classes), model.recipe("", shape), "cpu", quiet)
     hangs_on = made_from(fingerprint(images, labels), num_classes, seed, "cpu", "float32")
-    return Bench(num_classes, model, trainer, "float32", Store(folder), hangs_on, Silent())
+    return Bench(num_classes, shape, model, trainer, "float32", Store(folder), hangs_on, Silent())
 
 
 def workshop(attack: Attack, train: Split, num_classes: int, seed: int, folder: Path) -> HarnessWorkshop:

@@ -514,7 +514,7 @@ BROKEN: list[Broken] = [
     ("challenge-changes-images", InPlace(), "the images that came in, not new ones"),
     ("challenge-changes-images", Nothing(), "0 % of the images changed"),
     ("bystanders-want-their-own-label", OnItsOwn(), "10 images have their own label as their goal"),
-    ("bystanders-want-their-own-label", OfAll(), "80 images that are not of source=1 have another goal"),
+    ("bystanders-want-their-own-label", OfAll(source=1), "80 images that are not of source=1 have another goal"),
     ("poisons-teach-the-goal", WrongGoal(), "10 of 10 poisons have another label"),
     ("goal-is-a-label-for-every-label", ScalarGoal(), "int instead of an array"),
     ("goal-is-a-label-for-every-label", BeyondGoal(), "labels in 1..10 where K = 10"),
