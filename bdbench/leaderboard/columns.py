@@ -1,4 +1,4 @@
-"""The numbers of the tables: where they are in a record, what they are shares of, which way is better, who shows them."""
+"""The numbers of the tables: where they are in a record, what they are shares of, which way is better."""
 
 from __future__ import annotations
 

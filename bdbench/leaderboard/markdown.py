@@ -20,18 +20,18 @@ from bdbench.leaderboard.views import SETTING, displayed, gaps, greyed, matrix, 
 
 NOTE = """\
 Accuracies and rates are in percent. A row is one experiment: records of other data, another recipe, other files or
-other code are rows of their own, and say which. Mean over seeds, and after ± half the 95 % interval, which is the larger
-of Student's t over the seeds and of Wilson's over the examples behind all of them; [low, high] where it ends with 0 or
-100; none with one seed. k/n [low, high]: Wilson's interval, in percent. Before: the victim; reference: plain training by
-the stream that is used after removal. What removal and robust training did is measured against the reference, what a
+other code are rows of their own, and say which. Mean over seeds, and after ± half its 95 % interval: the larger of
+Student's t over the seeds and of Wilson's over the examples behind all of them; [low, high] where it ends with 0 or
+100; none with one seed. k/n [low, high]: Wilson's interval, in percent. Before: the victim; reference: plain training
+by the stream that is used after removal. What removal and robust training did is measured against the reference, what a
 repair or refused inputs did against the victim. Rivals are defenses of one stage with the same access, against the same
 attack; they are compared by paired differences over at least 3 shared seeds, corrected for the number of pairs (Holm).
 Bold: better than every rival that has the number. Rank, by DER without clips: 1 if it beats all rivals; ≈ best: beaten
 by none, and not told apart from the best; else 1 + the number of rivals that beat it. {grey}: the attack does not
 work there (the interval of ASR before reaches down to 50 or below), so that the row is not ranked and in no average.
-"Flags" are what the defense itself would remove. "Clean": the same defense where nothing is attacked. "p < 0.05": in how
-many seeds the defense says that there is a backdoor. Seconds, memory and models are the defense's own, its retraining
-included; "x victim" are its seconds over those that the cell's own victim took."""
+"Flags" are what the defense itself would remove. "Clean": the same defense where nothing is attacked. "p < 0.05": in
+how many seeds the defense says that there is a backdoor. Seconds, memory and models are the defense's own, its
+retraining included; "x victim" are its seconds over those that the cell's own victim took."""
 
 # What a page has room for; table.csv and index.html have the rest.
 _LEFT_OUT = ("der", "signed", "peak_memory_mb", "device")

@@ -12,10 +12,10 @@ from bdbench.leaderboard import views
 from bdbench.leaderboard.overall import Interval, Overall
 
 NOTE = """\
-Overall: the defenses that ran on every attack that works on the board, over those attacks and the seeds that they have of
-all. Mean ASR and CA cost: of the attacks' means over seeds; worst ASR: the highest of these. Intervals: whole seeds are
-drawn anew for all attacks together, since attacks share their random streams; at least as wide as the examples behind
-the numbers ask for; none with fewer than 3 seeds. Stages are not averaged."""
+Overall: the defenses that ran on every attack that works on the board, over those attacks and the seeds that they have
+of all. Mean ASR and CA cost: of the attacks' means over seeds; worst ASR: the highest of these. Intervals: whole seeds
+are drawn anew for all attacks together, since attacks share their random streams; at least as wide as the examples
+behind the numbers ask for; none with fewer than 3 seeds. Stages are not averaged."""
 
 
 HEADINGS = (

@@ -29,12 +29,14 @@ _OF_A_SEED = (
 def render(title: str, frame: pd.DataFrame, table: pd.DataFrame, overviews: Sequence[Overview], picture: str) -> str:
     """The page of a leaderboard: ``frame`` its records, ``table`` its cells, ``picture`` an SVG or nothing."""
     shown = displayed(table)
-    settings = _varied(shown, _SETTING)
     records = defaultdict(list)
     for key, row in zip(frame[CELL].itertuples(index=False, name=None), rows_of(frame), strict=True):
         records[key].append(row)
     cells: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    headings = {stage: {**settings, **columns(table[table["stage"] == stage], stage)} for stage in views.stages(table)}
+    headings = {}
+    for stage in views.stages(table):
+        own = table["stage"] == stage
+        headings[stage] = {**_varied(shown[own], _SETTING), **columns(table[own], stage)}
     keys = table[CELL].itertuples(index=False, name=None)
     for i, (key, raw, text) in enumerate(zip(keys, rows_of(table), rows_of(shown), strict=True)):
         best = raw["best"].split()
