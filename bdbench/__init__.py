@@ -15,21 +15,29 @@ _HOMES = {
     "bdbench.attacks": ("Attack", "Covers", "CraftedTrigger", "SourceSpecific", "TriggerAttack"),
     "bdbench.commands.options": ("export_command",),
     "bdbench.data": ("Challenge", "ImageData", "PoisonedData", "Role", "Split", "TrainingView"),
-    "bdbench.defenses": ("Detector", "InputDetector", "Mitigation", "Model", "ModelDetector", "RobustTraining", "Verdict"),
+    "bdbench.defenses": (
+        "Detector",
+        "InputDetector",
+        "Mitigation",
+        "Model",
+        "ModelDetector",
+        "RobustTraining",
+        "Verdict",
+    ),
     "bdbench.errors": ("BdbenchError", "unknown"),
     "bdbench.experiment": ("load", "reopen", "run", "run_all"),
     "bdbench.hookspecs": ("hookimpl",),
     "bdbench.interfaces": ("Architecture", "Dataset", "Measured", "Metric", "ReportSection", "Source"),
     "bdbench.params": ("param",),
     "bdbench.progress": ("bars",),
-    "bdbench.recipe": ("Recipe",),
+    "bdbench.recipe": ("Batch", "Recipe"),
     "bdbench.record": ("Record",),
     "bdbench.runs": ("Reopened",),
-    "bdbench.scoring": ("detect", "detector"),
+    "bdbench.scoring": ("detect", "detector", "most_suspicious"),
     "bdbench.seeds": ("Streams",),
     "bdbench.store": ("write_file", "written_whole"),
     "bdbench.training": ("Victim",),
-    "bdbench.workshop": ("Batch", "State", "Tools", "Workshop"),
+    "bdbench.workshop": ("State", "Tools", "Workshop"),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -44,14 +52,14 @@ if TYPE_CHECKING:
     from bdbench.interfaces import Architecture, Dataset, Measured, Metric, ReportSection, Source
     from bdbench.params import param
     from bdbench.progress import bars
-    from bdbench.recipe import Recipe
+    from bdbench.recipe import Batch, Recipe
     from bdbench.record import Record
     from bdbench.runs import Reopened
-    from bdbench.scoring import detect, detector
+    from bdbench.scoring import detect, detector, most_suspicious
     from bdbench.seeds import Streams
     from bdbench.store import write_file, written_whole
     from bdbench.training import Victim
-    from bdbench.workshop import Batch, State, Tools, Workshop
+    from bdbench.workshop import State, Tools, Workshop
 
 __all__ = [
     "Architecture",
@@ -94,6 +102,7 @@ __all__ = [
     "export_command",
     "hookimpl",
     "load",
+    "most_suspicious",
     "param",
     "reopen",
     "run",

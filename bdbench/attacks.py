@@ -43,7 +43,7 @@ class Attack(Component, ABC):
         return self
 
     def craft(self, train: Split, tools: Workshop) -> State:
-        """What takes long and is computed once: kept as a stage, resumable inside by ``tools.saved``. Default: nothing."""
+        """What takes long and is computed once: a stage, resumable inside by ``tools.saved``. Default: nothing."""
         return {}
 
     @abstractmethod
@@ -55,7 +55,7 @@ class Attack(Component, ABC):
         """What a model is tried with; None: nothing is attacked."""
 
     def victim(self, state: State, tools: Workshop) -> Victim | None:
-        """The victim, where the attacker has trained it. None, the default: the harness trains it on the poisoned set."""
+        """The victim, where the attacker has trained it; None, the default: the harness trains it."""
         return None
 
 
@@ -132,7 +132,7 @@ class TriggerAttack(Attack, ABC):
         return np.sort(tools.streams("choice").choice(sources, count, replace=False))
 
     def challenge(self, test: Split, state: State, tools: Workshop) -> Challenge:
-        """Every test image whose goal is another label than its own, triggered; bystanders as well, if there are any."""
+        """Every test image whose goal is another label than its own, triggered; bystanders too, if there are any."""
         goal = self.goal(test.labels, tools.num_classes)
         index = np.arange(len(goal)) if self.bystanders else np.flatnonzero(goal != test.labels)
         images = np.asarray(test.images)[index]
@@ -146,7 +146,7 @@ class TriggerAttack(Attack, ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class Covers(TriggerAttack, ABC):
-    """A trigger attack with cover examples: changed images that keep their label, so that the trigger is learnt narrowly."""
+    """With cover examples: changed images that keep their label, so that the trigger is learnt narrowly."""
 
     cover_rate: float = param(0.05, help="covers / size of the whole training set", low=0, high=1)
 

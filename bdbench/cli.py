@@ -91,6 +91,27 @@ def run(as_json: bool, **cell: Any) -> None:
             click.echo(f"{Path(cell['out']) / record['id']}", err=True)
 
 
+@cli.command()
+@click.option("--attack", default="blend", show_default=True, metavar="SPEC", help="NAME or NAME:KEY=VALUE,...")
+@click.option("--dataset", default="digits", show_default=True, metavar="SPEC")
+@click.option("--model", default="convnet", show_default=True, metavar="SPEC", help="Of what the attack itself trains.")
+@click.option("--seed", default=0, show_default=True, help="The root of all random streams.")
+@click.option("--output", default="preview.png", show_default=True, metavar="FILE", help="A .png, .svg or .pdf.")
+@options.workplace
+def preview(output: str, **setting: Any) -> None:
+    """Show clean images, what the attack makes of them, and the amplified difference, without training a victim."""
+    options.warn_of_broken_plugins()
+    from bdbench import preview as previews
+    from bdbench import progress
+
+    previews.check_name(Path(output))
+    with progress.bars() as bars:
+        with bars.busy("start"):
+            from bdbench import experiment
+        previews.write(experiment.cell(**setting, progress=bars).scene, Path(output))
+    click.echo(output)
+
+
 @cli.command("list")
 @click.argument("what", type=click.Choice(_LISTED), required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
@@ -165,8 +186,10 @@ OWN_COMMANDS = frozenset(cli.commands)
 
 def main() -> None:
     """The ``bdbench`` program, with the commands that plugins add."""
+    from bdbench import machine
     from bdbench.plugins import installed
 
+    machine.wait_kindly()
     installed().call("bdbench_add_commands", cli=cli)
     # Third-party warnings (numba's, torch's) are no news to someone who reads a table.
     warnings.simplefilter("ignore")

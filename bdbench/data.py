@@ -13,12 +13,11 @@ import numpy as np
 from bdbench.errors import BdbenchError
 
 
-
 class Role(IntEnum):
     """What an attack made of a training example.
 
     POISON: it teaches the attacker's goal, by its label or, where the attack is clean-label, by its image alone.
-    COVER: changed and correctly labelled, and of no use to the goal: it is there to teach where the trigger does nothing.
+    COVER: changed and correctly labelled, and of no use to the goal: it teaches where the trigger is to do nothing.
     """
 
     CLEAN = 0
@@ -60,8 +59,8 @@ class ImageData:
     """A data set. classes: the name of each label, in order.
 
     What ``bdbench.load`` adds: reserve, the clean examples set apart, of which every prefix keeps the shares of the
-    classes; whole: how many examples the training part had; source: a hash of the data set as it was read, which no
-    seed, subset or reserve changes.
+    classes; whole, whole_test: how many examples the two parts had; source: a hash of the data set as it was read,
+    which no seed, subset or reserve changes.
     """
 
     train: Split
@@ -69,6 +68,7 @@ class ImageData:
     classes: tuple[str, ...]
     reserve: Split | None = None
     whole: int = 0
+    whole_test: int = 0
     source: str = ""
 
     @property

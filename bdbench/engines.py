@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from bdbench import machine, record
 from bdbench.board import Board
+from bdbench.defenses import Defense
 from bdbench.errors import BdbenchError
 from bdbench.grid import Job
-from bdbench.defenses import Defense
 from bdbench.progress import Progress, Silent
 
 if TYPE_CHECKING:

@@ -26,10 +26,9 @@ from bdbench.store import STAGES, Store, sweep
 from bdbench.tools import Spread
 
 
-def run_each(
+def cell(
     *,
     attack: str | Attack = "blend",
-    defenses: Sequence[str | Defense] = ("datamodel",),
     dataset: str | Dataset = "digits",
     model: str | Architecture = "convnet",
     seed: int = 0,
@@ -44,14 +43,8 @@ def run_each(
     fresh: bool = False,
     progress: Progress | None = None,
     spread: Spread | None = None,
-) -> Iterator[Record | Exception]:
-    """Run several defenses on one poisoned set and one victim: of each in turn its record, or its own error.
-
-    The arguments are those of ``bdbench run``, and an engine's way to spread a defense's work. Raises BdbenchError for
-    what the caller can mend in the rest.
-    """
-    if not defenses:
-        raise BdbenchError("no defense is given: expected at least one")
+) -> Cell:
+    """A poisoned set and a victim that are to be; the arguments are those of ``bdbench run``. Raises BdbenchError."""
     machine.use_threads(threads)
     device = training.pick_device(device)
     setting = Setting(
@@ -70,7 +63,17 @@ def run_each(
         spread=spread,
     )
     sweep(Path(out))
-    yield from Cell(setting, Hooks()).run([installed().component("defense", d) for d in defenses])
+    return Cell(setting, Hooks())
+
+
+def run_each(*, defenses: Sequence[str | Defense] = ("datamodel",), **options: Any) -> Iterator[Record | Exception]:
+    """Run several defenses on one poisoned set and one victim: of each in turn its record, or its own error.
+
+    The options are those of ``cell``. Raises BdbenchError for what the caller can mend in what they share.
+    """
+    if not defenses:
+        raise BdbenchError("no defense is given: expected at least one")
+    yield from cell(**options).run([installed().component("defense", d) for d in defenses])
 
 
 def run_all(**options: Any) -> list[Record]:
@@ -144,18 +147,18 @@ def reopen(
         store=Store(folder.parent / STAGES),
         progress=progress or Silent(),
     )
-    cell = Cell(setting)
-    _check_same(path, cell.scene.facts(), config["data"])
+    opened = Cell(setting)
+    _check_same(path, opened.scene.facts(), config["data"])
     arrays = _arrays(folder) if path.is_dir() else {}
-    return Reopened(found, arrays, installed().component("defense", config["defense"]), cell)
+    return Reopened(found, arrays, installed().component("defense", config["defense"]), opened)
 
 
 def _check_same(path: Path, here: Mapping[str, Any], then: Mapping[str, Any]) -> None:
-    what = {"fingerprint": "the data", "poisoned": "the poisoned set", "challenge": "the triggered test images"}
+    what = {"fingerprint": "data", "poisoned": "poisoned set", "challenge": "triggered test images"}
     for key, name in what.items():
         if here[key] != then[key]:
             raise BdbenchError(
-                f"{name} of {path} is not what is made here: fingerprint {here[key]}, expected {then[key]}"
+                f"what is made here is not the {name} of {path}: fingerprint {here[key]}, expected {then[key]}"
             )
 
 

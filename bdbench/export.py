@@ -22,22 +22,19 @@ def splits(run: Reopened) -> dict[str, Columns]:
     """The parts of a run's data: train (poisoned), test (clean) and, where something is attacked, triggered.
 
     Columns: image uint8 (m, H, W, C); label int64, the one trained on or the attacker's goal; original_label int64;
-    role int8, of Role; index int64, the example's place in the whole training set or in the test set.
-    ``triggered`` holds the test images whose goal is not their own label.
+    role int8, of Role; index int64, the example's place in the data set's training or test part.
+    ``triggered`` holds the challenge: where the goal is the image's own label, it is a bystander, role COVER.
     """
-    poisoned, test = run.poisoned, run.clean.test
+    poisoned, test, challenge = run.poisoned, run.clean.test, run.challenge
     images = np.asarray(test.images)
-    everything = np.arange(len(test.labels))
     found = {
         "train": _columns(poisoned.images, poisoned.labels, poisoned.original_labels, poisoned.roles, run.places),
-        "test": _columns(images, test.labels, test.labels, np.full(len(images), Role.CLEAN), everything),
+        "test": _columns(images, test.labels, test.labels, np.full(len(images), Role.CLEAN), test.places),
     }
-    goal = run.attack.goal(test.labels)
-    if goal is not None:
-        aimed = np.flatnonzero(goal != test.labels)
-        triggered = run.triggered(images)[aimed]
-        roles = np.full(len(aimed), Role.POISON)
-        found["triggered"] = _columns(triggered, goal[aimed], test.labels[aimed], roles, aimed)
+    if challenge is not None:
+        roles = np.where(run.attacked, Role.POISON, Role.COVER)
+        own, places = test.labels[challenge.index], test.places[challenge.index]
+        found["triggered"] = _columns(challenge.images, challenge.goal, own, roles, places)
     return found
 
 

@@ -94,8 +94,10 @@ def _ticks() -> dict[int, tuple[int, int]] | None:
 
 def precision(asked: str, device: str) -> Precision:
     """``asked``, or for "auto" the one in which products are faster on ``device``."""
-    if asked == "float32" or asked == "bfloat16":
-        return asked
+    if asked == "float32":
+        return "float32"
+    if asked == "bfloat16":
+        return "bfloat16"
     if device.startswith("cuda"):
         import torch
 

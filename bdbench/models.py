@@ -18,7 +18,7 @@ from bdbench.training import Victim
 
 
 class Models:
-    """The victim, the reference, and models trained on parts of a poisoned set; each is trained when first asked for."""
+    """The victim, the reference, and models trained on parts of a poisoned set; each is made when first asked for."""
 
     def __init__(self, scene: Scene) -> None:
         self.scene = scene
@@ -37,7 +37,11 @@ class Models:
     def _victim(self) -> tuple[Victim, Stage]:
         scene = self.scene
         given = scene.attack.victim(scene.state, scene.workshop)
-        found = (given, Stage({}, 0.0, reused=True)) if given is not None else self.trained(None, "victim", "victim")
+        found = (
+            (given, Stage({}, 0.0, reused=True))
+            if given is not None
+            else self.trained(None, "victim", "train the victim")
+        )
         scene.seconds["victim"] = found[1].seconds
         return found
 
@@ -53,12 +57,12 @@ class Models:
         What a removal did is measured against it: the victim's initialisation, or an attacker's own training, are
         other ones, and their difference would pass for the removal's.
         """
-        model, stage = self.trained(None, "retrain", "reference")
+        model, stage = self.trained(None, "retrain", "train the reference")
         self.scene.seconds["reference"] = stage.seconds
         return self.performance(model), stage
 
     def trained(self, kept: np.ndarray | None, stream: str, label: str) -> tuple[Victim, Stage]:
-        """A model trained on the kept part, bool (n,), of the poisoned set (None: all), from the store if it is there."""
+        """A model trained on the kept part, bool (n,), of the poisoned set; None: on all of it."""
         scene = self.scene
         index = np.arange(len(scene.view.labels)) if kept is None else np.flatnonzero(kept)
         trainer = scene.bench.trainer
@@ -75,7 +79,7 @@ class Models:
 
         def make() -> tuple[Mapping[str, np.ndarray], float]:
             start = time.perf_counter()
-            victim = trainer.train(scene.view.images[index], scene.view.labels[index], seed, f"train the {label}")
+            victim = trainer.train(scene.view.images[index], scene.view.labels[index], seed, label)
             return victim.arrays(), time.perf_counter() - start
 
         stage = scene.bench.store.stage(config, make)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,13 @@ from bdbench.data import Role
 
 COLOURS = {Role.CLEAN: "#0072b2", Role.POISON: "#d55e00", Role.COVER: "#e69f00"}
 _GREY = "#888888"
+
+
+def rendered(figure: Figure, kind: str = "png") -> bytes:
+    """A figure as the bytes of a picture file."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=kind, dpi=110)
+    return buffer.getvalue()
 
 
 def examples(clean: np.ndarray, poisoned: np.ndarray, titles: Sequence[str]) -> Figure:

@@ -42,6 +42,7 @@ def prepare(
         classes=data.classes,
         reserve=_part("reserve", pool, apart, data.classes, track) if len(apart) else None,
         whole=len(data.train.labels),
+        whole_test=len(data.test.labels),
     )
     shapes = {np.asarray(s.images).shape[1:] for s in (prepared.train, prepared.test, prepared.reserve) if s}
     if len(shapes) > 1:
@@ -77,7 +78,7 @@ def _divided(
     train, test = np.arange(len(data.train.labels)), np.arange(len(data.test.labels))
     pool = data.train.labels if reserve_from == "train" else data.test.labels
     size = round(reserve * len(pool))
-    if size >= len(pool):
+    if size and size >= len(pool):
         raise BdbenchError(f"reserve={reserve:g} sets apart all {len(pool)} {reserve_from} examples: expected a share")
     apart = in_turn(pool, size, streams("reserve"))
     if reserve_from == "train":

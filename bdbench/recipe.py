@@ -1,9 +1,14 @@
-"""How a model is trained, as one flat table."""
+"""How a model is trained: one flat table, and what a loss of one's own sees."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
 
 
 @dataclass(frozen=True)
@@ -28,3 +33,22 @@ class Recipe:
     flip: bool = False
     crop_padding: int = 0
     reduced: bool = False
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One step of training, as a loss sees it.
+
+    network: in training mode; x: float (b, C, H, W), augmented and normalised; labels: int64 (b,); index: int64 (b,),
+    which of the training examples these are; epoch: from 0.
+    """
+
+    network: nn.Module
+    x: torch.Tensor
+    labels: torch.Tensor
+    index: torch.Tensor
+    epoch: int
+
+
+Loss = Callable[[Batch], "torch.Tensor"]
+"""What a step descends: a scalar."""

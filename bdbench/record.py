@@ -19,8 +19,8 @@ from bdbench.store import key_of, written_whole
 SCHEMA = "bdbench.record/2"
 # Of which records can be read: what was measured by other definitions is shown, and refused by leaderboards.
 _OLDER = "bdbench.record/1"
-# The version of the definitions in ``bdbench.metrics``, and of how data are prepared and models compared: numbers of two
-# versions are not to be put in one table.
+# The version of the definitions in ``bdbench.metrics``, and of how data are prepared and models compared: numbers of
+# two versions are not to be put in one table.
 DEFINITIONS = 2
 KINDS = ("dataset", "model", "attack", "defense")
 # The stages that the defenses of one poisoned set share; the others are a defense's own.
@@ -153,7 +153,7 @@ class Record:
     inputs: Inputs | None = None
     verdict: Judgement | None = None
     p_value: float | None = None
-    derived: Derived = Derived(None)
+    derived: Derived = field(default_factory=lambda: Derived(None))
     extra: dict[str, float | None] = field(default_factory=dict)
     schema: str = SCHEMA
     definitions: int = DEFINITIONS
@@ -166,7 +166,11 @@ class Record:
     def from_dict(cls, data: Mapping[str, Any]) -> Record:
         """The record that ``data`` describes. Raises BdbenchError if it is not valid."""
         validate(data)
-        data = upgraded(data)
+        return cls.of(upgraded(data))
+
+    @classmethod
+    def of(cls, data: Mapping[str, Any]) -> Record:
+        """The record of valid data in the shape of this version."""
         parts: dict[str, Any] = {
             **dict.fromkeys(("before", "reference", "after"), Performance),
             "detection": Detection, "inputs": Inputs, "verdict": Judgement, "derived": Derived, "cost": Cost,
@@ -335,7 +339,7 @@ def dumps(data: Mapping[str, Any]) -> str:
 
 def read(path: Path) -> Record:
     """The record in a run's folder, or in a file. Raises BdbenchError if there is none or it is not valid."""
-    return Record.from_dict(load(path))
+    return Record.of(load(path))
 
 
 def load(path: Path) -> dict[str, Any]:

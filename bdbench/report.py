@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,6 @@ from bdbench.interfaces import ReportSection
 from bdbench.plugins import installed
 from bdbench.progress import Progress
 from bdbench.record import Record
-from bdbench.experiment import reopen
 from bdbench.runs import Reopened
 from bdbench.seeds import Streams
 from bdbench.store import write_file
@@ -66,15 +64,19 @@ def render(run: Reopened) -> str:
 
 def verdict(made: Record) -> tuple[str, str]:
     """A word for the outcome ('good', 'bad' or 'plain') and a sentence on it."""
-    if _scored_only(made):
-        return "plain", "Nothing was removed: the training examples were scored only."
-    before, after = made.before, made.after
+    if made.verdict is not None:
+        return _of_a_model(made)
+    after, before = made.after, made.reference or made.before
+    if after is None:
+        if made.decision is None or made.decision.after is None:
+            return "plain", "Nothing was removed: the training examples were scored only."
+        after = made.decision.after
     accuracy = f"Clean accuracy went from {_percent(before.clean_accuracy)} to {_percent(after.clean_accuracy)}."
     if before.attack_success_rate is None or after.attack_success_rate is None:
         return "plain", f"Nothing was attacked: this is what the defense costs. {accuracy}"
     success = f"from {_percent(before.attack_success_rate)} to {_percent(after.attack_success_rate)}"
     found = ""
-    if made.detection is not None and made.detection.tpr_at_budget is not None:
+    if made.detection is not None and made.detection.budget and made.detection.tpr_at_budget is not None:
         share, budget = _percent(made.detection.tpr_at_budget), _percent(made.detection.budget)
         found = f" {share} of the poisons were in the {budget} that it removed."
     if before.attack_success_rate < _WORKS:
@@ -85,19 +87,33 @@ def verdict(made: Record) -> tuple[str, str]:
     return "bad", f"The backdoor {state}: attack success went {success}. {accuracy}{found}"
 
 
+def _of_a_model(made: Record) -> tuple[str, str]:
+    assert made.verdict is not None
+    said = "backdoored" if made.verdict.flagged else "clean"
+    named = f", with target {'+'.join(map(str, made.verdict.targets))}" if made.verdict.targets else ""
+    right = made.verdict.flagged != made.control
+    hit = (
+        "" if made.verdict.hit is None else f" The targets that it names are {'' if made.verdict.hit else 'not '}right."
+    )
+    return "good" if right else "bad", f"The model is called {said}{named}; it is {'right' if right else 'wrong'}.{hit}"
+
+
 def _sections(run: Reopened) -> Iterator[ReportSection]:
     made = run.record
-    rows = {
-        "clean accuracy": (made.before.clean_accuracy, made.after.clean_accuracy),
-        "attack success rate": (made.before.attack_success_rate, made.after.attack_success_rate),
-        "robust accuracy": (made.before.robust_accuracy, made.after.robust_accuracy),
-    }
-    known = {name: (b, a) for name, (b, a) in rows.items() if b is not None and a is not None}
-    if not _scored_only(made):
-        yield ReportSection("Before and after", pictures.before_and_after(known))
+    base, after = made.reference or made.before, made.after
+    if after is not None:
+        rows = {
+            "clean accuracy": (base.clean_accuracy, after.clean_accuracy),
+            "attack success rate": (base.attack_success_rate, after.attack_success_rate),
+            "robust accuracy": (base.robust_accuracy, after.robust_accuracy),
+        }
+        known = {name: (b, a) for name, (b, a) in rows.items() if b is not None and a is not None}
+        caption = "Before: plain training on the whole set, by the stream that the model after was trained by."
+        yield ReportSection("Before and after", pictures.before_and_after(known), caption if made.reference else "")
     yield from _poisons(run)
-    if run.scores is not None and run.kept is not None and made.detection is not None:
-        yield from _scores(run, run.scores, run.kept)
+    if run.scores is not None and made.detection is not None:
+        yield from _scores(run, run.scores, np.ones(len(run.scores), bool) if run.kept is None else run.kept)
+    yield from _inputs(run)
     yield ReportSection("Cost", pictures.cost(made.cost.seconds), "Wall seconds of each stage, when it was computed.")
 
 
@@ -119,8 +135,10 @@ def _scores(run: Reopened, scores: np.ndarray, kept: np.ndarray) -> Iterator[Rep
     caption = "A defense that works puts the poisons to the right of all that is clean."
     threshold = None if kept.all() else float(scores[~kept].min())
     yield ReportSection("Scores by role", pictures.histogram(scores, roles, threshold), caption)
-    if found.tpr_at_budget is not None and found.fpr_at_budget is not None:
-        point = None if kept.all() else (found.fpr_at_budget, found.tpr_at_budget)
+    if found.auroc is not None:
+        point = None
+        if found.fpr_at_budget is not None and found.tpr_at_budget is not None:
+            point = found.fpr_at_budget, found.tpr_at_budget
         figure = pictures.curves(scores, roles, point)
         yield ReportSection("ROC and precision-recall", figure, "Dotted: a defense that guesses.")
     top = metrics.rank(scores, Streams(run.record.seed)("ties"))[:_FLAGGED]
@@ -131,20 +149,31 @@ def _scores(run: Reopened, scores: np.ndarray, kept: np.ndarray) -> Iterator[Rep
     yield ReportSection(f"The {len(top)} most suspicious examples", figure, caption)
 
 
+def _inputs(run: Reopened) -> Iterator[ReportSection]:
+    if "clean_scores" in run.arrays and len(run.arrays["challenge_scores"]):
+        clean, challenged = run.arrays["clean_scores"], run.arrays["challenge_scores"]
+        roles = np.concatenate([np.full(len(clean), Role.CLEAN), np.where(run.attacked, Role.POISON, Role.COVER)])
+        figure = pictures.histogram(np.concatenate([clean, challenged]), roles, None)
+        caption = "Test images: clean ones, those with the trigger (poison), and bystanders (cover), if there are any."
+        yield ReportSection("Scores of inputs", figure, caption)
+
+
 def _facts(made: Record) -> Iterator[tuple[str, str]]:
     data, environment = made.config.get("data", {}), made.environment
     yield "training set", f"{data.get('train')} examples, {data.get('poisons')} of them poisons"
+    yield "stage of defense", made.stage
     if made.detection is not None:
         shown = {"AUROC": made.detection.auroc, "average precision": made.detection.average_precision}
         yield from ((name, f"{value:.3f}") for name, value in shown.items() if value is not None)
+    if made.decision is not None:
+        yield "flagged by its own decision", _percent(made.decision.flagged)
+    if made.p_value is not None:
+        yield "p-value", f"{made.p_value:.3g}"
     yield "oracles", ", ".join(made.oracles) or "none"
     yield "models trained", str(made.cost.models_trained)
     yield "peak memory", f"{made.cost.peak_memory_mb:.0f} MB"
-    yield "where", f"{environment['device']}, {environment['threads']} threads, commit {environment['commit']}"
-
-
-def _scored_only(made: Record) -> bool:
-    return made.detection is not None and made.detection.budget == 0
+    where = ", ".join(filter(None, [environment["device"], environment.get("processor", "")]))
+    yield "where", f"{where}, {environment['threads']} threads, commit {environment['commit']}"
 
 
 def _percent(share: float) -> str:
@@ -153,6 +182,4 @@ def _percent(share: float) -> str:
 
 def _embedded(figure: Any) -> str:
     """A matplotlib figure as a data URL."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return "data:image/png;base64," + base64.b64encode(pictures.rendered(figure)).decode()

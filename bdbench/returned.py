@@ -1,4 +1,4 @@
-"""What components hand back, checked where it is taken: each function returns it, or raises BdbenchError in one line."""
+"""What components hand back, checked where it is taken: each function returns it, or raises BdbenchError."""
 
 from __future__ import annotations
 

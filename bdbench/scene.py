@@ -157,9 +157,7 @@ def made(setting: Setting) -> Scene:
     streams = Streams(setting.seed)
     with _timed(seconds, "data"):
         where = "test" if setting.attack.foreign else "train"
-        images = read_images(
-            setting.dataset, setting.source, setting.seed, setting.reserve, setting.progress, where
-        )
+        images = read_images(setting.dataset, setting.source, setting.seed, setting.reserve, setting.progress, where)
     attack = setting.attack.settled(images.num_classes, streams.child("attack"))
     train = images.train
     bench = _bench(setting, images, data.fingerprint(np.asarray(train.images), train.labels))
@@ -171,9 +169,7 @@ def made(setting: Setting) -> Scene:
         challenge = returned.challenge(attack, images, attack.challenge(images.test, state, workshop))
     view = poisoned.view(images.num_classes)
     inspected = _bench(setting, images, data.fingerprint(view.images, view.labels))
-    return Scene(
-        setting, attack, images, state, poisoned, challenge, view, streams, inspected, workshop, seconds
-    )
+    return Scene(setting, attack, images, state, poisoned, challenge, view, streams, inspected, workshop, seconds)
 
 
 def contents(component: Component) -> dict[str, str]:

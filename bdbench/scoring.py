@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from bdbench import data, machine, training
+from bdbench import data, machine, metrics, training
 from bdbench.defenses import Detector
 from bdbench.errors import BdbenchError, unknown
 from bdbench.interfaces import Architecture
@@ -85,3 +85,11 @@ def detect(
             examples=len(view.labels),
         )
         return np.asarray(chosen.score(view, tools), np.float64)
+
+
+def most_suspicious(scores: np.ndarray, budget: float, seed: int = 0) -> np.ndarray:
+    """Indices of the ``round(budget * n)`` highest of scores (n,), the highest first; ties in random order.
+
+    A stable sort would favour low indices, which may well say where an example came from.
+    """
+    return metrics.rank(scores, Streams(seed)("ties"))[: round(budget * len(scores))]

@@ -101,7 +101,6 @@ def _named(part: Any) -> str:
     return spec.name if spec else module
 
 
-@functools.cache
 def own_code(component: type[Component]) -> str:
     """A hash of what a component's own code says: its module, and what that imports from its own package.
 
@@ -109,7 +108,12 @@ def own_code(component: type[Component]) -> str:
     comments, docstrings and layout, and bdbench's own code, for which the version of the definitions stands, is no part
     of it. A component that is in no file has none: "".
     """
-    files = _all_reached((component.__module__,))
+    return _said_by(component.__module__)
+
+
+@functools.cache
+def _said_by(module: str) -> str:
+    files = _all_reached((module,))
     if files is None:
         return ""
     digest = hashlib.sha256()
@@ -120,7 +124,7 @@ def own_code(component: type[Component]) -> str:
 
 
 def _said(node: Any) -> str:
-    """A syntax tree as text, the same under every version of Python: fields that are empty, new ones too, do not count."""
+    """A syntax tree as text, the same under every version of Python: fields that are empty do not count."""
     if isinstance(node, list):
         return f"[{','.join(map(_said, node))}]"
     if not isinstance(node, ast.AST):

@@ -14,66 +14,115 @@ from bdbench.board import Board
 from bdbench.grid import Job, short_spec, show_seeds
 from bdbench.record import labels, number
 
-# (title, [(row, path in the record)]): fractions are printed in percent, but AUROC and AP as they are.
-_SECTIONS: list[tuple[str, list[tuple[str, tuple[str, str]]]]] = [
-    (
-        "before",
-        [
-            ("CA %", ("before", "clean_accuracy")),
-            ("ASR %", ("before", "attack_success_rate")),
-            ("RA %", ("before", "robust_accuracy")),
-        ],
+# (row, key in a part of the record): fractions are printed in percent, but AUROC, AP, scores and p-values as they are.
+# What no record of a table has is left out.
+_Rows = tuple[tuple[str, str], ...]
+_MODEL: _Rows = (
+    ("CA %", "clean_accuracy"),
+    ("ASR %", "attack_success_rate"),
+    ("worst goal's ASR %", "worst_goal"),
+    ("RA %", "robust_accuracy"),
+    ("bystanders right %", "bystander_accuracy"),
+    ("bystanders as a target %", "spill"),
+)
+_AFTER = {
+    "training set": "after removal and retraining",
+    "training time": "trained by the defense",
+    "repair": "repaired",
+    "inputs": "with suspicious inputs refused",
+}
+_OWN: dict[str, _Rows] = {
+    "detection": (
+        ("AUROC", "auroc"),
+        ("AP", "average_precision"),
+        ("TPR at budget %", "tpr_at_budget"),
+        ("FPR at budget %", "fpr_at_budget"),
+        ("covers at budget %", "cover_flagged"),
+        ("TPR at 1 % FPR %", "tpr_at_1pct_fpr"),
     ),
-    (
-        "detection",
-        [
-            ("AUROC", ("detection", "auroc")),
-            ("AP", ("detection", "average_precision")),
-            ("TPR at budget %", ("detection", "tpr_at_budget")),
-            ("FPR at budget %", ("detection", "fpr_at_budget")),
-            ("TPR at 1 % FPR %", ("detection", "tpr_at_1pct_fpr")),
-            ("p-value", ("detection", "p_value")),
-        ],
+    "decision": (
+        ("flagged %", "flagged"),
+        ("TPR %", "tpr"),
+        ("FPR %", "fpr"),
+        ("precision %", "precision"),
+        ("covers flagged %", "cover_flagged"),
+        ("CA after %", "after.clean_accuracy"),
+        ("ASR after %", "after.attack_success_rate"),
     ),
-    (
-        "after removal and retraining",
-        [
-            ("CA %", ("after", "clean_accuracy")),
-            ("ASR %", ("after", "attack_success_rate")),
-            ("RA %", ("after", "robust_accuracy")),
-        ],
+    "inputs": (
+        ("AUROC", "auroc"),
+        ("AUROC where the victim obeys", "auroc_obeyed"),
+        ("TPR at 1 % FPR %", "tpr_at_1pct_fpr"),
+        ("TPR at 5 % FPR %", "tpr_at_5pct_fpr"),
+        ("refused of attacked %", "tpr"),
+        ("refused of clean %", "fpr"),
+        ("refused of bystanders %", "bystander_fpr"),
     ),
-]
+    "verdict": (("score", "score"),),
+}
+_TITLES = {"decision": "what the defense itself flags", "verdict": "verdict on the model"}
 
 
 def show_runs(records: Sequence[Mapping[str, Any]]) -> None:
-    """One table of finished runs on one poisoned set: a column for each defense."""
+    """Finished runs on one poisoned set: a table for each stage of defense, with a column for each."""
     config = records[0]["config"]
     attack = {k: v for k, v in config["attack"].items() if k != "name" and v is not None}
     facts = config.get("data", {})
-    title = (
-        f"{config['attack']['name']} on {config['dataset']['name']}, {config['model']['name']}, "
-        f"seed {records[0]['seed']}\n{', '.join(f'{k}={v}' for k, v in attack.items())}\n"
-        f"{facts.get('poisons')} poisons in {facts.get('train')} training images, {facts.get('test')} test images, "
-        f"budget {100 * config['budget']:g} %"
+    covers = f", {facts['covers']} covers" if facts.get("covers") else ""
+    targets = f", target {'+'.join(map(str, facts['targets']))}" if 0 < len(facts.get("targets", [])) < 4 else ""
+    console = _console()
+    console.print(
+        _plain(
+            f"{config['attack']['name']} on {config['dataset']['name']}, {config['model']['name']}, "
+            f"seed {records[0]['seed']}{targets}\n{', '.join(f'{k}={v}' for k, v in attack.items())}\n"
+            f"{facts.get('poisons')} poisons{covers} in {facts.get('train')} training images, "
+            f"{facts.get('test')} test images"
+        ),
+        style="italic",
     )
-    table = Table(title=title, title_justify="left")
+    for stage in dict.fromkeys(record["stage"] for record in records):
+        console.print(_stage_table(stage, [record for record in records if record["stage"] == stage]))
+
+
+def _stage_table(stage: str, records: Sequence[Mapping[str, Any]]) -> Table:
+    budgets = {record["config"]["budget"] for record in records}
+    removed = "".join(f", budget {100 * b:g} %" for b in budgets if isinstance(b, int | float))
+    table = Table(title=f"{stage}{removed}", title_justify="left")
     table.add_column("")
     for name in labels([record["config"]["defense"] for record in records]):
         table.add_column(name.replace(" ", "\n"), justify="right", overflow="fold")
-    for section, rows in _SECTIONS:
-        table.add_row(f"[bold]{section}[/bold]")
-        for name, (part, key) in rows:
-            values = [number(record, part, key) for record in records]
-            table.add_row(f"  {name}", *(_number(v, percent=name.endswith("%")) for v in values))
-        table.add_section()
+    sections: list[tuple[str, str, _Rows]] = [
+        ("before", "before", _MODEL),
+        ("reference: plain training", "reference", _MODEL),
+    ]
+    sections += [(_TITLES.get(part, part), part, rows) for part, rows in _OWN.items()]
+    sections += [(_AFTER.get(stage, "after"), "after", _MODEL)]
+    for title, part, rows in sections:
+        told = [(name, [number(record, f"{part}.{key}") for record in records]) for name, key in rows]
+        told = [(name, values) for name, values in told if any(value is not None for value in values)]
+        if told:
+            table.add_row(f"[bold]{title}[/bold]")
+            for name, values in told:
+                table.add_row(f"  {name}", *(_number(v, percent=name.endswith("%")) for v in values))
+            if part == "verdict":
+                table.add_row("  says", *(_verdict(record["verdict"]) for record in records))
+            table.add_section()
+    if any(record["p_value"] is not None for record in records):
+        table.add_row("p-value", *(_number(record["p_value"], percent=False) for record in records))
     table.add_row("seconds", *(f"{sum(r['cost']['seconds'].values()):.1f}" for r in records))
     table.add_row("models trained", *(str(r["cost"]["models_trained"]) for r in records))
     if any(r["oracles"] for r in records):
         table.add_row("oracles", *(", ".join(r["oracles"]) or "none" for r in records))
     for name in sorted({name for r in records for name in r["extra"]}):
         table.add_row(name, *(_number(r["extra"].get(name), percent=False) for r in records))
-    _console().print(table)
+    return table
+
+
+def _verdict(found: Mapping[str, Any]) -> str:
+    if not found["flagged"]:
+        return "clean"
+    named = "+".join(map(str, found["targets"]))
+    return f"backdoored{f', target {named}' if named else ''}"
 
 
 def _number(value: float | None, percent: bool) -> str:

@@ -17,12 +17,12 @@ from bdbench.errors import BdbenchError
 from bdbench.interfaces import Architecture
 from bdbench.machine import Precision
 from bdbench.progress import Progress
-from bdbench.recipe import Recipe
+from bdbench.recipe import Loss, Recipe
 from bdbench.record import DEFINITIONS
 from bdbench.seeds import Streams
 from bdbench.store import Store, key_of
 from bdbench.training import Trainer, Victim
-from bdbench.workshop import Loss, Oracle, State, Tools, Workshop
+from bdbench.workshop import Oracle, State, Tools, Workshop
 
 if TYPE_CHECKING:
     from torch import nn
@@ -60,8 +60,11 @@ class Bench:
 
 
 def made_from(contents: str, num_classes: int, seed: int, device: str, precision: str) -> dict[str, Any]:
-    """What every result on one data set hangs on: its ``contents``, a hash; the seed; the machine; bdbench's code."""
-    return {
+    """What every result on one data set hangs on: its ``contents``, a hash; the seed; the machine; bdbench's code.
+
+    It is hashed: a defense holds it, and from the run's own seed could draw the attack's choices again.
+    """
+    what = {
         "set": contents,
         "definitions": DEFINITIONS,
         "classes": num_classes,
@@ -71,6 +74,7 @@ def made_from(contents: str, num_classes: int, seed: int, device: str, precision
         "threads": torch.get_num_threads(),
         "libraries": sources.code_of(),
     }
+    return {"made_from": key_of(what)}
 
 
 class HarnessWorkshop(Workshop):

@@ -14,8 +14,7 @@ import torch.nn.functional as F
 
 from bdbench.errors import BdbenchError
 from bdbench.progress import Track, quiet
-from bdbench.recipe import Recipe
-from bdbench.workshop import Batch, Loss
+from bdbench.recipe import Batch, Loss, Recipe
 
 _BATCH = 1024
 # Passes over fewer images end before a bar could be read.
@@ -100,11 +99,11 @@ class _Normalised(torch.nn.Module):
         super().__init__()
         self.network = network
         device = next(network.parameters()).device
-        self.register_buffer("mean", torch.from_numpy(mean).to(device)[:, None, None])
-        self.register_buffer("std", torch.from_numpy(std).to(device)[:, None, None])
+        self._mean = torch.from_numpy(mean).to(device)[:, None, None]
+        self._std = torch.from_numpy(std).to(device)[:, None, None]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.network((x - self.mean) / self.std)
+        return self.network((x - self._mean) / self._std)
 
 
 @dataclass(frozen=True)

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from bdbench.interfaces import Architecture
-from bdbench.recipe import Recipe
+from bdbench.recipe import Loss, Recipe
 from bdbench.seeds import Streams
 
 if TYPE_CHECKING:
-    import torch
     from torch import nn
 
     from bdbench.training import Victim
@@ -26,25 +24,6 @@ Oracle = Literal["poison_rate", "target_labels", "clean_set", "poisons"]
 """What a defense may be told. poison_rate: float, poisons / n; target_labels: tuple of int, the goals of the attacked
 test images, sorted; clean_set: Split, examples that nobody poisoned, of which every prefix is stratified; poisons: bool
 (n,), the truth itself, for ceilings."""
-
-
-@dataclass(frozen=True)
-class Batch:
-    """One step of training, as a loss sees it.
-
-    network: in training mode; x: float (b, C, H, W), augmented and normalised; labels: int64 (b,); index: int64 (b,),
-    which of the training examples these are; epoch: from 0.
-    """
-
-    network: nn.Module
-    x: torch.Tensor
-    labels: torch.Tensor
-    index: torch.Tensor
-    epoch: int
-
-
-Loss = Callable[[Batch], "torch.Tensor"]
-"""What a step descends: a scalar."""
 
 
 class Workshop(ABC):

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bdbench import Split
+from bdbench import ImageData, Split
 
 # One cell of the smallest size at which every stage does its work.
 TINY: dict[str, Any] = {
@@ -31,3 +31,10 @@ def split() -> Split:
     """40 grey images of 8 x 8 with labels 0..3 in turn."""
     rng = np.random.default_rng(0)
     return Split(rng.integers(0, 256, (40, 8, 8, 1)).astype(np.uint8), np.arange(40) % 4)
+
+
+def in_order(data: ImageData) -> ImageData:
+    """A prepared data set with the training set back in its own order."""
+    order = np.argsort(data.train.places)
+    images = np.asarray(data.train.images)[order]
+    return ImageData(Split(images, data.train.labels[order]), data.test, data.classes)

@@ -69,7 +69,7 @@ def broken(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["--attack", "badnets:target=10"], "target=10 is not there: expected a label in 0..9"),
         (["--attack", "badnets:size=9"], "size=9 with margin=0 does not fit images of 8 x 8"),
         (["--attack", "blend:alpha"], "cannot read 'alpha' in 'blend:alpha'"),
-        (["--attack", "blend:pattern=nowhere.png"], "cannot read pattern=nowhere.png"),
+        (["--attack", "blend:pattern=nowhere.png"], "attack 'blend' reads 'nowhere.png', which is not there"),
         (["--model", "resnet9"], "model 'resnet9' cannot take images of 8 x 8: expected at least 16"),
         (["--budget", "1.5"], "budget=1.5 is not allowed: expected a fraction in [0, 1)"),
         (["--budget", "0.0001"], "budget=0.0001 removes 0 of 300 training examples: expected at least 1, and not all"),
@@ -94,7 +94,10 @@ def broken(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["--dataset", "npz:path=text.npz", "--data-root", "{root}"], "cannot read {root}/text.npz as npz"),
         (["--dataset", "npz:path=incomplete.npz", "--data-root", "{root}"], "has no array 'x_train'"),
         (["--dataset", "npz:path=nan.npz", "--data-root", "{root}"], "the training images hold NaN"),
-        (["--dataset", "digits:subset=5000"], "subset=5000 is not allowed: the data set has 1437"),
+        (["--dataset", "digits:subset=5000"], "subset=5000 is not allowed: the data set has 1365"),
+        (["--budget", "most"], "budget=most is not allowed: expected a fraction in [0, 1), or auto"),
+        (["--budget", "auto"], "budget=auto is not allowed: defense 'random' flags nothing itself"),
+        (["--reserve", "1"], "reserve=1.0 is not allowed: expected a share in [0, 1)"),
         (["--out", "{root}/file/runs"], "cannot write to {root}/file/runs"),
     ],
 )
@@ -112,6 +115,36 @@ def test_bad_input_ends_in_one_line_and_code_2(
     assert "Traceback" not in result.output
     assert result.stdout == ""
     assert not list(tmp_path.rglob("record.json"))
+
+
+def test_defenses_of_several_stages_have_a_table_each(tmp_path: Path) -> None:
+    out = ["--out", str(tmp_path / "runs")]
+    result = invoke("run", *SMALL, *out, "--defense", "random", "--defense", "low-loss", "--attack", "badnets")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.count("training set, budget 10 %") == 1
+    assert "reference: plain training" in result.stdout and "after removal and retraining" in result.stdout
+    assert "-" not in {row.split("│")[2].strip() for row in result.stdout.splitlines() if row.count("│") == 4}
+
+
+def test_a_preview_shows_an_attack_and_trains_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from PIL import Image
+
+    def refuse(*arguments: Any, **options: Any) -> Any:
+        raise AssertionError("a preview trains no model")
+
+    monkeypatch.setattr("bdbench.training.Trainer.train", refuse)
+    picture = tmp_path / "seen.png"
+    out = ["--out", str(tmp_path / "runs")]
+    result = invoke("preview", "--attack", "badnets:mapping=all-to-all", "--output", str(picture), *out)
+    assert result.exit_code == 0, result.output
+    assert result.stdout.strip() == str(picture) and Image.open(picture).width > 800
+    for arguments, message in (
+        (["--attack", "none"], "attack 'none' changes no image: there is nothing to see"),
+        (["--output", "seen.gif"], "'seen.gif' is no picture: expected a name that ends in .png, .svg, .pdf"),
+        (["--attack", "blnd"], "unknown attack 'blnd': did you mean 'blend'?"),
+    ):
+        wrong = invoke("preview", *arguments, *out)
+        assert wrong.exit_code == 2 and message in wrong.stderr and len(wrong.stderr.splitlines()) == 1
 
 
 def test_show_of_nothing_is_an_error(tmp_path: Path) -> None:

@@ -16,8 +16,20 @@ import numpy as np
 import pytest
 
 import bdbench
-from bdbench import Attack, BdbenchError, Detector, Mitigation, Record, Tools, TrainingView, Victim, experiment
-from bdbench.interfaces import TriggerAttack
+from bdbench import (
+    Attack,
+    BdbenchError,
+    Detector,
+    Mitigation,
+    Record,
+    State,
+    Tools,
+    TrainingView,
+    TriggerAttack,
+    Victim,
+    Workshop,
+    experiment,
+)
 from bdbench.progress import Silent
 from bdbench_datamodel import ensemble
 from tests.conftest import TINY, TINY_DATAMODEL
@@ -84,7 +96,8 @@ def test_two_estimators_share_one_ensemble(tiny: dict[str, Any], monkeypatch: py
 
 def test_the_control_has_no_success_rate_and_counts_false_alarms(tiny: dict[str, Any]) -> None:
     record = bdbench.run(defense="low-loss", **{**tiny, "attack": "none"})
-    assert record.before.attack_success_rate is None and record.after.robust_accuracy is None
+    assert record.control and record.before.attack_success_rate is None
+    assert record.after is not None and record.after.robust_accuracy is None
     assert record.detection is not None and record.detection.auroc is None
     assert record.detection.fpr_at_budget == pytest.approx(0.1)
     assert record.derived.defense_effectiveness_rating is None
@@ -110,11 +123,11 @@ def test_a_budget_of_zero_scores_and_removes_nothing(tiny: dict[str, Any]) -> No
     removing, scoring = (bdbench.run(defense="low-loss", budget=budget, **tiny) for budget in (0.1, 0))
     assert removing.detection is not None and scoring.detection is not None
     assert scoring.detection.auroc == removing.detection.auroc
-    assert (scoring.detection.tpr_at_budget, scoring.detection.fpr_at_budget) == (0, 0)
-    assert scoring.after == scoring.before
+    assert (scoring.detection.tpr_at_budget, scoring.detection.fpr_at_budget) == (None, None)
+    assert (scoring.after, scoring.reference) == (None, None)
     assert (scoring.cost.models_trained, removing.cost.models_trained) == (0, 1)
-    assert "retrain" not in scoring.cost.seconds
-    assert np.load(tiny["out"] / scoring.id / "scores.npz")["kept"].all()
+    assert not {"retrain", "reference"} & set(scoring.cost.seconds)
+    assert "kept" not in np.load(tiny["out"] / scoring.id / "scores.npz")
 
 
 def test_the_same_cell_on_other_data_is_another_run(tmp_path: Path) -> None:
@@ -143,15 +156,17 @@ def test_a_metric_that_fails_costs_no_run(tiny: dict[str, Any], monkeypatch: pyt
 
 @dataclass(frozen=True, kw_only=True)
 class Forget(Mitigation):
-    """Trains afresh on the examples of the non-target labels' majority: enough to have a model."""
+    """Trains afresh on the clean examples."""
 
     name = "forget"
+    oracles = ("clean_set",)
 
-    def repair(self, view: TrainingView, tools: Tools) -> Victim:
-        return tools.train(np.array(view.images[:100]), np.array(view.labels[:100]), "fresh")
+    def repair(self, tools: Tools) -> Victim:
+        clean = tools.oracle("clean_set")
+        return tools.train(clean.images, clean.labels, "fresh")
 
 
-def test_a_mitigation_takes_a_detectors_place(tiny: dict[str, Any]) -> None:
+def test_a_mitigation_repairs_without_the_training_set(tiny: dict[str, Any]) -> None:
     first = bdbench.run(defense=Forget(), **tiny)
     assert first.detection is None
     assert first.cost.models_trained == 1
@@ -212,8 +227,8 @@ class Wrong(TriggerAttack):
     def stamp(self, images: np.ndarray, streams: bdbench.Streams) -> np.ndarray:
         return images
 
-    def poison(self, train: bdbench.Split, num_classes: int, streams: bdbench.Streams) -> bdbench.PoisonedData:
-        made = super().poison(train, num_classes, streams)
+    def poison(self, train: bdbench.Split, state: State, tools: Workshop) -> bdbench.PoisonedData:
+        made = super().poison(train, state, tools)
         return bdbench.PoisonedData(made.images.astype(float), made.labels, made.roles, made.original_labels)
 
 
@@ -269,7 +284,8 @@ def test_progress_is_reported_to_the_end(tiny: dict[str, Any]) -> None:
     bars = Bars()
     bdbench.run(defense=TINY_DATAMODEL, progress=bars, **tiny)
     assert set(bars.left) == {
-        "train the victim", "datamodel: networks", "datamodel: search", "datamodel: separation", "datamodel: retrain",
+        "train the victim", "train the reference",
+        "datamodel: networks", "datamodel: search", "datamodel: separation", "datamodel: retrain",
     }  # fmt: skip
     assert set(bars.left.values()) == {0}
 
@@ -307,9 +323,11 @@ def test_reporters_hear_of_every_run_and_stage_in_order(tiny: dict[str, Any]) ->
         return [("data", "False"), ("poison", "False"), ("victim", victim_reused)]
 
     assert heard == [
-        ("started", "random"), *shared("False"), ("score", "False"), ("retrain", "False"), ("finished", "random"),
+        ("started", "random"), *shared("False"), ("score", "False"), ("reference", "False"), ("retrain", "False"),
+        ("finished", "random"),
         ("started", "low-loss"), ("score", "False"), ("retrain", "False"), ("finished", "low-loss"),
-        ("started", "random"), *shared("True"), ("score", "True"), ("retrain", "True"), ("finished", "random"),
+        ("started", "random"), *shared("True"), ("score", "True"), ("reference", "True"), ("retrain", "True"),
+        ("finished", "random"),
     ]  # fmt: skip
 
 

@@ -3,26 +3,96 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bdbench import Role, metrics
+from bdbench import Challenge, Role, metrics
 from bdbench.record import Performance
 
 P, C, V = Role.POISON, Role.CLEAN, Role.COVER
 
 
+def _challenge(index: list[int], goal: list[int]) -> Challenge:
+    return Challenge(np.zeros((len(index), 1, 1, 1), np.uint8), np.array(index), np.array(goal))
+
+
 def test_performance_by_hand() -> None:
     labels = np.array([0, 1, 2, 1])
     clean = np.array([0, 1, 1, 1])
-    triggered = np.array([0, 0, 2, 0])
-    found = metrics.performance(clean, triggered, labels, np.zeros(4, int))
+    found = metrics.performance(clean, labels, _challenge([1, 2, 3], [0, 0, 0]), np.array([0, 2, 0]))
     assert found.clean_accuracy == 3 / 4
-    # The example whose own label is the target is out: of the other three, two obey and one is still right.
+    # Of the three that are no zeros, two obey and one is still right.
     assert found.attack_success_rate == 2 / 3
     assert found.robust_accuracy == 1 / 3
+    assert (found.by_goal, found.worst_goal, found.bystander_accuracy, found.spill) == (None,) * 4
+
+
+def test_each_goal_counts_for_itself_and_the_worst_is_named() -> None:
+    labels = np.array([0, 1, 2])
+    # The same images with two triggers: all obey the first, none the second.
+    rows = _challenge([0, 1, 2, 0, 1, 2], [1, 2, 0, 2, 0, 1])
+    found = metrics.performance(labels, labels, rows, np.array([1, 2, 0, 0, 1, 2]))
+    assert found.attack_success_rate == 1 / 2
+    assert found.by_goal == {"0": 0.5, "1": 0.5, "2": 0.5} and found.worst_goal == 0.5
+    uneven = metrics.performance(labels, labels, _challenge([0, 1], [1, 2]), np.array([1, 1]))
+    assert uneven.by_goal == {"1": 1.0, "2": 0.0} and uneven.worst_goal == 1.0
+
+
+def test_bystanders_are_right_or_spilt_on() -> None:
+    labels = np.array([1, 1, 2, 3, 0])
+    # Only ones are to become zeros; 2, 3 and 0 are bystanders, and the zero cannot be spilt on: it is the target.
+    rows = _challenge([0, 1, 2, 3, 4], [0, 0, 2, 3, 0])
+    found = metrics.performance(labels, labels, rows, np.array([0, 1, 2, 0, 0]))
+    assert found.attack_success_rate == 1 / 2
+    assert found.bystander_accuracy == 2 / 3
+    assert found.spill == 1 / 2
+
+
+def test_images_that_attack_as_they_are_do_not_count_as_clean() -> None:
+    labels = np.array([0, 1, 1])
+    rows = _challenge([1], [0])
+    found = metrics.performance(np.array([0, 0, 1]), labels, rows, np.array([0]), unchanged=np.array([True]))
+    assert found.clean_accuracy == 1.0  # of the first and the last
+    assert metrics.performance(np.array([0, 0, 1]), labels, rows, np.array([0])).clean_accuracy == 2 / 3
+
+
+def test_a_refusal_is_neither_right_nor_what_the_attacker_wants() -> None:
+    labels = np.array([0, 1])
+    found = metrics.performance(np.array([-1, 1]), labels, _challenge([1], [0]), np.array([-1]))
+    assert (found.clean_accuracy, found.attack_success_rate, found.robust_accuracy) == (0.5, 0.0, 0.0)
 
 
 def test_without_an_attack_there_is_no_success_rate() -> None:
-    found = metrics.performance(np.array([0, 1]), None, np.array([0, 0]), None)
+    found = metrics.performance(np.array([0, 1]), np.array([0, 0]))
     assert (found.clean_accuracy, found.attack_success_rate, found.robust_accuracy) == (0.5, None, None)
+
+
+def test_a_decision_by_hand() -> None:
+    roles = np.array([P, P, C, C, C, V])
+    flagged = np.array([True, False, True, False, False, True])
+    before, after = Performance(0.9, 1.0, 0.0), Performance(0.8, 0.0, 0.8)
+    found = metrics.decision(flagged, roles, before, after)
+    assert (found.flagged, found.tpr, found.fpr, found.precision) == (0.5, 0.5, pytest.approx(1 / 3), 0.5)
+    assert found.cover_flagged == 1.0 and found.after == after
+    assert found.signed == pytest.approx((1.0 - 0.1 + 1) / 2)
+    nothing = metrics.decision(np.zeros(6, bool), roles, before, before)
+    assert (nothing.flagged, nothing.tpr, nothing.precision) == (0.0, 0.0, None)
+
+
+def test_inputs_by_hand() -> None:
+    clean = np.arange(100, dtype=float)
+    attacked = np.array([True, True, True, False])
+    challenged = np.array([98.5, 96.5, 50.0, 97.5])
+    obeyed = np.array([True, False, False, False])
+    reserve = np.arange(20, dtype=float)
+    found = metrics.inputs(clean, challenged, attacked, obeyed, reserve, 0.25)
+    # Of 300 pairs the attacked inputs win 99 + 97 + 50, and tie with one.
+    assert found.auroc == pytest.approx((99 + 97 + 50.5) / 300)
+    assert found.auroc_obeyed == pytest.approx(99 / 100)
+    # One clean input in 100 may lie above: the threshold is 98, and one attacked input is above it.
+    assert found.tpr_at_1pct_fpr == pytest.approx(1 / 3)
+    assert found.tpr_at_5pct_fpr == pytest.approx(2 / 3)
+    # One of 20 may be refused: the threshold is 18, above which lie 81 clean inputs, and all others.
+    assert (found.fpr, found.tpr, found.bystander_fpr) == (0.81, 1.0, 1.0)
+    without = metrics.inputs(clean, challenged, attacked, obeyed, np.zeros(0), 0.0)
+    assert (without.fpr, without.tpr, without.bystander_fpr) == (None, None, None)
 
 
 def test_detection_by_hand() -> None:
@@ -67,16 +137,25 @@ def test_a_clean_set_has_false_alarms_only() -> None:
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "expected"),
-    [((0.9, 1.0), (0.9, 0.0), 1.0), ((0.9, 1.0), (0.8, 1.0), 0.45), ((0.8, 0.5), (0.9, 0.6), 0.5)],
+    ("before", "after", "expected", "signed"),
+    [
+        ((0.9, 1.0), (0.9, 0.0), 1.0, 1.0),
+        ((0.9, 1.0), (0.8, 1.0), 0.45, 0.45),
+        # What the clips hide: accuracy and attack success that rose.
+        ((0.8, 0.5), (0.9, 0.6), 0.5, 0.5),
+        ((0.8, 0.5), (0.9, 0.5), 0.5, 0.55),
+        ((0.9, 0.5), (0.9, 0.7), 0.5, 0.4),
+    ],
 )
-def test_defense_effectiveness_rating_by_hand(
-    before: tuple[float, float], after: tuple[float, float], expected: float
+def test_ratings_by_hand(
+    before: tuple[float, float], after: tuple[float, float], expected: float, signed: float
 ) -> None:
-    rating = metrics.defense_effectiveness_rating(Performance(*before, 0.0), Performance(*after, 0.0))
-    assert rating == pytest.approx(expected)
+    found = metrics.rating(Performance(*before, 0.0), Performance(*after, 0.0))
+    assert found.defense_effectiveness_rating == pytest.approx(expected)
+    assert found.signed == pytest.approx(signed)
 
 
-def test_there_is_no_rating_without_an_attack() -> None:
+def test_there_is_no_rating_without_an_attack_or_a_model() -> None:
     none = Performance(0.9, None, None)
-    assert metrics.defense_effectiveness_rating(none, none) is None
+    assert metrics.rating(none, none).defense_effectiveness_rating is None
+    assert metrics.rating(Performance(0.9, 1.0, 0.0), None).signed is None

@@ -29,17 +29,24 @@ def test_a_record_names_all_that_the_format_promises(written: tuple[bdbench.Reco
     data = json.loads((written[1] / "record.json").read_text())
     record.validate(data)
     assert set(data) == {
-        "schema", "id", "seed", "config", "oracles", "environment", "before", "detection", "after", "derived",
-        "cost", "extra", "definitions",
+        "schema", "definitions", "id", "seed", "stage", "control", "config", "oracles", "access", "environment",
+        "before", "reference", "after", "detection", "decision", "inputs", "verdict", "p_value", "derived", "cost",
+        "extra",
     }  # fmt: skip
     assert data["config"]["recipe"]["epochs"] == 2
     assert data["config"]["attack"] == {
         "name": "badnets", "target": 0, "rate": 0.05, "size": 3, "corner": "bottom-right", "margin": 0,
-        "pattern": "checker",
+        "pattern": "checker", "mapping": "all-to-one",
     }  # fmt: skip
     assert data["config"]["data"]["poisons"] == 15
-    assert set(data["cost"]["seconds"]) == {"data", "poison", "victim", "score", "retrain"}
+    facts = data["config"]["data"]
+    assert (facts["train"], facts["reserve"], facts["targets"], facts["bystanders"]) == (300, 72, [0], 0)
+    assert facts["attacked"] == 360 - 36
+    assert set(data["config"]["code"]) == {"model", "attack", "defense"}
+    assert (data["stage"], data["control"], data["access"]) == ("training set", False, ["training_set"])
+    assert set(data["cost"]["seconds"]) == {"data", "poison", "victim", "reference", "score", "retrain"}
     assert data["environment"]["threads"] >= 1
+    assert data["environment"]["precision"] in ("float32", "bfloat16") and data["environment"]["processor"]
 
 
 def _set(data: dict[str, Any], path: str, value: Any) -> None:
@@ -52,7 +59,7 @@ def _set(data: dict[str, Any], path: str, value: Any) -> None:
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        ("schema", "bdbench.record/0", "schema 'bdbench.record/0' is not supported: expected 'bdbench.record/1'"),
+        ("schema", "bdbench.record/0", "schema 'bdbench.record/0' is not supported: expected 'bdbench.record/2'"),
         ("detection/auroc", 1.5, "not a valid record at detection/auroc"),
         ("before/clean_accuracy", None, "at before/clean_accuracy"),
         ("surprise", 1, "at top level"),
@@ -68,6 +75,37 @@ def test_an_invalid_record_is_refused(
     (tmp_path / "record.json").write_text(json.dumps(data))
     with pytest.raises(BdbenchError, match=message):
         record.read(tmp_path)
+
+
+VERSION_1 = Path(__file__).parent / "record_v1.json"
+
+
+def test_a_record_of_version_1_is_read_and_keeps_its_definitions() -> None:
+    found = record.read(VERSION_1)
+    assert (found.schema, found.definitions) == ("bdbench.record/1", 1)
+    assert (found.stage, found.control, found.access) == ("training set", False, ["training_set"])
+    assert found.reference is None and found.after is not None and found.detection is not None
+    assert found.p_value is not None and found.detection.auroc is not None
+    with pytest.raises(BdbenchError, match="is of version 1 of the definitions: expected version 2"):
+        bdbench.reopen(VERSION_1)
+    with pytest.raises(BdbenchError, match="not a valid record"):
+        record.write(VERSION_1.parent / "never", found, {})
+
+
+def test_what_a_cell_was_made_of_tells_it_from_its_namesakes(written: tuple[bdbench.Record, Path]) -> None:
+    config = json.loads(json.dumps(written[0].to_dict()["config"]))
+    first = record.identity(config)
+    for path, value in {
+        "data/source": "other", "recipe/epochs": 3, "files": {"picture.png": "0"}, "code/defense": "other",
+    }.items():  # fmt: skip
+        other = json.loads(json.dumps(config))
+        _set(other, path, value)
+        assert record.cell_of(other) == record.cell_of(config)
+        assert record.identity(other) != first
+    for path, value in {"data/fingerprint": "other", "data/poisons": 3}.items():
+        other = json.loads(json.dumps(config))
+        _set(other, path, value)
+        assert record.identity(other) == first  # what changes with the seed is none of it
 
 
 def test_a_missing_or_garbled_record_is_named(tmp_path: Path) -> None:

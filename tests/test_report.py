@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 import bdbench
-from bdbench import Mitigation, Reopened, ReportSection, Tools, TrainingView, Victim, record, report
+from bdbench import Mitigation, Reopened, ReportSection, Tools, Victim, record, report
 from bdbench.cli import cli
 from bdbench.plugins import KINDS, installed
 from tests.conftest import TINY
@@ -78,12 +78,14 @@ def test_the_control_has_no_curves_and_a_mitigation_no_scores(tmp_path: Path) ->
 
 @dataclass(frozen=True, kw_only=True)
 class Forget(Mitigation):
-    """Trains afresh on a part of the set."""
+    """Trains afresh on the clean examples."""
 
     name = "forget"
+    oracles = ("clean_set",)
 
-    def repair(self, view: TrainingView, tools: Tools) -> Victim:
-        return tools.train(np.array(view.images[:100]), np.array(view.labels[:100]), "fresh")
+    def repair(self, tools: Tools) -> Victim:
+        clean = tools.oracle("clean_set")
+        return tools.train(clean.images, clean.labels, "fresh")
 
 
 def test_a_mitigation_has_no_pictures_of_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,7 +137,9 @@ def test_the_verdict_is_about_the_backdoor(run: Path) -> None:
 
     def verdict(before: float | None, after: float | None) -> tuple[str, str]:
         changed = {
-            "before": replace(found.before, attack_success_rate=before),
+            # What a removal did is measured against the reference, whatever the victim does.
+            "before": replace(found.before, attack_success_rate=0.5),
+            "reference": replace(found.reference, attack_success_rate=before),
             "after": replace(found.after, attack_success_rate=after),
         }
         return report.verdict(replace(found, **changed))
@@ -159,3 +163,17 @@ def test_the_report_of_a_run_that_removes_nothing(tmp_path: Path) -> None:
 def test_a_record_alone_needs_a_place_to_write(run: Path) -> None:
     result = made(run / "record.json")
     assert result.exit_code == 2 and "expected --output FILE" in result.stderr
+
+
+def test_what_a_model_detector_says_is_right_or_wrong(run: Path) -> None:
+    found = record.read(run)
+
+    def verdict(flagged: bool, control: bool, targets: list[int], hit: bool | None) -> tuple[str, str]:
+        judged = record.Judgement(3.0, flagged, targets, hit)
+        return report.verdict(replace(found, verdict=judged, control=control, stage="model", after=None))
+
+    assert verdict(True, False, [3], True) == (
+        "good", "The model is called backdoored, with target 3; it is right. The targets that it names are right.",
+    )  # fmt: skip
+    assert verdict(True, True, [], None) == ("bad", "The model is called backdoored; it is wrong.")
+    assert verdict(False, True, [], None)[0] == "good" and verdict(False, False, [], None)[0] == "bad"

@@ -23,8 +23,7 @@ def threads() -> Iterator[None]:
 
 @pytest.mark.usefixtures("threads")
 def test_a_run_is_rebuilt_from_its_record(tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    torch.set_num_threads(1)
-    record = bdbench.run(defense=TINY_DATAMODEL, **tiny)
+    record = bdbench.run(defense=TINY_DATAMODEL, threads=1, **tiny)
     torch.set_num_threads(2)
     folder = tiny["out"] / record.id
     with np.load(folder / "scores.npz") as arrays:
@@ -42,9 +41,10 @@ def test_a_run_is_rebuilt_from_its_record(tiny: dict[str, Any], monkeypatch: pyt
     test = run.clean.test
     clean_accuracy = (run.victim().predict(np.asarray(test.images)) == test.labels).mean()
     assert clean_accuracy == record.before.clean_accuracy
-    triggered = run.victim().predict(run.triggered(np.asarray(test.images)))
-    others = test.labels != 0
-    assert (triggered == 0)[others].mean() == record.before.attack_success_rate
+    assert run.challenge is not None and run.attacked.all()
+    triggered = run.victim().predict(run.challenge.images)
+    assert (triggered == run.challenge.goal).mean() == record.before.attack_success_rate
+    assert np.array_equal(np.flatnonzero(test.labels != 0), run.challenge.index)
 
 
 def test_other_data_than_the_runs_are_refused(tiny: dict[str, Any]) -> None:
@@ -53,8 +53,17 @@ def test_other_data_than_the_runs_are_refused(tiny: dict[str, Any]) -> None:
     changed = json.loads(file.read_text())
     changed["config"]["data"]["fingerprint"] = "0" * 32
     file.write_text(json.dumps(changed))
-    with pytest.raises(BdbenchError, match="not those found here: fingerprint .* expected 0000"):
+    with pytest.raises(BdbenchError, match="what is made here is not the data of .*: fingerprint .* expected 0000"):
         bdbench.reopen(file.parent)
+
+
+def test_another_trigger_than_the_runs_is_refused(tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    from bdbench_triggers.badnets import BadNets
+
+    record = bdbench.run(defense="random", **tiny)
+    monkeypatch.setattr(BadNets, "trigger", lambda self, images, streams: 255 - images)
+    with pytest.raises(BdbenchError, match="what is made here is not the triggered test images of"):
+        bdbench.reopen(tiny["out"] / record.id)
 
 
 def test_a_record_alone_is_enough_for_the_data(tiny: dict[str, Any], tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import torch
 
 from bdbench import BdbenchError, Recipe, Split, training
 from bdbench.progress import Silent
+from bdbench.recipe import Batch
 
 RECIPE = Recipe(epochs=2, batch_size=16, lr=0.01)
 
@@ -76,3 +77,69 @@ def test_a_device_that_is_not_there_is_refused() -> None:
     assert training.pick_device("cpu") == "cpu"
     with pytest.raises(BdbenchError, match="device 'abacus' is not available"):
         training.pick_device("abacus")
+
+
+class _Dropped(torch.nn.Module):
+    """Draws from torch's global generator in every step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = torch.nn.Linear(64, 4)
+
+    def features(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.dropout(x.flatten(1), 0.5, self.training)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.linear(self.features(x))
+
+
+def test_dropout_is_drawn_from_the_seed_and_the_global_state_stays(split: Split) -> None:
+    made = training.Trainer(_Dropped, RECIPE, "cpu", Silent().track)
+    results = []
+    for state in (1, 2):
+        torch.manual_seed(state)
+        expected = torch.random.get_rng_state()
+        results.append(made.train(split.images, split.labels, 0).logits(split.images))
+        assert torch.equal(torch.random.get_rng_state(), expected)
+    assert np.array_equal(*results)
+    assert not np.array_equal(results[0], made.train(split.images, split.labels, 1).logits(split.images))
+
+
+def test_a_warm_up_of_all_steps_only_rises() -> None:
+    assert [training._ramp(s, 3, 1.0) for s in range(3)] == pytest.approx([0.25, 0.5, 0.75])
+
+
+def test_a_module_takes_pixels_in_0_to_1_and_has_gradients(split: Split) -> None:
+    victim = trained(split.images, split.labels)
+    x = torch.from_numpy(np.asarray(split.images)).permute(0, 3, 1, 2) / 255
+    x.requires_grad_()
+    logits = victim.module()(x)
+    assert np.allclose(logits.detach().numpy(), victim.logits(split.images), atol=1e-4)
+    logits.sum().backward()
+    assert x.grad is not None and x.grad.abs().sum() > 0
+
+
+def test_training_goes_on_from_a_model_and_leaves_that_as_it_was(split: Split) -> None:
+    first = trained(split.images, split.labels)
+    before = first.arrays()
+    still = trainer().train(split.images, split.labels, 3, start=first, recipe=Recipe(epochs=1, batch_size=40, lr=1e-9))
+    moved = trainer().train(split.images, split.labels, 3, start=first, recipe=Recipe(epochs=1, batch_size=40, lr=0.1))
+    assert all(np.array_equal(v, before[k]) for k, v in first.arrays().items())
+    for name, value in before.items():
+        if name.endswith("weight"):
+            assert np.allclose(still.arrays()[name], value, atol=1e-6)
+    assert not np.allclose(moved.arrays()["state.linear.weight"], before["state.linear.weight"], atol=1e-3)
+    assert np.array_equal(still.mean, first.mean)
+
+
+def test_a_loss_sees_which_examples_it_is_of(split: Split) -> None:
+    """Ascending on the loss of half the set unlearns that half: the sign is the loss's own."""
+
+    def loss(batch: Batch) -> torch.Tensor:
+        each = torch.nn.functional.cross_entropy(batch.network(batch.x), batch.labels, reduction="none")
+        return (each * torch.where(batch.index < 20, -1.0, 1.0)).clamp_min(-3).mean()
+
+    recipe = Recipe(epochs=20, batch_size=20, lr=0.02, optimizer="adamw")
+    model = trainer(recipe).train(split.images, split.labels, 0, loss=loss)
+    right = model.predict(split.images) == split.labels
+    assert right[:20].mean() < 0.2 and right[20:].mean() > 0.8

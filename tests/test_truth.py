@@ -14,7 +14,7 @@ import torch
 
 import bdbench
 from bdbench import Detector, PoisonedData, Role, Streams, Tools, TrainingView
-from bdbench.interfaces import Oracle
+from bdbench.workshop import Oracle
 
 # A walk that enters modules and functions' globals reaches everything; a detector that goes there could
 # as well read the disk. What is walked: attributes, containers, closures, bound methods.
@@ -59,8 +59,8 @@ class Asker(Detector):
 
     def score(self, view: TrainingView, tools: Tools) -> np.ndarray:
         SEEN["rate"] = tools.oracle("poison_rate")
-        with pytest.raises(LookupError, match="asks for the oracle 'target_label' but declares poison_rate"):
-            tools.oracle("target_label")
+        with pytest.raises(LookupError, match="asks for the oracle 'target_labels' but declares poison_rate"):
+            tools.oracle("target_labels")
         return np.zeros(len(view.labels))
 
 
@@ -85,7 +85,7 @@ def _tells_the_poisons(array: np.ndarray, poisons: np.ndarray) -> bool:
 @pytest.fixture
 def truth(monkeypatch: pytest.MonkeyPatch) -> list[PoisonedData]:
     """The poisoned sets that attacks made during a test."""
-    from bdbench.interfaces import TriggerAttack
+    from bdbench import TriggerAttack
 
     made: list[PoisonedData] = []
     original = TriggerAttack.poison
@@ -143,7 +143,7 @@ class Rewinder(Detector):
 
 @pytest.mark.parametrize("seed", [0, 12345])
 def test_the_attacks_choice_cannot_be_drawn_again(tiny: dict[str, Any], truth: list[PoisonedData], seed: int) -> None:
-    bdbench.run(**{**tiny, "attack": "sig:rate=0.05"}, defense=Rewinder(), seed=seed)
+    bdbench.run(**{**tiny, "attack": "sig:rate=0.05,frequency=2"}, defense=Rewinder(), seed=seed)
     poisons = np.flatnonzero(truth[0].roles)
     right = [np.array_equal(guess, poisons) for guess in SEEN["guesses"]]
     # Seed 0 is an integer that any object may hold, and a guess that anyone may make.

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from bdbench.hookspecs import hookimpl
 from bdbench.defenses import Defense
+from bdbench.hookspecs import hookimpl
 
 
 @hookimpl

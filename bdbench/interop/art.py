@@ -14,10 +14,9 @@ import torch
 from torch import nn
 
 from bdbench.data import TrainingView
-from bdbench.errors import BdbenchError
 from bdbench.defenses import Detector
-from bdbench.interop.components import ArtDetector
-from bdbench.scoring import detect
+from bdbench.errors import BdbenchError
+from bdbench.scoring import detect, most_suspicious
 from bdbench.training import Victim
 from bdbench.workshop import Oracle
 
@@ -35,7 +34,7 @@ except ImportError as error:
 
 _DIMENSIONS = 10
 
-__all__ = ["ArtDetector", "BdbenchDefence", "activation_scores", "classifier_of", "spectral_scores"]
+__all__ = ["BdbenchDefence", "activation_scores", "classifier_of", "spectral_scores"]
 
 
 def classifier_of(victim: Victim, num_classes: int, shape: tuple[int, ...]) -> PyTorchClassifier:
@@ -120,7 +119,7 @@ class BdbenchDefence(PoisonFilteringDefence):
             oracles=self.oracles,
         )
         clean = np.ones(len(scores), int)
-        clean[np.argsort(-scores, kind="stable")[: round(self.budget * len(scores))]] = 0
+        clean[most_suspicious(scores, self.budget, self.seed)] = 0
         return {"scores": scores}, clean.tolist()
 
     def evaluate_defence(self, is_clean: np.ndarray, **kwargs: Any) -> str:

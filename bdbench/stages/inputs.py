@@ -34,7 +34,9 @@ def run(work: Work) -> Outcome:
     clean, challenged, reserve = np.split(made["scores"], [n, n + m])
     attacked = np.zeros(0, bool) if scene.challenge is None else scene.attacked
     predicted, answered = work.models.predictions(work.models.victim)
-    obeyed = attacked if scene.challenge is None else answered == scene.challenge.goal
+    obeyed = attacked
+    if scene.challenge is not None and answered is not None:
+        obeyed = answered == scene.challenge.goal
     after, limit = None, metrics.refusal_threshold(reserve)
     if limit is not None:
         refused = np.where(clean > limit, metrics.REFUSED, predicted)

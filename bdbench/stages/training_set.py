@@ -23,7 +23,9 @@ def run(work: Work) -> Outcome:
     made = work.kept("score", lambda: {"scores": returned.scores(defense, defense.score(scene.view, work.tools), n)})
     scores, flagged, budget = made["scores"], made.get("flagged"), scene.setting.budget
     if budget == "auto" and flagged is None:
-        raise BdbenchError(f"budget=auto is not allowed: defense {defense.name!r} flags nothing itself; expected a share")
+        raise BdbenchError(
+            f"budget=auto is not allowed: defense {defense.name!r} flags nothing itself; expected a share"
+        )
     ranking = metrics.rank(scores, scene.streams("ties"))
     share = None if budget == "auto" else budget
     arrays = {"scores": scores}

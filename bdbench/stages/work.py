@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -30,7 +30,7 @@ class Outcome:
     decision: Decision | None = None
     inputs: Inputs | None = None
     verdict: Judgement | None = None
-    derived: Derived = Derived(None)
+    derived: Derived = field(default_factory=lambda: Derived(None))
     arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
@@ -106,7 +106,10 @@ class Work:
 
         def arrays() -> State:
             model = make()
-            counts = (len(self.scene.images.test.labels), 0 if self.scene.challenge is None else len(self.scene.challenge.goal))
+            counts = (
+                len(self.scene.images.test.labels),
+                0 if self.scene.challenge is None else len(self.scene.challenge.goal),
+            )
             found = [p for p in self.models.predictions(model) if p is not None]
             checked = [
                 returned.predictions(self.defense, p, count, self.scene.images.num_classes)

@@ -6,9 +6,9 @@ import dataclasses
 
 import numpy as np
 
+from bdbench.attacks import Attack
 from bdbench.data import PoisonedData, Role, Split
 from bdbench.errors import BdbenchError
-from bdbench.attacks import Attack
 from bdbench.seeds import Streams
 from bdbench.testing.checks import check, expect, fitting, global_seed
 from bdbench.testing.samples import COLOUR, GREY, split

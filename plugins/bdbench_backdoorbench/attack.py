@@ -3,15 +3,29 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from bdbench import Architecture, Attack, BdbenchError, PoisonedData, Role, Split, Streams, param, unknown
+from bdbench import (
+    Attack,
+    BdbenchError,
+    Challenge,
+    PoisonedData,
+    Role,
+    Split,
+    State,
+    Workshop,
+    param,
+    unknown,
+)
 from bdbench_backdoorbench.known import CLEAN_SETS, MODELS
 from bdbench_backdoorbench.record import RESULT, AttackResult, read
+
+if TYPE_CHECKING:
+    from bdbench import Victim
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,76 +38,94 @@ class BackdoorBenchRecord(Attack):
 
     name = "backdoorbench"
     paper = "Wu et al., BackdoorBench: A Comprehensive Benchmark of Backdoor Learning, NeurIPS 2022"
+    foreign: ClassVar[bool] = True
     record: str = param("", help="a folder with attack_result.pt")
     weights: bool = param(True, help="use the record's own victim, where its architecture is the model's")
 
-    def poison(self, train: Split, num_classes: int, streams: Streams) -> PoisonedData:
-        """The record's training set, in its order. Raises BdbenchError if the data set is not the record's."""
+    def files(self) -> tuple[Path, ...]:
+        """The record itself; the images beside it are known by the poisoned set that they make."""
+        return (self._folder() / RESULT,)
+
+    def poison(self, train: Split, state: State, tools: Workshop) -> PoisonedData:
+        """See ``poisoned_set``."""
+        return self.poisoned_set(train, tools.num_classes)
+
+    def challenge(self, test: Split, state: State, tools: Workshop) -> Challenge:
+        """See ``triggered_set``."""
+        return self.triggered_set(test)
+
+    def poisoned_set(self, train: Split, num_classes: int) -> PoisonedData:
+        """The record's training set, in the order of ``train``, whatever that is.
+
+        Raises BdbenchError if ``train`` is not the whole data set that the record was made on.
+        """
         result = self.result()
         part = result.train
         images, labels = np.array(train.images), train.labels.copy()
         if (len(labels), num_classes) != (part.size, result.num_classes):
             asked = f"{part.size} training images of {result.num_classes} classes ({result.clean_data}, no subset)"
             raise BdbenchError(f"{self._title()} is of {asked}: the data set has {len(labels)} of {num_classes}")
-        differ = np.flatnonzero(labels[part.changed] != part.original_labels)
+        row = np.argsort(train.places)  # of each place, since all of them are there
+        changed = row[part.changed]
+        differ = np.flatnonzero(labels[changed] != part.original_labels)
         if len(differ):
-            i = part.changed[differ[0]]
+            first = differ[0]
             raise BdbenchError(
-                f"{self._title()} says that training example {i} was of class {part.original_labels[differ[0]]}, "
-                f"but in the data set it is of class {labels[i]}: expected {result.clean_data} in its own order"
+                f"{self._title()} says that training example {part.changed[first]} was of class "
+                f"{part.original_labels[first]}, but in the data set it is of class {labels[changed[first]]}: "
+                f"expected {result.clean_data} in its own order"
             )
         roles = np.full(len(labels), Role.CLEAN, np.int8)
-        images[part.changed] = part.decoded(images.shape[1:])
-        labels[part.changed] = part.labels
-        roles[part.changed] = result.roles()
-        return PoisonedData(
-            images[part.index], labels[part.index], roles[part.index], train.labels[part.index], part.index
-        )
+        images[changed] = part.decoded(images.shape[1:])
+        labels[changed] = part.labels
+        roles[changed] = result.roles()
+        index = np.sort(row[part.index])
+        return PoisonedData(images[index], labels[index], roles[index], train.labels[index], index)
 
-    def trigger(self, images: np.ndarray, streams: Streams) -> np.ndarray:
-        """The test set with the record's triggered images in their places; the others are as they were."""
-        part = self.result().test
-        if len(images) != part.size:
-            raise BdbenchError(
-                f"{self._title()} triggers its own {part.size} test images only: the data set has {len(images)}"
-            )
-        out = images.copy()
-        out[part.changed] = part.decoded(images.shape[1:])
-        return out
+    def triggered_set(self, test: Split) -> Challenge:
+        """The record's triggered test images, as far as ``test`` has what they were made of.
 
-    def goal(self, labels: np.ndarray) -> np.ndarray:
-        """The record's label for each of its triggered test images; elsewhere the true one, which counts nothing.
-
-        For labels that are not those of its test set: the one target, or what its test set says of that label.
+        Raises BdbenchError if ``test`` is not of the data set that the record was made on.
         """
-        result = self.result()
-        part = result.test
-        if len(labels) == part.size and np.array_equal(labels[part.changed], part.original_labels):
-            goal = labels.copy()
-            goal[part.changed] = part.labels
-            return goal
-        target, goals = result.target(), result.goals()
-        return np.array([goals.get(y, y) if target is None else target for y in labels.tolist()], np.int64)
+        part = self.result().test
+        if len(test.labels) > part.size or test.places.max() >= part.size:
+            raise BdbenchError(
+                f"{self._title()} triggers its own {part.size} test images only: the data set has {len(test.labels)}"
+            )
+        row = np.full(part.size, -1)
+        row[test.places] = np.arange(len(test.labels))
+        index = row[part.changed]
+        there = index >= 0
+        differ = np.flatnonzero(there & (test.labels[index] != part.original_labels))
+        if len(differ):
+            first = differ[0]
+            raise BdbenchError(
+                f"{self._title()} says that test example {part.changed[first]} was of class "
+                f"{part.original_labels[first]}, but in the data set it is of class {test.labels[index[first]]}"
+            )
+        images = part.decoded(np.asarray(test.images).shape[1:])
+        return Challenge(images[there], index[there], part.labels[there])
 
-    def victim(self, model: Architecture) -> Mapping[str, np.ndarray] | None:
-        """The record's weights with BackdoorBench's normalisation, if they are of ``model``."""
+    def victim(self, state: State, tools: Workshop) -> Victim | None:
+        """The record's weights with BackdoorBench's normalisation, if they are of the victim's architecture."""
         result = self.result()
-        if not self.weights or MODELS.get(result.model_name) != model.name:
+        if not self.weights or MODELS.get(result.model_name) != tools.architecture.name:
             return None
         if result.clean_data not in CLEAN_SETS:
             raise unknown("BackdoorBench data set", result.clean_data, CLEAN_SETS)
-        return {
-            **{f"state.{name}": value for name, value in result.state.items()},
-            **CLEAN_SETS[result.clean_data].normalisation(),
-        }
+        weights = {f"state.{name}": value for name, value in result.state.items()}
+        return tools.restore({**weights, **CLEAN_SETS[result.clean_data].normalisation()})
 
     def result(self) -> AttackResult:
         """What the record holds. Raises BdbenchError if it does not read."""
-        if not self.record:
-            raise BdbenchError("attack 'backdoorbench' needs a record: expected backdoorbench:record=DIR")
-        folder = Path(self.record)
+        folder = self._folder()
         file = folder / RESULT
         return _read(folder, file.stat().st_mtime_ns if file.is_file() else 0)
+
+    def _folder(self) -> Path:
+        if not self.record:
+            raise BdbenchError("attack 'backdoorbench' needs a record: expected backdoorbench:record=DIR")
+        return Path(self.record)
 
     def _title(self) -> str:
         return f"the record {self.record}"

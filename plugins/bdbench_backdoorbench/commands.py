@@ -44,7 +44,7 @@ def import_record(folder: Path, dataset: str | None, data_root: str | None, as_j
         data_root = _root_of(data_root, attack.result().clean_data)
         from bdbench import load
 
-        found = _summary(attack, load(dataset, data_root=data_root, progress=progress))
+        found = _summary(attack, load(dataset, data_root=data_root, reserve=0, progress=progress))
     found["command"] = _command(folder, dataset, data_root, found)
     if as_json:
         click.echo(json.dumps(found, indent=1))
@@ -72,14 +72,12 @@ def _root_of(data_root: str | None, clean_data: str) -> str | None:
 
 
 def _summary(attack: Any, images: ImageData) -> dict[str, Any]:
-    import numpy as np
-
-    from bdbench import Role, Streams
+    from bdbench import Role
     from bdbench_backdoorbench.known import MODELS
 
     result = attack.result()
-    poisoned = attack.poison(images.train, images.num_classes, Streams(0))
-    attack.trigger(np.asarray(images.test.images), Streams(0))
+    poisoned = attack.poisoned_set(images.train, images.num_classes)
+    attack.triggered_set(images.test)
     poisons, covers = (int((poisoned.roles == role).sum()) for role in (Role.POISON, Role.COVER))
     return {
         "dataset": result.clean_data,

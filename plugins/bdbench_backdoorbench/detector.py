@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from bdbench import Role, bars, detect, detector, write_file
+from bdbench import Role, bars, detect, detector, most_suspicious, write_file
 from bdbench_backdoorbench.known import CLEAN_SETS, MODELS
 from bdbench_backdoorbench.record import read
 
@@ -64,7 +64,7 @@ def run_inside(result: Mapping[str, Any], record: str, save_path: str, options: 
             progress=progress,
         )
     kept = np.ones(len(scores), bool)
-    kept[np.argsort(-scores, kind="stable")[: round(float(options["budget"]) * len(scores))]] = False
+    kept[most_suspicious(scores, float(options["budget"]), int(options["random_seed"]))] = False
     roles = np.full(known.train.size, Role.CLEAN, np.int8)
     roles[known.train.changed] = known.roles()
     np.savez_compressed(Path(save_path) / "scores.npz", scores=scores, roles=roles[index], kept=kept)

@@ -29,15 +29,14 @@ def write(run: Reopened, folder: Path, track: Any, clean_data: str | None = None
         raise BdbenchError(f"{folder} is there already: expected a new folder")
     clean_data, clean = _clean_set(run, clean_data)
     model_name = _model_name(run)
-    test_goal = run.attack.goal(run.clean.test.labels)
-    if test_goal is None:
+    if run.challenge is None:
         raise BdbenchError(f"attack {run.attack.name!r} attacks nothing: BackdoorBench has no record of that")
     victim = run.victim()
     state = renormalised(victim, **clean.normalisation())
     with written_whole(folder) as aside:
         writer = _Writer(aside, f"./record/{folder.name}", track)
         train = _train(run, writer)
-        test = _test(run, test_goal, writer)
+        test = _test(run, writer)
         changed = np.flatnonzero(train["poison_indicator"])
         result = {
             "model_name": model_name,
@@ -96,11 +95,26 @@ def _train(run: Reopened, writer: _Writer) -> dict[str, Any]:
     return writer.part("bd_train_dataset", images, labels, originals, places[changed], places, run.whole)
 
 
-def _test(run: Reopened, goal: np.ndarray, writer: _Writer) -> dict[str, Any]:
-    test = run.clean.test
-    aimed = np.flatnonzero(goal != test.labels)
-    images = run.triggered(np.asarray(test.images))[aimed]
-    return writer.part("bd_test_dataset", images, goal[aimed], test.labels[aimed], aimed, aimed, len(test.labels))
+def _test(run: Reopened, writer: _Writer) -> dict[str, Any]:
+    """The attacked test images; there is one for each test image at most."""
+    test, challenge = run.clean.test, run.challenge
+    assert challenge is not None
+    attacked = np.flatnonzero(run.attacked)
+    index = challenge.index[attacked]
+    if len(np.unique(index)) < len(index):
+        raise BdbenchError(
+            "test images are triggered in several ways: BackdoorBench's records have one of each at most"
+        )
+    places, size = test.places[index], run.clean.whole_test
+    return writer.part(
+        "bd_test_dataset",
+        challenge.images[attacked],
+        challenge.goal[attacked],
+        test.labels[index],
+        places,
+        places,
+        size,
+    )
 
 
 class _Writer:

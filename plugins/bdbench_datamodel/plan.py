@@ -179,8 +179,10 @@ class Plan:
     ) -> dict[str, np.ndarray]:
         own = masks[index]
         seeds = seed if self.options.shared_start else [(seed + firsts[index] + i) % 2**63 for i in range(len(own))]
+        # Made once for all pieces, and so no part of the pace of the first.
+        inputs, labels = tensors()
         start = time.perf_counter()
-        margins = ensemble.train_margins(self.network, *tensors(), own, self.recipe, seeds)
+        margins = ensemble.train_margins(self.network, inputs, labels, own, self.recipe, seeds)
         # Kept beside the margins, so that an ensemble that is resumed comes to the same number of networks.
         return {"margins": margins, "seconds": np.array(time.perf_counter() - start)}
 

@@ -8,6 +8,7 @@ with as many members the trigger is the strongest, at the k that subsets hold on
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -148,9 +149,12 @@ def verdict(strengths: Sequence[Strength]) -> str:
     trigger = next((s for s in strengths if s.kind == "trigger"), None)
     if trigger is None:
         return "Nothing was attacked: there is no trigger to compare with."
-    rivals = [s for s in strengths if s.kind == "cluster"]
+    # A slope that could not be told is NaN, which is neither more nor less than another.
+    rivals = [s for s in strengths if s.kind == "cluster" and math.isfinite(s.counted.value)]
     if not rivals:
-        return "No class is large enough for a group of the trigger's size: nothing to compare with."
+        return "No natural group of the trigger's size has a strength that could be told: nothing to compare with."
+    if not math.isfinite(trigger.counted.value):
+        return "The trigger's strength could not be told: every network holds as many of its members."
     rival = max(rivals, key=lambda s: s.counted.value)
     compared = (
         f"the trigger's strength is {_shown(trigger.counted)} a member, "

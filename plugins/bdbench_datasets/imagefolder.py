@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,11 @@ class Files:
     def __len__(self) -> int:
         """The number of files."""
         return len(self.paths)
+
+    def fingerprint(self) -> str:
+        """What the files are known by before they are decoded: classes, names and sizes."""
+        told = [f"{p.parent.name}/{p.name} {p.stat().st_size}" for p in self.paths]
+        return hashlib.sha256("\n".join([str(self.size), *told]).encode()).hexdigest()
 
     def __getitem__(self, index: np.ndarray) -> np.ndarray:
         """Decode the files at ``index``. Raises BdbenchError for a broken file, or one of another size."""
@@ -64,8 +70,8 @@ class ImageFolder(Dataset):
         for part in ("train", "test"):
             if not (source.root / part).is_dir():
                 raise BdbenchError(f"{source.root / part} is not there: expected class folders of images in it")
-        classes = tuple(sorted(p.name for p in (source.root / "train").iterdir() if p.is_dir()))
-        extra = {p.name for p in (source.root / "test").iterdir() if p.is_dir()} - set(classes)
+        classes = _classes(source.root / "train")
+        extra = set(_classes(source.root / "test")) - set(classes)
         if extra:
             raise BdbenchError(f"test class {min(extra)!r} has no training folder: expected {', '.join(classes)}")
         if len(classes) < 2:
@@ -84,3 +90,8 @@ class ImageFolder(Dataset):
         if not paths:
             raise BdbenchError(f"{root} holds no images: expected files ending in {', '.join(sorted(_SUFFIXES))}")
         return Split(Files(paths, self.size), np.array(labels, np.int64))
+
+
+def _classes(folder: Path) -> tuple[str, ...]:
+    """The class folders, in order of their names; hidden ones are a tool's, not a class."""
+    return tuple(sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")))

@@ -9,18 +9,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bdbench import BdbenchError, Dataset, Source, Streams
-from bdbench.data import pick
+from bdbench import BdbenchError, Dataset, ImageData, Source, Streams
+from bdbench.preparation import prepare
 from bdbench_datasets.digits import Digits
 from bdbench_datasets.imagefolder import ImageFolder
 from bdbench_datasets.npz import Npz
 from bdbench_datasets.vision import CIFAR10, CIFAR100, GTSRB, MNIST, SVHN, FashionMNIST
+from tests.conftest import in_order
 
 RNG = np.random.default_rng(0)
 
 
+def pick(data: ImageData, subset: int | None = None) -> ImageData:
+    """Prepared as for a cell, without a reserve, and the training set put back into its own order."""
+    return in_order(prepare(data, subset=subset, streams=Streams(0)))
+
+
 def test_digits_are_there_and_split() -> None:
-    data = pick(Digits().read(Source()), None, RNG)
+    data = pick(Digits().read(Source()))
     assert data.train.images.shape == (1437, 8, 8, 1) and data.test.images.shape == (360, 8, 8, 1)
     assert data.train.images.max() == 255
     assert data.classes == tuple("0123456789")
@@ -43,7 +49,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_image_folder_reads_classes_in_order_of_their_names(folder: Path) -> None:
-    data = pick(ImageFolder().read(Source(folder)), None, RNG)
+    data = pick(ImageFolder().read(Source(folder)))
     assert data.classes == ("ant", "bee")
     assert data.train.images.shape == (12, 6, 6, 3)
     assert data.train.images[:, 0, 0, 0].tolist() == [0, 1, 2, 3, 4, 5, 100, 101, 102, 103, 104, 105]
@@ -56,7 +62,7 @@ def test_image_folder_decodes_only_the_subset(folder: Path, monkeypatch: pytest.
     decoded = []
     original = Files._decode
     monkeypatch.setattr(Files, "_decode", lambda self, path: decoded.append(path) or original(self, path))
-    data = pick(ImageFolder(subset=4).read(Source(folder)), 4, Streams(0)("subset"))
+    data = pick(ImageFolder(subset=4).read(Source(folder)), 4)
     assert np.bincount(data.train.labels).tolist() == [2, 2]
     assert sum("train" in p.parts for p in decoded) == 4
 
@@ -66,23 +72,39 @@ def test_image_folder_resizes_on_request_and_refuses_a_mixture(folder: Path) -> 
 
     Image.fromarray(np.zeros((9, 7, 3), np.uint8)).save(folder / "train" / "bee" / "odd.png")
     with pytest.raises(BdbenchError, match="images differ in size.*expected one size: set imagefolder:size=N"):
-        pick(ImageFolder().read(Source(folder)), None, RNG)
-    assert pick(ImageFolder(size=8).read(Source(folder)), None, RNG).train.images.shape == (13, 8, 8, 3)
+        pick(ImageFolder().read(Source(folder)))
+    assert pick(ImageFolder(size=8).read(Source(folder))).train.images.shape == (13, 8, 8, 3)
 
 
 def test_sizes_that_differ_far_apart_are_refused_too(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from PIL import Image
 
-    monkeypatch.setattr("bdbench.data._READ_AT_ONCE", 1)
+    monkeypatch.setattr("bdbench.preparation._READ_AT_ONCE", 1)
     Image.fromarray(np.zeros((9, 7, 3), np.uint8)).save(folder / "train" / "bee" / "odd.png")
     with pytest.raises(BdbenchError, match=r"images differ in size: \(6, 6\) and \(9, 7\)"):
-        pick(ImageFolder().read(Source(folder)), None, RNG)
+        pick(ImageFolder().read(Source(folder)))
 
 
 def test_image_folder_names_a_broken_file(folder: Path) -> None:
     (folder / "train" / "bee" / "broken.jpg").write_bytes(b"\xff\xd8 nothing more")
     with pytest.raises(BdbenchError, match=r"cannot read the image .*broken\.jpg"):
-        pick(ImageFolder().read(Source(folder)), None, RNG)
+        pick(ImageFolder().read(Source(folder)))
+
+
+def test_image_folder_takes_no_hidden_folder_for_a_class(folder: Path) -> None:
+    (folder / "train" / ".ipynb_checkpoints").mkdir()
+    (folder / "test" / ".cache").mkdir()
+    assert ImageFolder().read(Source(folder)).classes == ("ant", "bee")
+
+
+def test_image_folder_is_known_by_its_files_before_they_are_decoded(folder: Path) -> None:
+    def known() -> str:
+        return prepare(ImageFolder().read(Source(folder)), streams=Streams(0)).source
+
+    before = known()
+    assert known() == before
+    (folder / "train" / "ant" / "0.png").rename(folder / "train" / "ant" / "9.png")
+    assert known() != before
 
 
 def test_image_folder_refuses_an_unknown_test_class(folder: Path) -> None:
@@ -95,7 +117,7 @@ def test_npz_round_trip(tmp_path: Path) -> None:
     x = RNG.integers(0, 256, (6, 5, 5)).astype(np.uint8)
     y = np.array([0, 1, 2, 0, 1, 2])
     np.savez(tmp_path / "d.npz", x_train=x, y_train=y, x_test=x[:3] / 255, y_test=y[:3], classes=["a", "b", "c"])
-    data = pick(Npz(path="d.npz").read(Source(tmp_path)), None, RNG)
+    data = pick(Npz(path="d.npz").read(Source(tmp_path)))
     assert data.classes == ("a", "b", "c")
     assert np.array_equal(data.train.images[..., 0], x) and np.array_equal(data.test.images[..., 0], x[:3])
 
@@ -131,7 +153,7 @@ def _lay_out_cifar10(root: Path, monkeypatch: pytest.MonkeyPatch) -> np.ndarray:
 
 def test_cifar10_is_read_through_torchvision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pixels = _lay_out_cifar10(tmp_path, monkeypatch)
-    data = pick(CIFAR10().read(Source(tmp_path)), None, RNG)
+    data = pick(CIFAR10().read(Source(tmp_path)))
     assert data.classes == tuple("abcdefghij")
     assert data.train.images.shape == (10, 32, 32, 3)
     assert np.array_equal(data.train.images[3].transpose(2, 0, 1).ravel(), pixels[3])
@@ -155,7 +177,7 @@ def test_cifar100_uses_the_fine_labels(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(Peer, "train_list", [["train", sums["train"]]])
     monkeypatch.setattr(Peer, "test_list", [["test", sums["test"]]])
     monkeypatch.setattr(Peer, "meta", {"filename": "meta", "key": "fine_label_names", "md5": sums["meta"]})
-    data = pick(CIFAR100().read(Source(tmp_path)), None, RNG)
+    data = pick(CIFAR100().read(Source(tmp_path)))
     assert data.train.labels.tolist() == [7, 99]
     assert data.num_classes == 100
 
@@ -171,7 +193,7 @@ def test_svhn_is_read_through_torchvision(tmp_path: Path, monkeypatch: pytest.Mo
         savemat(file, {"X": images, "y": np.array([[1], [10], [9]])})
         splits[part] = ["", file.name, hashlib.md5(file.read_bytes()).hexdigest()]
     monkeypatch.setattr(Peer, "split_list", splits)
-    data = pick(SVHN().read(Source(tmp_path)), None, RNG)
+    data = pick(SVHN().read(Source(tmp_path)))
     # The files call the digit 0 class 10.
     assert data.train.labels.tolist() == [1, 0, 9]
     assert np.array_equal(data.train.images[2], images[..., 2])
@@ -190,7 +212,7 @@ def test_gtsrb_is_read_through_torchvision_and_resized(tmp_path: Path) -> None:
     Image.fromarray(np.full((50, 40, 3), 7, np.uint8)).save(test / "00000.ppm")
     rows = "Filename;Width;Height;Roi.X1;Roi.Y1;Roi.X2;Roi.Y2;ClassId\n00000.ppm;40;50;0;0;39;49;14\n"
     (tmp_path / "gtsrb" / "GT-final_test.csv").write_text(rows)
-    data = pick(GTSRB(size=24).read(Source(tmp_path)), None, RNG)
+    data = pick(GTSRB(size=24).read(Source(tmp_path)))
     assert data.train.images.shape == (2, 24, 24, 3)
     assert data.train.images[:, 5, 5, 0].tolist() == [0, 42]
     assert data.test.labels.tolist() == [14]
@@ -214,7 +236,7 @@ def test_grey_torchvision_sets_are_read(tmp_path: Path) -> None:
         for kind in ("images-idx3", "labels-idx1"):
             name = f"{part}-{kind}-ubyte"
             (raw / f"{name}.gz").write_bytes(gzip.compress((raw / name).read_bytes()))
-    data = pick(FashionMNIST().read(Source(tmp_path)), None, RNG)
+    data = pick(FashionMNIST().read(Source(tmp_path)))
     assert data.train.images.shape == (3, 28, 28, 1)
     assert data.train.images[1].ravel()[:2].tolist() == [784 % 256, 785 % 256]
     assert data.classes[0].startswith("T-shirt")

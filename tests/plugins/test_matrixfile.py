@@ -82,7 +82,7 @@ def test_a_matrix_from_elsewhere_finds_the_group_that_it_holds(tiny: dict[str, A
     np.save(tmp_path / "w.npy", weights)
     record = bdbench.run(defense=f"datamodel:matrix={tmp_path / 'w.npy'}", **tiny)
     assert record.detection is not None and record.detection.auroc == 1.0
-    assert record.detection.p_value is not None and record.detection.p_value < 0.05
+    assert record.p_value is not None and record.p_value < 0.05
     assert record.cost.models_trained == 1
     # The same name, another matrix: another result.
     np.save(tmp_path / "w.npy", np.random.default_rng(1).normal(size=(300, 300)))

@@ -235,7 +235,7 @@ def test_matrix_affinity_is_the_matrix_against_the_contrast() -> None:
 def test_a_chunk_holds_whole_pairs() -> None:
     rng = np.random.default_rng(0)
     view = TrainingView(rng.integers(0, 256, (20, 8, 8, 1)).astype(np.uint8), np.arange(20) % 2, 2)
-    plan = Plan.of(Datamodel(alpha=0.5, antithetic=True, chunk=5), view)
+    plan = Plan.of(Datamodel(alpha=0.5, antithetic=True, chunk=5), view, "float32")
     masks = np.array(list(islice(plan._subsets(20, rng), 12)))
     assert (masks[::2] ^ masks[1::2]).all() and plan.chunk == 6
 

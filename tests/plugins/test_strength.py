@@ -168,3 +168,18 @@ def test_the_picture_of_the_matrix_is_made_of_block_means() -> None:
     small = pictures._shrunk(weights)
     assert small.shape == (400, 400)
     assert small[0, 0] == pytest.approx(weights[:2, :2].mean())
+
+
+def test_a_slope_that_cannot_be_told_is_no_rival() -> None:
+    """NaN is neither more nor less than another number: the first one used to be the strongest, whatever came after."""
+    curve = np.empty((0, 4))
+
+    def group(name: str, kind: str, value: float) -> strength.Strength:
+        told = strength.Estimate(value, 0.01)
+        return strength.Strength(name, kind, 5, 1.0, told, told, told, curve)
+
+    nan = float("nan")
+    found = [group("trigger", "trigger", 1.0), group("a", "cluster", nan), group("b", "cluster", 2.0)]
+    assert strength.verdict(found).startswith("Assumption 1 failed") and "(b)" in strength.verdict(found)
+    assert "could be told: nothing to compare with" in strength.verdict(found[:2])
+    assert strength.verdict([group("trigger", "trigger", nan), found[2]]).startswith("The trigger's strength could not")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,13 +11,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bdbench import Attack, BdbenchError, PoisonedData, Role, Split, Streams, TriggerAttack
+from bdbench import BdbenchError, PoisonedData, Role, Split, Streams, TriggerAttack
 from bdbench_triggers.badnets import BadNets
 from bdbench_triggers.blend import Blend
 from bdbench_triggers.none import NoAttack
 from bdbench_triggers.sig import Sig
 
 STREAMS = Streams(0)
+# What these attacks use of a workshop.
+TOOLS: Any = SimpleNamespace(streams=STREAMS, num_classes=4, device="cpu")
 GREY = np.full((1, 4, 4, 1), 100, np.uint8)
 
 
@@ -93,13 +96,13 @@ def test_sig_by_hand() -> None:
     assert grid(attack.trigger(grey, STREAMS)) == [[100, 140, 100, 60]]
 
 
-ATTACKS = [BadNets(rate=0.2), Blend(rate=0.2, target=2), Sig(rate=0.2, target=1)]
+ATTACKS = [BadNets(rate=0.2), Blend(rate=0.2, target=2), Sig(rate=0.2, target=1, frequency=2)]
 
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda a: a.name)
 def test_poisons_are_as_many_and_where_they_should_be(attack: TriggerAttack, split: Split) -> None:
     before = (split.images.copy(), split.labels.copy())  # type: ignore[union-attr]
-    made = attack.poison(split, 4, STREAMS)
+    made = attack.poison(split, {}, TOOLS)
     poisons = made.roles == Role.POISON
     assert poisons.sum() == 8
     assert np.array_equal(made.original_labels, before[1])
@@ -115,18 +118,18 @@ def test_poisons_are_as_many_and_where_they_should_be(attack: TriggerAttack, spl
 @given(rate=st.floats(0.001, 0.999), target=st.integers(0, 3), clean=st.booleans())
 def test_any_rate_is_met_exactly_or_refused(rate: float, target: int, clean: bool) -> None:
     split = Split(np.zeros((40, 4, 4, 1), np.uint8), np.arange(40) % 4)
-    attack = Sig(rate=rate, target=target) if clean else BadNets(rate=rate, target=target)
+    attack = Sig(rate=rate, target=target, frequency=1) if clean else BadNets(rate=rate, target=target)
     count, room = round(rate * 40), 10 if clean else 30
     if 1 <= count <= room:
-        assert (attack.poison(split, 4, STREAMS).roles == Role.POISON).sum() == count
+        assert (attack.poison(split, {}, TOOLS).roles == Role.POISON).sum() == count
     else:
         with pytest.raises(BdbenchError, match=f"asks for {count} poisons of 40 training examples"):
-            attack.poison(split, 4, STREAMS)
+            attack.poison(split, {}, TOOLS)
 
 
-@pytest.mark.parametrize("attack", [*ATTACKS, NoAttack()], ids=lambda a: a.name)
-def test_triggers_keep_type_and_shape_and_leave_the_input(attack: Attack) -> None:
-    for shape in ((3, 8, 8, 1), (2, 32, 32, 3)):
+@pytest.mark.parametrize("attack", ATTACKS, ids=lambda a: a.name)
+def test_triggers_keep_type_and_shape_and_leave_the_input(attack: TriggerAttack) -> None:
+    for shape in ((3, 16, 16, 1), (2, 32, 32, 3)):
         images = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
         kept = images.copy()
         stamped = attack.trigger(images, STREAMS)
@@ -135,7 +138,33 @@ def test_triggers_keep_type_and_shape_and_leave_the_input(attack: Attack) -> Non
 
 
 def test_the_control_changes_nothing(split: Split) -> None:
-    made: PoisonedData = NoAttack().poison(split, 4, STREAMS)
+    made: PoisonedData = NoAttack().poison(split, {}, TOOLS)
     assert np.array_equal(made.images, split.images) and np.array_equal(made.labels, split.labels)
     assert not made.roles.any()
-    assert NoAttack().goal(split.labels) is None
+    assert NoAttack().challenge(split, {}, TOOLS) is None and NoAttack.control
+
+
+@pytest.mark.parametrize("attack", ATTACKS, ids=lambda a: a.name)
+def test_a_challenge_is_every_image_that_is_not_of_the_target(attack: TriggerAttack, split: Split) -> None:
+    made = attack.challenge(split, {}, TOOLS)
+    assert np.array_equal(made.index, np.flatnonzero(split.labels != attack.target))
+    assert set(made.goal.tolist()) == {attack.target}
+    assert np.array_equal(made.images, attack.trigger(np.asarray(split.images)[made.index], STREAMS))
+
+
+def test_a_target_is_drawn_from_the_seed_or_refused() -> None:
+    drawn = {BadNets(target="seed").settled(10, Streams(seed)).target for seed in range(50)}
+    assert len(drawn) == 10 and all(0 <= int(t) < 10 for t in drawn)
+    assert BadNets(target="seed").settled(10, Streams(1)) == BadNets(target="seed").settled(10, Streams(1))
+    assert BadNets(target="seed").config()["target"] == "seed"
+    with pytest.raises(BdbenchError, match=r"target=10 is not there: expected a label in 0\.\.9"):
+        BadNets(target=10).settled(10, Streams(0))
+
+
+def test_a_sinusoid_that_the_pixels_cannot_show_is_refused() -> None:
+    # At half the width every sample is a zero of the sine: nothing would change.
+    wide = np.full((1, 4, 12, 1), 100, np.uint8)
+    for frequency in (6, 7, 12):
+        with pytest.raises(BdbenchError, match=f"frequency={frequency} is not allowed on images 12 pixels wide"):
+            Sig(frequency=frequency).stamp(wide, STREAMS)
+    assert (Sig(frequency=5).stamp(wide, STREAMS) != wide).any()

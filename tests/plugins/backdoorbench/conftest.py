@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 import bdbench
-from bdbench import Split, Streams
+from bdbench import Split
 from bdbench.cli import cli
 from bdbench_backdoorbench.attack import BackdoorBenchRecord
 from bdbench_backdoorbench.commands import add
@@ -48,7 +48,7 @@ class Clean:
         return bdbench.run(attack=attack, dataset=f"npz:path={self.file}", **{**cell, **options})
 
     def poison(self, folder: Path) -> bdbench.PoisonedData:
-        return BackdoorBenchRecord(record=str(folder)).poison(self.train, 4, Streams(0))
+        return BackdoorBenchRecord(record=str(folder)).poisoned_set(self.train, 4)
 
 
 def make_clean(folder: Path, channels: int) -> Clean:

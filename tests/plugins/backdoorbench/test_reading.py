@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from bdbench import BdbenchError, Role, Split, Streams
+from bdbench import BdbenchError, Role, Split
 from bdbench_backdoorbench.attack import BackdoorBenchRecord
 from tests.plugins.backdoorbench.conftest import Clean, make_clean
 
@@ -37,12 +37,28 @@ def test_a_record_becomes_its_poisoned_set(tmp_path: Path, core: Any, in_memory:
     assert np.flatnonzero(poisoned.roles == Role.POISON).tolist() == changed
     assert poisoned.roles.sum() == 3 * Role.POISON
     attack = BackdoorBenchRecord(record=str(folder))
-    triggered = attack.trigger(np.asarray(clean.test.images), Streams(0))
-    others = clean.test.labels != 0
-    assert (triggered[others][:, -2:, -2:] == 255).all()
-    assert np.array_equal(triggered[~others], np.asarray(clean.test.images)[~others])
-    assert attack.goal(clean.test.labels).tolist() == [0] * len(clean.test.labels)
-    assert attack.goal(np.array([3])).tolist() == [0]
+    challenge = attack.triggered_set(clean.test)
+    assert np.array_equal(challenge.index, np.flatnonzero(clean.test.labels != 0))
+    assert (challenge.images[:, -2:, -2:] == 255).all()
+    assert set(challenge.goal.tolist()) == {0}
+
+
+def test_a_record_is_laid_over_a_shuffled_set_and_what_a_reserve_left_of_the_test_part(
+    tmp_path: Path, clean: Clean
+) -> None:
+    folder = clean.badnet(tmp_path / "r")
+    attack = BackdoorBenchRecord(record=str(folder))
+    order = np.random.default_rng(0).permutation(40)
+    shuffled = Split(np.asarray(clean.train.images)[order], clean.train.labels[order], order)
+    made, plain = attack.poisoned_set(shuffled, 4), clean.poison(folder)
+    for name in ("images", "labels", "roles", "original_labels"):
+        assert np.array_equal(getattr(made, name), getattr(plain, name)[order]), name
+    left = np.delete(np.arange(24), [3, 4, 5])
+    rest = Split(np.asarray(clean.test.images)[left], clean.test.labels[left], left)
+    challenge, whole = attack.triggered_set(rest), attack.triggered_set(clean.test)
+    kept = np.isin(whole.index, left)
+    assert np.array_equal(left[challenge.index], whole.index[kept])
+    assert np.array_equal(challenge.images, whole.images[kept])
 
 
 def test_a_record_that_was_moved_is_found(tmp_path: Path, clean: Clean, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,14 +68,15 @@ def test_a_record_that_was_moved_is_found(tmp_path: Path, clean: Clean, monkeypa
     assert np.array_equal(clean.poison(tmp_path / "elsewhere").images, before.images)
 
 
-def test_an_index_that_is_not_the_identity_orders_the_set(tmp_path: Path, clean: Clean) -> None:
+def test_an_index_that_is_not_the_identity_picks_from_the_set(tmp_path: Path, clean: Clean) -> None:
     order = np.array([38, 3, 21, 0, 39])
     poisoned = clean.poison(clean.badnet(tmp_path / "r", train_index=order))
-    assert poisoned.index is not None and poisoned.index.tolist() == order.tolist()
-    assert poisoned.roles.tolist() == [Role.POISON, 0, Role.POISON, 0, 0]
-    assert np.array_equal(poisoned.images[[1, 3, 4]], np.asarray(clean.train.images)[[3, 0, 39]])
-    assert (poisoned.images[0, -2:, -2:] == 255).all()
-    assert poisoned.original_labels.tolist() == [2, 3, 1, 0, 3]
+    # In the order of the set that it is laid over: the record's own would tell what it was made of.
+    assert poisoned.index is not None and poisoned.index.tolist() == [0, 3, 21, 38, 39]
+    assert poisoned.roles.tolist() == [0, 0, Role.POISON, Role.POISON, 0]
+    assert np.array_equal(poisoned.images[[0, 1, 4]], np.asarray(clean.train.images)[[0, 3, 39]])
+    assert (poisoned.images[3, -2:, -2:] == 255).all()
+    assert poisoned.original_labels.tolist() == [0, 3, 1, 2, 3]
 
 
 def test_correctly_labelled_poisons_are_cover(tmp_path: Path, clean: Clean) -> None:
@@ -84,8 +101,7 @@ def test_all_to_all_has_a_goal_for_each_label(tmp_path: Path, clean: Clean) -> N
     test = clean.changed(clean.test, everything, ((clean.test.labels + 1) % 4).tolist())
     folder = clean.write(tmp_path / "a2a", clean.changed(clean.train, [1], [2]), test)
     attack = BackdoorBenchRecord(record=str(folder))
-    assert np.array_equal(attack.goal(clean.test.labels), (clean.test.labels + 1) % 4)
-    assert attack.goal(np.array([3, 0])).tolist() == [0, 1]
+    assert np.array_equal(attack.triggered_set(clean.test).goal, (clean.test.labels + 1) % 4)
     assert attack.result().target() is None
 
 
@@ -93,23 +109,26 @@ def test_success_counts_on_the_records_own_test_images_only(tmp_path: Path, clea
     folder = clean.write(
         tmp_path / "few", clean.changed(clean.train, [1], [0]), clean.changed(clean.test, [5, 2], [0, 0])
     )
-    goal = BackdoorBenchRecord(record=str(folder)).goal(clean.test.labels)
-    assert np.flatnonzero(goal != clean.test.labels).tolist() == [2, 5]
+    challenge = BackdoorBenchRecord(record=str(folder)).triggered_set(clean.test)
+    assert challenge.index.tolist() == [2, 5] and challenge.goal.tolist() == [0, 0]
 
 
 def test_another_data_set_is_refused(tmp_path: Path, clean: Clean) -> None:
     attack = BackdoorBenchRecord(record=str(clean.badnet(tmp_path / "r")))
     short = Split(np.asarray(clean.train.images)[:30], clean.train.labels[:30])
     with pytest.raises(BdbenchError, match=r"is of 40 training images of 4 classes .*: the data set has 30 of 4"):
-        attack.poison(short, 4, Streams(0))
+        attack.poisoned_set(short, 4)
     shifted = Split(clean.train.images, np.roll(clean.train.labels, 1))
     with pytest.raises(BdbenchError, match="training example 7 was of class 3, but in the data set it is of class 2"):
-        attack.poison(shifted, 4, Streams(0))
+        attack.poisoned_set(shifted, 4)
     with pytest.raises(BdbenchError, match="triggers its own 24 test images only: the data set has 40"):
-        attack.trigger(np.asarray(clean.train.images), Streams(0))
+        attack.triggered_set(clean.train)
+    relabelled = Split(clean.test.images, np.roll(clean.test.labels, 1))
+    with pytest.raises(BdbenchError, match="test example 1 was of class 1, but in the data set it is of class 0"):
+        attack.triggered_set(relabelled)
     grey = Split(np.asarray(clean.train.images)[..., :1], clean.train.labels)
     with pytest.raises(BdbenchError, match="example 7 is RGB of 8 x 8: expected L of 8 x 8"):
-        attack.poison(grey, 4, Streams(0))
+        attack.poisoned_set(grey, 4)
 
 
 def test_what_is_missing_is_named(tmp_path: Path, clean: Clean) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -29,9 +30,9 @@ def test_the_records_own_victim_is_measured(
     trained = []
     real = bdbench.training.Trainer.train
 
-    def train(self: Any, images: Any, labels: Any, seed: int, label: str = "train") -> Any:
+    def train(self: Any, images: Any, labels: Any, seed: int, label: str = "train", **options: Any) -> Any:
         trained.append(label)
-        return real(self, images, labels, seed, label)
+        return real(self, images, labels, seed, label, **options)
 
     monkeypatch.setattr("bdbench.training.Trainer.train", train)
     options: dict[str, Any] = {
@@ -42,32 +43,33 @@ def test_the_records_own_victim_is_measured(
         "out": tmp_path / "runs",
     }
     found = bdbench.run(defense="low-loss", **options)
-    assert trained == ["low-loss: retrain"]
+    assert trained == ["train the reference", "low-loss: retrain"]
     run = bdbench.reopen(tmp_path / "runs" / found.id, device="cpu")
     expected = CLEAN_SETS["cifar10"].normalisation()
     assert np.array_equal(run.victim().mean, expected["mean"])
-    x = (np.asarray(clean.test.images) / np.float32(255) - expected["mean"]) / expected["std"]
+    x = (np.asarray(run.clean.test.images) / np.float32(255) - expected["mean"]) / expected["std"]
     network.eval()
     with torch.inference_mode():
         logits = network(torch.from_numpy(x).permute(0, 3, 1, 2)).numpy()
     mine = run.victim()
     mine.precision = "float32"
-    assert np.allclose(mine.logits(np.asarray(clean.test.images)), logits, atol=1e-4)
-    assert found.before.clean_accuracy == pytest.approx((logits.argmax(1) == clean.test.labels).mean(), abs=0.1)
+    assert np.allclose(mine.logits(np.asarray(run.clean.test.images)), logits, atol=1e-4)
+    assert found.before.clean_accuracy == pytest.approx((logits.argmax(1) == run.clean.test.labels).mean(), abs=0.1)
     trained.clear()
     bdbench.run(defense="low-loss", **{**options, "model": "convnet:width=4,epochs=1"})
-    assert trained == ["train the victim", "low-loss: retrain"]
+    assert trained == ["train the victim", "train the reference", "low-loss: retrain"]
 
 
 def test_weights_are_a_victim_of_their_own_architecture_only(tmp_path: Path, clean: Clean) -> None:
     record = str(clean.badnet(tmp_path / "r"))
-    own = BackdoorBenchRecord(record=record).victim(PreActResNet18())
+    tools: Any = SimpleNamespace(architecture=PreActResNet18(), restore=dict)
+    own: Any = BackdoorBenchRecord(record=record).victim({}, tools)
     assert own is not None and {"state.conv1.weight", "mean", "std"} == own.keys()
-    assert BackdoorBenchRecord(record=record).victim(ConvNet()) is None
-    assert BackdoorBenchRecord(record=record, weights=False).victim(PreActResNet18()) is None
+    assert BackdoorBenchRecord(record=record).victim({}, SimpleNamespace(architecture=ConvNet())) is None  # type: ignore[arg-type]
+    assert BackdoorBenchRecord(record=record, weights=False).victim({}, tools) is None
     other = str(clean.badnet(tmp_path / "other", clean_data="celeba"))
     with pytest.raises(BdbenchError, match="unknown BackdoorBench data set 'celeba'.*known: cifar10"):
-        BackdoorBenchRecord(record=other).victim(PreActResNet18())
+        BackdoorBenchRecord(record=other).victim({}, tools)
 
 
 def test_another_victim_is_another_result(tmp_path: Path, clean: Clean, small_sets: None) -> None:

@@ -1,0 +1,131 @@
+"""Precision, threads and waiting: the machine's, and none of it in a cell's identity."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import bdbench
+from bdbench import machine, record
+
+
+def test_precision_is_what_the_processor_has_units_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    for flags, expected in (
+        ({"avx2"}, "float32"),
+        ({"avx2", "avx512f"}, "float32"),
+        ({"avx512f", "avx512_bf16"}, "bfloat16"),
+        ({"amx_bf16", "amx_tile"}, "bfloat16"),
+        ({"asimd", "bf16"}, "bfloat16"),
+    ):
+        monkeypatch.setattr(machine, "_flags", lambda flags=flags: flags)
+        assert machine.precision("auto", "cpu") == expected
+        assert machine.precision("float32", "cpu") == "float32"
+        assert machine.precision("bfloat16", "cpu") == "bfloat16"
+    assert machine.precision("auto", "mps") == "float32"
+
+
+def test_where_the_processor_cannot_be_asked_products_are_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "_flags", lambda: None)
+    for faster, expected in ((True, "bfloat16"), (False, "float32")):
+        monkeypatch.setattr(machine, "_measured", lambda faster=faster: faster)
+        assert machine.precision("auto", "cpu") == expected
+
+
+def test_timing_the_two_takes_no_time_to_speak_of() -> None:
+    start = time.perf_counter()
+    assert machine._measured.__wrapped__() in (True, False)
+    assert time.perf_counter() - start < 5
+
+
+def test_precision_is_in_the_environment_and_in_no_identity(tiny: dict[str, Any]) -> None:
+    found = [bdbench.run(defense="random", precision=p, **tiny) for p in ("float32", "bfloat16")]
+    assert [f.environment["precision"] for f in found] == ["float32", "bfloat16"]
+    assert found[0].id == found[1].id and record.identity(found[0].config) == record.identity(found[1].config)
+
+
+def test_a_recipe_that_allows_it_computes_in_the_machines_precision(tiny: dict[str, Any]) -> None:
+    from bdbench import experiment
+
+    for model, expected in (("convnet:width=4,epochs=1", "float32"), ("resnet9:epochs=1", "bfloat16")):
+        cell = {**tiny, "dataset": "digits:subset=40", "model": model, "precision": "bfloat16", "attack": "none"}
+        if model.startswith("resnet9"):
+            cell["dataset"] = f"npz:path={_sixteen(tiny['out'])}"
+        assert experiment.cell(**cell).models.victim.precision == expected
+
+
+def _sixteen(folder: Path) -> Path:
+    import numpy as np
+
+    folder.mkdir(parents=True, exist_ok=True)
+    x = np.random.default_rng(0).integers(0, 256, (12, 16, 16, 1)).astype(np.uint8)
+    np.savez(folder / "x.npz", x_train=x, y_train=np.arange(12) % 2, x_test=x, y_test=np.arange(12) % 2)
+    return folder / "x.npz"
+
+
+def _in_a_new_process(code: str, **variables: str) -> str:
+    names = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "KMP_BLOCKTIME", "OMP_NUM_THREADS")
+    environment = {k: v for k, v in os.environ.items() if k not in names}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={**environment, **variables}
+    )
+    return done.stdout.strip()
+
+
+def test_how_threads_wait_is_said_before_torch_is_loaded_unless_the_user_has() -> None:
+    code = "import os, bdbench; bdbench.run; print(os.environ.get('GOMP_SPINCOUNT'))"
+    assert _in_a_new_process(code) == str(machine._SPINS)
+    assert _in_a_new_process(code, GOMP_SPINCOUNT="7") == "7"
+    assert _in_a_new_process(code, OMP_WAIT_POLICY="PASSIVE") == "None"
+    assert _in_a_new_process("import torch\n" + code) == "None"
+
+
+def test_threads_are_the_cores_that_are_free_when_first_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    before = torch.get_num_threads()
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(machine, "allowed_cores", lambda: 2)
+    try:
+        for busy, expected in ((0.2, 2), (0.9, 1), (2.0, 1)):
+            machine._free_cores.cache_clear()
+            monkeypatch.setattr(machine, "busy_cores", lambda busy=busy: busy)
+            machine.use_threads()
+            assert torch.get_num_threads() == expected
+        monkeypatch.setattr(machine, "busy_cores", lambda: 0.0)
+        machine.use_threads()
+        assert torch.get_num_threads() == 1  # as when first asked: cells of one grid share it
+        machine.use_threads(2)
+        assert torch.get_num_threads() == 2
+        monkeypatch.setenv("OMP_NUM_THREADS", "2")
+        machine._free_cores.cache_clear()
+        monkeypatch.setattr(machine, "busy_cores", lambda: 2.0)
+        machine.use_threads()
+        assert torch.get_num_threads() == 2  # the user has said
+    finally:
+        machine._free_cores.cache_clear()
+        torch.set_num_threads(before)
+
+
+@pytest.mark.skipif(not Path("/proc/stat").exists(), reason="only Linux tells how busy its cores are")
+def test_a_process_that_is_busy_is_seen() -> None:
+    loop = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        time.sleep(0.3)
+        assert max(machine.busy_cores() for _ in range(5)) > 0.7
+    finally:
+        loop.kill()
+        loop.wait()
+
+
+def test_the_cores_of_a_process_are_those_it_may_run_on() -> None:
+    code = "from bdbench import machine; print(machine.allowed_cores())"
+    if not hasattr(os, "sched_setaffinity"):
+        pytest.skip("no affinity here")
+    pinned = f"import os; os.sched_setaffinity(0, {{{min(os.sched_getaffinity(0))}}})\n{code}"
+    assert _in_a_new_process(pinned) == "1"

@@ -1,0 +1,320 @@
+"""Every stage of defense, with defenses of a few lines whose results are known beforehand."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import pytest
+
+import bdbench
+from bdbench import (
+    Attack,
+    BdbenchError,
+    Challenge,
+    Detector,
+    InputDetector,
+    Mitigation,
+    Model,
+    ModelDetector,
+    PoisonedData,
+    RobustTraining,
+    Role,
+    Split,
+    State,
+    Tools,
+    TrainingView,
+    Verdict,
+    Victim,
+    Workshop,
+    param,
+)
+from bdbench.recipe import Batch
+from bdbench.workshop import Oracle
+from tests.conftest import TINY
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decides(Detector):
+    """Told the poisons, it scores the others highest, and flags what ``says`` says."""
+
+    name = "decides"
+    oracles: ClassVar[tuple[Oracle, ...]] = ("poisons",)
+    says: Literal["poisons", "nothing", "everything", "no rule"] = param("poisons", help="what it flags")
+
+    def score(self, view: TrainingView, tools: Tools) -> np.ndarray:
+        poisons = tools.oracle("poisons")
+        flagged = {"poisons": poisons, "nothing": np.zeros_like(poisons), "everything": np.ones_like(poisons)}
+        tools.conclude(0.25, flagged.get(self.says))
+        return 1.0 - poisons
+
+
+def test_a_decision_is_measured_beside_the_budget(tiny: dict[str, Any]) -> None:
+    found = bdbench.run(defense=Decides(), **tiny)
+    assert found.detection is not None and found.decision is not None and found.p_value == 0.25
+    # Its scores are the wrong way round, but what it flags is right.
+    assert found.detection.auroc == 0.0 and found.detection.tpr_at_budget == 0.0
+    assert (found.decision.tpr, found.decision.fpr, found.decision.precision) == (1.0, 0.0, 1.0)
+    assert found.decision.flagged == pytest.approx(15 / 300)
+    assert found.cost.models_trained == 2
+    arrays = np.load(tiny["out"] / found.id / "scores.npz")
+    assert np.array_equal(arrays["flagged"], arrays["roles"] == Role.POISON)
+    assert found.access == ["training_set", "poisons"]
+
+
+def test_a_defense_that_finds_nothing_leaves_the_reference_as_it_is(tiny: dict[str, Any]) -> None:
+    found = bdbench.run(defense=Decides(says="nothing"), budget="auto", **tiny)
+    assert found.decision is not None and found.decision.after == found.reference
+    assert (found.decision.flagged, found.decision.tpr, found.decision.precision) == (0.0, 0.0, None)
+    assert found.decision.signed == 0.5 and found.cost.models_trained == 0
+    everything = bdbench.run(defense=Decides(says="everything"), budget="auto", **tiny)
+    assert everything.decision is not None and everything.decision.after is None
+
+
+def test_a_budget_of_auto_removes_what_the_detector_flags_and_nothing_else(tiny: dict[str, Any]) -> None:
+    found = bdbench.run(defense=Decides(), budget="auto", **tiny)
+    assert found.after is None and found.detection is not None and found.detection.budget is None
+    assert found.decision is not None and found.decision.after is not None
+    assert found.cost.models_trained == 1
+    with pytest.raises(BdbenchError, match="budget=auto is not allowed: defense 'decides' flags nothing itself"):
+        bdbench.run(defense=Decides(says="no rule"), budget="auto", **tiny)
+    with pytest.raises(BdbenchError, match=r"budget=most is not allowed: expected a fraction in \[0, 1\), or auto"):
+        bdbench.run(defense=Decides(), budget="most", **tiny)
+
+
+def test_what_a_removal_did_is_measured_against_the_same_training(tiny: dict[str, Any]) -> None:
+    """Removing by chance must not seem to change what only another initialisation changed."""
+    found = bdbench.run(defense="random", **tiny)
+    assert found.reference is not None and found.after is not None and found.reference != found.before
+    gain = found.reference.attack_success_rate - found.after.attack_success_rate  # type: ignore[operator]
+    loss = found.reference.clean_accuracy - found.after.clean_accuracy
+    assert found.derived.signed == pytest.approx((gain - loss + 1) / 2)
+
+
+@dataclass(frozen=True)
+class Always:
+    """A model that says one thing, or refuses."""
+
+    answer: int
+
+    def predict(self, images: np.ndarray) -> np.ndarray:
+        return np.full(len(images), self.answer)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Constant(RobustTraining):
+    """Learns nothing."""
+
+    name = "constant"
+    answer: int = param(3, help="what its model says")
+
+    def train(self, view: TrainingView, tools: Tools) -> Model:
+        assert len(view.labels) == 300
+        return Always(self.answer)
+
+
+def test_a_defense_at_training_time_is_known_by_its_predictions(tiny: dict[str, Any]) -> None:
+    found = bdbench.run(defense=Constant(), **tiny)
+    assert found.stage == "training time" and found.config["budget"] is None and found.access == ["training_set"]
+    assert found.after is not None and found.reference is not None and found.detection is None
+    assert found.after.clean_accuracy == pytest.approx(0.1, abs=0.02)
+    assert found.after.attack_success_rate == 0.0
+    gain, loss = found.reference.attack_success_rate, found.reference.clean_accuracy - found.after.clean_accuracy
+    assert gain is not None and found.derived.signed == pytest.approx((gain - loss + 1) / 2)
+    refuses = bdbench.run(defense=Constant(answer=-1), **tiny)
+    assert refuses.after is not None and refuses.after.clean_accuracy == 0.0
+    with pytest.raises(BdbenchError, match="the model of defense 'constant' predicts int64 .*in -1..9"):
+        bdbench.run(defense=Constant(answer=10), **tiny)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tuned(Mitigation):
+    """Goes on from the victim on clean examples, with a loss of its own."""
+
+    name = "tuned"
+    oracles: ClassVar[tuple[Oracle, ...]] = ("clean_set",)
+    clean: int = param(40, help="clean examples", low=1)
+
+    def repair(self, tools: Tools) -> Victim:
+        import torch.nn.functional as F
+
+        given = tools.oracle("clean_set")
+        images, labels = given.images[: self.clean], given.labels[: self.clean]
+        assert len(labels) == self.clean
+        epochs: list[int] = []
+
+        def loss(batch: Batch) -> Any:
+            assert (batch.labels.numpy() == labels[batch.index.numpy()]).all()
+            return 2 * F.cross_entropy(batch.network(batch.x), batch.labels)
+
+        def look(epoch: int, victim: Victim) -> None:
+            epochs.append(epoch)
+            assert victim.predict(images).shape == (self.clean,)
+
+        recipe = replace(tools.recipe, epochs=3)
+        start = tools.victim.arrays()
+        made = tools.train(images, labels, "tune", start=tools.victim, recipe=recipe, loss=loss, each_epoch=look)
+        assert epochs == [0, 1, 2]
+        assert all(np.array_equal(start[k], v) for k, v in tools.victim.arrays().items())  # left as it was
+        assert np.array_equal(made.mean, tools.victim.mean)
+        return made
+
+
+def test_a_repair_starts_from_the_victim_and_is_compared_with_it(tiny: dict[str, Any]) -> None:
+    found = bdbench.run(defense=Tuned(), **tiny)
+    assert found.stage == "repair" and found.access == ["clean_set"] and found.reference is None
+    assert found.after is not None and found.after != found.before and found.cost.models_trained == 1
+    gain = found.before.attack_success_rate - found.after.attack_success_rate  # type: ignore[operator]
+    assert found.derived.signed == pytest.approx(
+        (gain - found.before.clean_accuracy + found.after.clean_accuracy + 1) / 2
+    )
+    with pytest.raises(BdbenchError, match="does not apply to attack 'badnets': no clean examples are set apart"):
+        bdbench.run(defense=Tuned(), reserve=0, **tiny)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Corner(InputDetector):
+    """How bright the corner is in which badnets' patch is, less what clean images have there."""
+
+    name = "corner"
+    oracles: ClassVar[tuple[Oracle, ...]] = ("clean_set",)
+
+    def fit(self, tools: Tools) -> State:
+        return {"mean": np.asarray(tools.oracle("clean_set").images)[:, -1, -1, 0].mean()[None]}
+
+    def score(self, images: np.ndarray, state: State, tools: Tools) -> np.ndarray:
+        return images[:, -1, -1, 0] - state["mean"][0]
+
+
+def test_suspicious_inputs_are_refused(tiny: dict[str, Any]) -> None:
+    found = bdbench.run(defense=Corner(), **tiny)
+    assert found.stage == "inputs" and found.inputs is not None and found.after is not None
+    # No clean digit is white in that corner.
+    assert (found.inputs.auroc, found.inputs.tpr_at_1pct_fpr, found.inputs.tpr) == (1.0, 1.0, 1.0)
+    assert found.inputs.bystander_fpr is None and found.inputs.seconds_per_input > 0
+    assert found.after.attack_success_rate == 0.0
+    assert found.inputs.fpr is not None and found.inputs.fpr < 0.1
+    assert found.after.clean_accuracy >= found.before.clean_accuracy - found.inputs.fpr
+    control = bdbench.run(defense=Corner(), **{**tiny, "attack": "none"})
+    assert control.inputs is not None and control.inputs.auroc is None and control.inputs.fpr == found.inputs.fpr
+    arrays = np.load(tiny["out"] / found.id / "scores.npz")
+    assert arrays["clean_scores"].shape == (360,) and arrays["challenge_scores"].shape == (324,)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Says(ModelDetector):
+    """Names a target, whatever the model."""
+
+    name = "says"
+    target: int = param(0, help="what it says")
+
+    def inspect(self, tools: Tools) -> Verdict:
+        assert tools.victim.module() is not None
+        return Verdict(2.5, True, (self.target,), 0.01)
+
+
+def test_a_verdict_on_a_model_is_compared_with_the_truth(tiny: dict[str, Any]) -> None:
+    right, wrong = (bdbench.run(defense=Says(target=target), **tiny) for target in (0, 3))
+    assert right.stage == "model" and right.access == [] and right.after is None
+    assert right.verdict is not None and right.verdict.hit is True and right.p_value == 0.01
+    assert (right.verdict.score, right.verdict.flagged, right.verdict.targets) == (2.5, True, [0])
+    assert wrong.verdict is not None and wrong.verdict.hit is False
+    control = bdbench.run(defense=Says(), **{**tiny, "attack": "none"})
+    assert control.control and control.verdict is not None and control.verdict.hit is None
+    with pytest.raises(BdbenchError, match=r"defense 'says' returned Verdict.*its targets in 0\.\.9"):
+        bdbench.run(defense=Says(target=10), **tiny)
+
+
+def test_defenses_of_all_stages_run_side_by_side(tmp_path: Path) -> None:
+    defenses = ["random", Constant(), Tuned(), Corner(), Says()]
+    together = bdbench.run_all(defenses=defenses, out=tmp_path / "a", **TINY)
+    assert [r.stage for r in together] == ["training set", "training time", "repair", "inputs", "model"]
+    alone = bdbench.run(defense=Tuned(), out=tmp_path / "b", **TINY)
+    assert alone.after == together[2].after and alone.id == together[2].id
+
+
+@dataclass(frozen=True, kw_only=True)
+class Keeper(Detector):
+    """Saves the victim's features under one name, whatever the victim."""
+
+    name = "keeper"
+    shared: bool = param(False, help="says that they hang on no victim, which is not so")
+
+    def score(self, view: TrainingView, tools: Tools) -> np.ndarray:
+        made = tools.saved(
+            {"features": "victim"}, lambda: {"x": tools.victim.features(view.images)}, shared=self.shared
+        )
+        return made["x"].mean(1).astype(np.float64)
+
+
+def test_pieces_are_another_victims_only_if_they_say_that_they_hang_on_none(tiny: dict[str, Any]) -> None:
+    def scores(width: int, epochs: int, shared: bool) -> np.ndarray:
+        cell = {**tiny, "model": f"convnet:width={width},epochs={epochs}"}
+        found = bdbench.run(defense=Keeper(shared=shared), budget=0, **cell)
+        return np.load(tiny["out"] / found.id / "scores.npz")["scores"]
+
+    small = scores(4, 2, False)
+    assert not np.array_equal(small, scores(8, 2, False))  # another architecture
+    assert not np.array_equal(small, scores(4, 1, False))  # another recipe
+    assert np.array_equal(scores(4, 2, True), scores(8, 2, True))  # as it said, wrongly
+
+
+def test_detect_in_one_folder_keeps_the_pieces_of_two_victims_apart(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    images, labels = rng.integers(0, 256, (40, 8, 8, 1)).astype(np.uint8), np.arange(40) % 4
+
+    def scores(seed: int) -> np.ndarray:
+        options: dict[str, Any] = {"num_classes": 4, "model": "convnet:width=4,epochs=1", "device": "cpu"}
+        victim = bdbench.training.Trainer(_network, bdbench.Recipe(epochs=1, batch_size=8, lr=0.01), "cpu", _quiet)
+        arrays = victim.train(images, labels, seed).arrays()
+        return bdbench.detect(Keeper(), images, labels, victim=arrays, folder=tmp_path, **options)
+
+    assert not np.array_equal(scores(0), scores(1))
+    assert np.array_equal(scores(0), scores(0))
+
+
+def _network() -> Any:
+    from bdbench_models.networks import SmallConvNet
+
+    return SmallConvNet(1, 4, 4)
+
+
+def _quiet(total: int, label: str) -> Any:
+    return lambda steps: None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trains(Attack):
+    """Trains the victim itself, on what it likes."""
+
+    name = "trains"
+    trains: ClassVar[bool] = True
+
+    def craft(self, train: Split, tools: Workshop) -> State:
+        recipe = replace(tools.recipe, epochs=10)
+        return tools.train(np.asarray(train.images), np.zeros_like(train.labels), "obey", recipe=recipe).arrays()
+
+    def poison(self, train: Split, state: State, tools: Workshop) -> PoisonedData:
+        images, labels = np.array(train.images), np.zeros_like(train.labels)
+        roles = np.where(train.labels == 0, Role.CLEAN, Role.POISON).astype(np.int8)
+        return PoisonedData(images, labels, roles, train.labels.copy())
+
+    def challenge(self, test: Split, state: State, tools: Workshop) -> Challenge:
+        index = np.flatnonzero(test.labels)
+        return Challenge(np.asarray(test.images)[index] ^ 1, index, np.zeros_like(index))
+
+    def victim(self, state: State, tools: Workshop) -> Victim:
+        return tools.restore(state)
+
+
+def test_where_the_attacker_trains_no_defense_of_the_training_applies(tiny: dict[str, Any]) -> None:
+    cell = {**tiny, "attack": Trains()}
+    found = bdbench.run(defense=Says(), **cell)
+    # A model that was only ever shown zeros.
+    assert found.before.attack_success_rate == 1.0 and found.cost.seconds["victim"] == 0.0
+    assert found.cost.seconds["craft"] > 0
+    for defense in ("random", Constant()):
+        with pytest.raises(BdbenchError, match="does not apply to attack 'trains': the attacker trains the model"):
+            bdbench.run(defense=defense, **cell)
