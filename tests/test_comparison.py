@@ -67,8 +67,12 @@ def test_what_one_of_a_pair_lacks_is_left_out(tmp_path: Path) -> None:
 
 
 def test_cells_are_told_apart_by_what_they_were_made_of(tmp_path: Path) -> None:
-    old = written(tmp_path / "old", "one", {0: 0.5, 1: 0.6}, config={"code": {"model": "", "attack": "", "defense": "x"}})
-    new = written(tmp_path / "new", "one", {0: 0.7, 1: 0.8}, config={"code": {"model": "", "attack": "", "defense": "y"}})
+    old = written(
+        tmp_path / "old", "one", {0: 0.5, 1: 0.6}, config={"code": {"model": "", "attack": "", "defense": "x"}}
+    )
+    new = written(
+        tmp_path / "new", "one", {0: 0.7, 1: 0.8}, config={"code": {"model": "", "attack": "", "defense": "y"}}
+    )
     found = json.loads(compare(*old, *new, "--json").stdout)
     assert (found["baseline"], found["cells"][0]["cell"]) == ("one code=x", "one code=y")
     budgets = [written(tmp_path / str(b), "one", {0: 0.5}, config={"budget": b}) for b in (0.1, "auto")]

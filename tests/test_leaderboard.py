@@ -412,9 +412,7 @@ def test_what_was_not_run_is_said_everywhere(board: Path) -> None:
     assert (board / "index.html").read_text().count("Not run: seeds") == 2
 
 
-def test_why_a_defense_does_not_apply_is_said_in_place_of_not_run(
-    board: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_why_a_defense_does_not_apply_is_said_in_place_of_not_run(board: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from bdbench.plugins import installed
 
     sig = type(installed().component("attack", "sig"))

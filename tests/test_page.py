@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from bdbench import leaderboard, record
-from tests.records import attack, keep, make_board, made
+from tests.records import attack, keep, made, make_board
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
 
@@ -59,7 +59,9 @@ def page(browser: Any, site: Path) -> Iterator[Any]:
 
 def column(page: Any, heading: str) -> list[str]:
     """Of the first table."""
-    return page.locator(f"table.cells >> nth=0 >> tbody:not([hidden]) > tr.cell > td[data-heading='{heading}']").all_inner_texts()
+    return page.locator(
+        f"table.cells >> nth=0 >> tbody:not([hidden]) > tr.cell > td[data-heading='{heading}']"
+    ).all_inner_texts()
 
 
 def test_every_cell_is_there(page: Any, site: Path) -> None:
