@@ -198,7 +198,7 @@ def test_two_records_of_one_cell_and_seed_are_refused(tmp_path: Path) -> None:
 def test_the_control_tells_what_the_same_defense_costs(tmp_path: Path) -> None:
     clean = [made(s, control=True, before=(0.9, None), ca=0.9 - drop) for s, drop in enumerate([0.02, 0.04])]
     # What no trigger is known of is no control for that.
-    semantic = [made(s, before=(0.9, None), asr=None, ca=0.1, parts=attack("semantic")) for s in range(2)]
+    semantic = [made(s, before=(0.9, None), asr=None, ca=0.1, parts=attack("by-nature")) for s in range(2)]
     table = table_of(tmp_path, *[made(s) for s in range(2)], *clean, *semantic).set_index("attack")
     assert table["control_ca_cost"].tolist() == [pytest.approx(0.03)] * 3
     half = 12.7062 * np.std([0.02, 0.04], ddof=1) / np.sqrt(2)

@@ -63,6 +63,16 @@ def test_holm_by_hand() -> None:
     assert len(standing.holm(np.zeros(0))) == 0
 
 
+def test_the_more_rivals_the_less_is_sure() -> None:
+    # t = .15 / (.05 / sqrt(3)), p = .035; three pairs ask for .017.
+    x = np.array([[0.1, 0.2, 0.3], [0.2, 0.4, 0.45], [0.0, 0.9, 0.3]])
+    counts = np.full((3, 3), 1e9)
+    two, _ = standing.beats({"asr_after": x[:2]}, {"asr_after": counts[:2]}, "asr_after")
+    assert two.tolist() == [[False, True], [False, False]]
+    three, told = standing.beats({"asr_after": x}, {"asr_after": counts}, "asr_after")
+    assert not three.any() and told.sum() == 6
+
+
 def test_ranks_are_told_apart_only_by_what_differs_enough(tmp_path: Path) -> None:
     table = table_of(
         tmp_path, *rows("a", [0.01, 0.02, 0.03]), *rows("b", [0.5, 0.52, 0.51]), *rows("c", [0.51, 0.51, 0.52])

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -56,12 +55,12 @@ def overall(table: pd.DataFrame, values: Mapping[str, np.ndarray], counts: Mappi
     """
     found = []
     works = (table["works"] == "yes").to_numpy()
+    attack = list(table[_ATTACK].itertuples(index=False, name=None))
     for stage in _STAGES:
         for ground in table.groupby(GROUND).indices.values():
-            attacks = table.iloc[ground[works[ground]]].groupby(_ATTACK).indices
-            examples = {key: ground[works[ground]][rows[0]] for key, rows in attacks.items()}
+            examples = {attack[row]: int(row) for row in ground[works[ground]][::-1]}
             own = ground[(table["stage"].iloc[ground] == stage) & ~np.isnan(values["asr_after"][ground]).all(1)]
-            rows = list(_of_ground(table, own[works[own]], examples, values, counts))
+            rows = list(_of_ground(table, own[works[own]], attack, dict(sorted(examples.items())), values, counts))
             found += sorted(rows, key=lambda one: (bool(one.missing), one.mean_asr.value, one.row))
     return found
 
@@ -69,13 +68,16 @@ def overall(table: pd.DataFrame, values: Mapping[str, np.ndarray], counts: Mappi
 def _of_ground(
     table: pd.DataFrame,
     own: np.ndarray,
-    attacks: Mapping[Any, int],
+    attack: Sequence[tuple[str, ...]],
+    attacks: Mapping[tuple[str, ...], int],
     values: Mapping[str, np.ndarray],
     counts: Mapping[str, np.ndarray],
 ) -> Iterator[Overall]:
-    """own: the rows of one stage against attacks that work; attacks: a row of each attack that works."""
+    """own: the rows of one stage against attacks that work; attack: of each row of the table; attacks: a row of each
+    attack that works.
+    """
     for rows in table.iloc[own].groupby(DEFENDED).indices.values():
-        of_attack = {tuple(table[_ATTACK].iloc[row]): int(row) for row in own[rows]}
+        of_attack = {attack[row]: int(row) for row in own[rows]}
         first = min(of_attack.values())
         missing = tuple(row for key, row in attacks.items() if key not in of_attack)
         if missing:
