@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import functools
+import glob
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from bdbench import record
+from bdbench.defenses import Defense
+from bdbench.errors import BdbenchError
 from bdbench.grid import Job
 from bdbench.store import key_of, write_file
+
+State = Literal["recorded", "stale", "failed", "not run"]
 
 
 @dataclass
@@ -27,29 +32,46 @@ class Board:
 
     @classmethod
     def read(cls, folder: Path) -> Board:
-        """What is there. Raises BdbenchError for a record that is not valid."""
-        records = {file.name: record.load(file) for file in sorted((folder / "records").glob("*.json"))}
+        """What is there. Raises BdbenchError for a record that is not valid, or of other definitions."""
+        records = {}
+        for file in sorted((folder / "records").glob("*.json")):
+            records[file.name] = record.load(file)
+            check_definitions(records[file.name], file)
         failures = [json.loads(file.read_text()) for file in sorted((folder / "failed").glob("*.json"))]
         return cls(folder, records, {_key(f["cell"], f["seed"]): f["error"] for f in failures})
 
     @functools.cached_property
-    def known(self) -> set[str]:
-        """The cells and seeds of the records."""
-        return {_key(record.cell_of(r["config"]), r["seed"]) for r in self.records.values()}
+    def known(self) -> dict[str, list[dict[str, str]]]:
+        """The cells and seeds of the records, and by which code each record of them was made."""
+        found: dict[str, list[dict[str, str]]] = {}
+        for data in self.records.values():
+            config = data["config"]
+            found.setdefault(_key(record.cell_of(config), data["seed"]), []).append(config["code"])
+        return found
 
     def error(self, cell: Mapping[str, Any], seed: int) -> str | None:
         """What a cell failed with, if it has no record."""
         return None if self.has(cell, seed) else self.failed.get(_key(cell, seed))
 
     def has(self, cell: Mapping[str, Any], seed: int) -> bool:
-        """Whether there is a record of a cell (``record.cell_of``) and a seed."""
+        """Whether there is a record of a cell (``record.cell_of``) and a seed, whatever code made it."""
         return _key(cell, seed) in self.known
 
+    def state(self, job: Job, defense: Defense) -> State:
+        """What is known of a cell. It is stale if the code of its components is no longer that of any record of it."""
+        key = _key(job.config(defense), job.seed)
+        codes = self.known.get(key, [])
+        if job.code(defense) in codes:
+            return "recorded"
+        return "failed" if key in self.failed else "stale" if codes else "not run"
+
     def pending(self, jobs: Iterable[Job]) -> list[Job]:
-        """The jobs, each with the defenses that have no record yet; those that failed are tried again."""
+        """The jobs, each with the defenses that apply and have no record by today's code yet; those that failed are
+        tried again.
+        """
         left = []
         for job in jobs:
-            defenses = tuple(d for d in job.defenses if not self.has(job.config(d), job.seed))
+            defenses = tuple(d for d in job.applicable if self.state(job, d) != "recorded")
             if defenses:
                 left.append(replace(job, defenses=defenses))
         return left
@@ -76,11 +98,17 @@ class Board:
         return total, untold
 
     def add(self, data: Mapping[str, Any]) -> None:
-        """Keep a record; an earlier failure of its cell is forgotten."""
+        """Keep a record, in place of those of its cell and seed that other code made; a failure of it is forgotten."""
         folder = self.folder / "records"
         folder.mkdir(parents=True, exist_ok=True)
-        write_file(folder / f"{data['id']}.json", record.dumps(data))
-        self._failure(record.cell_of(data["config"]), data["seed"]).unlink(missing_ok=True)
+        own = folder / f"{data['id']}.json"
+        write_file(own, record.dumps(data))
+        cell = record.cell_of(data["config"])
+        # By their names, since others may be writing records here that need not be read.
+        for file in folder.glob(glob.escape(f"{_names(cell)}-s{data['seed']}-") + "*.json"):
+            if file != own and _outdated(json.loads(file.read_text()), data):
+                file.unlink(missing_ok=True)
+        self._failure(cell, data["seed"]).unlink(missing_ok=True)
 
     def fail(self, cell: Mapping[str, Any], seed: int, error: str) -> None:
         """Keep the error of a cell that has no record."""
@@ -89,12 +117,30 @@ class Board:
         write_file(file, record.dumps({"cell": cell, "seed": seed, "error": error}))
 
     def _failure(self, cell: Mapping[str, Any], seed: int) -> Path:
-        names = "-".join(cell[kind]["name"] for kind in record.KINDS)
-        return self.folder / "failed" / f"{names}-s{seed}-{_key(cell, seed)[:8]}.json"
+        return self.folder / "failed" / f"{_names(cell)}-s{seed}-{_key(cell, seed)[:8]}.json"
+
+
+def check_definitions(data: Mapping[str, Any], path: Path) -> None:
+    """Raise BdbenchError for a record whose numbers do not mean what those of this version do."""
+    if data["definitions"] != record.DEFINITIONS:
+        raise BdbenchError(
+            f"{path}: its numbers are defined as in version {data['definitions']} of the definitions in "
+            f"bdbench.metrics: expected version {record.DEFINITIONS}, since two do not compare; run its cell again"
+        )
+
+
+def _outdated(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    """Whether two records are of one cell and seed, and of other code."""
+    same = old["seed"] == new["seed"] and record.cell_of(old["config"]) == record.cell_of(new["config"])
+    return same and old["config"].get("code") != new["config"].get("code")
 
 
 def _key(*parts: Any) -> str:
     return key_of({"parts": parts})
+
+
+def _names(cell: Mapping[str, Any]) -> str:
+    return "-".join(cell[kind]["name"] for kind in record.KINDS)
 
 
 def _setting(cell: Mapping[str, Any]) -> dict[str, Any]:

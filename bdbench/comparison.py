@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,23 +12,12 @@ import numpy as np
 
 from bdbench import record
 from bdbench.errors import BdbenchError
+from bdbench.leaderboard import columns, identity, intervals
 from bdbench.store import key_of
 
-# heading -> path in the record
-_NUMBERS = {
-    "CA before": ("before", "clean_accuracy"),
-    "ASR before": ("before", "attack_success_rate"),
-    "AUROC": ("detection", "auroc"),
-    "AP": ("detection", "average_precision"),
-    "TPR at budget": ("detection", "tpr_at_budget"),
-    "FPR at budget": ("detection", "fpr_at_budget"),
-    "TPR at 1 % FPR": ("detection", "tpr_at_1pct_fpr"),
-    "CA after": ("after", "clean_accuracy"),
-    "ASR after": ("after", "attack_success_rate"),
-    "DER": ("derived", "defense_effectiveness_rating"),
-}
-
 _Cell = dict[int, Mapping[str, Any]]
+# All numbers of a record, but what the stage is measured against, which is among them by its own name.
+_COMPARED = {name: n for name, n in columns.NUMBERS.items() if n.path and not n.path.startswith("base.")}
 
 
 def compare(runs: Sequence[Path]) -> dict[str, Any]:
@@ -34,38 +25,66 @@ def compare(runs: Sequence[Path]) -> dict[str, Any]:
 
     ``{"baseline": name, "cells": [{"cell": name, "differences": [...]}]}``; a difference holds the ``number``,
     the ``seeds`` that both cells have it for, both means over these, the mean ``difference`` (cell - baseline)
-    and its 95 % interval ``low`` .. ``high``, Student's t over the seeds; None for a single one.
+    and its 95 % interval ``low`` .. ``high``, None for a single one. Half of it is the larger of Student's t over the
+    seeds and of what the examples behind the numbers ask for (Wilson's), since seeds that agree prove little by it.
 
-    Raises BdbenchError for a record that is not valid, a seed given twice, fewer than two cells, or no shared seed.
+    Raises BdbenchError for a record that is not valid, records of two versions of the definitions or on two data sets,
+    a seed given twice, fewer than two cells, or no shared seed.
     """
-    configs: dict[str, dict[str, Any]] = {}
     cells: dict[str, _Cell] = {}
+    first: tuple[Path, dict[str, Any]] | None = None
     for run in runs:
         data = record.load(run)
-        config = record.cell_of(data["config"])
-        cell = cells.setdefault(key_of(config), {})
-        configs[key_of(config)] = config
+        if first is None:
+            first = (run, data)
+        _check_comparable(run, data, *first)
+        config = data["config"]
+        cell = cells.setdefault(key_of({"cell": record.cell_of(config), "made": identity.made(config)}), {})
         if data["seed"] in cell:
             raise BdbenchError(f"{run}: seed {data['seed']} of {data['id']} is given twice: expected one run of each")
         cell[data["seed"]] = data
     if len(cells) < 2:
         raise BdbenchError("the runs differ in nothing but their seeds: expected runs of at least two cells")
-    names = dict(zip(configs, _names(list(configs.values())), strict=True))
-    first, *others = cells
+    baseline, *others = cells.values()
+    name, *names = _names([next(iter(cell.values()))["config"] for cell in cells.values()])
     return {
-        "baseline": names[first],
+        "baseline": name,
         "cells": [
-            {"cell": names[key], "differences": _differences(cells[first], cells[key], names[key])} for key in others
+            {"cell": own, "differences": _differences(baseline, cell, own)}
+            for cell, own in zip(others, names, strict=True)
         ],
     }
 
 
+def _check_comparable(run: Path, data: Mapping[str, Any], first: Path, other: Mapping[str, Any]) -> None:
+    if data["definitions"] != other["definitions"]:
+        raise BdbenchError(
+            f"{run} is of version {data['definitions']} of the definitions, {first} of {other['definitions']}: "
+            "expected runs of one, since two do not compare"
+        )
+    theirs, ours = (d["config"].get("data", {}).get("source", "") for d in (data, other))
+    if theirs != ours:
+        raise BdbenchError(
+            f"{run} is of other data (source {theirs[:8]}) than {first} ({ours[:8]}): expected runs on one data set"
+        )
+
+
 def _names(configs: Sequence[Mapping[str, Any]]) -> list[str]:
     """A name for each cell, of the components in which the cells differ."""
-    parts = [record.labels([config[kind] for config in configs]) for kind in record.KINDS]
+    made = [identity.made(config) for config in configs]
+    parts = [
+        identity.labels(
+            [{"name": config[kind]["name"], **record.parameters(config[kind])} for config in configs],
+            [own[kind] for own in made],
+            [json.dumps(config["dataset"]) for config in configs],
+        )
+        for kind in record.KINDS
+    ]
     told = [labels for labels in parts if len(set(labels)) > 1]
-    budgets = [f"budget {config['budget']:g}" for config in configs]
-    return [", ".join(names) for names in zip(*told, *([budgets] if len(set(budgets)) > 1 else []), strict=True)]
+    for setting in ("budget", "reserve"):
+        values = [f"{setting} {config.get(setting)}" for config in configs]
+        told += [values] if len(set(values)) > 1 else []
+    return [", ".join(names) for names in zip(*told, strict=True)]
 
 
 def _differences(baseline: _Cell, cell: _Cell, name: str) -> list[dict[str, Any]]:
@@ -74,24 +93,42 @@ def _differences(baseline: _Cell, cell: _Cell, name: str) -> list[dict[str, Any]
         theirs = ", ".join(map(str, sorted(cell)))
         raise BdbenchError(f"{name} has seeds {theirs}: expected one of {', '.join(map(str, sorted(baseline)))}")
     rows = []
-    for number, (part, key) in _NUMBERS.items():
-        pairs = {seed: [record.number(data[seed], part, key) for data in (baseline, cell)] for seed in shared}
+    for number, what in _COMPARED.items():
+        pairs = {seed: [columns.value(data[seed], number) for data in (baseline, cell)] for seed in shared}
         pairs = {seed: pair for seed, pair in pairs.items() if None not in pair}
         if pairs:
-            rows.append({"number": number, "seeds": list(pairs), **_paired(np.array(list(pairs.values()), float))})
+            sides = [[side[seed] for seed in pairs] for side in (baseline, cell)]
+            error = math.hypot(*(_error(side, number) for side in sides))
+            rows.append(
+                {
+                    "number": what.heading,
+                    "seeds": list(pairs),
+                    **_paired(np.array(list(pairs.values()), float), error),
+                }
+            )
     return rows
 
 
-def _paired(pairs: np.ndarray) -> dict[str, float | None]:
-    """pairs: (seeds, 2), the baseline's number and the cell's."""
-    from scipy.stats import t
+def _error(records: Sequence[Mapping[str, Any]], name: str) -> float:
+    """How far the mean of a number may be off, of the examples behind it: half an interval."""
+    terms = columns.NUMBERS[name].terms or {name: 1.0}
+    means, counts = {}, {}
+    for term in terms:
+        known = [(columns.value(data, term), columns.pools(data)[columns.NUMBERS[term].pool]) for data in records]
+        values = [v for v, _ in known if v is not None]
+        means[term] = float(np.mean(values)) if values else 0.0
+        counts[term] = sum(n for v, n in known if v is not None)
+    return float(intervals.reaches(means, counts, name))
 
+
+def _paired(pairs: np.ndarray, error: float) -> dict[str, float | None]:
+    """pairs: (seeds, 2), the baseline's number and the cell's; error: the least half of the interval."""
     n = len(pairs)
     differences = pairs[:, 1] - pairs[:, 0]
     mean = float(differences.mean())
     low = high = None
     if n > 1:
-        half = float(t.ppf(0.975, n - 1) * differences.std(ddof=1) / n**0.5)
+        half = max(float(intervals.student(differences.std(ddof=1), n)), error)
         low, high = mean - half, mean + half
     baseline, own = pairs.mean(0)
     return {"baseline": float(baseline), "mean": float(own), "difference": mean, "low": low, "high": high}

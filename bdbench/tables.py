@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from bdbench.applicable import why_not
 from bdbench.board import Board
 from bdbench.grid import Job, short_spec, show_seeds
 from bdbench.record import labels, number
@@ -183,25 +184,32 @@ def show_plan(jobs: Sequence[Job], board: Board) -> None:
     """What a grid asks for: which cells are recorded, which failed, which are to run, and how long that may take."""
     console = _console()
     table = Table(title="seeds of each cell", title_justify="left")
-    for heading in ("data set", "model", "attack", "defense", "recorded", "failed", "not run"):
+    states = ("recorded", "stale", "failed", "not run")
+    for heading in ("data set", "model", "attack", "defense", *states):
         table.add_column(heading)
     rows: dict[tuple[str, ...], dict[str, list[int]]] = {}
+    apart: dict[tuple[str, ...], str] = {}
     for job in jobs:
         for defense in job.defenses:
-            cell = job.config(defense)
-            state = "recorded" if board.has(cell, job.seed) else "failed" if board.error(cell, job.seed) else "not run"
             key = tuple(map(short_spec, (job.dataset, job.model, job.attack, defense)))
-            rows.setdefault(key, {"recorded": [], "failed": [], "not run": []})[state].append(job.seed)
-    for names, states in rows.items():
-        table.add_row(*map(_plain, names), *(show_seeds(seeds) or "-" for seeds in states.values()))
+            if reason := why_not(defense, job.attack, job.reserve):
+                apart[key] = reason
+            else:
+                rows.setdefault(key, {state: [] for state in states})[board.state(job, defense)].append(job.seed)
+    for names, known in rows.items():
+        table.add_row(*map(_plain, names), *(show_seeds(seeds) or "-" for seeds in known.values()))
     console.print(table)
+    for names, reason in apart.items():
+        console.print(_plain(f"{', '.join(names)} is not run: {reason}"))
+    if any(known["stale"] for known in rows.values()):
+        console.print("stale: made by other code than today's, and run again")
     pending = board.pending(jobs)
     seconds, untold = board.estimate(pending)
     cells = sum(len(job.defenses) for job in pending)
     told = f"at most about {timedelta(seconds=round(seconds))} by earlier records" if cells > untold else ""
     unknown = f"no earlier record tells of {untold} of them" if untold else ""
     console.print(
-        f"{sum(len(job.defenses) for job in jobs) - cells} cells are recorded, {cells} are to run, on {len(pending)} "
+        f"{sum(len(job.applicable) for job in jobs) - cells} cells are recorded, {cells} are to run, on {len(pending)} "
         f"poisoned sets: " + ("; ".join(filter(None, [told, unknown])) or "nothing to do")
     )
 
@@ -209,7 +217,7 @@ def show_plan(jobs: Sequence[Job], board: Board) -> None:
 def show_comparison(found: Mapping[str, Any]) -> None:
     """Paired differences: a row for each cell and number."""
     console = _console()
-    console.print(_plain(f"differences from {found['baseline']}: mean over shared seeds, 95 % interval (Student's t)"))
+    console.print(_plain(f"differences from {found['baseline']}: mean over shared seeds, 95 % interval"))
     table = Table()
     for heading in ("cell", "number", "seeds", "baseline", "cell's", "difference", "95 % interval"):
         table.add_column(heading, justify="left" if heading in ("cell", "number") else "right")

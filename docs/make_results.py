@@ -1,7 +1,8 @@
 """Writes the tables of README.md's results from the leaderboards' records.
 
 A table stands between ``<!-- BOARD NUMBER -->`` and ``<!-- end -->``: of the records in leaderboards/BOARD, one number,
-attacks down and defenses across.
+attacks down and defenses across, for each stage of defense that has it. ``<!-- BOARD NUMBER of repair -->``: of that
+stage alone.
 """
 
 from __future__ import annotations
@@ -13,15 +14,16 @@ from bdbench.leaderboard import markdown
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
-_TABLE = re.compile(r"(<!-- (\S+) (\w+) -->\n).*?(<!-- end -->)", re.S)
+_TABLE = re.compile(r"(<!-- (\S+) (\w+)(?: of ([\w ]+))? -->\n).*?(<!-- end -->)", re.S)
 
 
 def page() -> str:
     """README.md as it should be."""
 
     def table(found: re.Match[str]) -> str:
-        start, board, number, end = found.groups()
-        return f"{start}\n{markdown.part(ROOT / 'leaderboards' / board, matrix=number)}\n{end}"
+        start, board, number, stage, end = found.groups()
+        where = [f"stage={stage}"] if stage else []
+        return f"{start}\n{markdown.part(ROOT / 'leaderboards' / board, where=where, matrix=number)}\n{end}"
 
     return _TABLE.sub(table, README.read_text())
 

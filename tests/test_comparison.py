@@ -8,44 +8,41 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-import bdbench
 from bdbench import record
 from bdbench.cli import cli
-from tests.conftest import TINY
+from bdbench.leaderboard import intervals
+from tests.records import defense, dumped, made
+from tests.test_leaderboard import of_version_1
 
 
-@pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return bdbench.run(defense="random", out=tmp_path_factory.mktemp("runs"), **TINY).to_dict()
-
-
-def written(template: dict[str, Any], folder: Path, defense: str, aurocs: dict[int, float | None]) -> list[str]:
+def written(folder: Path, name: str, aurocs: dict[int, float | None], **changes: Any) -> list[str]:
     """Record files of a defense with those AUROCs by seed."""
-    paths = []
-    for seed, auroc in aurocs.items():
-        data = json.loads(json.dumps(template))
-        data |= {"seed": seed, "id": f"{defense}-{seed}"}
-        data["config"]["defense"] = {"name": defense}
-        data["detection"]["auroc"] = auroc
-        paths.append(str(folder / f"{data['id']}.json"))
-        Path(paths[-1]).write_text(record.dumps(data))
-    return paths
+    return [
+        str(dumped(made(seed, auroc=auroc, parts=defense(name), **changes), folder / f"{name}-{seed}.json"))
+        for seed, auroc in aurocs.items()
+    ]
 
 
 def compare(*runs: str) -> Result:
     return CliRunner().invoke(cli, ["compare", *runs])
 
 
-def test_differences_are_paired_by_seed(template: dict[str, Any], tmp_path: Path) -> None:
-    one = written(template, tmp_path, "one", {0: 0.5, 1: 0.6, 2: 0.9, 7: 0.1})
-    two = written(template, tmp_path, "two", {2: 0.92, 1: 0.61, 0: 0.53, 8: 0.2})
+def differences(*runs: str) -> dict[str, dict[str, Any]]:
+    """Of the second cell, by number."""
+    found = json.loads(compare(*runs, "--json").stdout)
+    return {d["number"]: d for d in found["cells"][0]["differences"]}
+
+
+def test_differences_are_paired_by_seed(tmp_path: Path) -> None:
+    one = written(tmp_path, "one", {0: 0.5, 1: 0.6, 2: 0.9, 7: 0.1}, facts={"poisons": 10**8, "train": 10**9})
+    two = written(tmp_path, "two", {2: 0.92, 1: 0.61, 0: 0.53, 8: 0.2}, facts={"poisons": 10**8, "train": 10**9})
     found = json.loads(compare(*one, *two, "--json").stdout)
     assert found["baseline"] == "one" and [c["cell"] for c in found["cells"]] == ["two"]
-    auroc = next(d for d in found["cells"][0]["differences"] if d["number"] == "AUROC")
+    auroc = differences(*one, *two)["AUROC"]
     assert auroc["seeds"] == [0, 1, 2]
-    differences = np.array([0.03, 0.01, 0.02])
+    apart = np.array([0.03, 0.01, 0.02])
     # Student's t with 2 degrees of freedom: 4.302653.
-    half = 4.302653 * differences.std(ddof=1) / 3**0.5
+    half = 4.302653 * apart.std(ddof=1) / 3**0.5
     assert auroc["difference"] == pytest.approx(0.02)
     assert (auroc["low"], auroc["high"]) == pytest.approx((0.02 - half, 0.02 + half), rel=1e-5)
     assert (auroc["baseline"], auroc["mean"]) == pytest.approx((2.0 / 3, 2.06 / 3))
@@ -53,22 +50,58 @@ def test_differences_are_paired_by_seed(template: dict[str, Any], tmp_path: Path
     assert shown.exit_code == 0 and "+0.020" in shown.stdout and "differences from one" in shown.stdout
 
 
-def test_what_one_of_a_pair_lacks_is_left_out(template: dict[str, Any], tmp_path: Path) -> None:
-    one = written(template, tmp_path, "one", {0: 0.5, 1: None})
-    two = written(template, tmp_path, "two", {0: 0.6, 1: 0.7})
-    found = json.loads(compare(*one, *two, "--json").stdout)
-    auroc = next(d for d in found["cells"][0]["differences"] if d["number"] == "AUROC")
+def test_seeds_that_agree_leave_the_doubt_of_the_examples(tmp_path: Path) -> None:
+    one, two = (
+        written(tmp_path, name, dict.fromkeys(range(3), 0.9), asr=asr) for name, asr in (("one", 0.0), ("two", 0.01))
+    )
+    found = differences(*one, *two)["ASR after"]
+    half = np.hypot(intervals.reach(0.0, 3 * 360), intervals.reach(0.01, 3 * 360))
+    assert (found["low"], found["high"]) == pytest.approx((0.01 - half, 0.01 + half))
+
+
+def test_what_one_of_a_pair_lacks_is_left_out(tmp_path: Path) -> None:
+    one = written(tmp_path, "one", {0: 0.5, 1: None})
+    two = written(tmp_path, "two", {0: 0.6, 1: 0.7})
+    auroc = differences(*one, *two)["AUROC"]
     assert auroc["seeds"] == [0] and auroc["low"] is None
 
 
-def test_what_cannot_be_compared_is_one_line(template: dict[str, Any], tmp_path: Path) -> None:
-    one = written(template, tmp_path, "one", {0: 0.5, 1: 0.6})
-    two = written(template, tmp_path, "two", {3: 0.5})
+def test_cells_are_told_apart_by_what_they_were_made_of(tmp_path: Path) -> None:
+    old = written(
+        tmp_path / "old", "one", {0: 0.5, 1: 0.6}, config={"code": {"model": "", "attack": "", "defense": "x"}}
+    )
+    new = written(
+        tmp_path / "new", "one", {0: 0.7, 1: 0.8}, config={"code": {"model": "", "attack": "", "defense": "y"}}
+    )
+    found = json.loads(compare(*old, *new, "--json").stdout)
+    assert (found["baseline"], found["cells"][0]["cell"]) == ("one code=x", "one code=y")
+    budgets = [written(tmp_path / str(b), "one", {0: 0.5}, config={"budget": b}) for b in (0.1, "auto")]
+    found = json.loads(compare(*budgets[0], *budgets[1], "--json").stdout)
+    assert (found["baseline"], found["cells"][0]["cell"]) == ("budget 0.1", "budget auto")
+
+
+def test_what_cannot_be_compared_is_one_line(tmp_path: Path) -> None:
+    one = written(tmp_path, "one", {0: 0.5, 1: 0.6})
+    two = written(tmp_path, "two", {3: 0.5})
+    other = written(tmp_path, "other", {0: 0.5}, facts={"source": "b" * 32})
+    old = tmp_path / "old.json"
+    old.write_text(record.dumps(of_version_1(made(parts=defense("old")))))
     for runs, message in (
         (one, "the runs differ in nothing but their seeds"),
         ([*one, *two], "two has seeds 3: expected one of 0, 1"),
-        ([one[0], one[0], *two], "seed 0 of one-0 is given twice"),
+        ([one[0], one[0], *two], "is given twice"),
+        ([*one, *other], "of other data (source bbbbbbbb) than"),
+        ([*one, str(old)], "is of version 1 of the definitions"),
         (["nowhere"], "no record at runs/nowhere"),
     ):
         result = compare(*runs)
         assert result.exit_code == 2 and message in result.stderr and len(result.stderr.splitlines()) == 1
+
+
+def test_records_of_the_first_version_still_compare_with_each_other(tmp_path: Path) -> None:
+    runs = [
+        str(dumped(of_version_1(made(seed, auroc=auroc, parts=defense(name))), tmp_path / f"{name}-{seed}.json"))
+        for name, auroc in (("one", 0.5), ("two", 0.7))
+        for seed in range(3)
+    ]
+    assert differences(*runs)["AUROC"]["difference"] == pytest.approx(0.2)

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner, Result
 
-from bdbench import BdbenchError, Detector, Tools, TrainingView, grid, leaderboard, record
+from bdbench import BdbenchError, Detector, Mitigation, Tools, TrainingView, grid, leaderboard, record, sources
 from bdbench.board import Board
 from bdbench.cli import cli
 from bdbench.plugins import Plugin, Registration, installed
@@ -118,6 +118,75 @@ def test_a_grid_fills_a_leaderboard_and_repeats_nothing(tmp_path: Path, monkeypa
     assert table["seeds"].tolist() == [2] * 6 and table["not_run"].isna().all()
 
 
+ONE = TOML.replace('"random", "low-loss"', '"random"').replace('"none", ', "").replace("[0.04, 0.06]", "0.04")
+
+
+def other_code(monkeypatch: pytest.MonkeyPatch, kind: str, name: str) -> None:
+    """Let a component have other code than what there was."""
+    component, code = type(installed().component(kind, name)), sources.own_code
+    monkeypatch.setattr(sources, "own_code", lambda c: "other" if c is component else code(c))
+
+
+@pytest.mark.parametrize(("kind", "name"), [("defense", "random"), ("attack", "badnets"), ("model", "convnet")])
+def test_what_other_code_made_is_stale_and_run_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, name: str
+) -> None:
+    file = made(tmp_path / "board", ONE)
+    assert run(file).exit_code == 0
+    records = tmp_path / "board" / "records"
+    before = {path.name for path in records.iterdir()}
+    # Other records of the same names, which are of another cell or a stranger's, are left alone.
+    data = json.loads(next(records.glob("*-s0-*")).read_text())
+    data["config"]["attack"]["rate"], data["id"] = 0.07, f"{data['id'][:-8]}00000000"
+    (records / f"{data['id']}.json").write_text(record.dumps(data))
+    other_code(monkeypatch, kind, name)
+    planned = run(file, "--dry-run")
+    (row,) = (line for line in planned.stdout.splitlines() if "random" in line)
+    assert [cell.strip() for cell in row.split("│")][5:9] == ["-", "0-1", "-", "-"]
+    assert "0 cells are recorded, 2 are to run" in planned.stdout and "stale: made by other code" in planned.stdout
+    assert run(file, "--seeds", "0").exit_code == 0
+    board = Board.read(tmp_path / "board")
+    assert {r["config"]["code"][kind] == "other" for r in board.records.values() if r["seed"] == 0} == {True, False}
+    assert len(board.records) == 3 and f"{data['id']}.json" in board.records
+    assert len(before & board.records.keys()) == 1
+    assert "1 cells are recorded, 1 are to run" in run(file, "--dry-run").stdout
+
+
+def test_a_stale_cell_that_fails_keeps_its_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = made(tmp_path / "board", ONE)
+    assert run(file, "--seeds", "0").exit_code == 0
+    other_code(monkeypatch, "defense", "random")
+    (job,) = grid.read(file).jobs([0])
+    Board(tmp_path / "board").fail(job.config(job.defenses[0]), 0, "no luck")
+    board = Board.read(tmp_path / "board")
+    assert board.state(job, job.defenses[0]) == "failed" and len(board.records) == 1
+    assert board.pending([job]) == [job]
+
+
+def test_what_does_not_apply_is_not_run_and_the_plan_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(type(installed().component("attack", "badnets")), "trains", True)
+    file = made(tmp_path / "board")
+    result = run(file, "--dry-run")
+    assert "badnets:rate=0.04,size=2, low-loss is not run: the attacker trains the model" in result.stdout
+    assert "0 cells are recorded, 4 are to run, on 2 poisoned sets" in result.stdout
+    assert [job.attack.name for job in Board.read(tmp_path / "board").pending(grid.read(file).jobs())] == ["none"] * 2
+
+
+def test_a_budget_belongs_to_the_cells_of_detectors_alone(tmp_path: Path) -> None:
+    class Repairs(Mitigation):
+        """Repairs."""
+
+        name = "repairs"
+
+        def repair(self, tools: Tools) -> Any:
+            raise NotImplementedError
+
+    (job, *_) = grid.read(made(tmp_path)).jobs()
+    other = replace(job, budget=0.2)
+    assert job.config(Repairs()) == other.config(Repairs())
+    assert job.config(job.defenses[0]) != other.config(job.defenses[0])
+
+
 @dataclass(frozen=True, kw_only=True)
 class Fails(Detector):
     """Fails."""
@@ -189,7 +258,7 @@ def _numbers(folder: Path) -> str:
     """The table without what is measured anew in every run: times and memory."""
     leaderboard.build(folder / "board")
     table = pd.read_csv(folder / "board" / "table.csv")
-    return table.drop(columns=["shared_seconds", "defense_seconds", "peak_memory_mb"]).to_csv()
+    return table.drop(columns=["shared_seconds", "defense_seconds", "times_victim", "peak_memory_mb"]).to_csv()
 
 
 def _done(folder: Path) -> dict[Path, int]:

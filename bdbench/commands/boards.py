@@ -28,6 +28,9 @@ def grid(
 ) -> None:
     """Run the cells of GRID.toml that have no record beside it yet, and record them there.
 
+    A record that was made by other code of the attack, the defense or the model than today's is stale: its cell is run
+    again, and the new record takes its place.
+
     Started again after any interruption, it repeats no finished stage. A cell that fails is recorded with its
     error and the rest goes on; the exit code is then 1.
     """
@@ -79,7 +82,7 @@ def leaderboard() -> None:
 def build(folder: Path, check: bool) -> None:
     """Make table.csv, README.md, index.html and cost.svg in DIR from DIR/records/*.json.
 
-    Where DIR has a grid.toml, what it asks for and has no record is said to be not run.
+    Where DIR has a grid.toml, what it asks for and has no record is said to be not run, or not to apply, and why.
     """
     from bdbench import leaderboard as boards
 
@@ -87,6 +90,7 @@ def build(folder: Path, check: bool) -> None:
         for path in boards.build(folder):
             click.echo(path)
         return
+    _say_stale(folder)
     stale = boards.stale(folder)
     for path in stale:
         click.echo(f"{path} differs from the records: run bdbench leaderboard build {folder}", err=True)
@@ -111,15 +115,25 @@ def add(folder: Path, runs: tuple[Path, ...]) -> None:
     "--where", multiple=True, metavar="COLUMN=VALUE", help="Such as attack=blend; may be given several times."
 )
 @click.option("--sort", metavar="COLUMN", help="By a number of table.csv, such as auroc; the best first.")
-@click.option("--by", type=click.Choice(["dataset", "attack", "defense"]), help="A table for each of these.")
+@click.option("--by", type=click.Choice(["dataset", "attack", "defense", "access"]), help="A table for each of these.")
 @click.option("--columns", metavar="NAMES", help="Such as attack,defense,auroc: what to show of the columns.")
 @click.option("--matrix", metavar="NUMBER", help="Attacks down and defenses across, of one number such as auroc.")
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV instead of Markdown.")
 def show(folder: Path, **part: Any) -> None:
-    """Print a part of DIR's table, as Markdown."""
+    """Print a part of DIR's table, as Markdown, a table for each stage of defense."""
     from bdbench.leaderboard import markdown
 
     click.echo(markdown.part(folder, **part), nl=False)
+    _say_stale(folder)
+
+
+def _say_stale(folder: Path) -> None:
+    """Name on stderr what other code than today's made. No table tells, since tables are of the records alone."""
+    from bdbench import leaderboard as boards
+    from bdbench.board import Board
+
+    for line in boards.made_by_other_code(Board.read(folder)):
+        click.echo(f"stale: {line}", err=True)
 
 
 @click.command()
@@ -129,7 +143,8 @@ def show(folder: Path, **part: Any) -> None:
 def compare(runs: tuple[str, ...], out: str, as_json: bool) -> None:
     """Differences between cells over the same seeds: every cell against that of the first RUN.
 
-    RUN is a run's folder, a record file, or a run's id. Runs that differ in nothing but their seeds are one cell.
+    RUN is a run's folder, a record file, or a run's id. Runs that differ in nothing but their seeds are one cell; those
+    of other data, or measured by other definitions, are refused.
     """
     from bdbench import comparison, tables
 

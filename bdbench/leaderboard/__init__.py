@@ -9,12 +9,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from bdbench.board import Board
-from bdbench.leaderboard.coverage import covered
+from bdbench.leaderboard.coverage import covered, made_by_other_code
 from bdbench.leaderboard.frame import add, frame_of, load
-from bdbench.leaderboard.summary import summarise
+from bdbench.leaderboard.overall import overall
+from bdbench.leaderboard.summary import BySeed, summarise
 from bdbench.store import write_file
 
-__all__ = ["add", "build", "load", "render", "stale", "summarise"]
+__all__ = ["add", "build", "load", "made_by_other_code", "render", "stale", "summarise"]
 
 
 def build(folder: Path) -> list[Path]:
@@ -41,16 +42,18 @@ def stale(folder: Path) -> list[Path]:
 
 def render(folder: Path) -> dict[str, str]:
     """The text of each built file."""
-    from bdbench.leaderboard import markdown, page, plot
+    from bdbench.leaderboard import markdown, overview, page, plot
 
     board = Board.read(folder)
     frame = frame_of(board)
-    table = covered(summarise(frame), board)
+    recorded, by_seed = summarise(frame), BySeed.of(frame)
+    overviews = list(overview.tables(recorded, overall(recorded, by_seed.values, by_seed.counts)))
+    table = covered(recorded, board)
     title = folder.resolve().name
     picture = plot.auroc_against_cost(table)
     return {
         "table.csv": table.to_csv(index=False, float_format="%.6g", lineterminator="\n"),
-        "README.md": markdown.render(title, table, bool(picture)),
-        "index.html": page.render(title, frame, table, picture),
+        "README.md": markdown.render(title, table, overviews, bool(picture)),
+        "index.html": page.render(title, frame, table, overviews, picture),
         **({"cost.svg": picture} if picture else {}),
     }

@@ -1,4 +1,4 @@
-"""What a leaderboard's grid asks for and its records do not give."""
+"""What a leaderboard's grid asks for and its records do not give, and which of its rows other code made."""
 
 from __future__ import annotations
 
@@ -7,24 +7,69 @@ from typing import Any
 
 import pandas as pd
 
-from bdbench import grid, record
+from bdbench import grid, record, sources
+from bdbench.applicable import why_not
 from bdbench.board import Board
-from bdbench.leaderboard.frame import CELL
+from bdbench.grid import show_seeds
+from bdbench.leaderboard.frame import CELL, cell_columns
+from bdbench.plugins import installed
+
+_ASKED = [name for name in CELL if not name.endswith("_made")]
+_NOTES = ("not_run", "failed", "not_applicable")
 
 
 def covered(table: pd.DataFrame, board: Board) -> pd.DataFrame:
     """The table with a row of 0 seeds for each cell of the board's grid that has no record, sorted.
 
-    Two new columns: ``not_run``, the seeds that the grid asks for and nobody ran, and ``failed``, the errors of
-    those that were tried. Both are empty without a grid. Raises BdbenchError if the grid cannot be read.
+    New columns: ``not_run``, the seeds that the grid asks for and nobody ran, ``failed``, the errors of those that were
+    tried, and ``not_applicable``, why a defense is not to be run. All are empty without a grid. Raises BdbenchError if
+    the grid cannot be read.
     """
-    gaps = pd.DataFrame(_gaps(board), columns=[*CELL, "not_run", "failed"])
-    gaps = gaps.astype({name: table[name].dtype for name in CELL})
-    table = table.merge(gaps, how="outer", on=CELL)
-    table["seeds"] = table["seeds"].fillna(0).astype(int)
-    return table.fillna(dict.fromkeys(("not_run", "failed", "best", "device"), "")).sort_values(
-        CELL, kind="stable", ignore_index=True
-    )
+    table = table.assign(**dict.fromkeys(_NOTES, ""))
+    rows: dict[tuple[Any, ...], int] = {}
+    for i, key in enumerate(table[_ASKED].itertuples(index=False, name=None)):
+        rows.setdefault(key, i)
+    new = []
+    for gap in _gaps(board):
+        row = rows.get(tuple(gap[name] for name in _ASKED))
+        if row is None:
+            new.append({**gap, **_made(table, gap)})
+        else:
+            for name in _NOTES:
+                table.loc[row, name] = gap[name]
+    if not new:
+        return table
+    empty = dict.fromkeys(("best", "rank", "works", "device", "processor", "made_of"), "")
+    gaps = pd.DataFrame([{**empty, "seeds": 0, "control": False, **gap} for gap in new])
+    zeros = [name for name in table if pd.api.types.is_integer_dtype(table[name])]
+    gaps[zeros] = 0
+    gaps = gaps.reindex(columns=table.columns).astype({name: table[name].dtype for name in table})
+    return pd.concat([table, gaps]).sort_values(CELL, kind="stable", ignore_index=True)
+
+
+def made_by_other_code(board: Board) -> list[str]:
+    """A line for each cell with records whose attack, defense or model has other code today: which, and the seeds.
+
+    What is not installed here cannot be told of.
+    """
+    today = {
+        (kind, r.name): sources.own_code(r.component)
+        for kind in ("model", "attack", "defense")
+        for r in installed().registered(kind)
+    }
+    found: dict[tuple[str, tuple[str, ...]], list[int]] = {}
+    for data in board.records.values():
+        config = data["config"]
+        changed = tuple(
+            kind for kind, code in config["code"].items() if today.get((kind, config[kind]["name"]), code) != code
+        )
+        if changed:
+            cell = ", ".join(record.spec(config[kind]) for kind in record.KINDS)
+            found.setdefault((cell, changed), []).append(data["seed"])
+    return [
+        f"{cell}: seeds {show_seeds(seeds)} were made by other code of the {' and the '.join(changed)} than today's"
+        for (cell, changed), seeds in sorted(found.items())
+    ]
 
 
 def _gaps(board: Board) -> list[dict[str, Any]]:
@@ -32,15 +77,15 @@ def _gaps(board: Board) -> list[dict[str, Any]]:
     file = board.folder / "grid.toml"
     if not file.exists():
         return []
-    missing: dict[tuple[Any, ...], tuple[list[int], dict[int, str]]] = {}
+    missing: dict[str, tuple[dict[str, Any], list[int], dict[int, str]]] = {}
     for job in grid.read(file).jobs():
         for defense in job.defenses:
             cell = job.config(defense)
             if board.has(cell, job.seed):
                 continue
-            values = [v for kind in record.KINDS for v in _columns(cell[kind])]
-            key = (*values, " ".join(defense.oracles) or "none", job.budget)
-            not_run, failed = missing.setdefault(key, ([], {}))
+            columns = cell_columns(cell, defense.stage, defense.access)
+            columns["not_applicable"] = why_not(defense, job.attack, job.reserve) or ""
+            _, not_run, failed = missing.setdefault(json.dumps(columns), (columns, [], {}))
             error = board.error(cell, job.seed)
             if error is None:
                 not_run.append(job.seed)
@@ -48,13 +93,20 @@ def _gaps(board: Board) -> list[dict[str, Any]]:
                 failed[job.seed] = error
     return [
         {
-            **dict(zip(CELL, key, strict=True)),
-            "not_run": grid.show_seeds(not_run),
+            **columns,
+            "not_run": "" if columns["not_applicable"] else show_seeds(not_run),
             "failed": "; ".join(f"seed {seed}: {error}" for seed, error in failed.items()),
         }
-        for key, (not_run, failed) in missing.items()
+        for columns, not_run, failed in missing.values()
     ]
 
 
-def _columns(component: dict[str, Any]) -> tuple[str, str]:
-    return component["name"], json.dumps(record.parameters(component), sort_keys=True)
+def _made(table: pd.DataFrame, gap: dict[str, Any]) -> dict[str, str]:
+    """What the components of a cell without records are likely to be made of: what they are in the rows there are."""
+    found = {}
+    for kind in record.KINDS:
+        same = (table[kind] == gap[kind]) & (table[f"{kind}_parameters"] == gap[f"{kind}_parameters"])
+        if kind == "model":
+            same &= (table["dataset"] == gap["dataset"]) & (table["dataset_parameters"] == gap["dataset_parameters"])
+        found[f"{kind}_made"] = str(table.loc[same, f"{kind}_made"].iloc[0]) if same.any() else "{}"
+    return found

@@ -10,27 +10,25 @@ from typing import Any
 import pandas as pd
 
 from bdbench import record
-from bdbench.board import Board
+from bdbench.board import Board, check_definitions
 from bdbench.errors import BdbenchError
+from bdbench.leaderboard import columns, identity
 from bdbench.store import write_file
 
-CELL = [*(name for kind in record.KINDS for name in (kind, f"{kind}_parameters")), "oracles", "budget"]
-# column -> path in the record
-NUMBERS = {
-    "ca_before": ("before", "clean_accuracy"),
-    "asr_before": ("before", "attack_success_rate"),
-    "ra_before": ("before", "robust_accuracy"),
-    "auroc": ("detection", "auroc"),
-    "ap": ("detection", "average_precision"),
-    "tpr_at_budget": ("detection", "tpr_at_budget"),
-    "fpr_at_budget": ("detection", "fpr_at_budget"),
-    "tpr_at_1pct_fpr": ("detection", "tpr_at_1pct_fpr"),
-    "p_value": ("detection", "p_value"),
-    "ca_after": ("after", "clean_accuracy"),
-    "asr_after": ("after", "attack_success_rate"),
-    "ra_after": ("after", "robust_accuracy"),
-    "der": ("derived", "defense_effectiveness_rating"),
-}
+
+def _component(kind: str) -> list[str]:
+    return [kind, f"{kind}_parameters", f"{kind}_made"]
+
+
+# What is compared with each other was made on one ground.
+GROUND = [*_component("dataset"), *_component("model"), "reserve"]
+# A defense in a setting, whatever the attack: the control of a row is the row of it where nothing is attacked.
+DEFENDED = [*GROUND, *_component("defense"), "stage", "access", "budget"]
+# One attack on one ground, and every defense of one stage and with the same access against it.
+RIVALS = [*GROUND, *_component("attack"), "stage", "access", "budget"]
+# A row.
+CELL = [*(name for kind in record.KINDS for name in _component(kind)), "stage", "access", "budget", "reserve"]
+COSTS = ("shared_seconds", "defense_seconds", "times_victim", "seconds_per_input", "models_trained", "peak_memory_mb")
 
 
 def load(folder: Path) -> pd.DataFrame:
@@ -42,10 +40,9 @@ def frame_of(board: Board) -> pd.DataFrame:
     """One row for each record of a leaderboard, sorted. Raises BdbenchError."""
     if not board.records:
         raise BdbenchError(f"no records in {board.folder / 'records'}: expected *.json files, copies of record.json")
-    for name, data in board.records.items():
-        _check_definitions(data, board.folder / "records" / name)
     frame = pd.DataFrame([{**_row(data), "file": name} for name, data in board.records.items()])
-    frame = frame.astype(dict.fromkeys(NUMBERS, float))
+    frame = frame.astype(dict.fromkeys([*columns.NUMBERS, "p_value", *COSTS, "score", "accused", "hit"], float))
+    frame["ca_cost"] = frame["ca_base"] - frame["ca_after"]
     repeated = frame[frame.duplicated([*CELL, "seed"])]
     if len(repeated):
         here = f"two records in {board.folder} are of the same cell and seed"
@@ -61,16 +58,17 @@ def rows_of(frame: pd.DataFrame) -> list[dict[str, Any]]:
 def add(folder: Path, runs: Iterable[Path]) -> list[Path]:
     """Copy the records of runs, or record files, into ``folder/records``; all of them or none. Returns the copies.
 
-    Raises BdbenchError for a record that is not valid, of other definitions, or of a cell and seed that is there.
+    Raises BdbenchError for a record that is not valid, of other definitions, or of a cell and seed that is there and
+    made of the same.
     """
     records = folder / "records"
-    taken = {_identity(_row(data)): name for name, data in Board.read(folder).records.items()}
+    taken = {_identity(data): name for name, data in Board.read(folder).records.items()}
     texts = {}
     for run in runs:
         data = record.load(run)
-        _check_definitions(data, run)
+        check_definitions(data, run)
         copy = records / f"{data['id']}.json"
-        owner = taken.setdefault(_identity(_row(data)), copy.name)
+        owner = taken.setdefault(_identity(data), copy.name)
         if owner != copy.name or copy in texts:
             raise BdbenchError(f"{run}: {owner} is of the same cell and seed: expected one record of each")
         texts[copy] = record.dumps(data)
@@ -80,31 +78,50 @@ def add(folder: Path, runs: Iterable[Path]) -> list[Path]:
     return list(texts)
 
 
-def _check_definitions(data: Mapping[str, Any], path: Path) -> None:
-    found = data.get("definitions", 1)
-    if found != record.DEFINITIONS:
-        theirs = f"{path}: its numbers are defined as in version {found} of the definitions in bdbench.metrics"
-        raise BdbenchError(f"{theirs}: expected version {record.DEFINITIONS}, since two do not compare")
+def cell_columns(cell: Mapping[str, Any], stage: str, access: Iterable[str]) -> dict[str, Any]:
+    """The columns CELL of a cell (``record.cell_of``) but for what it was made of."""
+    row: dict[str, Any] = {}
+    for kind in record.KINDS:
+        row[kind] = cell[kind]["name"]
+        row[f"{kind}_parameters"] = json.dumps(record.parameters(cell[kind]), sort_keys=True)
+    row["stage"] = stage
+    row["access"] = ", ".join(name.replace("_", " ") for name in access) or "none"
+    # To other stages a budget does not apply, whatever the run was given.
+    budget = cell["budget"] if stage == "training set" else None
+    row["budget"] = budget if isinstance(budget, str) else "" if budget is None else f"{budget:g}"
+    row["reserve"] = float(cell["reserve"])
+    return row
 
 
-def _identity(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    return tuple(row[name] for name in [*CELL, "seed"])
+def _identity(data: Mapping[str, Any]) -> tuple[Any, ...]:
+    row = _cell(data)
+    return (*(row[name] for name in CELL), data["seed"])
+
+
+def _cell(data: Mapping[str, Any]) -> dict[str, Any]:
+    config = data["config"]
+    made = {f"{kind}_made": json.dumps(parts) for kind, parts in identity.made(config).items()}
+    return {**cell_columns(record.cell_of(config), data["stage"], data["access"]), **made}
 
 
 def _row(data: Mapping[str, Any]) -> dict[str, Any]:
     config, cost, environment = data["config"], data["cost"], data["environment"]
-    row: dict[str, Any] = {"id": data["id"], "seed": data["seed"], "budget": config["budget"]}
-    for kind in record.KINDS:
-        row[kind] = config[kind]["name"]
-        row[f"{kind}_parameters"] = json.dumps(record.parameters(config[kind]), sort_keys=True)
-    row["oracles"] = " ".join(data["oracles"]) or "none"
-    for name, (part, key) in NUMBERS.items():
-        row[name] = record.number(data, part, key)
+    row: dict[str, Any] = {"id": data["id"], "seed": data["seed"], "control": data["control"], **_cell(data)}
+    row["made_of"] = record.identity(config)
+    row |= {name: columns.value(data, name) for name in columns.NUMBERS}
+    row |= {f"{pool} pool": count for pool, count in columns.pools(data).items()}
+    row["p_value"] = data["p_value"]
+    verdict = data["verdict"] or dict.fromkeys(("score", "flagged", "hit"))
+    row |= {"score": verdict["score"], "accused": verdict["flagged"], "hit": verdict["hit"]}
     seconds = cost["seconds"]
+    own = sum(s for stage, s in seconds.items() if stage not in record.SHARED_STAGES)
     row["shared_seconds"] = sum(seconds.get(stage, 0.0) for stage in record.SHARED_STAGES)
-    row["defense_seconds"] = sum(s for stage, s in seconds.items() if stage not in record.SHARED_STAGES)
+    row["defense_seconds"] = own
+    row["times_victim"] = own / seconds["victim"] if seconds.get("victim") else None
+    row["seconds_per_input"] = record.number(data, "inputs.seconds_per_input")
     row["models_trained"] = cost["models_trained"]
     row["peak_memory_mb"] = cost["peak_memory_mb"]
     row["device"] = f"{environment['device']} x{environment['threads']}"
+    row["processor"] = environment["processor"]
     row["command"] = record.command(config, data["seed"])
     return row

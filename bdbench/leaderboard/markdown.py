@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -10,43 +10,65 @@ from tabulate import tabulate
 
 from bdbench.board import Board
 from bdbench.errors import unknown
+from bdbench.leaderboard import overview, views
+from bdbench.leaderboard.columns import HEADINGS
 from bdbench.leaderboard.coverage import covered
 from bdbench.leaderboard.frame import frame_of
+from bdbench.leaderboard.overview import Overview
 from bdbench.leaderboard.summary import summarise
-from bdbench.leaderboard.views import HEADINGS, SETTING, columns, displayed, gaps, matrix, select
+from bdbench.leaderboard.views import SETTING, displayed, gaps, greyed, matrix, select
 
 NOTE = """\
-Accuracies and rates are in percent. Mean over seeds, and half the 95 % interval (Student's t over the seeds) after ±;
-without ± there was one seed, or a number applies to one alone. Bold: better than every other defense against the
-same attack, and the intervals lie apart. Rank: 1 + the number of defenses whose interval of DER lies wholly above;
-those that cannot be told apart tie (=). An attack without ASR is the control: the same defense on the clean set,
-and "CA cost, clean" is the accuracy it loses there. "p < 0.05": in how many percent of seeds the defense says that
-the set is poisoned. Seconds and models are the defense's own, its retraining included; memory is the process's."""
+Accuracies and rates are in percent. A row is one experiment: records of other data, another recipe, other files or
+other code are rows of their own, and say which. Mean over seeds, and after ± half its 95 % interval: the larger of
+Student's t over the seeds and of Wilson's over the examples behind all of them; [low, high] where it ends with 0 or
+100; none with one seed. k/n [low, high]: Wilson's interval, in percent. Before: the victim; reference: plain training
+by the stream that is used after removal. What removal and robust training did is measured against the reference, what a
+repair or refused inputs did against the victim. Rivals are defenses of one stage with the same access, against the same
+attack; they are compared by paired differences over at least 3 shared seeds, corrected for the number of pairs (Holm).
+Bold: better than every rival that has the number. Rank, by DER without clips: 1 if it beats all rivals; ≈ best: beaten
+by none, and not told apart from the best; else 1 + the number of rivals that beat it. {grey}: the attack does not
+work there (the interval of ASR before reaches down to 50 or below), so that the row is not ranked and in no average.
+"Flags" are what the defense itself would remove. "Clean": the same defense where nothing is attacked. "p < 0.05": in
+how many seeds the defense says that there is a backdoor. Seconds, memory and models are the defense's own, its
+retraining included; "x victim" are its seconds over those that the cell's own victim took."""
 
 # What a page has room for; table.csv and index.html have the rest.
-_LEFT_OUT = ("der", "peak_memory_mb", "device")
-_MATRICES = ("auroc", "asr_after")
+_LEFT_OUT = ("der", "signed", "peak_memory_mb", "device")
+_MATRICES = ("auroc", "input_auroc", "model_auroc", "asr_after")
+_GREY = "*{}*"
 
 
-def render(title: str, table: pd.DataFrame, picture: bool) -> str:
-    """README.md: every data set, model and budget with its table, two of its numbers by attack and defense, and
+def render(title: str, table: pd.DataFrame, overviews: Sequence[Overview], picture: bool) -> str:
+    """README.md: every stage, data set, model and budget with its table, two of its numbers by attack and defense, and
     what was not run.
     """
-    shown = displayed(table, bold="**{}**")
-    parts = [f"# {title}", f"Made from `records/*.json` by `bdbench leaderboard build`; do not edit. {NOTE}"]
+    shown = greyed(displayed(table, bold="**{}**"), _GREY)
+    made = "Made from `records/*.json` by `bdbench leaderboard build`; do not edit."
+    parts = [f"# {title}", f"{made} {NOTE.format(grey='In italics')}"]
     parts.append("[index.html](index.html) is the same to sort and filter, with the records and commands behind it.")
     if picture:
         parts.append("![AUROC against the defense's seconds](cost.svg)")
-    for (dataset, model, budget), group in shown.groupby(list(SETTING), sort=True):
-        parts.append(f"## {dataset}, {model}, budget {budget}")
-        headings = {n: heading for n, heading in columns(table.loc[group.index]).items() if n not in _LEFT_OUT}
-        parts.append(_table(group[group["seeds"] > 0], headings))
-        for name in _MATRICES:
-            if name in headings:
-                parts += [f"{HEADINGS[name]} by attack and defense:", _matrix(group, name)]
-        missing = gaps(group)
-        if missing:
-            parts.append("Not run, or failed:\n\n" + "\n".join(f"- {line}" for line in missing))
+    for stage in views.stages(table):
+        parts.append(f"## {_title(stage)}")
+        of_stage = shown[shown["stage"] == stage]
+        for _, group in of_stage.groupby(list(SETTING), sort=True):
+            parts.append(f"### {views.setting(group.iloc[0].to_dict())}")
+            headings = {n: h for n, h in views.columns(table.loc[group.index], stage).items() if n not in _LEFT_OUT}
+            parts.append(_table(group[group["seeds"] > 0], headings))
+            for name in _MATRICES:
+                if name in headings:
+                    parts += [f"{HEADINGS[name]} by attack and defense:", _matrix(group, name)]
+            if missing := gaps(group):
+                parts.append("Not run, failed, or not to be run:\n\n" + "\n".join(f"- {line}" for line in missing))
+    for one in overviews:
+        parts.append(f"## Overall: {one.heading}")
+        if one.rows:
+            parts.append(tabulate(one.rows, overview.HEADINGS, "github", disable_numparse=True))
+        if one.missing:
+            parts.append("\n".join(f"- {line}" for line in one.missing))
+    if overviews:
+        parts.append(overview.NOTE)
     return "\n\n".join(parts) + "\n"
 
 
@@ -62,28 +84,35 @@ def part(
 ) -> str:
     """The rows of a leaderboard that fit ``where``, as Markdown or CSV; see ``views.select``. Raises BdbenchError.
 
-    by: a table for each value of this column; columns: the shown ones, with commas; matrix: one number, attacks
-    down and defenses across.
+    A table for each stage. by: and for each value of this column; columns: the shown ones, with commas; matrix: one
+    number, attacks down and defenses across, of the stages that have it.
     """
     board = Board.read(folder)
     table = select(covered(summarise(frame_of(board)), board), where, sort)
     if as_csv:
         return table.to_csv(index=False, float_format="%.6g", lineterminator="\n")
-    shown = displayed(table, bold="**{}**")
-    names = [*SETTING, *_chosen(table)] if columns is None else columns.split(",")
-    for name in (*names, *([matrix] if matrix else [])):
+    shown = greyed(displayed(table, bold="**{}**"), _GREY)
+    asked = None if columns is None else columns.split(",")
+    for name in (*(asked or []), *([matrix] if matrix else [])):
         if name not in {*SETTING, *HEADINGS}:
             raise unknown("column", name, [*SETTING, *HEADINGS])
-    headings = {name: HEADINGS.get(name, name) for name in names}
     parts = []
-    for value, group in shown.groupby(by, sort=True) if by else [("", shown)]:
-        body = _matrix(group, matrix) if matrix else _table(group[group["seeds"] > 0], headings)
-        parts.append(f"## {value}\n\n{body}" if by else body)
+    stages = views.stages(table)
+    if matrix:
+        stages = [s for s in stages if matrix in views.columns(table[table["stage"] == s], s)] or stages[:1]
+    for stage in stages:
+        of_stage = shown[shown["stage"] == stage]
+        names = [*SETTING, *views.columns(table.loc[of_stage.index], stage)] if asked is None else asked
+        headings = {name: HEADINGS.get(name, name) for name in names}
+        for value, group in of_stage.groupby(by, sort=True) if by else [("", of_stage)]:
+            body = _matrix(group, matrix) if matrix else _table(group[group["seeds"] > 0], headings)
+            heading = ", ".join(filter(None, [_title(stage) if len(stages) > 1 else "", value]))
+            parts.append(f"## {heading}\n\n{body}" if heading else body)
     return "\n\n".join(parts) + "\n"
 
 
-def _chosen(table: pd.DataFrame) -> list[str]:
-    return list(columns(table))
+def _title(stage: str) -> str:
+    return stage[0].upper() + stage[1:]
 
 
 def _table(shown: pd.DataFrame, headings: dict[str, str]) -> str:

@@ -47,9 +47,9 @@ def auroc_against_cost(table: pd.DataFrame) -> str:
     return "\n".join([opening + style, f'<rect width="{width}" height="{height}" fill="#fff"/>', *body, "</svg>\n"])
 
 
-def _panel(group: pd.DataFrame, x0: int, y0: int, low: int, high: int, colour: dict[str, str]) -> Iterator[str]:
+def _panel(group: pd.DataFrame, x0: int, y0: int, least: int, most: int, colour: dict[str, str]) -> Iterator[str]:
     def across(seconds: float) -> float:
-        return round((math.log10(max(seconds, 1e-3)) - low) / (high - low) * _WIDTH, 1)
+        return round((math.log10(max(seconds, 1e-3)) - least) / (most - least) * _WIDTH, 1)
 
     def down(auroc: float) -> float:
         return round((1 - min(max(auroc, 0), 1)) * _HEIGHT, 1)
@@ -62,13 +62,14 @@ def _panel(group: pd.DataFrame, x0: int, y0: int, low: int, high: int, colour: d
     for tick in (0, 0.25, 0.5, 0.75, 1):
         yield f'<line x1="0" x2="{_WIDTH}" y1="{down(tick)}" y2="{down(tick)}" stroke="#ddd"/>'
         yield f'<text x="-6" y="{down(tick) + 4}" text-anchor="end">{tick:g}</text>'
-    for power in range(low, high + 1):
+    for power in range(least, most + 1):
         yield f'<text x="{across(10.0**power)}" y="{_HEIGHT + 16}" text-anchor="middle">{10.0**power:g} s</text>'
     for row in rows:
-        auroc, half, seconds, shade = row["auroc"], row["auroc_ci95"], row["defense_seconds"], colour[row["defense"]]
+        auroc, low, high = row["auroc"], row["auroc_low"], row["auroc_high"]
+        seconds, shade = row["defense_seconds"], colour[row["defense"]]
         x = across(seconds)
-        if not math.isnan(half):
-            ends = f'y1="{down(auroc - half)}" y2="{down(auroc + half)}"'
+        if not math.isnan(low):
+            ends = f'y1="{down(low)}" y2="{down(high)}"'
             yield f'<line x1="{x}" x2="{x}" {ends} stroke="{shade}" stroke-width="1.5"/>'
         title = f"{row['defense']}: AUROC {auroc:.3f}, {seconds:.1f} s"
         yield f'<circle cx="{x}" cy="{down(auroc)}" r="4" fill="{shade}"><title>{escape(title)}</title></circle>'

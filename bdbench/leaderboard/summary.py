@@ -1,92 +1,147 @@
-"""Means over seeds, how sure they are, and what can be said of who is better."""
+"""Means over seeds, and how sure they are: a row for each cell."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Hashable
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
 from bdbench import record
-from bdbench.leaderboard.frame import CELL, NUMBERS
+from bdbench.leaderboard import identity, intervals, standing, verdicts
+from bdbench.leaderboard.columns import NUMBERS
+from bdbench.leaderboard.frame import CELL, COSTS, DEFENDED
 
-# The cells that are compared with each other: one attack on one data set, and every defense against it.
-RIVALS = [name for name in CELL if name not in ("defense", "defense_parameters", "oracles")]
-# The control of a cell: the same defense in the same setting, where nothing was attacked.
-_SETTING = [name for name in CELL if name not in ("attack", "attack_parameters")]
-# +1 where more is better, -1 where less is; the others tell of the attack or of the cost.
-BETTER = {
-    "auroc": 1, "ap": 1, "tpr_at_budget": 1, "fpr_at_budget": -1, "tpr_at_1pct_fpr": 1,
-    "ca_after": 1, "asr_after": -1, "ra_after": 1, "der": 1,
-}  # fmt: skip
-RANKED_BY = "der"
 ALARM = 0.05
+# An attack works where the lower end of the interval of ASR before is above this.
+WORKS = 0.5
+
+
+@dataclass(frozen=True)
+class BySeed:
+    """The records of a table by row and seed: float64 (rows, seeds) each, NaN where there is none.
+
+    values: of each number of NUMBERS, and of a verdict's score, accused, hit; counts: the examples it is a share of.
+    """
+
+    seeds: list[int]
+    values: dict[str, np.ndarray]
+    counts: dict[str, np.ndarray]
+
+    @classmethod
+    def of(cls, frame: pd.DataFrame) -> BySeed:
+        """The rows are those of ``summarise``."""
+        row = frame.groupby(CELL, sort=True).ngroup().to_numpy()
+        seeds, seed = np.unique(frame["seed"], return_inverse=True)
+
+        def spread(column: pd.Series) -> np.ndarray:
+            out = np.full((row.max() + 1, len(seeds)), np.nan)
+            out[row, seed] = column.to_numpy(float)
+            return out
+
+        values = {name: spread(frame[name]) for name in [*NUMBERS, "p_value", "score", "accused", "hit"]}
+        pools = {n.pool: spread(frame[f"{n.pool} pool"]) for n in NUMBERS.values() if n.pool}
+        counts = {
+            name: np.where(np.isnan(values[name]), 0.0, pools[number.pool])
+            for name, number in NUMBERS.items()
+            if number.pool
+        }
+        return cls(seeds.tolist(), values, counts)
 
 
 def summarise(frame: pd.DataFrame) -> pd.DataFrame:
-    """One row for each cell of ``frame`` (see ``load``).
+    """One row for each cell of ``frame`` (see ``load``), which is one experiment: what it was made of is part of it.
 
-    Of every number the mean over seeds, and under ``<name>_ci95`` half its 95 % interval, Student's t over the
-    seeds; with one seed there is none. Empty where nothing applies. ``alarms``: the share of seeds with
-    p < 0.05. ``control_ca_drop``: what the same defense costs in clean accuracy where nothing is attacked.
-    ``best``: the names of the numbers in which the cell's interval is better than, and apart from, that of every
-    rival. ``rank``: 1 + the rivals whose interval of DER lies wholly above the cell's, so that cells that cannot
-    be told apart tie.
+    Of every number the mean over seeds and, under ``<name>_low`` and ``<name>_high``, its 95 % interval: half its width
+    is the larger of Student's t over the seeds and the reach of Wilson's interval over the examples of all seeds; it
+    ends where the number does. With one seed there is none. Empty where nothing applies.
+
+    works: "yes" or "no", whether the attack does before any defense; "" where nothing is attacked. worst_asr_after: of
+    the seeds. alarms: in how many seeds p < 0.05, of alarms_of. control_ca_cost, control_flagged: of the same defense
+    in the same setting where nothing is attacked. For model detectors see ``verdicts``, for rank and best ``standing``.
     """
-    frame = frame.assign(
-        control_ca_drop=(frame["ca_before"] - frame["ca_after"]).where(frame["asr_before"].isna()),
-        alarms=(frame["p_value"] < ALARM).where(frame["p_value"].notna()).astype(float),
-    )
-    groups = frame.groupby(CELL, sort=True, dropna=False)
-    measured = [*NUMBERS, "control_ca_drop"]
-    costs = ["shared_seconds", "defense_seconds", "models_trained", "peak_memory_mb"]
-    mean = groups[[*measured, "alarms", *costs]].mean()
-    half = _half_interval(groups[measured].std(ddof=1), groups[measured].count()).add_suffix("_ci95")
-    order = [column for name in measured for column in (name, f"{name}_ci95")]
-    about = groups.agg(seeds=("seed", "size"), device=("device", _joined))
-    table = pd.concat([about, mean, half], axis=1)[["seeds", *order, "alarms", *costs, "device"]].reset_index()
-    for column in ("control_ca_drop", "control_ca_drop_ci95"):
-        table[column] = table.groupby(_SETTING, dropna=False)[column].transform("first")
-    return pd.concat([table, _standing(table)], axis=1)
+    groups = frame.groupby(CELL, sort=True)
+    table = groups.agg(
+        control=("control", "first"),
+        made_of=("made_of", "first"),
+        seeds=("seed", "size"),
+        **{name: (name, "mean") for name in COSTS},
+        device=("device", _joined),
+        processor=("processor", _joined),
+    ).reset_index()
+    by_seed = BySeed.of(frame)
+    numbers = _numbers(by_seed)
+    p_values = by_seed.values["p_value"]
+    table = pd.concat([table, numbers], axis=1)
+    table["worst_asr_after"] = frame.assign(worst=frame["asr_after"]).groupby(CELL, sort=True)["worst"].max().to_numpy()
+    table["alarms"], table["alarms_of"] = (p_values < ALARM).sum(1), (~np.isnan(p_values)).sum(1)
+    table["works"] = _works(table, by_seed)
+    control = _control(table)
+    for name, of in (("control_ca_cost", "ca_cost"), ("control_flagged", "flagged")):
+        for end in ("", "_low", "_high"):
+            table[name + end] = _taken(table[of + end].to_numpy(float), control)
+    table = pd.concat([table, verdicts.judged(by_seed.values, control, table["control"].to_numpy(bool))], axis=1)
+    return pd.concat([table, standing.standing(table, by_seed.values, by_seed.counts)], axis=1)
 
 
-def _half_interval(deviation: pd.DataFrame, count: pd.DataFrame) -> pd.DataFrame:
-    from scipy.stats import t
+def labelled(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with short names in place of the components' names, parameters, and what they were made of."""
+    always = {"dataset": ("subset",), "attack": ("rate",)}
+    names: dict[str, list[str]] = {}
+    for kind in record.KINDS:
+        components = [
+            {"name": n, **json.loads(p)} for n, p in zip(table[kind], table[f"{kind}_parameters"], strict=True)
+        ]
+        made = [json.loads(m) for m in table[f"{kind}_made"]]
+        # A model's recipe is its own for each data set.
+        beside: list[Hashable] = list(names["dataset"]) if kind == "model" else [""] * len(table)
+        names[kind] = identity.labels(components, made, beside, always.get(kind, ()))
+    spent = [f"{kind}_{part}" for kind in record.KINDS for part in ("parameters", "made")]
+    return table.assign(**names).drop(columns=spent)
 
-    quantiles = {n: t.ppf(0.975, n - 1) / n**0.5 if n > 1 else np.nan for n in np.unique(count)}
-    return deviation * count.replace(quantiles).astype(float)
+
+def _numbers(by_seed: BySeed) -> pd.DataFrame:
+    """The mean of every number, and the ends of its interval."""
+    counts = {name: count.sum(1) for name, count in by_seed.counts.items()}
+    means, halves = {}, {}
+    for name in NUMBERS:
+        values = by_seed.values[name]
+        n = (~np.isnan(values)).sum(1)
+        total = np.nansum(values, 1)
+        means[name] = np.where(n > 0, total / np.maximum(n, 1), np.nan)
+        square = np.nansum((values - means[name][:, None]) ** 2, 1)
+        halves[name] = intervals.student(np.sqrt(square / np.maximum(n - 1, 1)), n)
+    columns = {}
+    for name, number in NUMBERS.items():
+        # NaN stays NaN: one seed has no interval.
+        half = np.maximum(halves[name], intervals.reaches(means, counts, name))
+        columns[name] = means[name]
+        columns[f"{name}_low"], columns[f"{name}_high"] = intervals.ends(means[name], half, number.within)
+    return pd.DataFrame(columns)
+
+
+def _works(table: pd.DataFrame, by_seed: BySeed) -> np.ndarray:
+    asr = table["asr_before"].to_numpy(float)
+    alone, _ = intervals.wilson(asr, by_seed.counts["asr_before"].sum(1))
+    low = np.where(table["seeds"] > 1, table["asr_before_low"], alone)
+    return np.where(np.isnan(asr) | table["control"], "", np.where(low > WORKS, "yes", "no"))
+
+
+def _control(table: pd.DataFrame) -> np.ndarray:
+    """For each row the row of its control, int64 (rows,); -1 if there is none."""
+    group = table.groupby(DEFENDED).ngroup().to_numpy()
+    found = np.full(group.max() + 1, -1)
+    # Of several, which differ in the code of the control itself, the first.
+    for row in np.flatnonzero(table["control"].to_numpy(bool))[::-1]:
+        found[group[row]] = row
+    return found[group]
+
+
+def _taken(values: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    return np.where(rows >= 0, values[rows], np.nan)
 
 
 def _joined(values: pd.Series) -> str:
     return ", ".join(sorted(set(values)))
-
-
-def _standing(table: pd.DataFrame) -> pd.DataFrame:
-    """The columns ``best`` and ``rank``."""
-    best: list[list[str]] = [[] for _ in range(len(table))]
-    rank = np.full(len(table), np.nan)
-    for rows in table.groupby(RIVALS, dropna=False).indices.values():
-        for name, sign in BETTER.items():
-            value, half = (table[c].to_numpy()[rows] for c in (name, f"{name}_ci95"))
-            low, high = sign * value - half, sign * value + half
-            beats = low[:, None] > high[None, :]
-            if name == RANKED_BY:
-                rank[rows] = np.where(np.isnan(low), np.nan, 1 + beats.sum(0))
-            # Nobody is the best of one, or ahead of rivals whose interval is not known.
-            leads = (beats | np.eye(len(rows), dtype=bool)).all(1) & (len(rows) > 1)
-            for row in np.asarray(rows)[leads].tolist():
-                best[row].append(name)
-    return pd.DataFrame({"rank": rank, "best": [" ".join(names) for names in best]})
-
-
-def _labels(table: pd.DataFrame, kind: str, always: tuple[str, ...] = ()) -> list[str]:
-    names, parameters = table[kind], table[f"{kind}_parameters"]
-    components = [{"name": n, **json.loads(p)} for n, p in zip(names, parameters, strict=True)]
-    return record.labels(components, always)
-
-
-def labelled(table: pd.DataFrame) -> pd.DataFrame:
-    """The table with short names in place of the components' names, and no parameters."""
-    always = {"dataset": ("subset",), "attack": ("rate",)}
-    names = {kind: _labels(table, kind, always.get(kind, ())) for kind in record.KINDS}
-    return table.assign(**names).drop(columns=[f"{kind}_parameters" for kind in record.KINDS])

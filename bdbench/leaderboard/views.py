@@ -3,91 +3,117 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from bdbench import record
 from bdbench.errors import unknown
+from bdbench.leaderboard import intervals
+from bdbench.leaderboard.columns import COUNTS, HEADINGS, NUMBERS, SHOWN, STAGES
 from bdbench.leaderboard.frame import rows_of
-from bdbench.leaderboard.summary import BETTER, RIVALS, labelled
+from bdbench.leaderboard.standing import NOT_TOLD_APART
+from bdbench.leaderboard.summary import labelled
 
-# The shown columns and their headings; those of numbers that no record has are left out.
-HEADINGS = {
-    "attack": "attack",
-    "defense": "defense",
-    "rank": "rank",
-    "oracles": "oracles",
-    "seeds": "seeds",
-    "ca_before": "CA",
-    "asr_before": "ASR",
-    "auroc": "AUROC",
-    "tpr_at_budget": "TPR at budget",
-    "tpr_at_1pct_fpr": "TPR at 1 % FPR",
-    "alarms": "p < 0.05",
-    "ca_after": "CA after",
-    "asr_after": "ASR after",
-    "der": "DER",
-    "control_ca_drop": "CA cost, clean",
-    "defense_seconds": "seconds",
-    "models_trained": "models",
-    "peak_memory_mb": "memory MB",
-    "device": "device",
-}
-SETTING = ("dataset", "model", "budget")
+SETTING = ("dataset", "model", "reserve", "budget")
+_CONDITIONS = (*record.KINDS, "stage", "access")
+_MOST_FIRST = {
+    "seeds", "ca_before", "asr_before", "ca_reference", "asr_reference", "model_auroc", "detections", "hits", "alarms",
+}  # fmt: skip
+# As fractions, with three digits; all other shares are in percent.
+_FRACTIONS = {name for name, number in NUMBERS.items() if not number.percent} | {"model_auroc"}
 
 
 def displayed(table: pd.DataFrame, bold: str = "{}") -> pd.DataFrame:
     """Every row of ``covered``, as text: short names, and numbers with their intervals.
 
-    Accuracies and rates are in percent. ``bold`` formats a number that is best in its column.
+    ``bold`` formats a number that is best in its column.
     """
     shown = labelled(table)
     for name in HEADINGS:
-        if f"{name}_ci95" in table:
-            texts = map(_with_interval, table[name], table[f"{name}_ci95"], [name] * len(table))
+        if f"{name}_low" in table:
+            numbers = zip(table[name], table[f"{name}_low"], table[f"{name}_high"], strict=True)
+            texts = [interval(value, low, high, name) for value, low, high in numbers]
             best = [name in names.split() for names in table["best"]]
             shown[name] = [bold.format(text) if b else text for text, b in zip(texts, best, strict=True)]
-    for name in ("defense_seconds", "models_trained", "peak_memory_mb"):
-        shown[name] = table[name].map(_whole)
-    shown["alarms"] = (100 * table["alarms"]).map(_whole)
-    tied = table.groupby([*RIVALS, "rank"])["rank"].transform("size") > 1
-    shown["rank"] = table["rank"].map(_whole) + tied.map({True: "=", False: ""})
-    shown["budget"] = [f"{100 * b:g} %" for b in table["budget"]]
+    shown["worst_asr_after"] = [_percent(v) for v in table["worst_asr_after"]]
+    for name in COUNTS:
+        shown[name] = [_count(k, n) for k, n in zip(table[name], table[f"{name}_of"], strict=True)]
+    for name, digits in (("defense_seconds", 0), ("models_trained", 0), ("peak_memory_mb", 0), ("times_victim", 1)):
+        shown[name] = [_rounded(v, digits) for v in table[name]]
+    shown["seconds_per_input"] = ["-" if np.isnan(v) else f"{v:.2g}" for v in table["seconds_per_input"]]
+    shown["rank"] = ["≈ best" if r == NOT_TOLD_APART else r or "-" for r in table["rank"]]
+    shown["budget"] = [f"{100 * float(b):g} %" if b[:1].isdigit() else b for b in table["budget"]]
+    shown["reserve"] = [f"{100 * r:g} %" for r in table["reserve"]]
     return shown
 
 
-def _with_interval(value: float, half: float, name: str) -> str:
+def interval(value: float, low: float, high: float, name: str) -> str:
+    """``x ± h``; ``x [low, high]`` where the interval ends with the values that there can be."""
     if np.isnan(value):
         return "-"
-    scale, digits = (1, 3) if name in ("auroc", "ap", "der") else (100, 1)
+    scale, digits = (1, 3) if name in _FRACTIONS else (100, 1)
     text = f"{scale * value:.{digits}f}"
-    return text if np.isnan(half) else f"{text} ± {scale * half:.{digits}f}"
+    if np.isnan(low):
+        return text
+    if abs((high - value) - (value - low)) > 1e-9:
+        return f"{text} [{scale * low:.{digits}f}, {scale * high:.{digits}f}]"
+    return f"{text} ± {scale * (high - low) / 2:.{digits}f}"
 
 
-def _whole(value: float) -> str:
-    return "-" if np.isnan(value) else f"{value:.0f}"
+def _count(k: int, n: int) -> str:
+    """k of n, with Wilson's interval in percent."""
+    if not n:
+        return "-"
+    low, high = intervals.wilson(k / n, n)
+    return f"{k}/{n} [{100 * low:.0f}, {100 * high:.0f}]"
 
 
-def columns(table: pd.DataFrame) -> dict[str, str]:
-    """The headings of the columns that hold anything, by column."""
-    return {name: heading for name, heading in HEADINGS.items() if table[name].notna().any()}
+def _percent(value: float) -> str:
+    return "-" if np.isnan(value) else f"{100 * value:.1f}"
+
+
+def _rounded(value: float, digits: int) -> str:
+    return "-" if np.isnan(value) else f"{value:.{digits}f}"
+
+
+def holds(table: pd.DataFrame, name: str) -> bool:
+    """Whether a column has anything to show."""
+    if name in COUNTS:
+        return bool((table[f"{name}_of"] > 0).any())
+    return bool((table[name] != "").any() if name == "rank" else table[name].notna().any())
+
+
+def columns(table: pd.DataFrame, stage: str) -> dict[str, str]:
+    """The headings of a stage's columns that hold anything, by column."""
+    return {name: HEADINGS[name] for name in SHOWN[stage] if holds(table, name)}
+
+
+def stages(table: pd.DataFrame) -> list[str]:
+    """The stages that a table has rows of, in order."""
+    return [stage for stage in STAGES if (table["stage"] == stage).any()]
+
+
+def setting(row: dict[str, Any]) -> str:
+    """A heading for the rows of ``displayed`` of one setting."""
+    budget = f", budget {row['budget']}" if row["budget"] else ""
+    return f"{row['dataset']}, {row['model']}, reserve {row['reserve']}{budget}"
 
 
 def select(table: pd.DataFrame, where: Iterable[str], sort: str | None) -> pd.DataFrame:
-    """The rows that fit conditions such as ``attack=blend`` or ``defense=datamodel``, best ``sort`` first.
+    """The rows that fit conditions such as ``attack=blend`` or ``stage=repair``, best ``sort`` first.
 
     Conditions on one column are alternatives; a value is a component's name, or as much of its label as one
     likes. Raises BdbenchError for an unknown column, or a condition that fits no row.
     """
     names = labelled(table)
     keep = pd.Series(True, table.index)
-    allowed = [*record.KINDS, "oracles"]
     wanted: dict[str, pd.Series] = {}
     for condition in where:
         column, equals, value = condition.partition("=")
-        if not equals or column not in allowed:
-            raise unknown("condition", condition, [f"{name}=..." for name in allowed])
+        if not equals or column not in _CONDITIONS:
+            raise unknown("condition", condition, [f"{name}=..." for name in _CONDITIONS])
         fits = (names[column] + " ").str.startswith(f"{value} ")
         if not fits.any():
             raise unknown(column, value, set(names[column]))
@@ -99,18 +125,38 @@ def select(table: pd.DataFrame, where: Iterable[str], sort: str | None) -> pd.Da
         return table.reset_index(drop=True)
     if sort not in HEADINGS:
         raise unknown("column", sort, HEADINGS)
-    return table.sort_values(sort, ascending=BETTER.get(sort, -1) < 0, kind="stable", ignore_index=True)
+    key = "beaten_by" if sort == "rank" else sort
+    return table.sort_values(key, ascending=better(sort) < 0, kind="stable", ignore_index=True)
+
+
+def better(name: str) -> int:
+    """+1 if one looks for the most of a number first, else -1: the least of a rank or a cost."""
+    return (NUMBERS[name].better if name in NUMBERS else 0) or (1 if name in _MOST_FIRST else -1)
+
+
+def greyed(shown: pd.DataFrame, grey: str) -> pd.DataFrame:
+    """``displayed`` with ``grey`` formatting every number of a row in which the attack does not work."""
+    names = [name for name in HEADINGS if name not in ("attack", "defense", "seeds", "rank", "access")]
+    fails = shown["works"] == "no"
+    return shown.assign(
+        **{name: shown[name].map(grey.format).where(fails & (shown[name] != "-"), shown[name]) for name in names}
+    )
 
 
 def matrix(shown: pd.DataFrame, name: str) -> pd.DataFrame:
-    """A number of ``displayed``, attacks down and defenses across; a cell without records says 'not run'.
+    """A number of ``displayed``, attacks down and defenses across; a cell without records says why there are none.
 
     Attacks to which the number does not apply are left out. For a number after the defense a first column has the
     same before, over the seeds of the defense that has most.
     """
-    values = shown[name].where(shown["seeds"] > 0, np.where(shown["failed"] != "", "failed", "not run"))
+    nothing = np.select(
+        [shown["not_applicable"] != "", shown["failed"] != ""], [shown["not_applicable"], "failed"], "not run"
+    )
+    values = shown[name].where(shown["seeds"] > 0, nothing)
     index = [*(column for column in SETTING if shown[column].nunique() > 1), "attack"]
-    grid = shown.assign(value=values).pivot(index=index, columns="defense", values="value")
+    grid = shown.assign(value=values).pivot_table(
+        index=index, columns="defense", values="value", aggfunc="; ".join, sort=True
+    )
     grid = grid.fillna("not run").rename_axis(columns=None)
     grid = grid[(grid != "-").any(axis=1)]
     before = f"{name.removesuffix('_after')}_before"
@@ -121,13 +167,17 @@ def matrix(shown: pd.DataFrame, name: str) -> pd.DataFrame:
 
 
 def gaps(shown: pd.DataFrame) -> list[str]:
-    """What is missing, in a line for each attack: the seeds that were not run or failed, and of which defenses."""
+    """What is missing, in a line for each attack: the seeds that were not run or failed, what does not apply, and of
+    which defenses.
+    """
     lines = []
     for attack, rows in shown.groupby("attack"):
         notes: dict[str, list[str]] = {}
-        for row in rows_of(rows[(rows["not_run"] != "") | (rows["failed"] != "")]):
-            note = "; ".join(filter(None, [row["not_run"] and f"seeds {row['not_run']}", row["failed"]]))
-            notes.setdefault(note, []).append(row["defense"])
+        for row in rows_of(rows):
+            run = row["not_run"] and f"seeds {row['not_run']}"
+            apply = row["not_applicable"] and f"does not apply: {row['not_applicable']}"
+            if note := "; ".join(filter(None, [run, row["failed"], apply])):
+                notes.setdefault(note, []).append(row["defense"])
         told = [
             f"{'every defense' if len(names) == len(rows) else ', '.join(names)} ({note})"
             for note, names in notes.items()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -11,9 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bdbench import record
+from tests.records import keep, made
 
-DIGITS = Path(__file__).parent.parent.parent / "leaderboards" / "digits" / "records"
 ATTACKS, DEFENSES, SEEDS = 50, 40, 5
 BUILD = """
 import sys, pathlib, resource
@@ -26,17 +24,16 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
 @pytest.fixture(scope="module")
 def board(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("big")
-    (folder / "records").mkdir()
     rng = np.random.default_rng(0)
-    data = json.loads(next(DIGITS.glob("*blend*")).read_text())
     for attack in range(ATTACKS):
-        data["config"]["attack"]["rate"] = 0.01 + attack / 1000
         for defense in range(DEFENSES):
-            data["config"]["defense"] = {"name": f"defense-{defense}", "strength": defense, "sizes": [0.1, 0.2]}
+            parts = {
+                "attack": {"name": "blend", "rate": 0.01 + attack / 1000},
+                "defense": {"name": f"defense-{defense}", "strength": defense, "sizes": [0.1, 0.2]},
+            }
             for seed in range(SEEDS):
-                data |= {"seed": seed, "id": f"r-{attack}-{defense}-{seed}"}
-                data["detection"]["auroc"] = float(rng.random())
-                (folder / "records" / f"{data['id']}.json").write_text(record.dumps(data))
+                data = made(seed, auroc=float(rng.random()), asr=float(rng.random()), parts=parts)
+                keep(folder, {**data, "id": f"r-{attack}-{defense}-{seed}"})
     return folder
 
 
