@@ -52,14 +52,14 @@ def two_clusters(points: np.ndarray | None, count: int, seed: int) -> np.ndarray
 
 @dataclass(frozen=True, kw_only=True)
 class ActivationClustering(Detector):
-    """2-means on the reduced features of each label; the smaller cluster of a label is suspected.
+    """2-means on the reduced features of each label; the smaller cluster of a label is suspected, all others score 0.
 
-    rule: what decides whether it is poisonous, and what the score of its members is (sec. 4 of the paper):
-    relative-size: it holds less than ``size`` of the label; its members score 1 - that share, the others' 1 - theirs.
-    silhouette: the two clusters fit the label, by a silhouette above ``silhouette``; its members score the silhouette,
-    the others its negative. exclusionary: a model trained without the smaller clusters (of all labels at once, so that
-    one training does) gives more of it to some other label than to its own; its members score p / (l + p), with l the
-    number it gives to their own label and p that to the most frequent other one; the others score 0.
+    rule: what decides whether it is poisonous, and what its members score (sec. 4 of the paper). relative-size: it
+    holds less than ``size`` of the label; 1 - that share. silhouette: the two clusters fit the label, by a silhouette
+    above ``silhouette``; the silhouette. exclusionary: a model trained without the smaller clusters (of all labels at
+    once, so that one training does) gives more of it to some other label than to its own; p / (l + p), with l the
+    number it gives to its own label and p that to the most frequent other one. The paper reduces by independent
+    components; docs/experiments.md says why principal ones are the default here.
     """
 
     name = "activation-clustering"
@@ -69,15 +69,17 @@ class ActivationClustering(Detector):
         "fall into two clusters, of which the smaller holds the poisons."
     )
     components: int = param(10, help="dimensions kept before clustering", low=2)
-    reduction: Literal["ica", "pca"] = param("ica", help="independent components, as the paper, or principal ones")
+    reduction: Literal["ica", "pca"] = param("pca", help="principal components, or independent ones, as the paper")
     rule: Literal["relative-size", "silhouette", "exclusionary"] = param(
-        "relative-size", help="what tells a poisonous cluster: its size, how well it fits, or a model trained without it"
+        "relative-size", help="what tells a poisonous cluster: its size, its fit, or a model trained without it"
     )
     size: float = param(0.35, help="relative-size: a smaller share of its label is poisonous", low=0, high=0.5)
-    silhouette: float = param(0.15, help="silhouette: a label above it is poisoned", low=-1, high=1)
+    silhouette: float = param(0.15, help="silhouette: a label above it is poisoned", low=0, high=1)
 
     def score(self, view: TrainingView, tools: Tools) -> np.ndarray:
         """How suspicious each example's cluster is by the rule, float64 (n,); concludes with what the rule flags."""
+        from sklearn.metrics import silhouette_score
+
         features = tools.victim.features(view.images)
         seed = tools.streams.integer("clustering") % 2**32
         labels = np.unique(view.labels)
@@ -89,23 +91,15 @@ class ActivationClustering(Detector):
             cluster = two_clusters(points, int(members.sum()), seed)
             smaller[members] = cluster == 1
             if self.rule == "relative-size":
-                scores[members] = 1 - np.bincount(cluster, minlength=2)[cluster] / len(cluster)
-            elif self.rule == "silhouette" and points is not None:
-                scores[members] = _fit(points, cluster)
+                scores[members] = cluster * (1 - cluster.mean())
+            elif self.rule == "silhouette" and cluster.any():
+                scores[members] = cluster * max(0.0, silhouette_score(points, cluster))
             advance(1)
         if self.rule == "exclusionary":
             scores = _reclassified(view, smaller, tools)
         limit = {"relative-size": 1 - self.size, "silhouette": self.silhouette, "exclusionary": 0.5}[self.rule]
         tools.conclude(flagged=smaller & (scores > limit))
         return scores
-
-
-def _fit(points: np.ndarray, cluster: np.ndarray) -> np.ndarray:
-    """The silhouette of two clusters, negative for members of the larger."""
-    from sklearn.metrics import silhouette_score
-
-    value = float(silhouette_score(points, cluster)) if cluster.any() else 0.0
-    return np.where(cluster == 1, value, -value)
 
 
 def _reclassified(view: TrainingView, smaller: np.ndarray, tools: Tools) -> np.ndarray:

@@ -15,7 +15,7 @@ _CONSISTENCY = 1.4826
 
 @dataclass(frozen=True, kw_only=True)
 class NeuralCleanse(ModelDetector):
-    """For each label the smallest patch is sought that gives it to clean images; a label with a far smaller one is suspect.
+    """Seeks for each label the smallest patch that gives it to clean images; a label with a far smaller one is suspect.
 
     A mask and a pattern are found by Adam on cross-entropy + lambda |mask|, lambda adapted so that ``success`` of the
     images obey (see ``trigger.reverse``). The anomaly index is a norm's distance from the median of all

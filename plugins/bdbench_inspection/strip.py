@@ -16,9 +16,9 @@ _AT_ONCE = 4096
 class Strip(InputDetector):
     """Minus the mean entropy of the model's answers to the input with each of some clean images laid over it.
 
-    All inputs are met with the same overlays. mix: sum, x + o cut off at 255, the weights 1 and 1 that the authors' code
-    hands to OpenCV, is the default; mean, (x + o) / 2, is what ART does, and halves the trigger as well. An overlay that
-    is the input itself says nothing and is left out.
+    All inputs are met with the same overlays. mix: sum, x + o cut off at 255, the weights 1 and 1 that the authors'
+    code hands to OpenCV, is the default; mean, (x + o) / 2, is what ART does, and halves the trigger as well. An
+    overlay that is the input itself says nothing and is left out.
     """
 
     name = "strip"
@@ -34,8 +34,9 @@ class Strip(InputDetector):
     def fit(self, tools: Tools) -> State:
         """The overlays, uint8 (k, H, W, C)."""
         reserve: Split = tools.oracle("clean_set")
-        count = min(self.overlays, len(reserve.labels))
-        return {"overlays": np.asarray(reserve.images)[tools.streams("overlays").choice(len(reserve.labels), count, False)]}
+        size = len(reserve.labels)
+        chosen = tools.streams("overlays").choice(size, min(self.overlays, size), replace=False)
+        return {"overlays": np.asarray(reserve.images)[chosen]}
 
     def score(self, images: np.ndarray, state: State, tools: Tools) -> np.ndarray:
         """Minus the mean entropy in bits, float64 (m,)."""

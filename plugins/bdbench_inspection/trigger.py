@@ -17,7 +17,7 @@ _START, _UP, _DOWN, _PATIENCE, _ENOUGH = 1e-3, 2.0, 2.0**1.5, 5, 25
 
 @dataclass
 class Penalty:
-    """The weight of the mask's norm: 0 until the trigger works, then larger while it does, smaller while it does not."""
+    """The weight of the mask's norm: 0 until the trigger works, then larger while it does and smaller while not."""
 
     weight: float = 0.0
     grown: bool = False

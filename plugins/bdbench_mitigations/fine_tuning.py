@@ -19,7 +19,7 @@ class FineTuning(Mitigation):
     assumption = "What the weights know of the trigger is forgotten once clean examples no longer call for it."
     oracles = ("clean_set",)
     clean: int | None = param(None, help="clean examples to train on (none: all that are set apart)", low=1)
-    epochs: int = param(20, help="passes over them", low=1)
+    epochs: int = param(100, help="passes over them", low=1)
     lr: float = param(1.0, help="peak learning rate / the recipe's", low=0, exclusive=True)
 
     def repair(self, tools: Tools) -> Victim:

@@ -17,7 +17,7 @@ _BATCH = 256
 
 @dataclass(frozen=True, kw_only=True)
 class LabelConsistent(TriggerAttack):
-    """Clean-label: images of the target class are perturbed away from their label, then a faint or full trigger is added.
+    """Clean-label: images of the target class are perturbed away from their label, then a trigger is added.
 
     A model of the victim's architecture is trained on the clean set; projected gradient descent raises its loss on the
     chosen images, so that the victim has to rely on the trigger to get them right. The perturbations that the authors

@@ -37,8 +37,8 @@ def perturb(
         step = gradient.sign() if norm == "linf" else gradient / _length(gradient).clamp_min(_TINY)
         change = (moved.detach() + step_size * step).clamp(0, 1) - x
         # Both shrink each pixel's change, so that the image stays in 0..1.
-        change = change.clamp(-eps, eps) if norm == "linf" else change * (eps / _length(change).clamp_min(max(eps, _TINY)))
-        moved = x + change
+        shrunk = change * (eps / _length(change).clamp_min(max(eps, _TINY)))
+        moved = x + (change.clamp(-eps, eps) if norm == "linf" else shrunk)
         advance(1)
     return moved
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,13 +12,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bdbench import Attack, BdbenchError, PoisonedData, Role, Split, Streams, TriggerAttack
+from bdbench import BdbenchError, PoisonedData, Record, Role, Split, Streams, TriggerAttack
 from bdbench_triggers.badnets import BadNets
 from bdbench_triggers.blend import Blend
 from bdbench_triggers.none import NoAttack
 from bdbench_triggers.sig import Sig
+from bdbench_triggers.tact import Tact
 
 STREAMS = Streams(0)
+WORKSHOP: Any = SimpleNamespace(streams=STREAMS, num_classes=4)
 GREY = np.full((1, 4, 4, 1), 100, np.uint8)
 
 
@@ -93,13 +97,13 @@ def test_sig_by_hand() -> None:
     assert grid(attack.trigger(grey, STREAMS)) == [[100, 140, 100, 60]]
 
 
-ATTACKS = [BadNets(rate=0.2), Blend(rate=0.2, target=2), Sig(rate=0.2, target=1)]
+ATTACKS = [BadNets(rate=0.2), Blend(rate=0.2, target=2), Sig(rate=0.2, target=1, frequency=2)]
 
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda a: a.name)
 def test_poisons_are_as_many_and_where_they_should_be(attack: TriggerAttack, split: Split) -> None:
     before = (split.images.copy(), split.labels.copy())  # type: ignore[union-attr]
-    made = attack.poison(split, 4, STREAMS)
+    made = attack.poison(split, {}, WORKSHOP)
     poisons = made.roles == Role.POISON
     assert poisons.sum() == 8
     assert np.array_equal(made.original_labels, before[1])
@@ -115,17 +119,17 @@ def test_poisons_are_as_many_and_where_they_should_be(attack: TriggerAttack, spl
 @given(rate=st.floats(0.001, 0.999), target=st.integers(0, 3), clean=st.booleans())
 def test_any_rate_is_met_exactly_or_refused(rate: float, target: int, clean: bool) -> None:
     split = Split(np.zeros((40, 4, 4, 1), np.uint8), np.arange(40) % 4)
-    attack = Sig(rate=rate, target=target) if clean else BadNets(rate=rate, target=target)
+    attack = Sig(rate=rate, target=target, frequency=1) if clean else BadNets(rate=rate, target=target)
     count, room = round(rate * 40), 10 if clean else 30
     if 1 <= count <= room:
-        assert (attack.poison(split, 4, STREAMS).roles == Role.POISON).sum() == count
+        assert (attack.poison(split, {}, WORKSHOP).roles == Role.POISON).sum() == count
     else:
         with pytest.raises(BdbenchError, match=f"asks for {count} poisons of 40 training examples"):
-            attack.poison(split, 4, STREAMS)
+            attack.poison(split, {}, WORKSHOP)
 
 
-@pytest.mark.parametrize("attack", [*ATTACKS, NoAttack()], ids=lambda a: a.name)
-def test_triggers_keep_type_and_shape_and_leave_the_input(attack: Attack) -> None:
+@pytest.mark.parametrize("attack", ATTACKS, ids=lambda a: a.name)
+def test_triggers_keep_type_and_shape_and_leave_the_input(attack: TriggerAttack) -> None:
     for shape in ((3, 8, 8, 1), (2, 32, 32, 3)):
         images = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
         kept = images.copy()
@@ -135,7 +139,50 @@ def test_triggers_keep_type_and_shape_and_leave_the_input(attack: Attack) -> Non
 
 
 def test_the_control_changes_nothing(split: Split) -> None:
-    made: PoisonedData = NoAttack().poison(split, 4, STREAMS)
+    made: PoisonedData = NoAttack().poison(split, {}, WORKSHOP)
     assert np.array_equal(made.images, split.images) and np.array_equal(made.labels, split.labels)
     assert not made.roles.any()
-    assert NoAttack().goal(split.labels) is None
+    assert NoAttack().challenge(split, {}, WORKSHOP) is None
+
+
+def test_all_to_all_gives_every_class_the_next_one(split: Split) -> None:
+    attack = BadNets(mapping="all-to-all", rate=0.5)
+    made = attack.poison(split, {}, WORKSHOP)
+    poisons = made.roles == Role.POISON
+    assert poisons.sum() == 20 and set(split.labels[poisons]) == {0, 1, 2, 3}
+    assert np.array_equal(made.labels[poisons], (split.labels[poisons] + 1) % 4)
+    challenge = attack.challenge(split, {}, WORKSHOP)
+    assert np.array_equal(challenge.index, np.arange(40))
+    assert challenge.goal[:4].tolist() == [1, 2, 3, 0]
+
+
+def test_all_to_all_works_on_digits(on_digits: Callable[..., Record]) -> None:
+    record = on_digits("badnets:mapping=all-to-all,rate=.1", "random")
+    assert record.before.attack_success_rate is not None and record.before.attack_success_rate > 0.7
+    assert record.before.by_goal is not None and len(record.before.by_goal) == 10
+    assert record.config["data"]["targets"] == list(range(10))
+
+
+def test_tact_poisons_the_source_and_covers_the_rest(split: Split) -> None:
+    attack = Tact(source=2, target=1, rate=0.1, cover_rate=0.3)
+    made = attack.poison(split, {}, WORKSHOP)
+    poisons, covers = made.roles == Role.POISON, made.roles == Role.COVER
+    assert (poisons.sum(), covers.sum()) == (4, 12)
+    assert (split.labels[poisons] == 2).all() and (made.labels[poisons] == 1).all()
+    assert set(split.labels[covers]) == {0, 3} and np.array_equal(made.labels[covers], split.labels[covers])
+    stamped = poisons | covers
+    images = np.asarray(split.images)
+    assert np.array_equal(made.images[stamped], BadNets().stamp(images[stamped], STREAMS))
+    assert np.array_equal(made.images[~stamped], images[~stamped])
+    challenge = attack.challenge(split, {}, WORKSHOP)
+    assert challenge.goal[:4].tolist() == [0, 1, 1, 3]
+
+
+def test_tact_works_on_its_source_alone_as_long_as_there_are_covers(on_digits: Callable[..., Record]) -> None:
+    spill = {}
+    for cover_rate in (0.05, 0.0):
+        before = on_digits(f"tact:rate=.04,cover_rate={cover_rate}", "random").before
+        assert before.attack_success_rate is not None and before.attack_success_rate > 0.9
+        assert before.spill is not None
+        spill[cover_rate] = before.spill
+    assert spill[0.05] < 0.1 < 0.3 < spill[0.0]
