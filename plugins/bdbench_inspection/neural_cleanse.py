@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -39,7 +40,7 @@ class NeuralCleanse(ModelDetector):
         from bdbench_inspection.trigger import reverse
 
         reserve: Split = tools.oracle("clean_set")
-        settings = {"steps": self.steps, "lr": self.lr, "batch": self.batch, "success": self.success}
+        settings: dict[str, Any] = {"steps": self.steps, "lr": self.lr, "batch": self.batch, "success": self.success}
         configs = [{"neural-cleanse": "trigger", "label": label, **settings} for label in range(tools.num_classes)]
         model = tools.victim.module().eval().requires_grad_(False)
         seeds = [tools.shared_streams.integer(f"neural-cleanse:{label}") for label in range(tools.num_classes)]

@@ -97,7 +97,9 @@ def test_perturbed_images_carry_the_attack_on_digits(
     rates = {}
     for eps in (0, 200):
         record = on_digits(f"label-consistent:eps={eps},steps=20,corners=four", "random")
-        rates[eps] = record.before.attack_success_rate
+        rate = record.before.attack_success_rate
+        assert rate is not None
+        rates[eps] = rate
         run = again(record)
         poisons = np.flatnonzero(run.poisoned.roles == Role.POISON)
         clean = run.clean.train

@@ -60,7 +60,7 @@ def test_it_flags_the_target_of_a_backdoored_model_and_no_label_of_a_clean_one(
     on_digits: Callable[..., Record],
 ) -> None:
     verdict = on_digits("badnets:rate=.05", "neural-cleanse").verdict
-    assert verdict is not None and verdict.suspected and verdict.targets == [0] and verdict.hit
+    assert verdict is not None and verdict.flagged and verdict.targets == [0] and verdict.hit
     clean = on_digits("none", "neural-cleanse").verdict
-    assert clean is not None and not clean.suspected and clean.targets == []
+    assert clean is not None and not clean.flagged and clean.targets == []
     assert clean.score < 2 < verdict.score

