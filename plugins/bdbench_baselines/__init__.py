@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from bdbench import Detector, hookimpl
+from bdbench import Detector, RobustTraining, hookimpl
 
 
 @hookimpl
-def bdbench_register_defenses() -> list[type[Detector]]:
-    """Spectral signatures, activation clustering, and the floors: random and low loss."""
+def bdbench_register_defenses() -> list[type[Detector] | type[RobustTraining]]:
+    """Spectral signatures, activation clustering, anti-backdoor learning, the floors, and the ceiling."""
+    from bdbench_baselines.abl import AntiBackdoorLearning
     from bdbench_baselines.activation_clustering import ActivationClustering
     from bdbench_baselines.low_loss import LowLoss
+    from bdbench_baselines.perfect import PerfectFilter
     from bdbench_baselines.random import Random
-    from bdbench_baselines.spectral import SpectralSignatures
+    from bdbench_baselines.spectral import SpectralRate, SpectralSignatures
 
-    return [ActivationClustering, LowLoss, Random, SpectralSignatures]
+    return [
+        ActivationClustering,
+        AntiBackdoorLearning,
+        LowLoss,
+        PerfectFilter,
+        Random,
+        SpectralRate,
+        SpectralSignatures,
+    ]

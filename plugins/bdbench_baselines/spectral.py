@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -22,23 +24,68 @@ def spectral_scores(features: np.ndarray, centered: bool = True) -> np.ndarray:
     return ((shifted if centered else features) @ top) ** 2
 
 
+def _scaled(scores: np.ndarray) -> np.ndarray:
+    return scores / (scores.mean() or 1.0)
+
+
+def _ranked(scores: np.ndarray) -> np.ndarray:
+    from scipy.stats import rankdata
+
+    return rankdata(scores) / len(scores)
+
+
+_ACROSS: dict[str, Callable[[np.ndarray], np.ndarray]] = {"raw": lambda s: s, "scaled": _scaled, "rank": _ranked}
+
+
 @dataclass(frozen=True, kw_only=True)
 class SpectralSignatures(Detector):
-    """The outlier score of the paper within each label, compared across labels as it is.
+    """The outlier score of the paper within each label, told no rate, and without a decision of its own.
 
-    The paper removes 1.5 times the poison rate from every label; here all scores are ranked together and
-    the harness removes its budget, so that no rate has to be known.
+    The paper removes as many of every label, the 1.5 epsilon n highest, for which epsilon has to be known
+    (``spectral-rate``). Here the harness removes its budget of all labels together. ``across`` says how labels compare:
+    raw: squared projections as they are; scaled: each label's divided by their mean; rank: the place within the label,
+    so that the same share of every label goes, which is the paper's rule with the budget in place of epsilon.
     """
 
     name = "spectral"
     paper = "Tran, Li and Madry, Spectral Signatures in Backdoor Attacks, NeurIPS 2018"
+    assumption = (
+        "In the features of the target label, the mean of the poisons lies so far from that of the clean examples that "
+        "the top singular vector tells them apart."
+    )
     centered: bool = param(True, help="project centred features, as the paper; false: raw ones, as peers do")
+    across: Literal["raw", "scaled", "rank"] = param(
+        "raw", help="compare labels by squared projections, by these over their label's mean, or by rank in the label"
+    )
 
     def score(self, view: TrainingView, tools: Tools) -> np.ndarray:
-        """Squared projections, float64 (n,)."""
+        """Squared projections, made comparable across labels, float64 (n,)."""
         features = tools.victim.features(view.images)
         scores = np.zeros(len(view.labels))
         for label in np.unique(view.labels):
             members = view.labels == label
-            scores[members] = spectral_scores(features[members], self.centered)
+            scores[members] = _ACROSS[self.across](spectral_scores(features[members], self.centered))
+        return scores
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpectralRate(SpectralSignatures):
+    """Spectral signatures with the paper's own decision: it is told the poison rate.
+
+    It flags 1.5 times as many examples of every label as there are poisons in the whole set (Algorithm 1; for all that
+    the defender knows, they may all be in that label), or all of a label that is smaller.
+    """
+
+    name = "spectral-rate"
+    oracles = ("poison_rate",)
+
+    def score(self, view: TrainingView, tools: Tools) -> np.ndarray:
+        """As ``spectral``; what is flagged are the highest of each label."""
+        scores = super().score(view, tools)
+        count = round(1.5 * tools.oracle("poison_rate") * len(scores))
+        flagged = np.zeros(len(scores), bool)
+        for label in np.unique(view.labels):
+            members = np.flatnonzero(view.labels == label)
+            flagged[members[np.argsort(-scores[members], kind="stable")[:count]]] = True
+        tools.conclude(flagged=flagged)
         return scores

@@ -7,5 +7,8 @@ from bdbench import InputDetector, ModelDetector, hookimpl
 
 @hookimpl
 def bdbench_register_defenses() -> list[type[InputDetector] | type[ModelDetector]]:
-    """None yet."""
-    return []
+    """STRIP and Neural Cleanse."""
+    from bdbench_inspection.neural_cleanse import NeuralCleanse
+    from bdbench_inspection.strip import Strip
+
+    return [NeuralCleanse, Strip]

@@ -7,5 +7,7 @@ from bdbench import Mitigation, hookimpl
 
 @hookimpl
 def bdbench_register_defenses() -> list[type[Mitigation]]:
-    """None yet."""
-    return []
+    """Fine-tuning."""
+    from bdbench_mitigations.fine_tuning import FineTuning
+
+    return [FineTuning]

@@ -7,10 +7,12 @@ from bdbench import Attack, hookimpl
 
 @hookimpl
 def bdbench_register_attacks() -> list[type[Attack]]:
-    """BadNets, Blend, SIG and the no-attack control."""
+    """BadNets, Blend, label-consistent, SIG, TaCT and the no-attack control."""
     from bdbench_triggers.badnets import BadNets
     from bdbench_triggers.blend import Blend
+    from bdbench_triggers.label_consistent import LabelConsistent
     from bdbench_triggers.none import NoAttack
     from bdbench_triggers.sig import Sig
+    from bdbench_triggers.tact import Tact
 
-    return [BadNets, Blend, NoAttack, Sig]
+    return [BadNets, Blend, LabelConsistent, NoAttack, Sig, Tact]

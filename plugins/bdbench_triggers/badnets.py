@@ -7,11 +7,12 @@ from typing import Literal
 
 import numpy as np
 
-from bdbench import BdbenchError, Streams, TriggerAttack, param
+from bdbench import param
+from bdbench_triggers.patch import Patch
 
 
 @dataclass(frozen=True, kw_only=True)
-class BadNets(TriggerAttack):
+class BadNets(Patch):
     """Dirty-label: a square patch replaces the pixels of one corner.
 
     mapping: the attacks of sec. 5.2 of the paper: every image to one target, or every class to the next (all-to-all).
@@ -19,15 +20,6 @@ class BadNets(TriggerAttack):
 
     name = "badnets"
     paper = "Gu, Dolan-Gavitt and Garg, BadNets, arXiv:1708.06733"
-    size: int = param(3, help="side of the patch, in pixels", low=1)
-    corner: Literal["bottom-right", "bottom-left", "top-right", "top-left"] = param(
-        "bottom-right", help="where the patch is"
-    )
-    margin: int = param(0, help="pixels between the patch and the borders", low=0)
-    pattern: Literal["white", "checker", "noise"] = param(
-        "checker", help="white; black and white in turn, white in the corners; or noise drawn from the seed"
-    )
-
     mapping: Literal["all-to-one", "all-to-all"] = param(
         "all-to-one", help="what the trigger gives: the target, or the label after the image's own"
     )
@@ -35,29 +27,3 @@ class BadNets(TriggerAttack):
     def goal(self, labels: np.ndarray, num_classes: int) -> np.ndarray:
         """The target, or (y + 1) mod K."""
         return (labels + 1) % num_classes if self.mapping == "all-to-all" else super().goal(labels, num_classes)
-
-    def stamp(self, images: np.ndarray, streams: Streams) -> np.ndarray:
-        """Put the patch on. Raises BdbenchError if it does not fit."""
-        height, width, channels = images.shape[1:]
-        if self.size + self.margin > min(height, width):
-            raise BdbenchError(
-                f"attack 'badnets': size={self.size} with margin={self.margin} does not fit images of "
-                f"{height} x {width}: expected size + margin <= {min(height, width)}"
-            )
-        vertical, horizontal = self.corner.split("-")
-        rows = self._place(vertical == "bottom", height)
-        columns = self._place(horizontal == "right", width)
-        stamped = images.copy()
-        stamped[:, rows, columns] = self._patch(channels, streams)
-        return stamped
-
-    def _place(self, at_end: bool, length: int) -> slice:
-        start = length - self.margin - self.size if at_end else self.margin
-        return slice(start, start + self.size)
-
-    def _patch(self, channels: int, streams: Streams) -> np.ndarray:
-        shape = (self.size, self.size, channels)
-        if self.pattern == "noise":
-            return streams("trigger").integers(0, 256, shape).astype(np.uint8)
-        white = np.ones(shape[:2], bool) if self.pattern == "white" else np.indices(shape[:2]).sum(0) % 2 == 0
-        return np.broadcast_to(np.where(white, 255, 0).astype(np.uint8)[..., None], shape)

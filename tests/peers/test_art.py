@@ -1,11 +1,19 @@
-"""Spectral scores against the Adversarial Robustness Toolbox, on the same features."""
+"""Against the Adversarial Robustness Toolbox: the same features, models, images and overlays."""
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
+from bdbench import Streams
 from bdbench_baselines.spectral import spectral_scores
+from bdbench_inspection.strip import Strip
+from bdbench_triggers.pgd import perturb
 
 pytestmark = pytest.mark.peers
 
@@ -21,3 +29,58 @@ def test_on_centred_features_the_toolbox_gives_the_absolute_projection(seed: int
     ours = spectral_scores(features)
     assert np.allclose(theirs**2, ours, rtol=1e-5)
     assert np.array_equal(np.argsort(-theirs), np.argsort(-ours))
+
+
+def small_network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 10)).eval()
+
+
+def classifier(model: nn.Module) -> Any:
+    estimators = pytest.importorskip("art.estimators.classification")
+    return estimators.PyTorchClassifier(
+        model, nn.CrossEntropyLoss(), (3, 8, 8), 10, clip_values=(0.0, 1.0), device_type="cpu"
+    )
+
+
+@pytest.mark.parametrize(("norm", "theirs", "eps"), [("linf", np.inf, 8 / 255), ("l2", 2, 1.0)])
+def test_descent_gives_the_same_images(norm: Any, theirs: Any, eps: float) -> None:
+    evasion = pytest.importorskip("art.attacks.evasion")
+    model = small_network()
+    x = np.random.default_rng(1).random((12, 3, 8, 8)).astype(np.float32)
+    labels = np.arange(12) % 10
+    attack = evasion.ProjectedGradientDescent(
+        classifier(model), norm=theirs, eps=eps, eps_step=eps / 8, max_iter=20, num_random_init=0, verbose=False
+    )
+    expected = attack.generate(x, np.eye(10, dtype=np.float32)[labels])
+    found = perturb(model, torch.from_numpy(x), torch.from_numpy(labels), norm, eps, 20, eps / 8, lambda done: None)
+    assert np.abs(expected - x).max() > 0.5 * eps / 10
+    assert np.allclose(found.numpy(), expected, atol=2e-5)
+
+
+def test_strip_gives_the_entropies_of_the_toolboxs_superpositions() -> None:
+    theirs = pytest.importorskip("art.estimators.poison_mitigation.strip.strip")
+    from scipy.special import softmax
+    from scipy.stats import entropy
+
+    model, rng = small_network(), np.random.default_rng(2)
+    # Even grey levels: half of a sum of two is one, too.
+    images, overlays = (2 * rng.integers(0, 128, (count, 8, 8, 3)).astype(np.uint8) for count in (15, 6))
+
+    def scaled(batch: np.ndarray) -> np.ndarray:
+        return np.ascontiguousarray(batch.transpose(0, 3, 1, 2).astype(np.float32) / 255)
+
+    def logits(batch: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            return model(torch.from_numpy(scaled(batch))).numpy()
+
+    tools: Any = SimpleNamespace(
+        victim=SimpleNamespace(logits=logits), streams=Streams(0), track=lambda total, label: lambda steps: None
+    )
+    found = Strip(mix="mean").score(images, {"overlays": overlays}, tools)
+    network = classifier(model)
+    for image, score in zip(scaled(images), found, strict=True):
+        mixed = np.array([theirs.combine_images(image, overlay) for overlay in scaled(overlays)])
+        # The toolbox itself takes the entropy along axis 0, which is of the overlays and not of the classes.
+        expected = entropy(softmax(network.predict(mixed), axis=1), base=2, axis=1).mean()
+        assert -score == pytest.approx(expected, abs=1e-5)

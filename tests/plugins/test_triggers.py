@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,11 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bdbench import BdbenchError, PoisonedData, Role, Split, Streams, TriggerAttack
+from bdbench import BdbenchError, PoisonedData, Record, Role, Split, Streams, TriggerAttack
 from bdbench_triggers.badnets import BadNets
 from bdbench_triggers.blend import Blend
 from bdbench_triggers.none import NoAttack
 from bdbench_triggers.sig import Sig
+from bdbench_triggers.tact import Tact
 
 STREAMS = Streams(0)
 # What these attacks use of a workshop.
@@ -112,7 +114,7 @@ def test_poisons_are_as_many_and_where_they_should_be(attack: TriggerAttack, spl
     assert np.array_equal(made.images[poisons], attack.stamp(before[0][poisons], STREAMS))
     assert np.array_equal(made.images[~poisons], before[0][~poisons])
     assert np.array_equal(made.labels[~poisons], before[1][~poisons])
-    assert np.array_equal(split.images, before[0]) and np.array_equal(split.labels, before[1])
+    assert np.array_equal(np.asarray(split.images), before[0]) and np.array_equal(split.labels, before[1])
 
 
 @given(rate=st.floats(0.001, 0.999), target=st.integers(0, 3), clean=st.booleans())
@@ -168,3 +170,46 @@ def test_a_sinusoid_that_the_pixels_cannot_show_is_refused() -> None:
         with pytest.raises(BdbenchError, match=f"frequency={frequency} is not allowed on images 12 pixels wide"):
             Sig(frequency=frequency).stamp(wide, STREAMS)
     assert (Sig(frequency=5).stamp(wide, STREAMS) != wide).any()
+
+
+def test_all_to_all_gives_every_class_the_next_one(split: Split) -> None:
+    attack = BadNets(mapping="all-to-all", rate=0.5)
+    made = attack.poison(split, {}, TOOLS)
+    poisons = made.roles == Role.POISON
+    assert poisons.sum() == 20 and set(split.labels[poisons]) == {0, 1, 2, 3}
+    assert np.array_equal(made.labels[poisons], (split.labels[poisons] + 1) % 4)
+    challenge = attack.challenge(split, {}, TOOLS)
+    assert np.array_equal(challenge.index, np.arange(40))
+    assert challenge.goal[:4].tolist() == [1, 2, 3, 0]
+
+
+def test_all_to_all_works_on_digits(on_digits: Callable[..., Record]) -> None:
+    record = on_digits("badnets:mapping=all-to-all,rate=.1", "random")
+    assert record.before.attack_success_rate is not None and record.before.attack_success_rate > 0.7
+    assert record.before.by_goal is not None and len(record.before.by_goal) == 10
+    assert record.config["data"]["targets"] == list(range(10))
+
+
+def test_tact_poisons_the_source_and_covers_the_rest(split: Split) -> None:
+    attack = Tact(source=2, target=1, rate=0.1, cover_rate=0.3)
+    made = attack.poison(split, {}, TOOLS)
+    poisons, covers = made.roles == Role.POISON, made.roles == Role.COVER
+    assert (poisons.sum(), covers.sum()) == (4, 12)
+    assert (split.labels[poisons] == 2).all() and (made.labels[poisons] == 1).all()
+    assert set(split.labels[covers]) == {0, 3} and np.array_equal(made.labels[covers], split.labels[covers])
+    stamped = poisons | covers
+    images = np.asarray(split.images)
+    assert np.array_equal(made.images[stamped], BadNets().stamp(images[stamped], STREAMS))
+    assert np.array_equal(made.images[~stamped], images[~stamped])
+    challenge = attack.challenge(split, {}, TOOLS)
+    assert challenge.goal[:4].tolist() == [0, 1, 1, 3]
+
+
+def test_tact_works_on_its_source_alone_as_long_as_there_are_covers(on_digits: Callable[..., Record]) -> None:
+    spill = {}
+    for cover_rate in (0.05, 0.0):
+        before = on_digits(f"tact:rate=.04,cover_rate={cover_rate}", "random").before
+        assert before.attack_success_rate is not None and before.attack_success_rate > 0.9
+        assert before.spill is not None
+        spill[cover_rate] = before.spill
+    assert spill[0.05] < 0.1 < 0.3 < spill[0.0]

@@ -1,0 +1,39 @@
+"""Runs on digits that the plugins' tests share, so that each victim is trained once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import bdbench
+from bdbench import Record, Reopened
+
+
+@pytest.fixture(scope="session")
+def digits_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the shared runs on digits are kept."""
+    return tmp_path_factory.mktemp("digits")
+
+
+@pytest.fixture(scope="session")
+def on_digits(digits_folder: Path) -> Callable[..., Record]:
+    """Run one cell of digits on a development seed, on one thread."""
+
+    def run(attack: str, defense: str, seed: int = 100, budget: float = 0.0) -> Record:
+        return bdbench.run(
+            attack=attack, defense=defense, seed=seed, budget=budget, out=digits_folder, device="cpu", threads=1
+        )
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def again(digits_folder: Path) -> Callable[[Record], Reopened]:
+    """Open such a run again."""
+
+    def opened(record: Record) -> Reopened:
+        return bdbench.reopen(digits_folder / record.id, device="cpu")
+
+    return opened

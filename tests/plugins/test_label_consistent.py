@@ -1,0 +1,114 @@
+"""Label-consistent: the trigger by hand, descent against its closed form, and the attack on digits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from bdbench import BdbenchError, Record, Reopened, Role, Streams
+from bdbench_triggers.label_consistent import LabelConsistent
+from bdbench_triggers.pgd import perturb
+
+STREAMS = Streams(0)
+
+
+def linear(pixels: int, classes: int = 2, seed: int = 0) -> tuple[nn.Module, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    layer = nn.Linear(pixels, classes)
+    with torch.no_grad():
+        layer.weight.copy_(torch.randn(classes, pixels, generator=generator))
+    return nn.Sequential(nn.Flatten(), layer), layer.weight.detach()
+
+
+def moved(
+    model: nn.Module, x: torch.Tensor, labels: torch.Tensor, norm: Any, eps: float, **options: Any
+) -> torch.Tensor:
+    steps = options.get("steps", 40)
+    return perturb(model, x, labels, norm, eps, steps, options.get("step", 2.5 * eps / steps), lambda done: None)
+
+
+def test_the_trigger_in_one_corner_by_hand() -> None:
+    grey = np.full((1, 4, 4, 1), 100, np.uint8)
+    assert LabelConsistent().stamp(grey, STREAMS)[0, :, :, 0].tolist() == [
+        [100, 100, 100, 100],
+        [100, 0, 0, 255],
+        [100, 0, 255, 0],
+        [100, 255, 0, 255],
+    ]
+
+
+def test_the_faint_trigger_in_four_corners_by_hand() -> None:
+    grey = np.full((2, 6, 6, 3), 100, np.uint8)
+    grey[1] = 240
+    stamped = LabelConsistent(amplitude=32, corners="four").stamp(grey, STREAMS)
+    up, down = 132, 68
+    top = [[up, down, down, down, down, up], [down, up, down, down, up, down], [up, down, up, up, down, up]]
+    bottom = [[up, down, down, down, down, up], [down, up, down, down, up, down], [up, down, up, up, down, up]]
+    for channel in range(3):
+        assert stamped[0, :, :, channel].tolist() == top + bottom
+    assert set(np.unique(stamped[1])) == {208, 255}
+
+
+def test_a_trigger_that_does_not_fit_is_refused() -> None:
+    with pytest.raises(BdbenchError, match="does not fit images of 5 x 5: expected at least 6 pixels a side"):
+        LabelConsistent(corners="four").stamp(np.zeros((1, 5, 5, 1), np.uint8), STREAMS)
+
+
+def test_descent_on_a_linear_model_ends_where_algebra_says() -> None:
+    # With two classes the gradient of the loss of label 0 is along w1 - w0 everywhere.
+    model, weight = linear(12)
+    x = torch.full((3, 1, 3, 4), 0.5)
+    away = (weight[1] - weight[0]).reshape(1, 1, 3, 4)
+    labels = torch.zeros(3, dtype=torch.int64)
+    assert torch.allclose(moved(model, x, labels, "l2", 0.3), x + 0.3 * away / away.norm(), atol=1e-5)
+    assert torch.allclose(moved(model, x, labels, "linf", 0.1), x + 0.1 * away.sign(), atol=1e-6)
+    # At the border of 0..1 the sign's step is cut off pixel by pixel.
+    bright = 1.9 * x
+    assert torch.allclose(
+        moved(model, bright, labels, "linf", 0.1), (bright + 0.1 * away.sign()).clamp(0, 1), atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("norm", ["l2", "linf"])
+def test_descent_stays_in_the_ball_and_in_the_box_and_raises_the_loss(norm: Any) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(48, 32), nn.ReLU(), nn.Linear(32, 5))
+    x, labels = torch.rand(20, 3, 4, 4), torch.arange(20) % 5
+    eps = 0.8 if norm == "l2" else 0.1
+    found = moved(model, x, labels, norm, eps)
+    assert found.min() >= 0 and found.max() <= 1
+    change = (found - x).flatten(1)
+    length = change.norm(dim=1) if norm == "l2" else change.abs().amax(1)
+    assert length.max() <= eps * (1 + 1e-5) and length.min() > 0.9 * eps
+    loss = nn.CrossEntropyLoss(reduction="none")
+    assert (loss(model(found), labels) > loss(model(x), labels)).all()
+    assert torch.allclose(moved(model, x[3:5], labels[3:5], norm, eps), found[3:5], atol=1e-5)
+    assert torch.equal(moved(model, x, labels, norm, 0.0), x)
+
+
+def test_perturbed_images_carry_the_attack_on_digits(
+    on_digits: Callable[..., Record], again: Callable[[Record], Reopened]
+) -> None:
+    rates = {}
+    for eps in (0, 200):
+        record = on_digits(f"label-consistent:eps={eps},steps=20,corners=four", "random")
+        rate = record.before.attack_success_rate
+        assert rate is not None
+        rates[eps] = rate
+        run = again(record)
+        poisons = np.flatnonzero(run.poisoned.roles == Role.POISON)
+        clean = run.clean.train
+        assert len(poisons) == round(0.05 * len(clean.labels))
+        assert (run.poisoned.labels == clean.labels).all() and (clean.labels[poisons] == 0).all()
+        attack, state = run.attack, run._cell.scene.state
+        assert isinstance(attack, LabelConsistent) and np.array_equal(state["index"], poisons)
+        assert np.array_equal(run.poisoned.images[poisons], attack.stamp(state["images"], STREAMS))
+        change = state["images"].astype(float) - np.asarray(clean.images)[poisons]
+        # Half a grey level of rounding for each of the 64 pixels.
+        assert np.sqrt((change**2).sum((1, 2, 3))).max() <= eps + 4
+    assert rates[200] > rates[0] + 0.1 and rates[200] > 0.8
