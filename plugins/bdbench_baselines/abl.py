@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bdbench import Batch, Recipe, RobustTraining, Tools, TrainingView, Victim, param
+from bdbench import Batch, Recipe, RobustTraining, Tools, TrainingView, param
 from bdbench_baselines.low_loss import log_likelihood
 
 if TYPE_CHECKING:
     import torch
+
+    from bdbench import Victim
 
 # Of the epochs; 20 of the paper's 100.
 _UNLEARN = 0.2

@@ -36,6 +36,10 @@ class Datamodel(Detector):
 
     name = "datamodel"
     paper = "Khaddaj et al., Rethinking Backdoor Attacks, ICML 2023, arXiv:2307.10163"
+    assumption = (
+        "Of all groups of training examples with one label, the poisons support each other most: the trigger is the "
+        "strongest feature of its size."
+    )
     models: Literal["auto"] | int = param(
         "auto", help="networks in the ensemble (auto: 1000 mlp or 300 patches)", low=2
     )

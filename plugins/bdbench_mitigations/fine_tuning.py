@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bdbench import BdbenchError, Mitigation, Split, Tools, Victim, param
+from bdbench import BdbenchError, Mitigation, Split, Tools, param
+
+if TYPE_CHECKING:
+    from bdbench import Victim
 
 
 @dataclass(frozen=True, kw_only=True)
