@@ -15,7 +15,6 @@ from bdbench_datasets.imagefolder import ImageFolder
 from bdbench_datasets.npz import Npz
 from tests.conftest import TINY_DATAMODEL
 
-
 # What takes long with its defaults, in a form that takes the same way in fewer steps.
 SMALL = [TINY_DATAMODEL, "neural-cleanse:steps=60", "fine-tuning:epochs=3", "label-consistent:steps=5"]
 
