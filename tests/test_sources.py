@@ -177,3 +177,40 @@ def test_a_session_has_no_code_that_lasts() -> None:
     exec("def make(): pass", namespace)
     assert sources.code_behind(namespace["make"]).startswith("session")
     assert not sources.code_behind({}.copy).startswith("session")
+
+
+def test_own_code_is_what_the_code_says_and_not_how_it_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Records know by it what they were made by, for years: no comment, docstring or line break may make one stale."""
+    package = tmp_path / "said"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    head = "from bdbench import Detector\nfrom said.helper import half\n"
+
+    def code(body: str, helper: str = "def half(x):\n    return x / 2\n", before: str = "") -> str:
+        (package / "part.py").write_text(f"{before}{head}{body}")
+        (package / "helper.py").write_text(helper)
+        for name in [name for name in sys.modules if name.partition(".")[0] == "said"]:
+            del sys.modules[name]
+        sources._said_by.cache_clear()
+        importlib.invalidate_caches()
+        return sources.own_code(importlib.import_module("said.part").Part)
+
+    plain = "class Part:\n    def score(self, view):\n        return half(3) + 0\n"
+    first = code(plain)
+    dressed = (
+        'class Part:\n    """A class."""\n    # why\n    def score(self,\n              view):\n'
+        '        """A method."""\n        return (half(3) + 0)\n'
+    )
+    assert code(dressed, before='"""A module."""\n') == first
+    assert code(plain.replace("3", "4")) != first
+    assert code(plain.replace("+ 0", "+ False")) != first
+    assert code(plain, helper="def half(x):\n    return x / 3\n") != first
+    assert code(plain) == first
+
+
+def test_own_code_of_what_is_in_no_file_is_none() -> None:
+    made = type("Made", (), {"__module__": "nowhere"})
+    assert sources.own_code(made) == ""

@@ -22,8 +22,9 @@ class LabelConsistent(TriggerAttack):
     A model of the victim's architecture is trained on the clean set; projected gradient descent raises its loss on the
     chosen images, so that the victim has to rely on the trigger to get them right. The perturbations that the authors
     publish are bounded by 300, 600 or 1200 in l2, or 8, 16 or 32 in linf, in grey levels of a CIFAR-10 image, and their
-    default is l2 with 300. Steps are 2.5 eps / steps long, as in the l2 experiments of Madry et al. 2018. Test images
-    get the trigger alone.
+    default is l2 with 300. Steps are 2.5 eps / steps long, as is common since Madry et al. 2018. The surrogate is
+    trained plainly; other implementations perturb against a model that was trained adversarially, whose perturbations
+    look more like another class. Test images get the trigger alone.
     """
 
     name = "label-consistent"
