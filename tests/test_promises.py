@@ -12,6 +12,9 @@ from bdbench import Attack, Detector, leaderboard, record
 from bdbench_datamodel.detector import Datamodel
 from bdbench_triggers.badnets import BadNets
 from bdbench_triggers.blend import Blend
+from bdbench_triggers.label_consistent import LabelConsistent
+from bdbench_triggers.none import NoAttack
+from bdbench_triggers.tact import Tact
 
 BOARDS = Path(__file__).parent.parent / "leaderboards"
 COMMITTED = sorted(p.parent for p in BOARDS.glob("*/records"))
@@ -34,25 +37,35 @@ TARGET: Any = "seed"
 
 
 @pytest.mark.parametrize(
-    ("attack", "asr", "auroc"),
+    ("attack", "auroc"),
     [
-        (BadNets(rate=0.015, target=TARGET), 0.9, 0.99),
-        (BadNets(rate=0.03, target=TARGET), 0.9, 0.99),
-        (BadNets(rate=0.05, target=TARGET), 0.9, 0.99),
-        (Blend(rate=0.015, target=TARGET), 0.7, 0.93),
-        (Blend(rate=0.03, target=TARGET), 0.9, 0.96),
-        (Blend(rate=0.05, target=TARGET), 0.9, 0.96),
+        (BadNets(rate=0.015, target=TARGET), 0.99),
+        (BadNets(rate=0.03, target=TARGET), 0.99),
+        (BadNets(rate=0.05, target=TARGET), 0.98),
+        (Blend(rate=0.03, target=TARGET), 0.97),
+        (Blend(rate=0.05, target=TARGET), 0.97),
+        (LabelConsistent(corners="four", target=TARGET), 0.99),
+        (Tact(target=TARGET), 0.99),
     ],
     ids=lambda value: value.name if isinstance(value, Attack) else str(value),
 )
-def test_digits_default_keeps_its_promise(attack: Attack, asr: float, auroc: float) -> None:
-    """These work as attacks, the default detector finds them, and they are gone afterwards, on every seed."""
+def test_the_default_detector_ends_these_on_every_seed(attack: Attack, auroc: float) -> None:
     promised = _promised("digits", Datamodel(), attack)
     assert [r["seed"] for r in promised] == list(range(1000, 1005))
     for found in promised:
-        assert found["before"]["attack_success_rate"] >= asr and found["before"]["clean_accuracy"] >= 0.95
+        assert found["before"]["attack_success_rate"] >= 0.9 and found["before"]["clean_accuracy"] >= 0.95
         assert found["detection"]["auroc"] >= auroc
         assert found["after"]["attack_success_rate"] <= 0.05
+
+
+def test_what_it_does_not_end_is_told_as_well() -> None:
+    """All-to-all and Blend at 1.5 % are among the results as they are; so are the control's false alarms: none."""
+    all_to_all = _promised("digits", Datamodel(), BadNets(mapping="all-to-all"))
+    assert all(found["after"]["attack_success_rate"] > 0.15 for found in all_to_all) and len(all_to_all) == 5
+    faint = _promised("digits", Datamodel(), Blend(rate=0.015, target=TARGET))
+    assert sorted(found["after"]["attack_success_rate"] > 0.05 for found in faint) == [False] * 4 + [True]
+    control = _promised("digits", Datamodel(), NoAttack())
+    assert [found["p_value"] < 0.05 for found in control] == [False] * 5
 
 
 def test_no_row_of_a_board_mixes_two_experiments() -> None:
