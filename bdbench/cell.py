@@ -13,7 +13,7 @@ from bdbench.errors import BdbenchError
 from bdbench.events import Deaf, Events
 from bdbench.interfaces import Measured
 from bdbench.models import Models
-from bdbench.record import Cost, Record
+from bdbench.record import BASES, Cost, Record
 from bdbench.scene import Scene, Setting
 from bdbench.stages import Outcome, Work
 from bdbench.store import key_of
@@ -45,23 +45,28 @@ class Cell:
     def run(self, defenses: Sequence[Defense]) -> Iterator[Record | Exception]:
         """Every defense in turn: its record, or the error it failed with."""
         self._check(defenses)
-        runs = [(defense, self.config(defense)) for defense in defenses]
-        ids = [run_id(config, self.setting.seed, self.setting.device) for _, config in runs]
-        self._events.started(ids[0], runs[0][1])
-        for stage in ("data", "craft", "poison"):
-            if stage in self.scene.seconds:
-                self._events.stage_finished(ids[0], stage, self.scene.seconds[stage], False)
-        trained = self.models.victim_stage
-        self._events.stage_finished(ids[0], "victim", trained.seconds, trained.reused)
-        for i, (defense, config) in enumerate(runs):
-            if i:
-                self._events.started(ids[i], config)
+        told = False
+        for defense in defenses:
             try:
-                made = self._one(ids[i], defense, config)
+                config = self.config(defense)
+                run = run_id(config, self.setting.seed, self.setting.device)
+                self._events.started(run, config)
+                if not told:
+                    self._tell_shared(run)
+                    told = True
+                made = self._one(run, defense, config)
             except Exception as error:
                 yield error
             else:
                 yield made
+
+    def _tell_shared(self, run: str) -> None:
+        """Make what all defenses share, and tell of it, under the first of their runs."""
+        for stage in ("data", "craft", "poison"):
+            if stage in self.scene.seconds:
+                self._events.stage_finished(run, stage, self.scene.seconds[stage], False)
+        trained = self.models.victim_stage
+        self._events.stage_finished(run, "victim", trained.seconds, trained.reused)
 
     def config(self, defense: Defense) -> dict[str, Any]:
         """What the record says it was made of."""
@@ -83,7 +88,8 @@ class Cell:
         if twice:
             raise BdbenchError(f"defense {twice[0]!r} is given twice with the same parameters: expected once")
         n, budget = len(self.scene.view.labels), self.setting.budget
-        if budget != "auto" and budget and not 1 <= round(budget * n) < n:
+        removes = any(defense.stage == "training set" for defense in defenses)
+        if removes and budget != "auto" and budget and not 1 <= round(budget * n) < n:
             asked = f"budget={budget:g} removes {round(budget * n)} of {n} training examples"
             raise BdbenchError(f"{asked}: expected at least 1, and not all")
 
@@ -93,6 +99,9 @@ class Cell:
         if reason:
             attack = self.setting.attack.name
             raise BdbenchError(f"defense {defense.name!r} does not apply to attack {attack!r}: {reason}")
+        if "clean_set" in defense.oracles and self.scene.images.reserve is None:
+            asked = f"reserve={self.setting.reserve:g} sets no example apart that is in neither training nor test set"
+            raise BdbenchError(f"defense {defense.name!r} needs clean examples, but {asked}: expected a larger share")
         environment.reset_peak_memory()
         work = Work(
             defense,
@@ -116,6 +125,8 @@ class Cell:
             asdict(before),
             asdict(outcome.after) if outcome.after else {},
         )
+        against = BASES[defense.stage] == "reference" and "reference" in self.scene.seconds
+        shared = {k: v for k, v in self.scene.seconds.items() if against or k != "reference"}
         versions = self._events.versions(setting.dataset, setting.model, setting.attack, defense)
         return Record(
             id=run,
@@ -127,7 +138,7 @@ class Cell:
             access=list(defense.access),
             environment=environment.describe(setting.device, setting.precision, versions),
             before=before,
-            reference=self.models.reference_stage[0] if "reference" in self.scene.seconds else None,
+            reference=self.models.reference_stage[0] if against else None,
             after=outcome.after,
             detection=outcome.detection,
             decision=outcome.decision,
@@ -135,7 +146,7 @@ class Cell:
             verdict=outcome.verdict,
             p_value=work.p_value,
             derived=outcome.derived,
-            cost=Cost({**self.scene.seconds, **work.seconds}, work.models_trained, environment.peak_memory_mb()),
+            cost=Cost({**shared, **work.seconds}, work.models_trained, environment.peak_memory_mb()),
             extra=self._events.extra(measured),
         )
 

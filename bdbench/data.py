@@ -115,7 +115,7 @@ class PoisonedData:
 
     images: uint8 (n, H, W, C); labels: int64 (n,), the ones trained on; roles: int8 (n,), of Role;
     original_labels: int64 (n,), before the attack; index: int64 (n,), the row of the clean training set that each
-    was; None: the same.
+    was made of; None: the same, all of it.
     """
 
     images: np.ndarray

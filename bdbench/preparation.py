@@ -132,6 +132,8 @@ def _without_copies(data: ImageData) -> Split | None:
     known = {image.tobytes() for split in (data.train, data.test) for image in np.asarray(split.images)}
     images = np.asarray(data.reserve.images)
     own = np.array([image.tobytes() not in known for image in images])
+    if not own.any():
+        return None
     arrays = images[own], data.reserve.labels[own], data.reserve.places[own]
     for array in arrays:
         array.flags.writeable = False  # all defenses of a cell are handed the same

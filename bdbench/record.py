@@ -27,6 +27,16 @@ KINDS = ("dataset", "model", "attack", "defense")
 SHARED_STAGES = ("data", "craft", "poison", "victim", "reference")
 
 
+# What the model of a defense is compared with, by the defense's stage: the victim, or plain training by our own recipe.
+BASES = {
+    "training set": "reference",
+    "training time": "reference",
+    "repair": "before",
+    "inputs": "before",
+    "model": "before",
+}
+
+
 @dataclass(frozen=True)
 class Performance:
     """What one model did, in 0..1; null where nothing is attacked, or there are no bystanders.
@@ -157,6 +167,11 @@ class Record:
     extra: dict[str, float | None] = field(default_factory=dict)
     schema: str = SCHEMA
     definitions: int = DEFINITIONS
+
+    @property
+    def base(self) -> Performance:
+        """What the model after is compared with: of a record of version 1 always the victim."""
+        return self.reference if BASES[self.stage] == "reference" and self.reference else self.before
 
     def to_dict(self) -> dict[str, Any]:
         """The record as record.json holds it."""

@@ -66,7 +66,7 @@ def verdict(made: Record) -> tuple[str, str]:
     """A word for the outcome ('good', 'bad' or 'plain') and a sentence on it."""
     if made.verdict is not None:
         return _of_a_model(made)
-    after, before = made.after, made.reference or made.before
+    after, before = made.after, made.base
     if after is None:
         if made.decision is None or made.decision.after is None:
             return "plain", "Nothing was removed: the training examples were scored only."
@@ -100,7 +100,7 @@ def _of_a_model(made: Record) -> tuple[str, str]:
 
 def _sections(run: Reopened) -> Iterator[ReportSection]:
     made = run.record
-    base, after = made.reference or made.before, made.after
+    base, after = made.base, made.after
     if after is not None:
         rows = {
             "clean accuracy": (base.clean_accuracy, after.clean_accuracy),
@@ -109,7 +109,9 @@ def _sections(run: Reopened) -> Iterator[ReportSection]:
         }
         known = {name: (b, a) for name, (b, a) in rows.items() if b is not None and a is not None}
         caption = "Before: plain training on the whole set, by the stream that the model after was trained by."
-        yield ReportSection("Before and after", pictures.before_and_after(known), caption if made.reference else "")
+        yield ReportSection(
+            "Before and after", pictures.before_and_after(known), caption if base is made.reference else ""
+        )
     yield from _poisons(run)
     if run.scores is not None and made.detection is not None:
         yield from _scores(run, run.scores, np.ones(len(run.scores), bool) if run.kept is None else run.kept)

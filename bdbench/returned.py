@@ -21,8 +21,13 @@ def poisoned(attack: Attack, images: ImageData, made: PoisonedData) -> PoisonedD
         if array.shape != (n,) or array.dtype != dtype:
             found = f"{array.dtype} {array.shape}"
             raise BdbenchError(f"{who} returned {name} of {found}: expected {np.dtype(dtype)} ({n},)")
+    if n < 2:
+        raise BdbenchError(f"{who} returned {n} training examples: expected at least 2")
     if not 0 <= made.labels.min() <= made.labels.max() < images.num_classes:
         raise BdbenchError(f"{who} returned labels outside 0..{images.num_classes - 1}")
+    if not np.isin(made.roles, list(Role)).all():
+        raise BdbenchError(f"{who} returned roles {sorted(set(made.roles.tolist()))}: expected {list(map(int, Role))}")
+    _check_origin(who, images, made)
     if attack.control and (made.roles == Role.POISON).any():
         raise BdbenchError(f"{who} is a control and returned poisons: expected none")
     untouched = untouched_poisons(images, made)
@@ -35,8 +40,6 @@ def poisoned(attack: Attack, images: ImageData, made: PoisonedData) -> PoisonedD
 def untouched_poisons(images: ImageData, made: PoisonedData) -> int:
     """How many poisons are neither changed nor relabelled; a detector would be asked to find what is not there."""
     train, chosen = images.train, np.flatnonzero(made.roles == Role.POISON)
-    if made.index is None and len(made.images) != len(train.labels):
-        return 0  # examples were added: they were nothing before
     origin = chosen if made.index is None else made.index[chosen]
     same = (np.asarray(train.images)[origin] == made.images[chosen]).all((1, 2, 3))
     return int((same & (made.labels[chosen] == train.labels[origin])).sum())
@@ -59,6 +62,9 @@ def challenge(attack: Attack, images: ImageData, made: Challenge | None) -> Chal
             raise BdbenchError(f"{who} challenges with {name} of {found}: expected int64 ({m},) in 0..{top - 1}")
     if not (made.goal != images.test.labels[made.index]).any():
         raise BdbenchError(f"{who} attacks none of the {n} test images: expected a goal that is not their own label")
+    same = (made.images == np.asarray(images.test.images)[made.index]).all((1, 2, 3))
+    if len(np.unique(made.index[same])) == n:
+        raise BdbenchError(f"{who} shows all {n} test images as they are: expected some left for clean accuracy")
     return made
 
 
@@ -88,12 +94,24 @@ def predictions(defense: Defense, made: np.ndarray, count: int, classes: int) ->
 
 def verdict(defense: Defense, made: Verdict, classes: int) -> Verdict:
     """A verdict with a finite score and targets that are labels."""
-    if not isinstance(made, Verdict) or not np.isfinite(made.score) or not set(made.targets) <= set(range(classes)):
+    fits = isinstance(made, Verdict) and np.isfinite(made.score) and set(made.targets) <= set(range(classes))
+    if not fits or (made.p_value is not None and not 0 <= made.p_value <= 1):
         raise BdbenchError(
-            f"defense {defense.name!r} returned {made}: expected a Verdict, its score finite and its targets in "
-            f"0..{classes - 1}"
+            f"defense {defense.name!r} returned {made}: expected a Verdict, its score finite, its targets in "
+            f"0..{classes - 1}, and its p_value, if there is one, in 0..1"
         )
     return made
+
+
+def _check_origin(who: str, images: ImageData, made: PoisonedData) -> None:
+    n, train = len(made.images), len(images.train.labels)
+    if made.index is None and n != train:
+        raise BdbenchError(f"{who} returned {n} examples of {train} and no index: expected what each was made of")
+    index = np.arange(n) if made.index is None else made.index
+    if index.shape != (n,) or index.dtype != np.int64 or not 0 <= index.min() <= index.max() < train:
+        raise BdbenchError(
+            f"{who} returned an index of {index.dtype} {index.shape}: expected int64 ({n},) in 0..{train - 1}"
+        )
 
 
 def _check_images(who: str, images: np.ndarray, shape: tuple[int, ...]) -> None:

@@ -98,6 +98,15 @@ class Scene:
         assert self.challenge is not None
         return self.challenge.goal != self.images.test.labels[self.challenge.index]
 
+    @functools.cached_property
+    def asked(self) -> str:
+        """A hash of what models are tried with: test set, challenge and reserve. A defense is never handed it."""
+        images, challenge = self.images, self.challenge
+        arrays = [images.test.images, images.test.labels]
+        arrays += [] if challenge is None else [challenge.images, challenge.index, challenge.goal]
+        arrays += [] if images.reserve is None else [images.reserve.images]
+        return data.fingerprint(*map(np.asarray, arrays))
+
     @property
     def places(self) -> np.ndarray:
         """The place of each poisoned example in the whole clean training part, int64 (n,)."""
@@ -167,6 +176,11 @@ def made(setting: Setting) -> Scene:
     with _timed(seconds, "poison"):
         poisoned = returned.poisoned(attack, images, attack.poison(images.train, state, workshop))
         challenge = returned.challenge(attack, images, attack.challenge(images.test, state, workshop))
+    # Every model that a defense brings is shown them.
+    for shown in (images.test, challenge):
+        for array in [] if shown is None else vars(shown).values():
+            if isinstance(array, np.ndarray):
+                array.flags.writeable = False
     view = poisoned.view(images.num_classes)
     inspected = _bench(setting, images, data.fingerprint(view.images, view.labels))
     return Scene(setting, attack, images, state, poisoned, challenge, view, streams, inspected, workshop, seconds)

@@ -237,11 +237,13 @@ class HarnessTools(HarnessWorkshop, Tools):
         """Say what the defense itself makes of what it saw. Raises ValueError; see ``Tools.conclude``."""
         if p_value is not None and not 0 <= p_value <= 1:
             raise ValueError(f"p_value={p_value} is not allowed: expected a probability in [0, 1]")
-        if flagged is not None and (np.shape(flagged) != (self._examples,) or flagged.dtype != bool):
-            found = f"{getattr(flagged, 'dtype', type(flagged).__name__)} {np.shape(flagged)}"
-            raise ValueError(f"flagged is {found}: expected bool ({self._examples},)")
-        self.p_value = p_value
-        self.flagged = None if flagged is None else flagged.copy()
+        if p_value is not None:
+            self.p_value = p_value
+        if flagged is not None:
+            chosen = np.array(flagged)
+            if chosen.shape != (self._examples,) or chosen.dtype != bool:
+                raise ValueError(f"flagged is {chosen.dtype} {chosen.shape}: expected bool ({self._examples},)")
+            self.flagged = chosen
 
 
 def _told(value: Any) -> Any:

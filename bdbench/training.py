@@ -206,7 +206,8 @@ class Trainer:
         network.load_state_dict(state)
         network = _place(network, self.device, self.recipe.reduced)
         network.eval()
-        return self._victim(network, arrays["mean"], arrays["std"], self.recipe)
+        # Copies: of a victim that is handed on nothing may be shared.
+        return self._victim(network, np.array(arrays["mean"]), np.array(arrays["std"]), self.recipe)
 
     def _victim(self, network: torch.nn.Module, mean: np.ndarray, std: np.ndarray, recipe: Recipe) -> Victim:
         precision = self.precision if recipe.reduced else "float32"

@@ -114,7 +114,9 @@ class Tools(Workshop):
 
     @abstractmethod
     def conclude(self, p_value: float | None = None, flagged: np.ndarray | None = None) -> None:
-        """Say what the defense itself makes of what it saw. Raises ValueError for anything but the below.
+        """Say what the defense itself makes of what it saw, at once or one after the other.
+
+        Raises ValueError for anything but the below.
 
         p_value: how likely a clean set, or model, would look at least as suspicious; None: that cannot be told.
         flagged: bool (n,), the training examples that it would remove; all False: nothing was found; None: it has no

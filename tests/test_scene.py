@@ -220,3 +220,52 @@ def test_what_an_attack_reads_is_part_of_what_a_cell_is(tmp_path: Path) -> None:
     assert ids[0] != ids[1] and codes[0] != codes[1]
     with pytest.raises(BdbenchError, match=r"attack 'blend' reads 'none.png', which is not there: expected a file"):
         scene(tmp_path, "blend:pattern=none.png")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Remade(White):
+    """Returns what ``how`` says in place of what it should."""
+
+    name = "remade"
+    how: str = param("right", help="what is wrong with it")
+
+    def poison(self, train: Split, state: State, tools: Workshop) -> bdbench.PoisonedData:
+        made = super().poison(train, state, tools)
+        arrays = {k: v for k, v in vars(made).items() if k != "index"}
+        if self.how == "added":
+            arrays = {k: np.concatenate([v, v[:9]]) for k, v in arrays.items()}
+        if self.how == "role":
+            arrays["roles"] = arrays["roles"] + np.int8(2)
+        index = np.arange(len(arrays["labels"])) if self.how == "index" else None
+        return bdbench.PoisonedData(**arrays, index=None if index is None else index - 1)
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("added", "returned 309 examples of 300 and no index: expected what each was made of"),
+        ("role", r"returned roles \[2, 3, 4\]: expected \[0, 1, 2\]"),
+        ("index", r"returned an index of int64 \(300,\): expected int64 \(300,\) in 0..299"),
+    ],
+)
+def test_a_poisoned_set_that_does_not_say_what_it_is_made_of_is_refused(tmp_path: Path, how: str, message: str) -> None:
+    with pytest.raises(BdbenchError, match=f"attack 'remade' {message}"):
+        scene(tmp_path, Remade(how=how))
+    assert len(scene(tmp_path, Remade()).poisoned.labels) == 300
+
+
+@dataclass(frozen=True, kw_only=True)
+class Natural(White):
+    """Shows all test images as they are, and wants another label of a few."""
+
+    name = "natural"
+
+    def challenge(self, test: Split, state: State, tools: Workshop) -> Challenge:
+        index = np.arange(len(test.labels))
+        goal = np.where(index < 5, (test.labels + 1) % tools.num_classes, test.labels)
+        return Challenge(np.array(test.images), index, goal)
+
+
+def test_a_challenge_that_leaves_nothing_for_clean_accuracy_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BdbenchError, match="attack 'natural' shows all 360 test images as they are"):
+        scene(tmp_path, Natural())

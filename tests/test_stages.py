@@ -318,3 +318,90 @@ def test_where_the_attacker_trains_no_defense_of_the_training_applies(tiny: dict
     for defense in ("random", Constant()):
         with pytest.raises(BdbenchError, match="does not apply to attack 'trains': the attacker trains the model"):
             bdbench.run(defense=defense, **cell)
+
+
+def test_predictions_on_one_challenge_are_not_taken_for_those_on_another(tiny: dict[str, Any]) -> None:
+    """The same poisoned set, victim and defense, and another trigger at test time."""
+    found = {}
+    for strength in (0.2, 0.9):
+        cell = {**tiny, "attack": f"blend:test_alpha={strength}"}
+        found[strength] = bdbench.run_all(defenses=[Tuned(), Constant(), Corner()], **cell)
+    for one, other in zip(*found.values(), strict=True):
+        assert one.config["data"]["poisoned"] == other.config["data"]["poisoned"]
+        assert one.before != other.before
+    assert found[0.2][0].after != found[0.9][0].after
+    assert found[0.2][2].inputs is not None and found[0.9][2].inputs is not None
+    assert found[0.2][2].inputs.auroc != found[0.9][2].inputs.auroc
+    # A shorter test set, as a reserve from it leaves: other predictions, of another length.
+    shorter = bdbench.run(defense=Constant(), **{**tiny, "dataset": "digits:subset=300", "reserve": 0.1})
+    assert shorter.after is not None
+
+
+def test_a_repair_is_compared_with_the_victim_whatever_ran_before_it(tiny: dict[str, Any]) -> None:
+    from bdbench import report
+
+    first, second = bdbench.run_all(defenses=["random", Tuned()], **tiny)
+    alone = bdbench.run(defense=Tuned(), **{**tiny, "out": tiny["out"] / "alone"})
+    assert first.reference is not None and second.reference is None and "reference" not in second.cost.seconds
+    assert (second.base, first.base) == (second.before, first.reference)
+    assert report.verdict(second) == report.verdict(alone)
+
+
+@dataclass(frozen=True)
+class Scribbler:
+    """A model that writes on what it is shown."""
+
+    victim: Any
+
+    def predict(self, images: np.ndarray) -> np.ndarray:
+        images[:] = 0
+        return np.zeros(len(images), np.int64)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scribbles(Mitigation):
+    name = "scribbles"
+
+    def repair(self, tools: Tools) -> Model:
+        tools.victim.mean[:] = 9
+        return Scribbler(tools.victim)
+
+
+def test_no_defense_can_write_on_what_the_others_are_measured_with(tiny: dict[str, Any]) -> None:
+    from bdbench import experiment
+
+    alone = bdbench.run(defense=Corner(), **{**tiny, "out": tiny["out"] / "alone"})
+    bad, after = experiment.run_each(defenses=[Scribbles(), Corner()], **tiny)
+    assert isinstance(bad, ValueError) and "read-only" in str(bad)
+    assert isinstance(after, bdbench.Record)
+    assert (after.after, after.before) == (alone.after, alone.before)
+
+
+def test_a_reserve_of_nothing_is_an_error_in_one_line(tiny: dict[str, Any]) -> None:
+    with pytest.raises(BdbenchError, match=r"defense 'tuned' needs clean examples, but reserve=0.0001 sets no example"):
+        bdbench.run(defense=Tuned(), reserve=0.0001, **tiny)
+
+
+def test_a_budget_that_does_not_apply_is_not_checked(tiny: dict[str, Any]) -> None:
+    assert bdbench.run(defense=Corner(), budget=0.0001, **tiny).stage == "inputs"
+    with pytest.raises(BdbenchError, match="budget=0.0001 removes 0 of 300 training examples"):
+        bdbench.run(defense="random", budget=0.0001, **tiny)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Twice(Detector):
+    """Concludes in two steps, the second with a list."""
+
+    name = "twice"
+
+    def score(self, view: TrainingView, tools: Tools) -> np.ndarray:
+        tools.conclude(p_value=0.5)
+        tools.conclude(flagged=[True] * 3 + [False] * 297)  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match=r"flagged is int64 \(300,\): expected bool \(300,\)"):
+            tools.conclude(flagged=np.zeros(300, int))
+        return np.zeros(300)
+
+
+def test_conclusions_add_up(tiny: dict[str, Any]) -> None:
+    found = bdbench.run(defense=Twice(), budget=0, **tiny)
+    assert found.p_value == 0.5 and found.decision is not None and found.decision.flagged == 3 / 300

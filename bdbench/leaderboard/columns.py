@@ -132,8 +132,6 @@ SHOWN = {
     "model": (*_FIRST, "model_auroc", "detections", "false_alarms", "hits", "alarms", *_COST),
 }  # fmt: skip
 STAGES = tuple(SHOWN)
-# The stages whose effect is measured against plain training by the stream of retraining; of others, against the victim.
-_AGAINST_REFERENCE = ("training set", "training time")
 
 
 def value(data: Mapping[str, Any], name: str) -> float | None:
@@ -143,7 +141,7 @@ def value(data: Mapping[str, Any], name: str) -> float | None:
     """
     path = NUMBERS[name].path
     if path.startswith("base."):
-        path = path.replace("base", "reference" if data["stage"] in _AGAINST_REFERENCE else "before", 1)
+        path = path.replace("base", record.BASES[data["stage"]], 1)
     if data["config"]["budget"] == "auto":
         path = path.replace("derived.", "decision.") if path.startswith("derived.") else path
         path = f"decision.{path}" if path.startswith("after.") else path

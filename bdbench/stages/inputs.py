@@ -20,7 +20,7 @@ def run(work: Work) -> Outcome:
     m = 0 if scene.challenge is None else len(scene.challenge.goal)
 
     def scored() -> State:
-        state = work.tools.saved({"fit": defense.config()}, lambda: defense.fit(work.tools))
+        state = defense.fit(work.tools)
         heap = _heap(work)
         order = scene.streams("inputs").permutation(len(heap))
         start = time.perf_counter()
@@ -30,7 +30,7 @@ def run(work: Work) -> Outcome:
         scores[order] = shuffled
         return {"scores": scores, "seconds_per_input": np.array(seconds)}
 
-    made = work.kept("score", scored)
+    made = work.kept("score", scored, asked=True)
     clean, challenged, reserve = np.split(made["scores"], [n, n + m])
     attacked = np.zeros(0, bool) if scene.challenge is None else scene.attacked
     predicted, answered = work.models.predictions(work.models.victim)

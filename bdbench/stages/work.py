@@ -51,8 +51,11 @@ class Work:
     models_trained: int = 0
     p_value: float | None = None
 
-    def kept(self, name: str, make: Callable[[], State]) -> dict[str, np.ndarray]:
-        """The arrays that the defense gives, computed once; what it concludes is kept with them."""
+    def kept(self, name: str, make: Callable[[], State], *, asked: bool = False) -> dict[str, np.ndarray]:
+        """The arrays that the defense gives, computed once; what it concludes is kept with them.
+
+        asked: they are of the test set, the challenge or the reserve, and no other's.
+        """
         scene, defense, tools = self.scene, self.defense, self.tools
         config = {
             "stage": "defense",
@@ -62,6 +65,7 @@ class Work:
             "defense_code": sources.code_of(defense),
             "files": contents(defense),
             "kept": name,
+            "asked": scene.asked if asked else "",
         }
 
         def timed() -> tuple[State, float]:
@@ -118,5 +122,5 @@ class Work:
             weights = model.arrays() if isinstance(model, Victim) else {}
             return {**dict(zip(_PREDICTIONS, checked, strict=False)), **weights}
 
-        made = self.kept(name, arrays)
+        made = self.kept(name, arrays, asked=True)
         return self.models.measured(made["clean"], made.get("challenged"))
