@@ -77,7 +77,7 @@ class Cell:
             "budget": setting.budget if defense.stage == "training set" else None,
             "reserve": setting.reserve,
             "recipe": asdict(self.scene.bench.trainer.recipe),
-            "data": self.scene.facts(),
+            "data": dict(self.scene.facts),
             "files": {path: held for part in parts.values() for path, held in scene.contents(part).items()},
             "code": {kind: sources.own_code(type(part)) for kind, part in parts.items() if kind != "dataset"},
         }

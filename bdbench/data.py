@@ -108,6 +108,10 @@ class Challenge:
     index: np.ndarray
     goal: np.ndarray
 
+    def unchanged(self, test: Split) -> np.ndarray:
+        """Which of the images are those of the test set as they are, bool (m,)."""
+        return (self.images == np.asarray(test.images)[self.index]).all((1, 2, 3))
+
 
 @dataclass(frozen=True)
 class PoisonedData:

@@ -148,7 +148,7 @@ def reopen(
         progress=progress or Silent(),
     )
     opened = Cell(setting)
-    _check_same(path, opened.scene.facts(), config["data"])
+    _check_same(path, opened.scene.facts, config["data"])
     arrays = _arrays(folder) if path.is_dir() else {}
     return Reopened(found, arrays, installed().component("defense", config["defense"]), opened)
 

@@ -104,6 +104,4 @@ class Models:
     def _unchanged(self) -> np.ndarray | None:
         """Which of the challenge's images are test images as they are."""
         challenge = self.scene.challenge
-        if challenge is None:
-            return None
-        return (challenge.images == np.asarray(self.scene.images.test.images)[challenge.index]).all((1, 2, 3))
+        return None if challenge is None else challenge.unchanged(self.scene.images.test)

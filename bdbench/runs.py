@@ -61,7 +61,7 @@ class Reopened:
     @property
     def attacked(self) -> np.ndarray:
         """Which rows of the challenge are attacked, bool (m,)."""
-        return np.zeros(0, bool) if self.challenge is None else self._cell.scene.attacked
+        return self._cell.scene.attacked
 
     @property
     def view(self) -> TrainingView:

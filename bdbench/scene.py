@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from bdbench import data, returned, sources, training
+from bdbench import data, returned, sources
 from bdbench.attacks import Attack
 from bdbench.data import Challenge, ImageData, PoisonedData, Role, TrainingView
 from bdbench.defenses import Defense
@@ -23,7 +23,7 @@ from bdbench.preparation import prepare
 from bdbench.progress import Progress, Silent
 from bdbench.seeds import Streams
 from bdbench.store import Store
-from bdbench.tools import Bench, HarnessTools, HarnessWorkshop, Spread, made_from
+from bdbench.tools import Bench, HarnessTools, HarnessWorkshop, Spread
 from bdbench.training import Victim
 from bdbench.workshop import Oracle, State
 
@@ -95,7 +95,8 @@ class Scene:
     @property
     def attacked(self) -> np.ndarray:
         """Which rows of the challenge are attacked, bool (m,): their goal is not the image's own label."""
-        assert self.challenge is not None
+        if self.challenge is None:
+            return np.zeros(0, bool)
         return self.challenge.goal != self.images.test.labels[self.challenge.index]
 
     @functools.cached_property
@@ -135,10 +136,10 @@ class Scene:
             return self.poisoned.roles == Role.POISON
         return self.images.reserve
 
+    @functools.cached_property
     def facts(self) -> dict[str, Any]:
-        """What a record says of the data."""
-        images, roles = self.images, self.poisoned.roles
-        attacked = int(self.attacked.sum()) if self.challenge is not None else 0
+        """What a record says of the data; it takes a hash of all of them, and is the same for every defense."""
+        images, roles, attacked = self.images, self.poisoned.roles, self.attacked
         arrays = [images.train.images, images.train.labels, images.test.images, images.test.labels]
         return {
             "train": len(roles),
@@ -150,8 +151,8 @@ class Scene:
             "fingerprint": data.fingerprint(*map(np.asarray, arrays)),
             "poisons": int((roles == Role.POISON).sum()),
             "covers": int((roles == Role.COVER).sum()),
-            "attacked": attacked,
-            "bystanders": 0 if self.challenge is None else len(self.challenge.goal) - attacked,
+            "attacked": int(attacked.sum()),
+            "bystanders": int((~attacked).sum()),
             "targets": list(self.targets),
             "poisoned": data.fingerprint(self.poisoned.images, self.poisoned.labels, roles),
             "challenge": ""
@@ -199,19 +200,18 @@ def contents(component: Component) -> dict[str, str]:
 
 
 def _bench(setting: Setting, images: ImageData, contents: str) -> Bench:
-    recipe = setting.model.recipe(setting.dataset.name, images.shape)
-    build = functools.partial(setting.model.build, images.shape, images.num_classes)
-    trainer = training.Trainer(build, recipe, setting.device, setting.progress.track, setting.precision)
-    return Bench(
-        images.num_classes,
-        images.shape,
+    return Bench.of(
         setting.model,
-        trainer,
-        setting.precision,
-        setting.store,
-        made_from(contents, images.num_classes, setting.seed, setting.device, setting.precision),
-        setting.progress,
-        setting.spread,
+        setting.dataset.name,
+        images.shape,
+        images.num_classes,
+        contents=contents,
+        seed=setting.seed,
+        device=setting.device,
+        precision=setting.precision,
+        store=setting.store,
+        progress=setting.progress,
+        spread=setting.spread,
     )
 
 

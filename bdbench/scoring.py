@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,8 +17,8 @@ from bdbench.plugins import installed
 from bdbench.progress import Progress, Silent
 from bdbench.seeds import Streams
 from bdbench.store import Store
-from bdbench.tools import Bench, HarnessTools, made_from
-from bdbench.training import Trainer, Victim
+from bdbench.tools import Bench, HarnessTools
+from bdbench.training import Victim
 from bdbench.workshop import Oracle
 
 
@@ -61,29 +60,28 @@ def detect(
     view = data.view_of(images, labels, num_classes)
     architecture = installed().component("model", model)
     height, width, channels = images.shape[1:]
-    recipe = architecture.recipe(dataset, (height, width, channels))
-    build = functools.partial(architecture.build, (height, width, channels), num_classes)
     device = training.pick_device(device)
-    fastest = machine.precision("auto", device)
-    progress = progress or Silent()
-    trainer = Trainer(build, recipe, device, progress.track, fastest)
     streams = Streams(seed)
-    if victim is None:
-        victim = trainer.train(view.images, view.labels, streams.integer("victim"), "train the victim")
-    elif isinstance(victim, Mapping):
-        victim = trainer.restore(victim)
-    hangs_on = made_from(data.fingerprint(view.images, view.labels), num_classes, seed, device, fastest)
     told = {name: (oracles or {})[name] for name in chosen.oracles}
     with tempfile.TemporaryDirectory() as aside:
-        store = Store(Path(folder or aside))
-        tools = HarnessTools(
-            chosen.name,
-            Bench(num_classes, (height, width, channels), architecture, trainer, fastest, store, hangs_on, progress),
-            streams,
-            victim=victim,
-            oracles=told,
-            examples=len(view.labels),
+        bench = Bench.of(
+            architecture,
+            dataset,
+            (height, width, channels),
+            num_classes,
+            contents=data.fingerprint(view.images, view.labels),
+            seed=seed,
+            device=device,
+            precision=machine.precision("auto", device),
+            store=Store(Path(folder or aside)),
+            progress=progress or Silent(),
         )
+        if victim is None:
+            own = streams.integer("victim")
+            victim = bench.trainer.train(view.images, view.labels, own, "train the victim")
+        elif isinstance(victim, Mapping):
+            victim = bench.trainer.restore(victim)
+        tools = HarnessTools(chosen.name, bench, streams, victim=victim, oracles=told, examples=len(view.labels))
         return np.asarray(chosen.score(view, tools), np.float64)
 
 

@@ -43,11 +43,33 @@ class Bench:
     shape: tuple[int, int, int]
     architecture: Architecture
     trainer: Trainer
-    precision: Precision
     store: Store
     made_from: Mapping[str, Any]
     progress: Progress
     spread: Spread | None = None
+
+    @classmethod
+    def of(
+        cls,
+        architecture: Architecture,
+        dataset: str,
+        shape: tuple[int, int, int],
+        num_classes: int,
+        *,
+        contents: str,
+        seed: int,
+        device: str,
+        precision: Precision,
+        store: Store,
+        progress: Progress,
+        spread: Spread | None = None,
+    ) -> Bench:
+        """The bench of images of ``shape`` (H, W, C), known by ``contents``, a hash; dataset: whose recipe to use."""
+        recipe = architecture.recipe(dataset, shape)
+        build = functools.partial(architecture.build, shape, num_classes)
+        trainer = Trainer(build, recipe, device, progress.track, precision)
+        hangs_on = _made_from(contents, num_classes, seed, device, precision)
+        return cls(num_classes, shape, architecture, trainer, store, hangs_on, progress, spread)
 
     def restore(self, arrays: State, whose: str) -> Victim:
         """A model of the victim's architecture. Raises BdbenchError, naming ``whose`` weights do not fit it."""
@@ -60,7 +82,7 @@ class Bench:
             ) from None
 
 
-def made_from(contents: str, num_classes: int, seed: int, device: str, precision: str) -> dict[str, Any]:
+def _made_from(contents: str, num_classes: int, seed: int, device: str, precision: str) -> dict[str, Any]:
     """What every result on one data set hangs on: its ``contents``, a hash; the seed; the machine; bdbench's code.
 
     It is hashed: a defense holds it, and from the run's own seed could draw the attack's choices again.
@@ -90,7 +112,7 @@ class HarnessWorkshop(Workshop):
     ) -> None:
         self.streams = streams
         self.device = bench.trainer.device
-        self.precision = bench.precision
+        self.precision = bench.trainer.precision
         self.num_classes = bench.num_classes
         self.shape = bench.shape
         self.architecture = bench.architecture

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from bdbench.errors import BdbenchError
+from bdbench.machine import Precision
 from bdbench.progress import Track, quiet
 from bdbench.recipe import Batch, Loss, Recipe
 
@@ -118,7 +119,7 @@ class Trainer:
     recipe: Recipe
     device: str
     track: Track
-    precision: str = "float32"
+    precision: Precision = "float32"
 
     def untrained(self, seed: int) -> torch.nn.Module:
         """A network with weights drawn from ``seed``; the global random state is left as it was."""

@@ -49,11 +49,11 @@ def test_peak_memory_is_of_what_came_after_its_reset() -> None:
 def test_results_of_two_cards_are_kept_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
-    from bdbench.tools import made_from
+    from bdbench.tools import _made_from
 
     keys = set()
     for card in ("one card", "another card"):
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda device, card=card: card)
         assert environment.device_name("cuda:0") == card
-        keys.add(made_from("contents", 10, 0, "cuda:0", "float32")["made_from"])
+        keys.add(_made_from("contents", 10, 0, "cuda:0", "float32")["made_from"])
     assert len(keys) == 2 and environment.device_name("cpu") == "cpu"

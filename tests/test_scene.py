@@ -129,7 +129,7 @@ def test_a_source_specific_trigger_has_bystanders(tmp_path: Path) -> None:
     assert challenge is not None and len(challenge.goal) == len(truth)
     assert np.array_equal(challenge.goal, np.where(truth == 3, 7, truth))
     assert np.array_equal(made.attacked, truth == 3) and made.targets == (7,)
-    assert made.facts()["bystanders"] == (truth != 3).sum()
+    assert made.facts["bystanders"] == (truth != 3).sum()
     for source in (7, 10):
         with pytest.raises(BdbenchError, match=f"source={source} is not allowed: .* other than target=7"):
             scene(tmp_path, OneClass(source=source, target=7))

@@ -16,8 +16,7 @@ from bdbench.workshop import State
 def run(work: Work) -> Outcome:
     """Fit, score clean and challenged inputs in one shuffled heap, refuse, and compare with the victim."""
     scene, defense = work.scene, cast(InputDetector, work.defense)
-    n = len(scene.images.test.labels)
-    m = 0 if scene.challenge is None else len(scene.challenge.goal)
+    n, attacked = len(scene.images.test.labels), scene.attacked
 
     def scored() -> State:
         state = defense.fit(work.tools)
@@ -31,8 +30,7 @@ def run(work: Work) -> Outcome:
         return {"scores": scores, "seconds_per_input": np.array(seconds)}
 
     made = work.kept("score", scored, asked=True)
-    clean, challenged, reserve = np.split(made["scores"], [n, n + m])
-    attacked = np.zeros(0, bool) if scene.challenge is None else scene.attacked
+    clean, challenged, reserve = np.split(made["scores"], [n, n + len(attacked)])
     predicted, answered = work.models.predictions(work.models.victim)
     obeyed = attacked
     if scene.challenge is not None and answered is not None:

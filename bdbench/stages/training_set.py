@@ -29,31 +29,28 @@ def run(work: Work) -> Outcome:
     ranking = metrics.rank(scores, scene.streams("ties"))
     share = None if budget == "auto" else budget
     arrays = {"scores": scores}
-    after = None
+    base, after = work.reference() if budget else work.models.before, None
     if share:
         arrays["kept"] = ~metrics.flagged(ranking, share)
-        work.reference()
         after = work.retrained(arrays["kept"], "retrain")
     decision = None
     if flagged is not None:
         arrays["flagged"] = flagged
-        decision = _decided(work, flagged, trains=budget != 0)
+        decision = _decided(work, flagged, base, trains=bool(budget))
     return Outcome(
         after=after,
         detection=metrics.detection(scores, ranking, roles, share),
         decision=decision,
-        derived=metrics.rating(work.reference(), after) if after else metrics.rating(work.models.before, None),
+        derived=metrics.rating(base, after),
         arrays=arrays,
     )
 
 
-def _decided(work: Work, flagged: np.ndarray, trains: bool) -> Decision:
+def _decided(work: Work, flagged: np.ndarray, base: Performance, trains: bool) -> Decision:
     """What becomes of the model if the defense has its way. Where it flags nothing, that is the reference."""
     after: Performance | None = None
-    if trains:
-        after = work.reference()
-        if flagged.any():
-            enough = (~flagged).sum() >= _FEWEST
-            after = work.retrained(~flagged, "retrain by decision") if enough else None
-    before = work.reference() if trains else work.models.before
-    return metrics.decision(flagged, work.scene.poisoned.roles, before, after)
+    if trains and not flagged.any():
+        after = base
+    elif trains and (~flagged).sum() >= _FEWEST:
+        after = work.retrained(~flagged, "retrain by decision")
+    return metrics.decision(flagged, work.scene.poisoned.roles, base, after)

@@ -110,10 +110,7 @@ class Work:
 
         def arrays() -> State:
             model = make()
-            counts = (
-                len(self.scene.images.test.labels),
-                0 if self.scene.challenge is None else len(self.scene.challenge.goal),
-            )
+            counts = (len(self.scene.images.test.labels), len(self.scene.attacked))
             found = [p for p in self.models.predictions(model) if p is not None]
             checked = [
                 returned.predictions(self.defense, p, count, self.scene.images.num_classes)

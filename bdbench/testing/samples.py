@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,12 +17,11 @@ from bdbench.attacks import Attack
 from bdbench.data import PoisonedData, Role, Split, TrainingView, fingerprint
 from bdbench.defenses import Defense
 from bdbench.interfaces import Architecture
-from bdbench.progress import Silent, quiet
+from bdbench.progress import Silent
 from bdbench.recipe import Recipe
 from bdbench.seeds import Streams
 from bdbench.store import Store
-from bdbench.tools import Bench, HarnessTools, HarnessWorkshop, made_from
-from bdbench.training import Trainer
+from bdbench.tools import Bench, HarnessTools, HarnessWorkshop
 from bdbench.workshop import Oracle
 
 Shape = tuple[int, int, int]
@@ -99,10 +97,19 @@ class SampleNet(Architecture):
 
 def bench(images: np.ndarray, labels: np.ndarray, num_classes: int, seed: int, folder: Path) -> Bench:
     """Where components work on a set, with a SampleNet; stage results are kept below ``folder``."""
-    model, shape = SampleNet(), images.shape[1:]
-    trainer = Trainer(functools.partial(model.build, shape, num_classes), model.recipe("", shape), "cpu", quiet)
-    hangs_on = made_from(fingerprint(images, labels), num_classes, seed, "cpu", "float32")
-    return Bench(num_classes, shape, model, trainer, "float32", Store(folder), hangs_on, Silent())
+    height, width, channels = images.shape[1:]
+    return Bench.of(
+        SampleNet(),
+        "",
+        (height, width, channels),
+        num_classes,
+        contents=fingerprint(images, labels),
+        seed=seed,
+        device="cpu",
+        precision="float32",
+        store=Store(folder),
+        progress=Silent(),
+    )
 
 
 def workshop(attack: Attack, train: Split, num_classes: int, seed: int, folder: Path) -> HarnessWorkshop:
