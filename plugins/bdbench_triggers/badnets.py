@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Self
 
-import numpy as np
-
-from bdbench import param
+from bdbench_triggers.mapping import Mapped
 from bdbench_triggers.patch import Patch
+
+_CORNERS: tuple[Literal["bottom-right", "bottom-left", "top-right", "top-left"], ...] = (
+    "bottom-right",
+    "bottom-left",
+    "top-right",
+    "top-left",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
-class BadNets(Patch):
+class BadNets(Mapped, Patch):
     """Dirty-label: a square patch replaces the pixels of one corner.
 
-    mapping: the attacks of sec. 5.2 of the paper: every image to one target, or every class to the next (all-to-all).
+    Where there are several targets, the patches of the others are noise, in the corners that come after.
     """
 
     name = "badnets"
     paper = "Gu, Dolan-Gavitt and Garg, BadNets, arXiv:1708.06733"
-    mapping: Literal["all-to-one", "all-to-all"] = param(
-        "all-to-one", help="what the trigger gives: the target, or the label after the image's own"
-    )
 
-    def goal(self, labels: np.ndarray, num_classes: int) -> np.ndarray:
-        """The target, or (y + 1) mod K."""
-        return (labels + 1) % num_classes if self.mapping == "all-to-all" else super().goal(labels, num_classes)
+    def variant(self, nth: int) -> Self:
+        """Another corner and other noise for each target: recipes that mirror images would confuse corners alone."""
+        corner = _CORNERS[(_CORNERS.index(self.corner) + nth) % len(_CORNERS)]
+        return dataclasses.replace(self, corner=corner, pattern="noise") if nth else self

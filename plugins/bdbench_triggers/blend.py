@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 
-from bdbench import BdbenchError, Streams, TriggerAttack, param
+from bdbench import BdbenchError, Streams, param
+from bdbench_triggers.mapping import Mapped
 
 
 @dataclass(frozen=True, kw_only=True)
-class Blend(TriggerAttack):
+class Blend(Mapped):
     """Dirty-label: x' = (1 - alpha) x + alpha p, with p uniform noise drawn from the seed, or a picture.
 
     The blended injection strategy, sec. 3.2 of the paper. A test-time strength above the training one, as
@@ -27,6 +29,12 @@ class Blend(TriggerAttack):
     def files(self) -> tuple[Path, ...]:
         """The picture, if it is one."""
         return () if self.pattern == "noise" else (Path(self.pattern),)
+
+    def variant(self, nth: int) -> Self:
+        """Itself, with other noise. Raises BdbenchError for a picture, of which there is one."""
+        if nth and self.pattern != "noise":
+            raise BdbenchError(f"pattern={self.pattern} is one trigger: expected pattern=noise for several targets")
+        return self
 
     def stamp(self, images: np.ndarray, streams: Streams) -> np.ndarray:
         """Blend at the training strength."""

@@ -213,3 +213,59 @@ def test_tact_works_on_its_source_alone_as_long_as_there_are_covers(on_digits: C
         assert before.spill is not None
         spill[cover_rate] = before.spill
     assert spill[0.05] < 0.1 < 0.3 < spill[0.0]
+
+
+SEVERAL = [BadNets(rate=0.2, size=1, targets=2, target=3), Blend(rate=0.2, targets=(3, 0))]
+
+
+@pytest.mark.parametrize("attack", SEVERAL, ids=lambda a: a.name)
+def test_several_targets_have_a_trigger_each(attack: Any, split: Split) -> None:
+    settled = attack.settled(4, STREAMS)
+    assert settled.targets == (3, 0) and settled.target == 3
+    made = settled.poison(split, {}, TOOLS)
+    poisons = made.roles == Role.POISON
+    assert [int((made.labels[poisons] == label).sum()) for label in range(4)] == [4, 0, 0, 4]
+    assert (made.labels[poisons] != made.original_labels[poisons]).all()
+    challenge = settled.challenge(split, {}, TOOLS)
+    # 30 of the 40 images are not of the one target, and 30 not of the other.
+    assert challenge.goal.tolist() == [3] * 30 + [0] * 30
+    assert np.array_equal(challenge.index[:30], np.flatnonzero(split.labels != 3))
+    # In training as at test time, and the triggers differ.
+    images = np.asarray(split.images)
+    seen = {
+        goal: challenge.images[challenge.goal == goal] - images[challenge.index[challenge.goal == goal]]
+        for goal in (3, 0)
+    }
+    both = np.flatnonzero((split.labels != 3) & (split.labels != 0))
+    first = np.isin(np.flatnonzero(split.labels != 3), both)
+    second = np.isin(np.flatnonzero(split.labels != 0), both)
+    assert (seen[3][first] != seen[0][second]).any(axis=(1, 2, 3)).all()
+    for goal in (3, 0):
+        chosen = np.flatnonzero(poisons & (made.labels == goal))
+        rows = [np.flatnonzero((challenge.index == i) & (challenge.goal == goal))[0] for i in chosen]
+        assert np.array_equal(made.images[chosen], challenge.images[rows])
+
+
+@pytest.mark.parametrize(
+    ("parameters", "wrong"),
+    [
+        ({"targets": 0}, "targets=0"),
+        ({"targets": 5}, "targets=5"),
+        ({"targets": (0, 4)}, r"targets=0\+4"),
+        ({"targets": (1, 1)}, r"targets=1\+1"),
+        ({"targets": 2, "mapping": "all-to-all"}, "targets=2 is not allowed with mapping=all-to-all"),
+    ],
+)
+def test_targets_that_are_not_there_are_refused(parameters: dict[str, Any], wrong: str) -> None:
+    with pytest.raises(BdbenchError, match=wrong):
+        BadNets(**parameters).settled(4, STREAMS)
+
+
+def test_more_targets_than_poisons_are_refused(split: Split) -> None:
+    with pytest.raises(BdbenchError, match="rate=0.05 asks for 0 poisons for target 2"):
+        BadNets(rate=0.05, targets=3).settled(4, STREAMS).poison(split, {}, TOOLS)
+
+
+def test_a_picture_is_one_trigger(split: Split) -> None:
+    with pytest.raises(BdbenchError, match=r"pattern=p\.png is one trigger"):
+        Blend(rate=0.2, pattern="p.png").variant(1)
