@@ -16,6 +16,7 @@ _HOMES = {
     "bdbench.commands.options": ("export_command",),
     "bdbench.data": ("Challenge", "ImageData", "PoisonedData", "Role", "Split", "TrainingView"),
     "bdbench.defenses": (
+        "Defense",
         "Detector",
         "InputDetector",
         "Mitigation",
@@ -30,14 +31,14 @@ _HOMES = {
     "bdbench.interfaces": ("Architecture", "Dataset", "Measured", "Metric", "ReportSection", "Source"),
     "bdbench.params": ("param",),
     "bdbench.progress": ("bars",),
-    "bdbench.recipe": ("Batch", "Recipe"),
+    "bdbench.recipe": ("Batch", "Loss", "Recipe"),
     "bdbench.record": ("Record",),
     "bdbench.runs": ("Reopened",),
     "bdbench.scoring": ("detect", "detector", "most_suspicious"),
     "bdbench.seeds": ("Streams",),
     "bdbench.store": ("write_file", "written_whole"),
     "bdbench.training": ("Victim",),
-    "bdbench.workshop": ("State", "Tools", "Workshop"),
+    "bdbench.workshop": ("Oracle", "State", "Tools", "Workshop"),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -45,21 +46,30 @@ if TYPE_CHECKING:
     from bdbench.attacks import Attack, Covers, CraftedTrigger, SourceSpecific, TriggerAttack
     from bdbench.commands.options import export_command
     from bdbench.data import Challenge, ImageData, PoisonedData, Role, Split, TrainingView
-    from bdbench.defenses import Detector, InputDetector, Mitigation, Model, ModelDetector, RobustTraining, Verdict
+    from bdbench.defenses import (
+        Defense,
+        Detector,
+        InputDetector,
+        Mitigation,
+        Model,
+        ModelDetector,
+        RobustTraining,
+        Verdict,
+    )
     from bdbench.errors import BdbenchError, unknown
     from bdbench.experiment import load, reopen, run, run_all
     from bdbench.hookspecs import hookimpl
     from bdbench.interfaces import Architecture, Dataset, Measured, Metric, ReportSection, Source
     from bdbench.params import param
     from bdbench.progress import bars
-    from bdbench.recipe import Batch, Recipe
+    from bdbench.recipe import Batch, Loss, Recipe
     from bdbench.record import Record
     from bdbench.runs import Reopened
     from bdbench.scoring import detect, detector, most_suspicious
     from bdbench.seeds import Streams
     from bdbench.store import write_file, written_whole
     from bdbench.training import Victim
-    from bdbench.workshop import State, Tools, Workshop
+    from bdbench.workshop import Oracle, State, Tools, Workshop
 
 __all__ = [
     "Architecture",
@@ -70,14 +80,17 @@ __all__ = [
     "Covers",
     "CraftedTrigger",
     "Dataset",
+    "Defense",
     "Detector",
     "ImageData",
     "InputDetector",
+    "Loss",
     "Measured",
     "Metric",
     "Mitigation",
     "Model",
     "ModelDetector",
+    "Oracle",
     "PoisonedData",
     "Recipe",
     "Record",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 
 import numpy as np
@@ -15,6 +15,8 @@ from bdbench.record import Performance
 from bdbench.scene import Scene
 from bdbench.store import Stage
 from bdbench.training import Victim
+
+Check = Callable[[np.ndarray, int], np.ndarray]
 
 
 class Models:
@@ -85,11 +87,27 @@ class Models:
         stage = scene.bench.store.stage(config, make)
         return trainer.restore(stage.arrays), stage
 
-    def predictions(self, model: Model) -> tuple[np.ndarray, np.ndarray | None]:
-        """What a model says of the test images, and of the challenge's."""
-        challenge = self.scene.challenge
-        clean = model.predict(np.asarray(self.scene.images.test.images))
-        return clean, None if challenge is None else model.predict(challenge.images)
+    def predictions(
+        self, model: Model, check: Check = lambda made, count: made
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """What a model says of the test images, and of the challenge's.
+
+        A model that a defense brings is asked of both in one shuffled heap: what it says of an image is not to hang on
+        which of the two it is, and two calls would tell it. check: is handed what it says, and of how many images.
+        """
+        images, challenge = np.asarray(self.scene.images.test.images), self.scene.challenge
+        if challenge is None:
+            return check(model.predict(images), len(images)), None
+        if isinstance(model, Victim):
+            clean, challenged = (check(model.predict(x), len(x)) for x in (images, challenge.images))
+            return clean, challenged
+        order = self.scene.streams("asked").permutation(len(images) + len(challenge.images))
+        shown = np.concatenate([images, challenge.images])[order]
+        shown.flags.writeable = False  # as the images themselves are
+        answers = check(model.predict(shown), len(order))
+        heap = np.empty_like(answers)
+        heap[order] = answers
+        return heap[: len(images)], heap[len(images) :]
 
     def performance(self, model: Model) -> Performance:
         """What a model does on the test set and the challenge."""

@@ -56,7 +56,8 @@ def stratified(labels: np.ndarray, size: int, rng: np.random.Generator) -> np.nd
     classes, counts = np.unique(labels, return_counts=True)
     exact = counts * size / len(labels)
     take = np.floor(exact).astype(int)
-    take[np.argsort(take - exact, kind="stable")[: size - take.sum()]] += 1
+    # Among equal remainders chance decides: else the first labels would always be the larger classes.
+    take[np.lexsort((rng.permutation(len(take)), take - exact))[: size - take.sum()]] += 1
     chosen = [rng.permutation(np.flatnonzero(labels == c))[:k] for c, k in zip(classes, take, strict=True)]
     return np.sort(np.concatenate(chosen))
 

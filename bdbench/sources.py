@@ -28,10 +28,16 @@ _BY_VERSION = {"bdbench", "torch", "numpy", "scipy", "sklearn", "numba", *sys.st
 
 def code_of(*components: Component) -> dict[str, str]:
     """What the results of components depend on beside their parameters, for the keys of stage results:
-    each class, the sources of its package and of bdbench, and the numerical libraries.
+    each class, the sources of its package and of bdbench, of the packages of its bases, and the numerical libraries.
     """
-    classes = {f"{type(c).__module__}.{type(c).__qualname__}": _sources(type(c).__module__) for c in components}
-    return {**library_versions(), "bdbench": _sources("bdbench"), **classes}
+    found = {**library_versions(), "bdbench": _sources("bdbench") or _session()}
+    for component in components:
+        cls = type(component)
+        found[f"{cls.__module__}.{cls.__qualname__}"] = _sources(cls.__module__) or _session()
+        known = {_top(cls.__module__), *_BY_VERSION}
+        for base in sorted({base.__module__ for base in cls.__mro__ if _top(base.__module__) not in known}):
+            found[base] = _sources(base) or _session()
+    return found
 
 
 @functools.cache
@@ -47,30 +53,35 @@ def library_versions() -> dict[str, str]:
 
 
 @functools.cache
-def _sources(module: str) -> str:
-    """A hash of the Python files of the module's top-level package, or of its own file."""
-    top = module.partition(".")[0]
+def _sources(module: str) -> str | None:
+    """A hash of the Python files of the module's top-level package, or of its own file; None if there is none."""
+    top = _top(module)
     if places := getattr(sys.modules.get(top), "__path__", None):
         return _hash(sorted(path for place in places for path in Path(place).rglob("*.py")))
     path = _file(top)
-    return _session() if path is None else _hash([path])
+    return None if path is None else _hash([path])
 
 
 def code_behind(function: Callable[..., Any]) -> str:
     """A hash of the sources a function runs, of its package alone: of its module and all that imports from there.
 
     A method also runs its object's class and that one's bases, a decorated function what it wraps, and a partial the
-    functions and objects it holds, as far as they are of the same packages. What only types are imported for does not
-    count, nor does a package's ``__init__`` unless a name is taken from it.
+    functions and objects it holds, as far as they are of the same packages, or of any if the function itself is
+    bdbench's or a library's. What only types are imported for does not count, nor does a package's ``__init__`` unless
+    a name is taken from it.
     """
     held: list[Any] = []
     while isinstance(function, functools.partial):
         held += [function.args, function.keywords]
         function = function.func
-    own = {module for module in _modules(function) if module.partition(".")[0] not in _BY_VERSION}
-    packages = {module.partition(".")[0] for module in own}
-    own |= {module for module in _modules(held) if module.partition(".")[0] in packages}
-    return _reached(tuple(sorted(own)))
+    own = {module for module in _modules(function) if _top(module) not in _BY_VERSION}
+    packages = {_top(module) for module in own}
+    own |= {m for m in _modules(held) if (_top(m) in packages if packages else _top(m) not in _BY_VERSION)}
+    return _reached(tuple(sorted(own))) or _session()
+
+
+def _top(module: str) -> str:
+    return module.partition(".")[0]
 
 
 def _modules(part: Any) -> Iterator[str]:
@@ -102,18 +113,20 @@ def _named(part: Any) -> str:
 
 
 def own_code(component: type[Component]) -> str:
-    """A hash of what a component's own code says: its module, and what that imports from its own package.
+    """A hash of what a component's own code says: its module and those of its bases, and what these import from their
+    own packages.
 
     By this records know what they were made by, across machines and for years: so it is of the syntax alone, without
     comments, docstrings and layout, and bdbench's own code, for which the version of the definitions stands, is no part
     of it. A component that is in no file has none: "".
     """
-    return _said_by(component.__module__)
+    bases = {base.__module__ for base in component.__mro__ if _top(base.__module__) not in _BY_VERSION}
+    return _said_by(tuple(sorted(bases)))
 
 
 @functools.cache
-def _said_by(module: str) -> str:
-    files = _all_reached((module,))
+def _said_by(modules: tuple[str, ...]) -> str:
+    files = _all_reached(modules)
     if files is None:
         return ""
     digest = hashlib.sha256()
@@ -138,9 +151,9 @@ def _said(node: Any) -> str:
 
 
 @functools.cache
-def _reached(starts: tuple[str, ...]) -> str:
+def _reached(starts: tuple[str, ...]) -> str | None:
     files = _all_reached(starts)
-    return _session() if files is None else _hash(files)
+    return None if files is None else _hash(files)
 
 
 def _all_reached(starts: tuple[str, ...]) -> list[Path] | None:
@@ -210,7 +223,7 @@ def _file(module: str) -> Path | None:
 
 
 def _session() -> str:
-    # Nothing says when code of a session or a notebook changes, so it is new in every process.
+    # Nothing says when code of a session or a notebook changes, so it is new every time that it is asked for.
     return f"session {os.getpid()} {time.time_ns()}"
 
 

@@ -88,7 +88,8 @@ class Victim:
         out = []
         advance = self.track(len(images), "predict") if len(images) > _QUIET else quiet(0, "")
         with torch.inference_mode(), _autocast(self.device, self.precision):
-            for start in range(0, len(images), _BATCH):
+            # No images are one empty batch, so that what comes out has its shape.
+            for start in range(0, max(1, len(images)), _BATCH):
                 x = torch.from_numpy(np.array(images[start : start + _BATCH])).to(self.device)
                 out.append(function(_prepare(x, self.mean, self.std, self.channels_last)).float().cpu())
                 advance(len(x))
@@ -217,7 +218,8 @@ class Trainer:
     @contextmanager
     def _seeded(self, seed: int) -> Iterator[None]:
         """The global generators at the start of ``seed``; afterwards as they were."""
-        devices = [torch.device(self.device)] if self.device.startswith("cuda") else []
+        # The seed is set on every card, so the state of every card is put back.
+        devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
         with torch.random.fork_rng(devices=devices):
             torch.manual_seed(seed)
             yield

@@ -193,3 +193,14 @@ def test_load_gives_what_a_run_has_before_the_attack(tmp_path: Path) -> None:
     loaded = bdbench.load("digits:subset=200", seed=3)
     assert np.array_equal(loaded.train.images, cell.scene.poisoned.images)
     assert loaded.reserve is not None and len(loaded.reserve.labels) == 72
+
+
+def test_equal_remainders_favour_no_class() -> None:
+    labels = np.repeat(np.arange(4), 5)
+    larger = np.zeros(4, int)
+    for seed in range(200):
+        counts = np.bincount(labels[stratified(labels, 6, np.random.default_rng(seed))])
+        assert sorted(counts) == [1, 1, 2, 2]
+        larger += counts == 2
+    # Each is among the two larger ones half of the time: 100 +- 7.
+    assert larger.min() > 65

@@ -214,3 +214,41 @@ def test_own_code_is_what_the_code_says_and_not_how_it_is_written(
 def test_own_code_of_what_is_in_no_file_is_none() -> None:
     made = type("Made", (), {"__module__": "nowhere"})
     assert sources.own_code(made) == ""
+
+
+def test_bases_from_other_packages_are_part_of_what_a_component_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = {
+        "base_plugin": "from bdbench import Detector\nclass Base(Detector):\n    number = %d",
+        "derived_plugin": "from base_plugin import Base\nclass Derived(Base):\n    name = 'derived'",
+    }
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def codes(number: int) -> tuple[str, dict[str, str]]:
+        (tmp_path / "base_plugin.py").write_text(text["base_plugin"] % number)
+        (tmp_path / "derived_plugin.py").write_text(text["derived_plugin"])
+        for name in text:
+            sys.modules.pop(name, None)
+        for cache in (sources._sources, sources._said_by):
+            cache.cache_clear()
+        importlib.invalidate_caches()
+        derived = importlib.import_module("derived_plugin").Derived
+        return sources.own_code(derived), sources.code_of(derived.__new__(derived))
+
+    first, second = codes(1), codes(22)
+    assert first[0] != second[0]
+    assert {k for k in first[1] if first[1][k] != second[1][k]} == {"base_plugin"}
+    assert codes(1) == first
+
+
+def test_plugin_objects_in_a_partial_of_our_own_function_count(package: Callable[..., Any]) -> None:
+    made = package("held", held="class Held:\n    pass\n")
+    before, after = _code_after("held.py", made, functools.partial(sources.digest_of, made.Held()))
+    assert before != after
+
+
+def test_a_class_defined_again_in_a_session_is_another() -> None:
+    namespace: dict[str, Any] = {"__name__": "typed_again_in_a_session"}
+    component = type("Typed", (Random,), {"__module__": namespace["__name__"]})()
+    assert sources.code_of(component) != sources.code_of(component)

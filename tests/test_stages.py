@@ -405,3 +405,67 @@ class Twice(Detector):
 def test_conclusions_add_up(tiny: dict[str, Any]) -> None:
     found = bdbench.run(defense=Twice(), budget=0, **tiny)
     assert found.p_value == 0.5 and found.decision is not None and found.decision.flagged == 3 / 300
+
+
+@dataclass
+class Listener:
+    """A model that notes what it is asked, and answers by the image."""
+
+    asked: list[np.ndarray]
+
+    def predict(self, images: np.ndarray) -> np.ndarray:
+        self.asked.append(images.copy())
+        return (images.astype(int).sum((1, 2, 3)) % 10).astype(np.int64)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listens(Mitigation):
+    name = "listens"
+    heard: ClassVar[list[np.ndarray]] = []
+
+    def repair(self, tools: Tools) -> Model:
+        return Listener(self.heard)
+
+
+def test_a_model_cannot_tell_from_the_call_what_it_is_asked(tiny: dict[str, Any]) -> None:
+    Listens.heard.clear()
+    made, other = bdbench.run_all(defenses=[Listens(), "random"], **tiny)
+    (heap,) = Listens.heard
+    again = bdbench.reopen(tiny["out"] / other.id)
+    assert again.challenge is not None
+    test, challenged = np.asarray(again.clean.test.images), again.challenge.images
+    assert len(heap) == len(test) + len(challenged)
+    known = {image.tobytes() for image in test}
+    from_test = np.array([image.tobytes() in known for image in heap])
+    # Shuffled: of the first half about as many are test images as of the second.
+    assert abs(from_test[: len(heap) // 2].mean() - from_test[len(heap) // 2 :].mean()) < 0.15
+    answers = Listener([]).predict(test)
+    assert made.after is not None and made.after.clean_accuracy == float((answers == again.clean.test.labels).mean())
+    obeyed = Listener([]).predict(challenged) == again.challenge.goal
+    assert made.after.attack_success_rate == float(obeyed.mean())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Nested(Detector):
+    """Two models in a piece, one of them in a piece of that; scores that hang on ``salt`` alone are made anew."""
+
+    name = "nested"
+    salt: int = param(0, help="another one, another result of the whole")
+
+    def score(self, view: TrainingView, tools: Tools) -> np.ndarray:
+        def inner() -> State:
+            return tools.train(view.images, view.labels, "inner").arrays()
+
+        def outer() -> State:
+            tools.saved({"nested": "inner"}, inner)
+            tools.count_models(1)
+            return {"done": np.ones(1)}
+
+        tools.saved({"nested": "outer"}, outer)
+        return np.arange(len(view.labels)) * 1.0
+
+
+def test_what_is_found_again_costs_what_it_cost(tiny: dict[str, Any]) -> None:
+    first, second = (bdbench.run(defense=Nested(salt=salt), **tiny) for salt in (1, 2))
+    assert first.cost.models_trained == second.cost.models_trained == 3
+    assert second.cost.seconds["score"] >= 0.9 * first.cost.seconds["score"] > 0

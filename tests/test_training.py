@@ -143,3 +143,8 @@ def test_a_loss_sees_which_examples_it_is_of(split: Split) -> None:
     model = trainer(recipe).train(split.images, split.labels, 0, loss=loss)
     right = model.predict(split.images) == split.labels
     assert right[:20].mean() < 0.2 and right[20:].mean() > 0.8
+
+
+def test_no_images_give_no_predictions(split: Split) -> None:
+    model, none = trained(split.images, split.labels), np.zeros((0, 8, 8, 1), np.uint8)
+    assert (model.predict(none).shape, model.logits(none).shape, model.features(none).shape) == ((0,), (0, 4), (0, 16))

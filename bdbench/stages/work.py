@@ -18,8 +18,6 @@ from bdbench.tools import HarnessTools
 from bdbench.training import Victim
 from bdbench.workshop import State
 
-_PREDICTIONS = ("clean", "challenged")
-
 
 @dataclass(frozen=True)
 class Outcome:
@@ -110,14 +108,12 @@ class Work:
 
         def arrays() -> State:
             model = make()
-            counts = (len(self.scene.images.test.labels), len(self.scene.attacked))
-            found = [p for p in self.models.predictions(model) if p is not None]
-            checked = [
-                returned.predictions(self.defense, p, count, self.scene.images.num_classes)
-                for p, count in zip(found, counts, strict=False)
-            ]
+            classes = self.scene.images.num_classes
+            clean, challenged = self.models.predictions(
+                model, lambda said, count: returned.predictions(self.defense, said, count, classes)
+            )
             weights = model.arrays() if isinstance(model, Victim) else {}
-            return {**dict(zip(_PREDICTIONS, checked, strict=False)), **weights}
+            return {"clean": clean, **({} if challenged is None else {"challenged": challenged}), **weights}
 
         made = self.kept(name, arrays, asked=True)
         return self.models.measured(made["clean"], made.get("challenged"))

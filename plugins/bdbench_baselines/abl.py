@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bdbench import Batch, Recipe, RobustTraining, Tools, TrainingView, param
+from bdbench import Batch, Recipe, RobustTraining, Streams, Tools, TrainingView, param
 from bdbench_baselines.low_loss import log_likelihood
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class AntiBackdoorLearning(RobustTraining):
                 lambda: tools.train(view.images, view.labels, "isolate", recipe=early, loss=self._ascent).arrays(),
             )
         )
-        isolated = lowest_loss(first.logits(view.images), view.labels, self.isolation)
+        isolated = lowest_loss(first.logits(view.images), view.labels, self.isolation, tools.streams)
         middle = _epochs(recipe, 1 - self.turning - _UNLEARN)
         second = tools.train(view.images[~isolated], view.labels[~isolated], "train", start=first, recipe=middle)
         late = _epochs(plain, _UNLEARN)
@@ -76,11 +76,12 @@ def local_ascent(loss: torch.Tensor, gamma: float) -> torch.Tensor:
     return (loss.detach() - gamma).sign() * loss
 
 
-def lowest_loss(logits: np.ndarray, labels: np.ndarray, share: float) -> np.ndarray:
-    """bool (n,): the ``share`` of lowest cross-entropy, at least one example, and not all."""
+def lowest_loss(logits: np.ndarray, labels: np.ndarray, share: float, streams: Streams) -> np.ndarray:
+    """bool (n,): the ``share`` of lowest cross-entropy, at least one example, and not all; ties by chance."""
     count = min(max(1, round(share * len(labels))), len(labels) - 1)
     lowest = np.zeros(len(labels), bool)
-    lowest[np.argsort(-log_likelihood(logits, labels), kind="stable")[:count]] = True
+    chance = streams("ties").permutation(len(labels))
+    lowest[np.lexsort((chance, -log_likelihood(logits, labels)))[:count]] = True
     return lowest
 
 

@@ -83,9 +83,9 @@ class SpectralRate(SpectralSignatures):
         """As ``spectral``; what is flagged are the highest of each label."""
         scores = super().score(view, tools)
         count = round(1.5 * tools.oracle("poison_rate") * len(scores))
-        flagged = np.zeros(len(scores), bool)
+        flagged, chance = np.zeros(len(scores), bool), tools.streams("ties").permutation(len(scores))
         for label in np.unique(view.labels):
             members = np.flatnonzero(view.labels == label)
-            flagged[members[np.argsort(-scores[members], kind="stable")[:count]]] = True
+            flagged[members[np.lexsort((chance[members], -scores[members]))[:count]]] = True
         tools.conclude(flagged=flagged)
         return scores

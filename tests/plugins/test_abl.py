@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from bdbench import Record, Reopened, Role
+from bdbench import Record, Reopened, Role, Streams
 from bdbench_baselines.abl import AntiBackdoorLearning, local_ascent, lowest_loss
 
 
@@ -21,9 +21,15 @@ def test_local_ascent_by_hand() -> None:
 
 def test_the_lowest_losses_are_isolated() -> None:
     logits = np.array([[3.0, 0.0], [0.0, 5.0], [0.0, 1.0], [9.0, 0.0]])
-    assert lowest_loss(logits, np.array([0, 1, 1, 1]), 0.5).tolist() == [True, True, False, False]
-    assert lowest_loss(logits, np.array([0, 1, 1, 1]), 0.01).tolist() == [False, True, False, False]
-    assert lowest_loss(logits, np.array([0, 1, 1, 1]), 0.99).sum() == 3
+    assert lowest_loss(logits, np.array([0, 1, 1, 1]), 0.5, Streams(0)).tolist() == [True, True, False, False]
+    assert lowest_loss(logits, np.array([0, 1, 1, 1]), 0.01, Streams(0)).tolist() == [False, True, False, False]
+    assert lowest_loss(logits, np.array([0, 1, 1, 1]), 0.99, Streams(0)).sum() == 3
+
+
+def test_chance_decides_between_equal_losses() -> None:
+    chosen = [lowest_loss(np.zeros((40, 2)), np.zeros(40, np.int64), 0.25, Streams(seed)) for seed in range(3)]
+    assert [mask.sum() for mask in chosen] == [10] * 3
+    assert len({mask.tobytes() for mask in chosen}) == 3
 
 
 def test_it_learns_digits_and_hardly_the_backdoor(on_digits: Callable[..., Record]) -> None:
