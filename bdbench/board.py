@@ -10,10 +10,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from bdbench import record
+from bdbench import grid, record
 from bdbench.defenses import Defense
 from bdbench.errors import BdbenchError
-from bdbench.grid import Job
+from bdbench.grid import Job, Note
 from bdbench.store import key_of, write_file
 
 State = Literal["recorded", "stale", "failed", "not run"]
@@ -39,6 +39,12 @@ class Board:
             check_definitions(records[file.name], file)
         failures = [json.loads(file.read_text()) for file in sorted((folder / "failed").glob("*.json"))]
         return cls(folder, records, {_key(f["cell"], f["seed"]): f["error"] for f in failures})
+
+    @functools.cached_property
+    def notes(self) -> tuple[Note, ...]:
+        """What its grid says of attacks; nothing without one. Raises BdbenchError if the grid cannot be read."""
+        file = self.folder / "grid.toml"
+        return grid.read(file).notes if file.exists() else ()
 
     @functools.cached_property
     def known(self) -> dict[str, list[dict[str, str]]]:

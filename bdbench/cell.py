@@ -144,6 +144,7 @@ class Cell:
             decision=outcome.decision,
             inputs=outcome.inputs,
             verdict=outcome.verdict,
+            stealth=self.scene.stealth,
             p_value=work.p_value,
             derived=outcome.derived,
             cost=Cost({**shared, **work.seconds}, work.models_trained, environment.peak_memory_mb()),

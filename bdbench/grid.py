@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import tomllib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +19,21 @@ from bdbench.params import parse_spec
 from bdbench.plugins import installed
 
 _LISTS = ("datasets", "models", "attacks", "defenses")
-_KEYS = (*_LISTS, "seeds", "budget", "reserve")
+_KEYS = (*_LISTS, "seeds", "budget", "reserve", "notes")
+
+
+@dataclass(frozen=True)
+class Note:
+    """What the tables are to say of an attack, on a data set or (None) on all: ``fits`` says of which rows."""
+
+    attack: str
+    dataset: str | None
+    text: str
+
+    def fits(self, attack: Mapping[str, Any], dataset: Mapping[str, Any]) -> bool:
+        """Whether it is of an attack and a data set with those configs."""
+        wanted = {self.attack: attack, **({} if self.dataset is None else {self.dataset: dataset})}
+        return all(_has(config, spec) for spec, config in wanted.items())
 
 
 @dataclass(frozen=True)
@@ -68,6 +82,7 @@ class Grid:
     seeds: tuple[int, ...]
     budget: float | Literal["auto"] = 0.1
     reserve: float = 0.05
+    notes: tuple[Note, ...] = ()
 
     def jobs(self, seeds: Iterable[int] | None = None) -> list[Job]:
         """One for each data set, model, seed (the grid's unless given) and attack; a seed is done before the next."""
@@ -100,6 +115,7 @@ def read(path: Path) -> Grid:
 
     ``datasets``, ``models``, ``attacks`` and ``defenses`` list components, each as on the command line or as a
     table such as ``{name = "blend", rate = [0.01, 0.05]}``, where a list stands for one component for each value.
+    ``[[notes]]`` are tables of an ``attack``, a ``text`` that the board shows of it, and a ``dataset`` if it is of one.
     """
     try:
         data = tomllib.loads(path.read_text())
@@ -113,7 +129,9 @@ def read(path: Path) -> Grid:
     parts = {name: _components(name.removesuffix("s"), name, data.get(name)) for name in _LISTS}
     budget = record.check_budget(data.get("budget", 0.1))
     reserve = record.check_reserve(data.get("reserve", 0.05))
-    return Grid(path.parent, **parts, seeds=read_seeds(str(data.get("seeds", "0"))), budget=budget, reserve=reserve)
+    notes = _notes(path, data.get("notes", []), parts)
+    seeds = read_seeds(str(data.get("seeds", "0")))
+    return Grid(path.parent, **parts, seeds=seeds, budget=budget, reserve=reserve, notes=notes)
 
 
 def read_seeds(text: str) -> tuple[int, ...]:
@@ -152,6 +170,26 @@ def _components(kind: str, key: str, listed: Any) -> tuple[Any, ...]:
         if component in made[:i]:
             raise BdbenchError(f"{kind} {record.spec(component.config())!r} is twice in the grid: expected once")
     return tuple(made)
+
+
+def _notes(path: Path, listed: Any, parts: Mapping[str, tuple[Any, ...]]) -> tuple[Note, ...]:
+    made = []
+    for entry in listed if isinstance(listed, list) else [listed]:
+        if not isinstance(entry, dict) or not {"attack", "text"} <= entry.keys() <= {"attack", "dataset", "text"}:
+            raise BdbenchError(f"{path}: {entry} is no note: expected attack, text, and dataset if it is of one")
+        note = Note(str(entry["attack"]), entry.get("dataset"), str(entry["text"]))
+        for kind, spec in (("attack", note.attack), ("dataset", note.dataset)):
+            own = parts[f"{kind}s"]
+            if spec is not None and not any(_has(part.config(), spec) for part in own):
+                raise unknown(f"{kind} in {path}", spec, {record.spec(part.config()) for part in own})
+        made.append(note)
+    return tuple(made)
+
+
+def _has(config: Mapping[str, Any], spec: str) -> bool:
+    """Whether a component's config has the name and the parameters that ``spec`` gives."""
+    name, values = parse_spec(spec)
+    return config["name"] == name and all(str(config.get(key)) == value for key, value in values.items())
 
 
 def _specs(kind: str, entry: Any) -> Iterator[str | dict[str, Any]]:

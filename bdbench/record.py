@@ -119,6 +119,18 @@ class Judgement:
 
 
 @dataclass(frozen=True)
+class Stealth:
+    """How far the attacked test images are from the images they were made of; null where none was changed.
+
+    Defined in ``bdbench.stealth``.
+    """
+
+    psnr: float | None
+    ssim: float | None
+    largest_change: int | None
+
+
+@dataclass(frozen=True)
 class Derived:
     """Numbers made of the others: DER, and the same without clips, which no noise can bias."""
 
@@ -143,7 +155,8 @@ class Record:
     """Everything that is known of one cell: one attack, one defense, one seed.
 
     stage, access: the defense's; control: nothing was attacked; before: the victim; reference: plain training on the
-    whole set by the stream that is used after removal; after: with the defense; null where it changed no model.
+    whole set by the stream that is used after removal; after: with the defense; null where it changed no model;
+    stealth: of the attack; null where nothing is attacked, and in records made before it was measured.
     """
 
     id: str
@@ -162,6 +175,7 @@ class Record:
     decision: Decision | None = None
     inputs: Inputs | None = None
     verdict: Judgement | None = None
+    stealth: Stealth | None = None
     p_value: float | None = None
     derived: Derived = field(default_factory=lambda: Derived(None))
     extra: dict[str, float | None] = field(default_factory=dict)
@@ -188,9 +202,10 @@ class Record:
         """The record of valid data in the shape of this version."""
         parts: dict[str, Any] = {
             **dict.fromkeys(("before", "reference", "after"), Performance),
-            "detection": Detection, "inputs": Inputs, "verdict": Judgement, "derived": Derived, "cost": Cost,
+            "detection": Detection, "inputs": Inputs, "verdict": Judgement, "stealth": Stealth, "derived": Derived,
+            "cost": Cost,
         }  # fmt: skip
-        built = {name: kind(**data[name]) if data[name] is not None else None for name, kind in parts.items()}
+        built = {name: kind(**data[name]) if data.get(name) is not None else None for name, kind in parts.items()}
         if data["decision"] is not None:
             after = data["decision"]["after"]
             built["decision"] = Decision(**{**data["decision"], "after": after and Performance(**after)})

@@ -21,7 +21,9 @@ from bdbench.interfaces import Architecture, Component, Dataset, Source
 from bdbench.machine import Precision
 from bdbench.preparation import prepare
 from bdbench.progress import Progress, Silent
+from bdbench.record import Stealth
 from bdbench.seeds import Streams
+from bdbench.stealth import stealth
 from bdbench.store import Store
 from bdbench.tools import Bench, HarnessTools, HarnessWorkshop, Spread
 from bdbench.training import Victim
@@ -98,6 +100,14 @@ class Scene:
         if self.challenge is None:
             return np.zeros(0, bool)
         return self.challenge.goal != self.images.test.labels[self.challenge.index]
+
+    @functools.cached_property
+    def stealth(self) -> Stealth | None:
+        """How much the attack shows in the attacked test images; None where nothing is attacked."""
+        if self.challenge is None:
+            return None
+        rows = self.attacked
+        return stealth(np.asarray(self.images.test.images)[self.challenge.index[rows]], self.challenge.images[rows])
 
     @functools.cached_property
     def asked(self) -> str:

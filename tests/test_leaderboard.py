@@ -93,7 +93,7 @@ def test_what_a_removal_did_is_empty_where_none_was_asked_for(tmp_path: Path) ->
     assert {"ca_after", "asr_after", "der", "signed", "tpr_at_budget", "ca_reference", "ca_cost"} <= empty
     assert not empty & {"ca_before", "asr_before", "auroc", "ap", "tpr_at_1pct_fpr"}
     table_of(tmp_path, *[made(s, parts=defense("spectral")) for s in range(2)])
-    alone, removed = readme(tmp_path).split("\n### ")[1:]
+    alone, removed, _ = readme(tmp_path).split("\n### ")[1:]
     heading = alone.splitlines()[2]
     assert "budget 0 %" in alone and "after" not in heading and "reference" not in heading
     assert "ASR after by attack" in removed and "nan" not in alone + removed
@@ -255,7 +255,7 @@ def test_there_is_a_table_for_each_stage_with_its_columns(tmp_path: Path) -> Non
     assert "TPR at reserve's threshold" in heading["Inputs"] and "seconds an input" in heading["Inputs"]
     assert "detections" in heading["Model"] and "ASR after" not in heading["Model"]
     assert "| clean set" in parts["Repair"]
-    assert (tmp_path / "index.html").read_text().count('<table class="cells">') == 5
+    assert (tmp_path / "index.html").read_text().count('<table class="cells">') == 5 + 1
 
 
 def test_verdicts_are_counted_against_clean_models(tmp_path: Path) -> None:
@@ -287,7 +287,8 @@ def test_rows_in_which_the_attack_does_not_work_are_marked(tmp_path: Path) -> No
         line for line in readme(tmp_path).splitlines() if line.startswith("| badnets")
     )
     page = (tmp_path / "index.html").read_text()
-    assert page.count('class="cell fails"') == 1 and page.count('class="cell"') == 1
+    # In the table of its stage, and in that of the attacks.
+    assert page.count('class="cell fails"') == 2 and page.count('class="cell"') == 2
 
 
 def test_cost_is_beside_the_victims_own(tmp_path: Path) -> None:
@@ -405,7 +406,7 @@ def test_what_was_not_run_is_said_everywhere(board: Path) -> None:
     assert leaderboard.stale(board) == []
     text = readme(board)
     assert "- none: low-loss (seeds 0)" in text and "- sig rate=0.05: every defense (seeds 0-1)" in text
-    assert text.count("\n### ") == 1
+    assert text.count("\n### ") == 2  # of the attacks, and of the training set
     table = pd.read_csv(board / "table.csv").set_index(["attack", "defense"])
     assert table["not_run"].dropna().to_dict() == {("none", "low-loss"): "0", ("sig", "low-loss"): "0-1"}
     assert table["seeds"]["sig", "low-loss"] == 0 and np.isnan(table["ca_after"]["sig", "low-loss"])
@@ -458,3 +459,66 @@ def test_what_other_code_made_is_said_and_changes_no_table(tmp_path: Path, monke
 def test_a_part_that_is_not_there_is_one_line(board: Path, options: list[str], message: str) -> None:
     result = show(board, *options)
     assert result.exit_code == 2 and message in result.stderr and len(result.stderr.splitlines()) == 1
+
+
+_NOTED = """\
+datasets = ["digits"]
+models = ["convnet:width=4"]
+attacks = ["none", "badnets", "sig:frequency=2"]
+defenses = ["none"]
+seeds = "0-2"
+[[notes]]
+attack = "badnets:rate=0.05"
+text = "It works."
+[[notes]]
+attack = "sig"
+dataset = "digits"
+text = "Not here."
+"""
+
+
+def test_attacks_have_a_table_of_their_own(tmp_path: Path) -> None:
+    (tmp_path / "grid.toml").write_text(_NOTED)
+    shown = {"psnr": 30.0, "ssim": 0.9, "largest_change": 255}
+    seconds = {"seconds": {"victim": 2.0, "craft": 65.0, "poison": 0.012}, "models_trained": 0, "peak_memory_mb": 1.0}
+    none = {"defense": {"name": "none"}}
+    for seed in range(3):
+        keep(tmp_path, made(seed, stage="repair", parts=none, before=(0.95, 0.9), stealth=shown, cost=seconds))
+        keep(tmp_path, made(seed, stage="repair", parts=none, control=True, before=(0.97, None)))
+    build(tmp_path)
+    text = readme(tmp_path)
+    # There is nothing to compare, so no table of repairs.
+    assert "## Attacks" in text and "## Repair" not in text and "## Overall" not in text
+    table = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"]
+    header, _, badnets = table[:3]
+    assert header == [
+        "attack", "seeds", "ASR before", "CA before", "CA, clean model", "PSNR dB", "SSIM", "largest change",
+        "seconds to craft", "to poison",
+    ]  # fmt: skip
+    numbers = dict(zip(header, badnets, strict=True))
+    assert numbers["attack"].startswith("badnets") and numbers["seeds"] == "3"
+    assert (numbers["PSNR dB"], numbers["SSIM"], numbers["largest change"]) == (
+        "30.0 ± 0.0",
+        "0.900 ± 0.000",
+        "255 ± 0",
+    )
+    assert (numbers["seconds to craft"], numbers["to poison"]) == ("65", "0.012")
+    assert numbers["CA, clean model"].startswith("97.0") and numbers["ASR before"].startswith("90.0")
+    assert f"- {numbers['attack']}: It works." in text and "Not here" not in text
+    assert "seeds 0-2" in text  # of sig, which nobody ran
+    assert "<h2>Attacks</h2>" in (tmp_path / "index.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("note", "message"),
+    [
+        ('attack = "blend"\ntext = "x"', "unknown attack in .*grid.toml 'blend'"),
+        ('attack = "sig"\ndataset = "mnist"\ntext = "x"', "unknown dataset in .*grid.toml 'mnist'"),
+        ('attack = "sig"', "is no note: expected attack, text, and dataset"),
+    ],
+)
+def test_a_note_on_nothing_is_refused(tmp_path: Path, note: str, message: str) -> None:
+    (tmp_path / "grid.toml").write_text(_NOTED + f"[[notes]]\n{note}\n")
+    keep(tmp_path, made(0))
+    result = build(tmp_path)
+    assert result.exit_code == 2 and re.search(message, result.output)

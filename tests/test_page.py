@@ -65,12 +65,13 @@ def column(page: Any, heading: str) -> list[str]:
 
 
 def test_every_cell_is_there(page: Any, site: Path) -> None:
-    assert page.locator("table.cells").count() == 2
-    assert page.locator("tbody > tr.cell").count() == 8
+    # Two stages, and the two attacks.
+    assert page.locator("table.cells").count() == 3
+    assert page.locator("tbody > tr.cell").count() == 8 + 2
     assert column(page, "AUROC").count("not run") == 1
     # One rival shares too few seeds for bold.
     assert page.locator("td.best").count() == 0
-    assert page.locator("tr.fails").count() == 1
+    assert page.locator("tr.fails").count() == 1 + 1
     assert page.locator("svg circle").count() == 2 * 3
 
 
@@ -98,13 +99,13 @@ def test_a_click_on_a_heading_sorts_and_a_second_one_reverses(page: Any) -> None
 def test_filters_by_choice_by_words_and_by_what_was_run(page: Any) -> None:
     page.locator("[name=attack]").select_option("none")
     assert set(column(page, "attack")) == {"none"}
-    assert page.locator("#count").inner_text() == "3 of 8 cells"
+    assert page.locator("#count").inner_text() == "3 of 10 cells"
     page.locator("[name=attack]").select_option("")
     page.locator("[name=words]").fill("LOSS blend")
     assert column(page, "defense") == ["low-loss"]
     page.locator("[name=words]").fill("")
     page.locator("[name=empty]").uncheck()
-    assert page.locator("#count").inner_text() == "7 of 8 cells"
+    assert page.locator("#count").inner_text() == "9 of 10 cells"
 
 
 def test_a_number_leads_to_its_records_and_the_command(page: Any, site: Path) -> None:

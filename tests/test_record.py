@@ -31,12 +31,12 @@ def test_a_record_names_all_that_the_format_promises(written: tuple[bdbench.Reco
     assert set(data) == {
         "schema", "definitions", "id", "seed", "stage", "control", "config", "oracles", "access", "environment",
         "before", "reference", "after", "detection", "decision", "inputs", "verdict", "p_value", "derived", "cost",
-        "extra",
+        "extra", "stealth",
     }  # fmt: skip
     assert data["config"]["recipe"]["epochs"] == 2
     assert data["config"]["attack"] == {
         "name": "badnets", "target": 0, "rate": 0.05, "size": 3, "corner": "bottom-right", "margin": 0,
-        "pattern": "checker", "mapping": "all-to-one",
+        "pattern": "checker", "mapping": "all-to-one", "targets": 1,
     }  # fmt: skip
     assert data["config"]["data"]["poisons"] == 15
     facts = data["config"]["data"]

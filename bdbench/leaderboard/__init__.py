@@ -53,7 +53,7 @@ def render(folder: Path) -> dict[str, str]:
     picture = plot.auroc_against_cost(table)
     return {
         "table.csv": table.to_csv(index=False, float_format="%.6g", lineterminator="\n"),
-        "README.md": markdown.render(title, table, overviews, bool(picture)),
+        "README.md": markdown.render(title, table, overviews, bool(picture), board.notes),
         "index.html": page.render(title, frame, table, overviews, picture),
         **({"cost.svg": picture} if picture else {}),
     }

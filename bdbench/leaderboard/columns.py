@@ -15,7 +15,7 @@ class Number:
 
     path: in the record, where ``base`` stands for what the stage is measured against; "" if it is made of others alone.
     pool: which examples it is a share of (``pools``), "" if of none. better: +1 or -1, 0 where neither way is. terms:
-    the numbers that it is a sum of, each with its weight. within: the values that it can have.
+    the numbers that it is a sum of, each with its weight. within: the values that it can have. digits: as it is shown.
     """
 
     heading: str
@@ -25,12 +25,19 @@ class Number:
     percent: bool = True
     terms: Mapping[str, float] | None = None
     within: tuple[float, float] = (0.0, 1.0)
+    digits: int = 3
 
 
 NUMBERS = {
     "ca_before": Number("CA before", "before.clean_accuracy", "test"),
     "asr_before": Number("ASR before", "before.attack_success_rate", "attacked"),
     "ra_before": Number("RA before", "before.robust_accuracy", "attacked"),
+    "worst_goal_before": Number("worst goal's ASR before", "before.worst_goal", "a goal"),
+    "bystanders_before": Number("bystanders' accuracy before", "before.bystander_accuracy", "bystanders"),
+    "spill_before": Number("spill before", "before.spill", "bystanders"),
+    "psnr": Number("PSNR dB", "stealth.psnr", percent=False, within=(0.0, float("inf")), digits=1),
+    "ssim": Number("SSIM", "stealth.ssim", percent=False, within=(-1.0, 1.0)),
+    "largest_change": Number("largest change", "stealth.largest_change", percent=False, within=(0, 255), digits=0),
     "ca_reference": Number("CA reference", "reference.clean_accuracy", "test"),
     "asr_reference": Number("ASR reference", "reference.attack_success_rate", "attacked"),
     "ca_base": Number("CA measured against", "base.clean_accuracy", "test"),
@@ -85,6 +92,9 @@ _OTHERS = {
     "rank": "rank",
     "access": "access",
     "seeds": "seeds",
+    "control_ca": "CA, clean model",
+    "craft_seconds": "seconds to craft",
+    "poison_seconds": "to poison",
     "worst_asr_after": "worst seed's ASR after",
     "control_ca_cost": "CA cost, clean",
     "control_flagged": "flags, clean",
@@ -132,6 +142,11 @@ SHOWN = {
     "model": (*_FIRST, "model_auroc", "detections", "false_alarms", "hits", "alarms", *_COST),
 }  # fmt: skip
 STAGES = tuple(SHOWN)
+# What there is to say of attacks, whatever the defense.
+OF_ATTACKS = (
+    "attack", "seeds", "asr_before", "worst_goal_before", "ca_before", "control_ca", "bystanders_before",
+    "spill_before", "psnr", "ssim", "largest_change", "craft_seconds", "poison_seconds",
+)  # fmt: skip
 
 
 def value(data: Mapping[str, Any], name: str) -> float | None:

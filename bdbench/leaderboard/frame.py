@@ -24,11 +24,15 @@ def _component(kind: str) -> list[str]:
 GROUND = [*_component("dataset"), *_component("model"), "reserve"]
 # A defense in a setting, whatever the attack: the control of a row is the row of it where nothing is attacked.
 DEFENDED = [*GROUND, *_component("defense"), "stage", "access", "budget"]
+ATTACKED = [*GROUND, *_component("attack")]
 # One attack on one ground, and every defense of one stage and with the same access against it.
-RIVALS = [*GROUND, *_component("attack"), "stage", "access", "budget"]
+RIVALS = [*ATTACKED, "stage", "access", "budget"]
 # A row.
 CELL = [*(name for kind in record.KINDS for name in _component(kind)), "stage", "access", "budget", "reserve"]
-COSTS = ("shared_seconds", "defense_seconds", "times_victim", "seconds_per_input", "models_trained", "peak_memory_mb")
+COSTS = (
+    "craft_seconds", "poison_seconds", "shared_seconds", "defense_seconds", "times_victim", "seconds_per_input",
+    "models_trained", "peak_memory_mb",
+)  # fmt: skip
 
 
 def load(folder: Path) -> pd.DataFrame:
@@ -115,6 +119,7 @@ def _row(data: Mapping[str, Any]) -> dict[str, Any]:
     row |= {"score": verdict["score"], "accused": verdict["flagged"], "hit": verdict["hit"]}
     seconds = cost["seconds"]
     own = sum(s for stage, s in seconds.items() if stage not in record.SHARED_STAGES)
+    row |= {f"{stage}_seconds": seconds.get(stage) for stage in ("craft", "poison")}
     row["shared_seconds"] = sum(seconds.get(stage, 0.0) for stage in record.SHARED_STAGES)
     row["defense_seconds"] = own
     row["times_victim"] = own / seconds["victim"] if seconds.get("victim") else None

@@ -40,6 +40,8 @@ def reaches(shares: Mapping[str, Any], counts: Mapping[str, Any], name: str, own
     own: without what a stage is measured against, which rivals share, so that it falls out of their difference.
     """
     number = NUMBERS[name]
+    if number.terms is None and not number.pool:
+        return np.zeros(np.shape(shares[name]))
     if number.terms is None:
         return reach(shares[name], counts[name])
     squares = [

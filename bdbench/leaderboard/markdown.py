@@ -10,13 +10,14 @@ from tabulate import tabulate
 
 from bdbench.board import Board
 from bdbench.errors import unknown
+from bdbench.grid import Note
 from bdbench.leaderboard import overview, views
 from bdbench.leaderboard.columns import HEADINGS
 from bdbench.leaderboard.coverage import covered
 from bdbench.leaderboard.frame import frame_of
 from bdbench.leaderboard.overview import Overview
 from bdbench.leaderboard.summary import summarise
-from bdbench.leaderboard.views import SETTING, displayed, gaps, greyed, matrix, select
+from bdbench.leaderboard.views import GROUNDS, SETTING, displayed, gaps, greyed, matrix, select
 
 NOTE = """\
 Accuracies and rates are in percent. A row is one experiment: records of other data, another recipe, other files or
@@ -33,15 +34,22 @@ work there (the interval of ASR before reaches down to 50 or below), so that the
 how many seeds the defense says that there is a backdoor. Seconds, memory and models are the defense's own, its
 retraining included; "x victim" are its seconds over those that the cell's own victim took."""
 
+ATTACKS_NOTE = """\
+Before any defense. CA, clean model: of the same recipe and seeds where nothing is poisoned. PSNR, SSIM, largest change:
+of attacked test images against what they were made of; the first two are means over at most some 3 million values of
+each seed, the last is in grey levels. Seconds: to craft a trigger, and to poison the training set and the challenge."""
+_MISSING = "Not run, failed, or not to be run:\n\n"
 # What a page has room for; table.csv and index.html have the rest.
 _LEFT_OUT = ("der", "signed", "peak_memory_mb", "device")
 _MATRICES = ("auroc", "input_auroc", "model_auroc", "asr_after")
 _GREY = "*{}*"
 
 
-def render(title: str, table: pd.DataFrame, overviews: Sequence[Overview], picture: bool) -> str:
-    """README.md: every stage, data set, model and budget with its table, two of its numbers by attack and defense, and
-    what was not run.
+def render(
+    title: str, table: pd.DataFrame, overviews: Sequence[Overview], picture: bool, notes: Sequence[Note] = ()
+) -> str:
+    """README.md: the attacks, with ``notes`` on them; every stage, data set, model and budget with its table, two of
+    its numbers by attack and defense, and what was not run.
     """
     shown = greyed(displayed(table, bold="**{}**"), _GREY)
     made = "Made from `records/*.json` by `bdbench leaderboard build`; do not edit."
@@ -60,7 +68,17 @@ def render(title: str, table: pd.DataFrame, overviews: Sequence[Overview], pictu
                 if name in headings:
                     parts += [f"{HEADINGS[name]} by attack and defense:", _matrix(group, name)]
             if missing := gaps(group):
-                parts.append("Not run, failed, or not to be run:\n\n" + "\n".join(f"- {line}" for line in missing))
+                parts.append(_MISSING + "\n".join(f"- {line}" for line in missing))
+    attacks = views.attacks(table)
+    if len(attacks):
+        parts += ["## Attacks", ATTACKS_NOTE]
+    for _, group in attacks.groupby(list(GROUNDS), sort=True):
+        parts.append(f"### {views.ground(shown.loc[group.index[0]].to_dict())}")
+        parts.append(_table(shown.loc[group.index], views.columns(group, None)))
+        if told := views.told(shown.loc[group.index], group, notes):
+            parts.append("\n".join(f"- {line}" for line in told))
+        if not views.stages(table) and (missing := gaps(shown[_same(shown, shown.loc[group.index[0]])])):
+            parts.append(_MISSING + "\n".join(f"- {line}" for line in missing))
     for one in overviews:
         parts.append(f"## Overall: {one.heading}")
         if one.rows:
@@ -109,6 +127,11 @@ def part(
             heading = ", ".join(filter(None, [_title(stage) if len(stages) > 1 else "", value]))
             parts.append(f"## {heading}\n\n{body}" if heading else body)
     return "\n\n".join(parts) + "\n"
+
+
+def _same(shown: pd.DataFrame, row: pd.Series) -> pd.Series:
+    """Which rows are on the ground of ``row``."""
+    return (shown[list(GROUNDS)] == row[list(GROUNDS)]).all(axis=1)
 
 
 def _title(stage: str) -> str:

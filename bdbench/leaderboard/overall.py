@@ -10,13 +10,13 @@ import pandas as pd
 
 from bdbench.leaderboard import intervals
 from bdbench.leaderboard.columns import STAGES
-from bdbench.leaderboard.frame import DEFENDED, GROUND, RIVALS
+from bdbench.leaderboard.frame import ATTACKED, DEFENDED, GROUND
 from bdbench.leaderboard.standing import LEAST_SEEDS
 
 _RESAMPLES = 10_000
 # A model's verdict changes no model.
 _STAGES = tuple(stage for stage in STAGES if stage != "model")
-_ATTACK = [name for name in RIVALS if name not in (*GROUND, "stage", "access", "budget")]
+_ATTACK = [name for name in ATTACKED if name not in GROUND]
 
 
 @dataclass(frozen=True)

@@ -35,13 +35,13 @@ class Overview:
 
 def tables(table: pd.DataFrame, rows: Sequence[Overall]) -> Iterator[Overview]:
     """An overview for each stage and setting of ``rows``, which are of ``table``."""
-    shown = views.displayed(table)
+    shown, compared = views.displayed(table), views.stages(table)
 
     def heading(one: Overall) -> str:
         row = shown.iloc[one.row]
         return f"{row['stage']}, {row['dataset']}, {row['model']}, reserve {row['reserve']}"
 
-    for title, group in groupby(rows, heading):
+    for title, group in groupby((one for one in rows if table["stage"].iloc[one.row] in compared), heading):
         known = list(group)
         yield Overview(
             title,

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from bdbench import record, templates
@@ -32,19 +33,23 @@ def render(title: str, frame: pd.DataFrame, table: pd.DataFrame, overviews: Sequ
     records = defaultdict(list)
     for key, row in zip(frame[CELL].itertuples(index=False, name=None), rows_of(frame), strict=True):
         records[key].append(row)
+    parts = {stage: (table["stage"] == stage).to_numpy() for stage in views.stages(table)}
+    parts["attacks"] = table.index.isin(views.attacks(table).index)
     cells: dict[str, list[dict[str, Any]]] = defaultdict(list)
     headings = {}
-    for stage in views.stages(table):
-        own = table["stage"] == stage
-        headings[stage] = {**_varied(shown[own], _SETTING), **columns(table[own], stage)}
-    keys = table[CELL].itertuples(index=False, name=None)
-    for i, (key, raw, text) in enumerate(zip(keys, rows_of(table), rows_of(shown), strict=True)):
-        best = raw["best"].split()
+    for part, own in parts.items():
+        named = columns(table[own], None if part == "attacks" else part)
+        headings[part] = {**_varied(shown[own], _SETTING), **named}
+    keys = list(table[CELL].itertuples(index=False, name=None))
+    raws, texts = rows_of(table), rows_of(shown)
+    for part, i in [(part, i) for part, own in parts.items() for i in np.flatnonzero(own)]:
+        key, raw, text = keys[i], raws[i], texts[i]
+        best = [] if part == "attacks" else raw["best"].split()
         seen = [name for name in _OF_A_SEED if any(pd.notna(r[name]) for r in records[key])]
-        cells[raw["stage"]].append(
+        cells[part].append(
             {
-                "index": i,
-                "values": [_value(name, raw, text, name in best) for name in headings[raw["stage"]]],
+                "index": f"{part.replace(' ', '-')}-{i}",
+                "values": [_value(name, raw, text, name in best) for name in headings[part]],
                 "filters": {kind: text[kind] for kind in _FILTERS},
                 "grey": raw["works"] == "no",
                 "of_a_seed": ["seed", *(HEADINGS.get(name, name) for name in seen)],
@@ -70,7 +75,7 @@ def render(title: str, frame: pd.DataFrame, table: pd.DataFrame, overviews: Sequ
         ],
         sortable=list(dict.fromkeys(heading for stage in headings.values() for heading in stage.values())),
         filters={heading: (kind, sorted(set(shown[kind]))) for kind, heading in _varied(shown, _FILTERS).items()},
-        count=len(table),
+        count=sum(map(len, cells.values())),
         overviews=overviews,
         overview_headings=overview.HEADINGS,
         overview_note=overview.NOTE,

@@ -59,8 +59,9 @@ def summarise(frame: pd.DataFrame) -> pd.DataFrame:
     ends where the number does. With one seed there is none. Empty where nothing applies.
 
     works: "yes" or "no", whether the attack does before any defense; "" where nothing is attacked. worst_asr_after: of
-    the seeds. alarms: in how many seeds p < 0.05, of alarms_of. control_ca_cost, control_flagged: of the same defense
-    in the same setting where nothing is attacked. For model detectors see ``verdicts``, for rank and best ``standing``.
+    the seeds. alarms: in how many seeds p < 0.05, of alarms_of. control_ca, control_ca_cost, control_flagged: of the
+    same defense in the same setting where nothing is attacked. For model detectors see ``verdicts``, for rank and best
+    ``standing``.
     """
     groups = frame.groupby(CELL, sort=True)
     table = groups.agg(
@@ -79,7 +80,8 @@ def summarise(frame: pd.DataFrame) -> pd.DataFrame:
     table["alarms"], table["alarms_of"] = (p_values < ALARM).sum(1), (~np.isnan(p_values)).sum(1)
     table["works"] = _works(table, by_seed)
     control = _control(table)
-    for name, of in (("control_ca_cost", "ca_cost"), ("control_flagged", "flagged")):
+    of_control = {"control_ca": "ca_before", "control_ca_cost": "ca_cost", "control_flagged": "flagged"}
+    for name, of in of_control.items():
         for end in ("", "_low", "_high"):
             table[name + end] = _taken(table[of + end].to_numpy(float), control)
     table = pd.concat([table, verdicts.judged(by_seed.values, control, table["control"].to_numpy(bool))], axis=1)

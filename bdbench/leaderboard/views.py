@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from typing import Any
 
@@ -10,19 +11,23 @@ import pandas as pd
 
 from bdbench import record
 from bdbench.errors import unknown
+from bdbench.grid import Note
 from bdbench.leaderboard import intervals
-from bdbench.leaderboard.columns import COUNTS, HEADINGS, NUMBERS, SHOWN, STAGES
-from bdbench.leaderboard.frame import rows_of
+from bdbench.leaderboard.columns import COUNTS, HEADINGS, NUMBERS, OF_ATTACKS, SHOWN, STAGES
+from bdbench.leaderboard.frame import ATTACKED, rows_of
 from bdbench.leaderboard.standing import NOT_TOLD_APART
 from bdbench.leaderboard.summary import labelled
 
+# The defense that is none, so that there is nothing to compare.
+NO_DEFENSE = "none"
+GROUNDS = ("dataset", "model", "reserve")
 SETTING = ("dataset", "model", "reserve", "budget")
 _CONDITIONS = (*record.KINDS, "stage", "access")
 _MOST_FIRST = {
     "seeds", "ca_before", "asr_before", "ca_reference", "asr_reference", "model_auroc", "detections", "hits", "alarms",
 }  # fmt: skip
-# As fractions, with three digits; all other shares are in percent.
-_FRACTIONS = {name for name, number in NUMBERS.items() if not number.percent} | {"model_auroc"}
+# The digits of those that are shown as they are; all others are shares, in percent.
+_PLAIN = {"model_auroc": 3, **{name: number.digits for name, number in NUMBERS.items() if not number.percent}}
 
 
 def displayed(table: pd.DataFrame, bold: str = "{}") -> pd.DataFrame:
@@ -42,18 +47,20 @@ def displayed(table: pd.DataFrame, bold: str = "{}") -> pd.DataFrame:
         shown[name] = [_count(k, n) for k, n in zip(table[name], table[f"{name}_of"], strict=True)]
     for name, digits in (("defense_seconds", 0), ("models_trained", 0), ("peak_memory_mb", 0), ("times_victim", 1)):
         shown[name] = [_rounded(v, digits) for v in table[name]]
+    for name in ("craft_seconds", "poison_seconds"):
+        shown[name] = ["-" if np.isnan(v) else f"{v:.2g}" if v < 1 else f"{v:.0f}" for v in table[name]]
     shown["seconds_per_input"] = ["-" if np.isnan(v) else f"{v:.2g}" for v in table["seconds_per_input"]]
     shown["rank"] = ["≈ best" if r == NOT_TOLD_APART else r or "-" for r in table["rank"]]
     shown["budget"] = [f"{100 * float(b):g} %" if b[:1].isdigit() else b for b in table["budget"]]
     shown["reserve"] = [f"{100 * r:g} %" for r in table["reserve"]]
-    return shown
+    return shown.copy()  # in one piece again
 
 
 def interval(value: float, low: float, high: float, name: str) -> str:
     """``x ± h``; ``x [low, high]`` where the interval ends with the values that there can be."""
     if np.isnan(value):
         return "-"
-    scale, digits = (1, 3) if name in _FRACTIONS else (100, 1)
+    scale, digits = (1, _PLAIN[name]) if name in _PLAIN else (100, 1)
     text = f"{scale * value:.{digits}f}"
     if np.isnan(low):
         return text
@@ -85,20 +92,45 @@ def holds(table: pd.DataFrame, name: str) -> bool:
     return bool((table[name] != "").any() if name == "rank" else table[name].notna().any())
 
 
-def columns(table: pd.DataFrame, stage: str) -> dict[str, str]:
-    """The headings of a stage's columns that hold anything, by column."""
-    return {name: HEADINGS[name] for name in SHOWN[stage] if holds(table, name)}
+def columns(table: pd.DataFrame, stage: str | None) -> dict[str, str]:
+    """The headings of a stage's columns that hold anything, by column; None: of those on attacks."""
+    return {name: HEADINGS[name] for name in (OF_ATTACKS if stage is None else SHOWN[stage]) if holds(table, name)}
 
 
 def stages(table: pd.DataFrame) -> list[str]:
-    """The stages that a table has rows of, in order."""
-    return [stage for stage in STAGES if (table["stage"] == stage).any()]
+    """The stages that a table compares defenses of, in order."""
+    return [stage for stage in STAGES if (table["defense"][table["stage"] == stage] != NO_DEFENSE).any()]
+
+
+def attacks(table: pd.DataFrame) -> pd.DataFrame:
+    """One row of ``covered`` for each attack on one ground: that of the defense with most seeds."""
+    ran = table[(table["seeds"] > 0) & ~table["control"]]
+    most = ran.sort_values("seeds", ascending=False, kind="stable").groupby(ATTACKED, sort=True).head(1)
+    return most.sort_index()
 
 
 def setting(row: dict[str, Any]) -> str:
     """A heading for the rows of ``displayed`` of one setting."""
     budget = f", budget {row['budget']}" if row["budget"] else ""
-    return f"{row['dataset']}, {row['model']}, reserve {row['reserve']}{budget}"
+    return f"{ground(row)}{budget}"
+
+
+def told(shown: pd.DataFrame, table: pd.DataFrame, notes: Iterable[Note]) -> list[str]:
+    """What notes say of the attacks in rows of ``table``, which ``shown`` displays: a line each, in their order."""
+    lines = []
+    configs = [
+        [{"name": row[kind], **json.loads(row[f"{kind}_parameters"])} for kind in ("attack", "dataset")]
+        for row in rows_of(table)
+    ]
+    for note in notes:
+        names = [name for name, (attack, data) in zip(shown["attack"], configs, strict=True) if note.fits(attack, data)]
+        lines += [f"{', '.join(dict.fromkeys(names))}: {note.text}"] if names else []
+    return lines
+
+
+def ground(row: dict[str, Any]) -> str:
+    """A heading for the attacks in ``displayed`` of one ground."""
+    return f"{row['dataset']}, {row['model']}, reserve {row['reserve']}"
 
 
 def select(table: pd.DataFrame, where: Iterable[str], sort: str | None) -> pd.DataFrame:

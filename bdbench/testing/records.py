@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from bdbench import __version__
-from bdbench.record import Cost, Decision, Derived, Detection, Inputs, Judgement, Performance, Record
+from bdbench.record import Cost, Decision, Derived, Detection, Inputs, Judgement, Performance, Record, Stealth
 
 ATTACKED = Performance(0.9, 0.8, 0.1)
 # Of a source-specific attack with several goals, so that nothing is null.
@@ -60,6 +60,7 @@ def record(stage: str, control: bool = False) -> Record:
         reference=before if trained else None,
         after=after,
         cost=Cost({"victim": 1.5, _OF_ITS_OWN[stage]: 0.5}, 1, 100.0),
+        stealth=None if control else Stealth(30.0, 0.95, 20),
         p_value=0.5 if stage in ("training set", "model") else None,
         derived=Derived(None if control or after is None else 0.5, None if control or after is None else 0.49),
         **{key: value for key, (of, value) in measured.items() if of == stage},

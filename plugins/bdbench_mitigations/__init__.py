@@ -7,7 +7,8 @@ from bdbench import Mitigation, hookimpl
 
 @hookimpl
 def bdbench_register_defenses() -> list[type[Mitigation]]:
-    """Fine-tuning."""
+    """Fine-tuning, and none."""
     from bdbench_mitigations.fine_tuning import FineTuning
+    from bdbench_mitigations.none import NoDefense
 
-    return [FineTuning]
+    return [FineTuning, NoDefense]
