@@ -97,8 +97,9 @@ def run(as_json: bool, **cell: Any) -> None:
 @click.option("--model", default="convnet", show_default=True, metavar="SPEC", help="Of what the attack itself trains.")
 @click.option("--seed", default=0, show_default=True, help="The root of all random streams.")
 @click.option("--output", default="preview.png", show_default=True, metavar="FILE", help="A .png, .svg or .pdf.")
+@click.option("--all", "every", is_flag=True, help="A test image under every attack there is, in place of --attack.")
 @options.workplace
-def preview(output: str, **setting: Any) -> None:
+def preview(output: str, every: bool, **setting: Any) -> None:
     """Show clean images, what the attack makes of them, and the amplified difference, without training a victim."""
     options.warn_of_broken_plugins()
     from bdbench import preview as previews
@@ -108,7 +109,18 @@ def preview(output: str, **setting: Any) -> None:
     with progress.bars() as bars:
         with bars.busy("start"):
             from bdbench import experiment
-        previews.write(experiment.cell(**setting, progress=bars).scene, Path(output))
+        if every:
+            from bdbench.plugins import installed
+
+            names = [known.name for known in installed().registered("attack")]
+            scenes = {
+                name: lambda name=name: experiment.cell(**{**setting, "attack": name}, progress=bars).scene
+                for name in names
+            }
+            for name, reason in previews.write_all(scenes, Path(output)).items():
+                click.echo(f"left out: {name}: {reason}", err=True)
+        else:
+            previews.write(experiment.cell(**setting, progress=bars).scene, Path(output))
     click.echo(output)
 
 

@@ -25,10 +25,7 @@ def rendered(figure: Figure, kind: str = "png") -> bytes:
 
 def examples(clean: np.ndarray, poisoned: np.ndarray, titles: Sequence[str]) -> Figure:
     """Pairs of images, both uint8 (m, H, W, C): clean above, poisoned in the middle, the amplified difference below."""
-    difference = poisoned.astype(float) - clean
-    # To the full range around mid-grey, so that the faintest trigger is seen.
-    gain = 127 / max(1.0, np.abs(difference).max())
-    amplified = np.rint(127.5 + gain * difference).clip(0, 255).astype(np.uint8)
+    amplified, gain = _amplified(clean, poisoned)
     figure = Figure(figsize=(1.15 * len(clean) + 1, 4), layout="constrained")
     axes = figure.subplots(3, len(clean), squeeze=False)
     for row, images in zip(axes, (clean, poisoned, amplified), strict=True):
@@ -39,6 +36,33 @@ def examples(clean: np.ndarray, poisoned: np.ndarray, titles: Sequence[str]) -> 
     for axis, label in zip(axes[:, 0], ("clean", "poisoned", f"difference x {gain:.1f}"), strict=True):
         axis.set_ylabel(label, fontsize=8)
     return figure
+
+
+def gallery(pairs: Mapping[str, tuple[np.ndarray, np.ndarray]], across: int = 8) -> Figure:
+    """A pair of images for each name, uint8 (H, W, C): clean above, changed in the middle, its amplified difference
+    below, each to its own full range.
+    """
+    down = -(-len(pairs) // across)
+    figure = Figure(figsize=(1.25 * across, 3.9 * down), layout="constrained")
+    axes = figure.subplots(3 * down, across, squeeze=False)
+    for axis in axes.flat:
+        axis.axis("off")
+    for i, (name, (clean, changed)) in enumerate(pairs.items()):
+        amplified, gain = _amplified(clean, changed)
+        top = axes[3 * (i // across) :, i % across]
+        for axis, image in zip(top, (clean, changed, amplified), strict=False):
+            axis.axis("on")
+            _image(axis, image)
+        top[0].set_title(name, fontsize=8)
+        top[2].set_xlabel(f"x {gain:.1f}", fontsize=7)
+    return figure
+
+
+def _amplified(clean: np.ndarray, changed: np.ndarray) -> tuple[np.ndarray, float]:
+    """The difference to the full range around mid-grey, so that the faintest trigger is seen, and how much that is."""
+    difference = changed.astype(float) - clean
+    gain = float(127 / max(1.0, np.abs(difference).max()))
+    return np.rint(127.5 + gain * difference).clip(0, 255).astype(np.uint8), gain
 
 
 def flagged(images: np.ndarray, roles: np.ndarray, labels: np.ndarray) -> Figure:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,26 @@ def write(scene: Scene, path: Path) -> None:
         raise BdbenchError(f"attack {scene.attack.name!r} changes no image: there is nothing to see")
     before, after, titles = zip(*pairs, strict=True)
     write_file(path, pictures.rendered(pictures.examples(np.stack(before), np.stack(after), titles), path.suffix[1:]))
+
+
+def write_all(scenes: Mapping[str, Callable[[], Scene]], path: Path) -> dict[str, str]:
+    """One picture of what every attack makes of a test image; returns why those are left out that show nothing.
+
+    Raises BdbenchError if none shows anything.
+    """
+    pairs, left_out = {}, {}
+    for name, scene in scenes.items():
+        try:
+            shown = _challenge(scene())
+            if not shown:
+                raise BdbenchError("nothing is attacked")
+            pairs[name] = shown[0][:2]
+        except BdbenchError as error:
+            left_out[name] = str(error)
+    if not pairs:
+        raise BdbenchError(f"no attack shows anything: {'; '.join(left_out.values())}")
+    write_file(path, pictures.rendered(pictures.gallery(pairs), path.suffix[1:]))
+    return left_out
 
 
 def check_name(path: Path) -> None:

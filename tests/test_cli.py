@@ -126,6 +126,20 @@ def test_defenses_of_several_stages_have_a_table_each(tmp_path: Path) -> None:
     assert "-" not in {row.split("│")[2].strip() for row in result.stdout.splitlines() if row.count("│") == 4}
 
 
+def test_a_preview_of_all_attacks_says_what_it_leaves_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from bdbench.plugins import installed
+
+    names = ("badnets", "blend", "none", "sig")
+    kept = [known for known in installed().registered("attack") if known.name in names]
+    monkeypatch.setattr(type(installed()), "registered", lambda self, kind: kept)
+    picture = tmp_path / "all.png"
+    result = invoke("preview", "--all", "--output", str(picture), "--out", str(tmp_path / "runs"))
+    assert result.exit_code == 0 and picture.read_bytes()[:4] == b"\x89PNG"
+    said = [line for line in result.output.splitlines() if line.startswith("left out")]
+    assert [line.split(":")[1].strip() for line in said] == ["none", "sig"]
+    assert "nothing is attacked" in said[0] and "frequency=6" in said[1]
+
+
 def test_a_preview_shows_an_attack_and_trains_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from PIL import Image
 
