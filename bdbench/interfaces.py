@@ -59,9 +59,13 @@ class Source:
 
 @dataclass(frozen=True, kw_only=True)
 class Dataset(Component, ABC):
-    """Labelled images with a training and a test part."""
+    """Labelled images with a training and a test part.
+
+    recipes_of: the data set by whose recipes models are trained on this one; "": its own, by its name.
+    """
 
     kind: ClassVar[str] = "dataset"
+    recipes_of: ClassVar[str] = ""
     subset: int | None = param(None, help="training examples to keep: stratified by class, seeded", low=1)
 
     @abstractmethod

@@ -212,7 +212,7 @@ def contents(component: Component) -> dict[str, str]:
 def _bench(setting: Setting, images: ImageData, contents: str) -> Bench:
     return Bench.of(
         setting.model,
-        setting.dataset.name,
+        setting.dataset.recipes_of or setting.dataset.name,
         images.shape,
         images.num_classes,
         contents=contents,

@@ -1,4 +1,4 @@
-"""Data sets: an embedded default, torchvision's, and the user's own files."""
+"""Data sets: an embedded default, torchvision's, those of other packages, and the user's own files."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from bdbench import Dataset, hookimpl
 
 @hookimpl
 def bdbench_register_datasets() -> list[type[Dataset]]:
-    """Digits, torchvision's sets, image folders and npz files."""
+    """Digits, 5,000 of MNIST, torchvision's sets, image folders, npz and parquet files."""
     from bdbench_datasets.digits import Digits
     from bdbench_datasets.imagefolder import ImageFolder
+    from bdbench_datasets.mnist5k import MNIST5k
     from bdbench_datasets.npz import Npz
+    from bdbench_datasets.parquet import Parquet
     from bdbench_datasets.vision import CIFAR10, CIFAR100, GTSRB, MNIST, SVHN, FashionMNIST
 
-    return [Digits, CIFAR10, CIFAR100, MNIST, FashionMNIST, SVHN, GTSRB, ImageFolder, Npz]
+    return [Digits, MNIST5k, CIFAR10, CIFAR100, MNIST, FashionMNIST, SVHN, GTSRB, ImageFolder, Npz, Parquet]

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from bdbench import BdbenchError, Dataset, ImageData, Source, Split, param
+from bdbench_datasets.decoding import decoded, gathered
 
 _SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 
@@ -30,30 +31,14 @@ class Files:
 
     def __getitem__(self, index: np.ndarray) -> np.ndarray:
         """Decode the files at ``index``. Raises BdbenchError for a broken file, or one of another size."""
-        first: np.ndarray | None = None
-        out: np.ndarray | None = None
-        for i, j in enumerate(index):
-            image = self._decode(self.paths[j])
-            if out is None or first is None:
-                first, out = image, np.empty((len(index), *image.shape), np.uint8)
-            if image.shape != first.shape:
-                shapes = f"{self.paths[index[0]]} is {first.shape[:2]}, {self.paths[j]} is {image.shape[:2]}"
-                raise BdbenchError(f"images differ in size: {shapes}; expected one size: set imagefolder:size=N")
-            out[i] = image
-        assert out is not None
-        return out
+        return gathered(
+            ((i, str(self.paths[j]), self._decode(self.paths[j])) for i, j in enumerate(index)),
+            len(index),
+            "imagefolder",
+        )
 
     def _decode(self, path: Path) -> np.ndarray:
-        from PIL import Image
-
-        try:
-            with Image.open(path) as file:
-                image = file.convert("RGB")
-                if self.size is not None and image.size != (self.size, self.size):
-                    image = image.resize((self.size, self.size), Image.Resampling.BICUBIC)
-                return np.asarray(image)
-        except (OSError, ValueError) as error:
-            raise BdbenchError(f"cannot read the image {path}: {error}") from None
+        return decoded(path, str(path), self.size)
 
 
 @dataclass(frozen=True, kw_only=True)

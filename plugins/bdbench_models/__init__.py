@@ -7,7 +7,8 @@ from bdbench import Architecture, hookimpl
 
 @hookimpl
 def bdbench_register_models() -> list[type[Architecture]]:
-    """A small convnet, ResNet-9 and PreAct-ResNet-18."""
+    """A small convnet, ResNet-9, PreAct-ResNet-18, and the networks of torchvision and timm."""
     from bdbench_models.architectures import ConvNet, PreActResNet18, ResNet9
+    from bdbench_models.zoo import Timm, Torchvision
 
-    return [ConvNet, ResNet9, PreActResNet18]
+    return [ConvNet, ResNet9, PreActResNet18, Torchvision, Timm]

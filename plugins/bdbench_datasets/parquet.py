@@ -1,0 +1,204 @@
+"""Images in parquet files, as Hugging Face's data sets have them."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import io
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bdbench import BdbenchError, Dataset, ImageData, Source, Split, param
+from bdbench_datasets.decoding import decoded, gathered
+
+# Encoded images of a part whose files take no more are read once and kept; of larger ones, one row group at a time.
+_KEPT_BYTES = 2**30
+
+
+@dataclass(frozen=True)
+class _File:
+    """One file. image: the column of images; names: of the labels, if the schema has them; groups: their lengths."""
+
+    path: Path
+    image: str
+    labels: np.ndarray
+    names: tuple[str, ...]
+    groups: tuple[int, ...]
+
+
+class Rows:
+    """Images of some files, decoded when they are picked: uint8 (m, H, W, 3), or (m, H, W, 1) where ``grey``."""
+
+    def __init__(self, files: list[_File], size: int | None, grey: bool) -> None:
+        self.files, self.size, self.grey = files, size, grey
+        self._groups = [(file, group) for file in files for group in range(len(file.groups))]
+        self._starts = np.cumsum([0, *(length for file in files for length in file.groups)])
+        kept = sum(file.path.stat().st_size for file in files) <= _KEPT_BYTES
+        self._encoded = functools.lru_cache(maxsize=None if kept else 1)(self._read)
+        self._opened = functools.lru_cache(maxsize=1)(_opened)
+
+    def __len__(self) -> int:
+        """The number of rows."""
+        return int(self._starts[-1])
+
+    def fingerprint(self) -> str:
+        """What the images are known by before they are decoded: names, sizes and row groups of the files."""
+        told = [f"{f.path.name} {f.path.stat().st_size} {f.image} {f.groups}" for f in self.files]
+        return hashlib.sha256("\n".join([f"{self.size} {self.grey}", *told]).encode()).hexdigest()
+
+    def __getitem__(self, index: np.ndarray) -> np.ndarray:
+        """Decode the rows at ``index``. Raises BdbenchError for one that is no image, or one of another size."""
+        return gathered(self._picked(index), len(index), "parquet")
+
+    def _picked(self, index: np.ndarray) -> Iterator[tuple[int, str, np.ndarray]]:
+        # In the order of the files, so that no row group is read twice.
+        for place in np.argsort(index, kind="stable"):
+            group = int(np.searchsorted(self._starts, index[place], side="right")) - 1
+            row = int(index[place] - self._starts[group])
+            file, within = self._groups[group]
+            where = f"in row {row} of row group {within} of {file.path}"
+            image = self._encoded(group)[row].as_py()
+            if image is None:
+                raise BdbenchError(f"there are no bytes {where}: expected the images themselves, not paths of files")
+            yield int(place), where, decoded(io.BytesIO(image), where, self.size, "L" if self.grey else "RGB")
+
+    def _read(self, group: int) -> Any:
+        """The encoded images of a row group."""
+        import pyarrow
+        import pyarrow.compute
+
+        file, within = self._groups[group]
+        try:
+            # Threads cost more than they save: Hugging Face's row groups of images have 100 rows.
+            column = self._opened(file.path).read_row_group(within, [file.image], use_threads=False).column(file.image)
+            return pyarrow.compute.struct_field(column, "bytes") if pyarrow.types.is_struct(column.type) else column
+        except (OSError, pyarrow.ArrowException) as error:
+            raise _unreadable(file.path, error) from None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parquet(Dataset):
+    """``--data-root DIR`` with train-*.parquet and test-*.parquet in it or in DIR/data: pip install 'bdbench[parquet]'.
+
+    The layout of Hugging Face's image data sets: encoded images in a column of structs of bytes and path, integers as
+    labels in another, and the names of the classes in the schema's metadata (without those they are numbers).
+    """
+
+    name = "parquet"
+    size: int | None = param(None, help="resize to size x size pixels (none: all images have one size)", low=4)
+    grey: bool = param(False, help="read one grey channel, not RGB")
+    image: str | None = param(None, help="column of images (none: image or img)")
+    label: str | None = param(None, help="column of labels (none: label or labels)")
+    train: str = param("train", help="what the names of the training files begin with")
+    test: str = param("test", help="what the names of the test files begin with, such as validation")
+
+    def read(self, source: Source) -> ImageData:
+        """The rows in the order of the files' names. Raises BdbenchError for what is missing or of another layout."""
+        try:
+            import pyarrow.parquet  # noqa: F401
+        except ImportError:
+            raise BdbenchError("dataset 'parquet' needs pyarrow: expected pip install 'bdbench[parquet]'") from None
+        if source.root is None:
+            raise BdbenchError("dataset 'parquet' needs --data-root: expected a folder with train-*.parquet in it")
+        train, test = (self._files(source.root, part) for part in (self.train, self.test))
+        names = {file.names for file in train + test if file.names}
+        if len(names) > 1:
+            raise BdbenchError(f"the files in {source.root} name their classes differently: expected the same in all")
+        highest = max(int(file.labels.max()) for file in train + test if len(file.labels))
+        classes = names.pop() if names else tuple(str(c) for c in range(highest + 1))
+        return ImageData(self._part(train), self._part(test), classes)
+
+    def _part(self, files: list[_File]) -> Split:
+        return Split(Rows(files, self.size, self.grey), np.concatenate([file.labels for file in files]))
+
+    def _files(self, root: Path, part: str) -> list[_File]:
+        files = [self._file(path) for path in _paths(root, part)]
+        if not sum(len(file.labels) for file in files):
+            raise BdbenchError(f"{files[0].path} has no rows: expected images")
+        return files
+
+    def _file(self, path: Path) -> _File:
+        """What there is to know of a file without its images."""
+        import pyarrow
+
+        try:
+            file = _opened(path)
+            image = _column(path, file.schema_arrow, "image", self.image, ("image", "img"))
+            label = _column(path, file.schema_arrow, "label", self.label, ("label", "labels"))
+            labels = file.read([label]).column(label)
+        except (OSError, pyarrow.ArrowException) as error:
+            raise _unreadable(path, error) from None
+        kind = file.schema_arrow.field(image).type
+        if not _is_binary(kind.field("bytes").type if _has_bytes(kind) else kind):
+            raise BdbenchError(f"{path}: column {image!r} is {kind}: expected encoded images, struct<bytes, path>")
+        if not pyarrow.types.is_integer(labels.type) or labels.null_count:
+            found = "has no value in some rows" if labels.null_count else f"is {labels.type}"
+            raise BdbenchError(f"{path}: column {label!r} {found}: expected integers")
+        numbers = labels.to_numpy().astype(np.int64)
+        if len(numbers) and numbers.min() < 0:
+            raise BdbenchError(
+                f"{path}: label {numbers.min()}: expected 0 or more; {self.name}:test=NAME reads other files if these "
+                "have no labels"
+            )
+        groups = tuple(file.metadata.row_group(group).num_rows for group in range(file.num_row_groups))
+        return _File(path, image, numbers, _class_names(path, file.schema_arrow, label), groups)
+
+
+def _opened(path: Path) -> Any:
+    from pyarrow import parquet
+
+    return parquet.ParquetFile(path)
+
+
+def _paths(root: Path, part: str) -> list[Path]:
+    """The files of a part, all of them, in order of their names."""
+    for folder in (root, root / "data"):
+        found = sorted([*folder.glob(f"{part}-*.parquet"), *folder.glob(f"{part}.parquet")])
+        if found:
+            break
+    else:
+        raise BdbenchError(f"no {part}-*.parquet in {root} or in its folder data: expected --data-root to be theirs")
+    # Hugging Face's names say how many there are.
+    of = re.search(r"-of-(\d+)", found[0].name)
+    if of and int(of[1]) != len(found):
+        raise BdbenchError(f"files {part}-* in {found[0].parent}: {len(found)}; expected {int(of[1])}, by their names")
+    return found
+
+
+def _column(path: Path, schema: Any, what: str, asked: str | None, usual: tuple[str, ...]) -> str:
+    for name in usual if asked is None else (asked,):
+        if name in schema.names:
+            return name
+    expected = f"{' or '.join(usual)}, or parquet:{what}=NAME" if asked is None else "one of these"
+    raise BdbenchError(f"{path} has the columns {', '.join(schema.names)}: no {asked or what!r}; expected {expected}")
+
+
+def _class_names(path: Path, schema: Any, label: str) -> tuple[str, ...]:
+    """What Hugging Face's metadata call the labels; nothing if there are none."""
+    try:
+        told = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+        return tuple(str(name) for name in told.get("info", {}).get("features", {}).get(label, {}).get("names") or ())
+    except (AttributeError, TypeError, ValueError):
+        raise BdbenchError(f"{path}: its metadata 'huggingface' are not readable: expected JSON of features") from None
+
+
+def _has_bytes(kind: Any) -> bool:
+    import pyarrow
+
+    return pyarrow.types.is_struct(kind) and kind.get_field_index("bytes") >= 0
+
+
+def _is_binary(kind: Any) -> bool:
+    import pyarrow
+
+    return pyarrow.types.is_binary(kind) or pyarrow.types.is_large_binary(kind)
+
+
+def _unreadable(path: Path, error: Exception) -> BdbenchError:
+    return BdbenchError(f"cannot read {path} as parquet: {str(error).splitlines()[0]}")
