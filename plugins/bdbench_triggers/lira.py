@@ -23,7 +23,7 @@ _DEPTH = 2
 class Lira(Trained, CraftedTrigger):
     """Dirty-label, and the attacker trains the model: T(x) = x + eps g(x), with a generator g in -1..1.
 
-    The problem that the paper states, and its two stages. In the first stage each batch takes a step of g, which lowers the loss of T(x)
+    Its two stages: in the first each batch takes a step of g, which lowers the loss of T(x)
     for the target, and one of the victim f, on alpha L(f(x), y) + (1 - alpha) L(f(T(x)), target) with the g of the
     epoch before; in the second, g stays as it is and f is tuned on the same sum. Every image is in both terms: ``rate``
     is that of the snapshot alone. f is of the run's architecture and recipe, in both stages (the authors' command for

@@ -11,7 +11,7 @@ from torch import nn
 
 from bdbench import Split, Workshop
 from bdbench_triggers.generators import Generator, pixels, seeded
-from bdbench_triggers.joint import shuffled, stepped, train_in_pieces
+from bdbench_triggers.joint import Part, shuffled, stepped, train_in_pieces
 
 if TYPE_CHECKING:
     from bdbench_triggers.ssba import Ssba
@@ -79,6 +79,6 @@ def trained(attack: Ssba, train: Split, tools: Workshop) -> tuple[Encoder, Decod
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
 
-    parts = {"encoder": encoder, "decoder": decoder, "optimizer": optimizer}
+    parts: dict[str, Part] = {"encoder": encoder, "decoder": decoder, "optimizer": optimizer}
     train_in_pieces(tools, "encoder", parts, attack.epochs, epoch)
     return encoder, decoder
