@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -28,6 +29,7 @@ class InputAware(Trained, Covers, CraftedTrigger):
 
     name = "input-aware"
     paper = "Nguyen and Tran, Input-Aware Dynamic Backdoor Attack, NeurIPS 2020"
+    bystanders: ClassVar[bool] = True
     rate: float = param(0.1, help="attacked / all, in a batch and in the snapshot", low=0, high=1, exclusive=True)
     cover_rate: float = param(0.1, help="with another image's trigger / all", low=0, high=1)
     diversity: float = param(1.0, help="weight of the diversity loss", low=0)
@@ -59,11 +61,11 @@ class InputAware(Trained, Covers, CraftedTrigger):
 
     def challenge(self, test: Split, state: State, tools: Workshop) -> Challenge:
         """Images of other classes than the target with their triggers, and all images with another's."""
-        attacked, images = super().challenge(test, state, tools), np.asarray(test.images)
-        index = np.arange(len(images))
+        own, images = super().challenge(test, state, tools), np.asarray(test.images)
+        attacked, index = own.goal != test.labels[own.index], np.arange(len(images))
         crossed = self._checked(self.covered(images, index, state, tools))
         return Challenge(
-            np.concatenate([attacked.images, crossed]),
-            np.concatenate([attacked.index, index]),
-            np.concatenate([attacked.goal, test.labels]),
+            np.concatenate([own.images[attacked], crossed]),
+            np.concatenate([own.index[attacked], index]),
+            np.concatenate([own.goal[attacked], test.labels]),
         )
