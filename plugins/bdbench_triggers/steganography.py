@@ -65,12 +65,14 @@ def trained(attack: Ssba, train: Split, tools: Workshop) -> tuple[Encoder, Decod
     decoder = seeded(tools, "decoder", lambda: Decoder(shape[2], attack.bits, 2 * attack.width))
     optimizer = torch.optim.Adam([*encoder.parameters(), *decoder.parameters()], lr=attack.lr)
     images = torch.from_numpy(np.array(train.images)).to(tools.device)
+    each = -(-len(images) // _BATCH)
+    epochs = -(-attack.steps // each)
 
     def epoch(number: int, generator: torch.Generator) -> None:
         encoder.train(), decoder.train()
-        optimizer.param_groups[0]["lr"] = attack.lr * stepped(number / attack.epochs, _AT)
-        weight = attack.image_weight if number >= attack.message_epochs else 0.0
-        for index in shuffled(len(images), _BATCH, generator):
+        for step, index in enumerate(shuffled(len(images), _BATCH, generator), number * each):
+            optimizer.param_groups[0]["lr"] = attack.lr * stepped(step / (epochs * each), _AT)
+            weight = attack.image_weight if step >= attack.message_steps else 0.0
             x = pixels(images[index.to(images.device)])
             message = torch.randint(2, (len(x), attack.bits), generator=generator).to(x)
             hidden = encoder(x, message)
@@ -80,5 +82,5 @@ def trained(attack: Ssba, train: Split, tools: Workshop) -> tuple[Encoder, Decod
             optimizer.step()
 
     parts: dict[str, Part] = {"encoder": encoder, "decoder": decoder, "optimizer": optimizer}
-    train_in_pieces(tools, "encoder", parts, attack.epochs, epoch)
+    train_in_pieces(tools, "encoder", parts, epochs, epoch)
     return encoder, decoder
