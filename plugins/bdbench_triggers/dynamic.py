@@ -11,7 +11,7 @@ from torch import nn
 
 from bdbench import Split, State, Victim, Workshop
 from bdbench_triggers.generators import Generator, changed, pixels, seeded, with_weights
-from bdbench_triggers.joint import Learner, shuffled, stepped, train_in_pieces
+from bdbench_triggers.loops import Learner, shuffled, stepped, train_in_pieces
 
 if TYPE_CHECKING:
     from bdbench_triggers.input_aware import InputAware

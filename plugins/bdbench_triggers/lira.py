@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from bdbench_triggers.joint import Learner
+    from bdbench_triggers.loops import Learner
 
 _DEPTH = 2
 
@@ -54,7 +54,7 @@ class Lira(Trained, CraftedTrigger):
     def craft(self, train: Split, tools: Workshop) -> State:
         """The generator's weights, its "bound" float32 (C,) in parts of the range, and the victim."""
         from bdbench_triggers.generators import seeded, weights
-        from bdbench_triggers.joint import Learner
+        from bdbench_triggers.loops import Learner
 
         generator = seeded(tools, "generator", lambda: self._network(tools.shape))
         learner = Learner(tools, train, "first stage", epochs=self.epochs)
@@ -83,7 +83,7 @@ class Lira(Trained, CraftedTrigger):
 
         import torch
 
-        from bdbench_triggers.joint import train_in_pieces
+        from bdbench_triggers.loops import train_in_pieces
 
         optimizer = torch.optim.Adam(generator.parameters(), lr=self.lr)
         before = copy.deepcopy(generator).eval()
@@ -101,7 +101,7 @@ class Lira(Trained, CraftedTrigger):
         train_in_pieces(tools, "first stage", parts, learner.recipe.epochs, epoch)
 
     def _tune(self, generator: nn.Module, learner: Learner, bound: np.ndarray, tools: Workshop) -> Victim:
-        from bdbench_triggers.joint import train_in_pieces
+        from bdbench_triggers.loops import train_in_pieces
 
         generator.eval()
 

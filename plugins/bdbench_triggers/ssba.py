@@ -15,10 +15,11 @@ class Ssba(CraftedTrigger):
 
     Known as ISSBA as well. Encoder and decoder, of StegaStamp's kind, are trained on the training images with random
     bits, and the decoder is thrown away. The loss is the decoder's cross-entropy plus ``image_weight`` times the mean
-    squared change (2 to 1.5, as in StegaStamp); the paper adds a perceptual distance (LPIPS) and a critic, for which
-    networks would have to be downloaded or trained longer, so that the change is larger than it need be: a weight of 20
-    hides it better. In the first ``message_steps`` the message alone counts, as in StegaStamp. Both networks are smaller
-    than there, and trained for a minute on a CPU, not for 140,000 steps; there is no simulated printing between them.
+    squared change (2 to 1.5, as in StegaStamp). The paper adds a perceptual distance (LPIPS) and a critic, for which
+    networks would have to be downloaded or trained longer; without them the change is larger than it need be, and a
+    weight of 20 hides it better. In the first ``message_steps`` the message alone counts, as in StegaStamp. Both
+    networks are smaller than there, and trained for a minute on a CPU, not for 140,000 steps; there is no simulated
+    printing between them.
     """
 
     name = "ssba"

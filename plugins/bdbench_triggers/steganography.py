@@ -11,7 +11,7 @@ from torch import nn
 
 from bdbench import Split, Workshop
 from bdbench_triggers.generators import Generator, pixels, seeded
-from bdbench_triggers.joint import Part, shuffled, stepped, train_in_pieces
+from bdbench_triggers.loops import Part, shuffled, stepped, train_in_pieces
 
 if TYPE_CHECKING:
     from bdbench_triggers.ssba import Ssba
