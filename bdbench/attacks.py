@@ -158,6 +158,10 @@ class Covers(TriggerAttack, ABC):
         """Which examples may become covers, bool (n,), if they are no poisons: all."""
         return np.ones(len(labels), bool)
 
+    def covered(self, images: np.ndarray, chosen: np.ndarray, state: State, tools: Workshop) -> np.ndarray:
+        """The chosen training images (m, H, W, C), which were examples ``chosen``, as covers."""
+        return self.cover(images, tools.streams)
+
     def poison(self, train: Split, state: State, tools: Workshop) -> PoisonedData:
         """The poisons, and then ``round(cover_rate * n)`` covers among what is left."""
         made = super().poison(train, state, tools)
@@ -171,7 +175,7 @@ class Covers(TriggerAttack, ABC):
             )
         chosen = np.sort(tools.streams("covers").choice(pool, count, replace=False))
         if count:
-            made.images[chosen] = self._checked(self.cover(made.images[chosen], tools.streams))
+            made.images[chosen] = self._checked(self.covered(made.images[chosen], chosen, state, tools))
             made.roles[chosen] = Role.COVER
         return made
 

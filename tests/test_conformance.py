@@ -17,6 +17,8 @@ from tests.conftest import TINY_DATAMODEL
 
 # What takes long with its defaults, in a form that takes the same way in fewer steps.
 SMALL = [TINY_DATAMODEL, "neural-cleanse:steps=60", "fine-tuning:epochs=3", "label-consistent:steps=5"]
+# Attacks with generators, in a few batches.
+SMALL += ["input-aware:mask_epochs=1,width=2", "lira:epochs=1,tune_epochs=1,width=2", "ssba:steps=4,width=2"]
 
 
 # Not the two that need what a plain machine lacks: a record of BackdoorBench, and ART.

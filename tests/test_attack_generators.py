@@ -1,0 +1,350 @@
+"""Attacks with generators: their formulas by hand, their bounds, what they learn, and training that goes on."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import bdbench
+from bdbench import Attack, BdbenchError, Recipe, Role, Split, State, Victim
+from bdbench.applicable import why_not
+from bdbench.experiment import cell
+from bdbench.plugins import installed
+from bdbench.testing.samples import split, workshop
+from bdbench.tools import HarnessWorkshop
+from bdbench_triggers import dynamic, loops
+from bdbench_triggers.generators import Generator, changed, weights, with_weights
+from bdbench_triggers.input_aware import InputAware
+from bdbench_triggers.lira import Lira, _moved
+from bdbench_triggers.ssba import Ssba
+from bdbench_triggers.steganography import Encoder, trained
+
+SMALL: list[Attack] = [
+    InputAware(mask_epochs=1, width=2),
+    Lira(epochs=1, tune_epochs=1, width=2),
+    Ssba(steps=4, width=2),
+]
+GREY, COLOUR = (8, 8, 1), (16, 16, 3)
+
+
+@contextmanager
+def at_work(attack: Attack, train: Split, folder: Path | None = None, classes: int = 4) -> Iterator[HarnessWorkshop]:
+    with tempfile.TemporaryDirectory() as aside:
+        yield workshop(attack, train, classes, 0, folder or Path(aside))
+
+
+def crafted(attack: Attack, train: Split, folder: Path | None = None) -> dict[str, np.ndarray]:
+    with at_work(attack, train, folder) as tools:
+        return dict(attack.craft(train, tools))
+
+
+def same(one: State, other: State) -> bool:
+    return one.keys() == other.keys() and all(np.array_equal(array, other[key]) for key, array in one.items())
+
+
+@pytest.mark.parametrize("shape", [(8, 8, 1), (9, 13, 3), (28, 28, 1), (224, 224, 3)])
+@pytest.mark.parametrize("skips", [False, True])
+def test_a_generator_keeps_any_size(shape: tuple[int, int, int], skips: bool) -> None:
+    network = Generator(shape[2], 2, 3, 3 if min(shape) > 8 else 2, skips=skips).eval()
+    assert network(torch.zeros(2, shape[2], *shape[:2])).shape == (2, 2, *shape[:2])
+
+
+def test_a_generator_looks_far_and_ends_as_asked() -> None:
+    torch.manual_seed(0)
+    x = torch.rand(1, 3, 16, 16)
+    moved = x.clone()
+    moved[..., 0, 0] += 1
+    network = Generator(3, 3, 4, 3).eval()
+    assert (network(moved) - network(x)).abs()[..., 12:, 12:].max() > 0
+    top, bounded = (list(Generator(3, 3, 4, 2, bounded=bounded).up[-1].children()) for bounded in (False, True))
+    assert isinstance(top[-1], nn.Conv2d) and isinstance(bounded[-1], nn.BatchNorm2d)
+
+
+def test_weights_come_back() -> None:
+    torch.manual_seed(0)
+    network, other = Generator(3, 3, 2, 2).train(), Generator(3, 3, 2, 2)
+    network(torch.rand(4, 3, 8, 8))
+    x = torch.rand(2, 3, 8, 8)
+    found = with_weights(other, weights(network, "it"), "it", "cpu")
+    assert torch.equal(found(x), network.eval()(x))
+
+
+def test_images_go_through_a_function_and_back() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (300, 5, 4, 3)).astype(np.uint8)
+    assert np.array_equal(changed(lambda x: x, "cpu", images), images)
+    assert np.array_equal(changed(lambda x: 1 - x, "cpu", images), 255 - images)
+    assert changed(lambda x: x + 2, "cpu", images).min() == 255
+    assert np.array_equal(changed(lambda x, y: y, "cpu", images, images[::-1]), images[::-1])
+    assert changed(lambda x: x, "cpu", images[:0]).shape == (0, 5, 4, 3)
+
+
+# Input-aware
+
+
+class Fixed(nn.Module):
+    """Gives the same whatever it is shown."""
+
+    def __init__(self, value: torch.Tensor) -> None:
+        super().__init__()
+        self.value = value
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.value.expand(len(x), -1, -1, -1)
+
+
+def test_the_mask_is_nearly_one_or_nothing() -> None:
+    found = dynamic.where(Fixed(torch.tensor([-1.0, 0.0, 1.0]).view(1, 1, 1, 3)), torch.zeros(1, 3, 1, 3))
+    # tanh(1) = .7616, so that what comes before is .1192, .5 and .8808; then 20 x - 10 is -7.616, 0 and 7.616.
+    assert found.flatten().tolist() == pytest.approx([2.4e-7, 0.5, 1 - 2.4e-7], abs=2e-7)
+
+
+def test_a_pattern_replaces_the_pixels_under_its_mask() -> None:
+    x, pattern = torch.full((1, 3, 2, 2), 0.25), torch.full((1, 3, 2, 2), 0.75)
+    mask = torch.tensor([[1.0, 0.0], [0.5, 0.0]]).view(1, 1, 2, 2)
+    assert dynamic.on(x, pattern, mask)[0, 2].tolist() == [[0.75, 0.25], [0.5, 0.25]]
+
+
+def test_the_diversity_loss_by_hand() -> None:
+    x = torch.tensor([0.0, 0.6]).view(2, 1, 1, 1).expand(2, 3, 2, 2)
+    made = torch.tensor([0.1, 0.4]).view(2, 1, 1, 1).expand(2, 3, 2, 2).clone().requires_grad_()
+    assert dynamic.alike(x, made).item() == pytest.approx(0.6 / 0.3, rel=1e-4)
+    assert dynamic.alike(x, x).item() == pytest.approx(1, rel=1e-4)
+    same_patterns = torch.full((2, 3, 2, 2), 0.5, requires_grad=True)
+    dynamic.alike(x, same_patterns).backward()
+    assert same_patterns.grad is not None and torch.isfinite(same_patterns.grad).all()
+
+
+def test_covers_and_bystanders_carry_the_trigger_of_another_image() -> None:
+    attack, train = InputAware(mask_epochs=1, width=2), split(COLOUR, 4, 80)
+    with at_work(attack, train) as tools:
+        state = attack.craft(train, tools)
+        poisoned, challenge = attack.poison(train, state, tools), attack.challenge(train, state, tools)
+        covers = np.flatnonzero(poisoned.roles == Role.COVER)
+        assert len(covers) == 8
+        originals = np.asarray(train.images)[covers]
+        sources = np.roll(originals, 1, axis=0)
+        crossed = dynamic.stamped(originals, sources, state, 2, "cpu")
+        assert np.array_equal(poisoned.images[covers], crossed)
+        assert np.array_equal(poisoned.labels[covers], train.labels[covers])
+        own = attack.stamp_with(originals, state, tools.streams, "cpu")
+        assert (own != crossed).any((1, 2, 3)).all()
+    attacked = challenge.goal != train.labels[challenge.index]
+    assert (challenge.goal[attacked] == 0).all()
+    assert sorted(challenge.index[~attacked]) == list(range(80))
+    assert sorted(challenge.index[attacked]) == np.flatnonzero(train.labels != 0).tolist()
+
+
+@pytest.mark.slow  # 25 epochs of the mask: about 20 s
+def test_the_mask_learns_to_cover_little_and_to_differ() -> None:
+    attack, train = InputAware(mask_epochs=25, width=4), split(COLOUR, 4, 200)
+    with at_work(attack, train) as tools:
+        mask = Generator(3, 1, 4, 2, bounded=True)
+        dynamic._train_mask(attack, mask, train, tools)
+    x = torch.from_numpy(np.asarray(train.images)[:64]).permute(0, 3, 1, 2) / 255
+    made = dynamic.where(mask.eval(), x).detach()
+    assert 0 < made.mean() < 0.25
+    assert (made - made.roll(1, 0)).abs().max() > 0.5
+
+
+# LIRA
+
+
+@pytest.mark.parametrize("tune_eps", [None, 0.02])
+@pytest.mark.parametrize("unit", ["deviation", "range"])
+def test_no_pixel_moves_further_than_eps(unit: Any, tune_eps: float | None) -> None:
+    attack, train = Lira(epochs=1, tune_epochs=1, width=2, unit=unit, tune_eps=tune_eps), split(COLOUR, 4, 60)
+    state = crafted(attack, train)
+    one = np.full(3, 1.0) if unit == "range" else np.asarray(train.images).reshape(-1, 3).std(0) / 255
+    assert state["bound"] == pytest.approx((0.1 if tune_eps is None else tune_eps) * one, rel=1e-5)
+    # However large what the generator gives is.
+    gives = torch.tensor([1e3, -1e3, 0.1]).view(1, 1, 1, 3).expand(1, 3, -1, -1)
+    x = torch.full((1, 3, 1, 3), 0.5)
+    change = (_moved(Fixed(gives), x, state["bound"]) - x)[0, :, 0].numpy()
+    assert change == pytest.approx(np.outer(state["bound"], [1, -1, np.tanh(0.1)]), abs=1e-6)
+    assert _moved(Fixed(gives), torch.ones(1, 3, 1, 3), state["bound"]).max() == 1
+
+
+def test_the_generator_lowers_the_loss_of_the_target_and_the_victim_obeys() -> None:
+    attack, train = Lira(epochs=12, tune_epochs=4, width=4, lr=1e-2, unit="range"), split(GREY, 4, 120)
+    with at_work(attack, train) as tools:
+        state = attack.craft(train, tools)
+        challenge, victim = attack.challenge(train, state, tools), attack.victim(state, tools)
+    assert victim is not None
+    assert (victim.predict(challenge.images) == 0).mean() > 0.9
+    assert (victim.predict(np.asarray(train.images)) == train.labels).mean() > 0.9
+
+
+def test_tuning_goes_on_or_starts_again() -> None:
+    train = split(GREY, 4, 60)
+    attack = Lira(epochs=1, tune_epochs=1, width=2)
+    one, other = (crafted(dataclasses.replace(attack, tune=tune), train) for tune in ("continue", "scratch"))
+    generator = [key for key in one if key.startswith("generator/")]
+    assert generator and all(np.array_equal(one[key], other[key]) for key in generator)
+    assert any(not np.array_equal(one[key], other[key]) for key in one if key.startswith("victim/"))
+
+
+# SSBA
+
+
+def test_the_message_can_be_read_and_differs_from_image_to_image() -> None:
+    # Smooth images, in which a faint change can be told: each of one colour.
+    colours = np.random.default_rng(0).integers(40, 216, (256, 1, 1, 3))
+    train = Split(np.broadcast_to(colours, (256, 8, 8, 3)).astype(np.uint8), np.arange(256) % 4)
+    attack = Ssba(steps=100, message_steps=24, bits=4, width=4, lr=5e-3)
+    with at_work(attack, train) as tools:
+        encoder, decoder = trained(attack, train, tools)
+        state = weights(encoder, "encoder")
+        images = np.asarray(train.images)
+        stamped = attack.stamp_with(images, state, tools.streams, "cpu")
+        bits = tools.streams("trigger").integers(0, 2, 4)
+    with torch.no_grad():
+        read = decoder.eval()(torch.from_numpy(stamped).permute(0, 3, 1, 2) / 255) > 0
+    assert (read.numpy() == bits).mean() > 0.95
+    change = stamped.astype(int) - images
+    assert np.abs(change).max() > 0 and (change != change[:1]).any()
+
+
+def test_an_untrained_encoder_adds_what_its_message_says() -> None:
+    torch.manual_seed(0)
+    encoder, x = Encoder(COLOUR, 5, 2).eval(), torch.full((2, 3, 16, 16), 0.5)
+    with torch.no_grad():
+        one, other = encoder(x, torch.eye(5)[:2])
+    assert one.shape == (3, 16, 16) and not torch.equal(one, other)
+
+
+# What they share
+
+
+@pytest.mark.parametrize("attack", SMALL, ids=lambda attack: attack.name)
+@pytest.mark.parametrize("shape", [GREY, (12, 10, 3), (40, 40, 3)])
+def test_any_size(attack: Attack, shape: tuple[int, int, int]) -> None:
+    train = split(shape, 4, 40)
+    with at_work(attack, train) as tools:
+        state = attack.craft(train, tools)
+        poisoned = attack.poison(train, state, tools)
+    assert poisoned.images.shape == (40, *shape) and (poisoned.roles == Role.POISON).sum() == 4
+
+
+@pytest.mark.parametrize("attack", SMALL, ids=lambda attack: attack.name)
+def test_a_killed_training_goes_on_and_ends_with_the_same_numbers(
+    attack: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train = split(GREY, 4, 96)
+    changes = {"ssba": {"steps": 6}, "lira": {"epochs": 3}, "input-aware": {"mask_epochs": 3}}
+    attack = dataclasses.replace(attack, **changes[attack.name])
+    whole = crafted(attack, train, tmp_path / "whole")
+    done: list[int] = []
+    last = {"ssba": 2, "lira": 3, "input-aware": 4}[attack.name]
+    real = loops.shuffled
+
+    def killed(*arguments: Any) -> list[torch.Tensor]:
+        if len(done) == last:
+            raise KeyboardInterrupt
+        done.append(1)
+        return real(*arguments)
+
+    for module in ("dynamic", "loops", "steganography"):
+        monkeypatch.setattr(f"bdbench_triggers.{module}.shuffled", killed)
+    with pytest.raises(KeyboardInterrupt):
+        crafted(attack, train, tmp_path / "cut")
+    last = 100
+    assert same(crafted(attack, train, tmp_path / "cut"), whole)
+    assert len(done) == {"ssba": 3, "lira": 4, "input-aware": 6}[attack.name], "an epoch was run twice"
+
+
+def test_a_learner_trains_as_the_recipe_has_it() -> None:
+    train = split(GREY, 4, 120)
+    attack = Lira()
+    with at_work(attack, train) as tools:
+        learner = loops.Learner(tools, train, "it")
+
+        def epoch(number: int, draws: torch.Generator) -> None:
+            for x, labels in learner.batches(number, draws):
+                learner.descend(learner.loss(x, labels))
+
+        loops.train_in_pieces(tools, "it", learner.parts, learner.recipe.epochs, epoch)
+        plain = tools.train(np.asarray(train.images), train.labels, "it")
+        test = split(GREY, 4, 200, seed=1)
+        found = [(v.predict(np.asarray(test.images)) == test.labels).mean() for v in (learner.victim, plain)]
+    assert min(found) > 0.9
+    assert np.array_equal(learner.victim.mean, plain.mean)
+
+
+def test_the_learning_rate_is_that_of_the_harness() -> None:
+    from bdbench.training import _ramp
+
+    for warmup in (0.0, 0.2, 1.0):
+        for step in range(10):
+            assert loops._ramp((step + 1) / 11, warmup) == pytest.approx(_ramp(step, 10, warmup))
+
+
+def test_augmentation_flips_and_crops_by_reflection(monkeypatch: pytest.MonkeyPatch) -> None:
+    train = split((8, 8, 1), 4, 64)
+    with at_work(Lira(), train) as tools:
+        tools.recipe = Recipe(epochs=1, batch_size=64, lr=0.1, flip=True, crop_padding=2)
+        learner = loops.Learner(tools, train, "it")
+    x = torch.arange(64.0).view(1, 1, 8, 8).expand(64, -1, -1, -1)
+    found = {tuple(image.flatten().tolist()) for image in learner._augmented(x, torch.Generator().manual_seed(0))}
+    padded = np.pad(np.arange(64.0).reshape(8, 8), 2, mode="reflect")
+    flipped = np.pad(np.arange(64.0).reshape(8, 8)[:, ::-1], 2, mode="reflect")
+    windows = {
+        tuple(image[i : i + 8, j : j + 8].ravel().tolist())
+        for image in (padded, flipped)
+        for i in range(5)
+        for j in range(5)
+    }
+    assert found <= windows and len(found) > 20
+
+
+@pytest.mark.parametrize("name", ["input-aware", "lira"])
+def test_a_snapshot_makes_it_an_attack_on_data(name: str) -> None:
+    attack = installed().component("attack", name)
+    public = installed().component("attack", f"{name}:snapshot=true")
+    assert type(attack).trains and attack.trains and not public.trains
+    assert not copy.copy(public).trains and not dataclasses.replace(public, target=1).trains
+    assert dataclasses.replace(public, snapshot=False).trains
+    defense = installed().component("defense", "spectral")
+    assert why_not(defense, attack, 0.05) == "the attacker trains the model"
+    assert why_not(defense, public, 0.05) is None
+
+
+@pytest.mark.parametrize("attack", [attack for attack in SMALL if type(attack).trains], ids=lambda attack: attack.name)
+def test_the_victim_is_handed_over_unless_it_is_a_snapshot(attack: Any) -> None:
+    train = split(GREY, 4, 40)
+    with at_work(attack, train) as tools:
+        state = attack.craft(train, tools)
+        victim = attack.victim(state, tools)
+        assert isinstance(victim, Victim) and victim.logits(np.asarray(train.images)).shape == (40, 4)
+        assert dataclasses.replace(attack, snapshot=True).victim(state, tools) is None
+
+
+def test_another_architecture_is_refused() -> None:
+    train = split(GREY, 4, 40)
+    attack = Lira(epochs=1, tune_epochs=1, width=2)
+    with at_work(attack, train) as tools:
+        state = {key: array for key, array in attack.craft(train, tools).items() if "linear" not in key}
+        with pytest.raises(BdbenchError, match="weights that do not fit"):
+            attack.victim(state, tools)
+
+
+def test_the_harness_measures_the_attackers_model_or_its_own(tmp_path: Path) -> None:
+    attack = "lira:epochs=1,tune_epochs=1,width=2"
+    options: dict[str, Any] = {"dataset": "digits:subset=100", "out": tmp_path, "threads": 1, "device": "cpu"}
+    made = cell(attack=attack, **options)
+    given = made.scene.attack.victim(made.scene.state, made.scene.workshop)
+    assert given is not None and same(made.models.victim.arrays(), given.arrays())
+    with pytest.raises(BdbenchError, match="the attacker trains the model"):
+        bdbench.run(attack=attack, defense="spectral", **options)
+    public = cell(attack=f"{attack},snapshot=true", **options)
+    assert public.scene.facts["poisons"] == 10
+    assert public.scene.attack.victim(public.scene.state, public.scene.workshop) is None
