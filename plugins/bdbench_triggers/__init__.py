@@ -7,12 +7,17 @@ from bdbench import Attack, hookimpl
 
 @hookimpl
 def bdbench_register_attacks() -> list[type[Attack]]:
-    """BadNets, Blend, label-consistent, SIG, TaCT and the no-attack control."""
+    """BadNets, Blend, Bpp, FTrojan, label-consistent, SIG, TaCT, WaNet and the no-attack control."""
     from bdbench_triggers.badnets import BadNets
     from bdbench_triggers.blend import Blend
+    from bdbench_triggers.bpp import Bpp
+    from bdbench_triggers.bpp_trained import BppTrained
+    from bdbench_triggers.ftrojan import FTrojan
     from bdbench_triggers.label_consistent import LabelConsistent
     from bdbench_triggers.none import NoAttack
     from bdbench_triggers.sig import Sig
     from bdbench_triggers.tact import Tact
+    from bdbench_triggers.wanet import WaNet
+    from bdbench_triggers.wanet_trained import WaNetTrained
 
-    return [BadNets, Blend, LabelConsistent, NoAttack, Sig, Tact]
+    return [BadNets, Blend, Bpp, BppTrained, FTrojan, LabelConsistent, NoAttack, Sig, Tact, WaNet, WaNetTrained]
