@@ -17,8 +17,8 @@ class WaNet(Covers):
     them, cut off at the image's borders. It is in the unit of the authors' code, 1/H of half the image, so that s = .5
     moves a pixel by a quarter of one in the mean. Covers are the noise mode of sec. 3.3: the field and, for each pixel,
     noise in [-1, 1] in that unit; they keep their label, and there are twice as many as poisons in the paper: a lower
-    ``rate`` asks for a lower ``cover_rate``. Images are sampled by torch's grid_sample, and rounded; as in the paper
-    the poisons of a set are warped once. In the paper the attacker trains the model: ``wanet-trained``.
+    ``rate`` asks for a lower ``cover_rate``. Images are sampled by torch's grid_sample, and rounded.
+    In the paper the attacker trains the model: ``wanet-trained``.
     """
 
     name = "wanet"
