@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from bdbench import Batch, BdbenchError, Covers, Record, Reopened, Split, Streams
+from bdbench import Batch, BdbenchError, Covers, Record, Split, Streams
 from bdbench_triggers.bpp_trained import BppTrained
 from bdbench_triggers.joint import trained_jointly
 from bdbench_triggers.wanet_trained import WaNetTrained
@@ -148,11 +148,10 @@ def test_adversarial_negatives_go_away_from_their_label_as_far_as_rounding_may(
     assert np.abs(found - before).max() == 18
 
 
-@pytest.mark.parametrize("attack", ["wanet-trained", "bpp-trained:bits=3"])
-def test_they_work_on_digits(
-    attack: str, on_digits: Callable[..., Record], again: Callable[[Record], Reopened]
-) -> None:
+# With the five bits of the default Bpp is not learnt on digits, which have 17 levels.
+@pytest.mark.parametrize(("attack", "least"), [("wanet-trained", 0.7), ("bpp-trained:bits=1", 0.9)])
+def test_they_work_on_digits(attack: str, least: float, on_digits: Callable[..., Record]) -> None:
     record = on_digits(attack, "strip")
-    assert record.before.attack_success_rate is not None and record.before.attack_success_rate > 0.5
-    assert record.before.clean_accuracy > 0.9
-    assert record.config["attack"]["name"] == attack.partition(":")[0]
+    assert record.before.attack_success_rate is not None and record.before.attack_success_rate > least
+    assert record.before.clean_accuracy > 0.95
+    assert record.cost.seconds["craft"] > record.cost.seconds.get("victim", 0)
