@@ -40,7 +40,8 @@ class Batch:
     """One step of training, as a loss sees it.
 
     network: in training mode; x: float (b, C, H, W), augmented and normalised; labels: int64 (b,); index: int64 (b,),
-    which of the training examples these are; epoch: from 0.
+    which of the training examples these are; epoch: from 0; prepare: makes of other images for these examples, uint8
+    (b, H, W, C), what x was made of their own: moved alike, and normalised.
     """
 
     network: nn.Module
@@ -48,6 +49,7 @@ class Batch:
     labels: torch.Tensor
     index: torch.Tensor
     epoch: int
+    prepare: Callable[[torch.Tensor], torch.Tensor]
 
 
 Loss = Callable[[Batch], "torch.Tensor"]

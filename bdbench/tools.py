@@ -150,15 +150,18 @@ class HarnessWorkshop(Workshop):
         recipe: Recipe | None = None,
         loss: Loss | None = None,
         each_epoch: Callable[[int, Victim], None] | None = None,
+        kept: Mapping[str, Any] | None = None,
     ) -> Victim:
         """Train a model of the victim's architecture; ``name`` draws its random stream. See ``Workshop.train``."""
+        if kept is not None and (loss is None or each_epoch is not None):
+            raise ValueError("kept says by what a loss is known: expected a loss, and no each_epoch")
         self.models_trained += 1
         seed = self.streams.integer(f"train:{name}")
         recipe = recipe or self.recipe
         train = functools.partial(
             self._bench.trainer.train, images, labels, seed, f"{self._title}: {name}", start=start, recipe=recipe
         )
-        if loss is not None or each_epoch is not None:
+        if kept is None and (loss is not None or each_epoch is not None):
             return train(loss=loss, each_epoch=each_epoch)
         config = {
             "stage": "trained",
@@ -169,7 +172,14 @@ class HarnessWorkshop(Workshop):
             **{name: self._own[name] for name in ("model", "model_code")},
             "recipe": asdict(recipe),
         }
-        return self.restore(self._kept(config, lambda: train().arrays()))
+        if loss is None:
+            return self.restore(self._kept(config, lambda: train().arrays()))
+        known = {"kept": dict(kept or {}), "training": config}
+
+        def keep(end: int, make: Callable[[], State]) -> State:
+            return self._kept(self._stage({**known, "epochs": end}, loss, shared=False), make)
+
+        return train(loss=loss, keep=keep)
 
     def restore(self, arrays: State) -> Victim:
         """The model that ``Victim.arrays`` described. Raises BdbenchError for one of another architecture."""

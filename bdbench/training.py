@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,10 +17,13 @@ from bdbench.errors import BdbenchError
 from bdbench.machine import Precision
 from bdbench.progress import Track, quiet
 from bdbench.recipe import Batch, Loss, Recipe
+from bdbench.resuming import Keep, Progressing, pieces
 
 _BATCH = 1024
 # Passes over fewer images end before a bar could be read.
 _QUIET = 4096
+
+_Move = Callable[[torch.Tensor], torch.Tensor]
 
 
 def pick_device(name: str) -> str:
@@ -138,12 +142,13 @@ class Trainer:
         recipe: Recipe | None = None,
         loss: Loss | None = None,
         each_epoch: Callable[[int, Victim], None] | None = None,
+        keep: Keep | None = None,
     ) -> Victim:
         """Train one network from ``seed``; the global random state is left as it was.
 
-        images: uint8 (n, H, W, C); labels: int64 (n,); the rest as ``Workshop.train`` has it. Batch order and
-        augmentation are drawn on the CPU, so that they are the same on every device. Raises BdbenchError if the weights
-        end up not finite.
+        images: uint8 (n, H, W, C); labels: int64 (n,); keep: where pieces of it are kept (none: nowhere); the rest as
+        ``Workshop.train`` has it. Batch order and augmentation are drawn on the CPU, so that they are the same on every
+        device. Raises BdbenchError if the weights end up not finite.
         """
         recipe = recipe or self.recipe
         with self._seeded(seed):
@@ -152,7 +157,7 @@ class Trainer:
             mean, std = (start.mean, start.std) if start else _moments(images)
             victim = self._victim(network, mean, std, recipe)
             # Dropout draws from the global generator: the loop runs inside, too.
-            self._descend(victim, images, labels, seed, label, recipe, loss or _cross_entropy(recipe), each_epoch)
+            self._descend(victim, images, labels, seed, label, recipe, loss or _cross_entropy(recipe), each_epoch, keep)
         if not all(torch.isfinite(t).all() for t in network.state_dict().values()):
             raise BdbenchError(f"training diverged at lr={recipe.lr:g}: weights are not finite; expected a smaller lr")
         network.eval()
@@ -168,6 +173,7 @@ class Trainer:
         recipe: Recipe,
         loss: Loss,
         each_epoch: Callable[[int, Victim], None] | None,
+        keep: Keep | None,
     ) -> None:
         network, device = victim.network, self.device
         generator = torch.Generator().manual_seed(seed)
@@ -180,24 +186,33 @@ class Trainer:
         optimizer = _optimizer(network, recipe)
         steps = recipe.epochs * len(starts)
         advance = self.track(steps, label)
-        step = 0
-        for epoch in range(recipe.epochs):
-            network.train()
-            order = torch.randperm(n, generator=generator)
-            for start in starts:
-                index = order[start : start + batch].to(device)
-                for group in optimizer.param_groups:
-                    group["lr"] = recipe.lr * _ramp(step, steps, recipe.warmup)
-                x = _prepare(_augment(x_all[index], recipe, generator), victim.mean, victim.std, recipe.reduced)
-                with _autocast(device, victim.precision):
-                    value = loss(Batch(network, x, y_all[index], index, epoch))
-                optimizer.zero_grad(set_to_none=True)
-                value.backward()
-                optimizer.step()
-                step += 1
-                advance(1)
-            if each_epoch is not None:
-                each_epoch(epoch, victim)
+
+        def run(epochs: range) -> None:
+            for epoch in epochs:
+                network.train()
+                order = torch.randperm(n, generator=generator)
+                for step, start in enumerate(starts, epoch * len(starts)):
+                    index = order[start : start + batch].to(device)
+                    for group in optimizer.param_groups:
+                        group["lr"] = recipe.lr * _ramp(step, steps, recipe.warmup)
+                    prepare = functools.partial(_prepared, _augmentation(len(index), recipe, generator), victim, recipe)
+                    x = prepare(x_all[index])
+                    with _autocast(device, victim.precision):
+                        value = loss(Batch(network, x, y_all[index], index, epoch, prepare))
+                    optimizer.zero_grad(set_to_none=True)
+                    value.backward()
+                    optimizer.step()
+                    advance(1)
+                if each_epoch is not None:
+                    each_epoch(epoch, victim)
+
+        if keep is None:
+            run(range(recipe.epochs))
+            return
+        progressing = Progressing(network, optimizer, generator)
+        for epochs in pieces(recipe.epochs):
+            if not progressing.reach(epochs.stop, functools.partial(run, epochs), keep):
+                advance(len(epochs) * len(starts))
 
     def restore(self, arrays: Mapping[str, np.ndarray]) -> Victim:
         """The model that ``Victim.arrays`` described."""
@@ -275,19 +290,28 @@ def _prepare(x: torch.Tensor, mean: np.ndarray, std: np.ndarray, channels_last: 
     return x if channels_last else x.contiguous()
 
 
-def _augment(x: torch.Tensor, recipe: Recipe, generator: torch.Generator) -> torch.Tensor:
-    """Random flips and crops of uint8 (b, H, W, C), drawn for each image."""
-    b, height, width, _ = x.shape
-    if recipe.flip:
-        flip = torch.rand(b, generator=generator) < 0.5
-        x = torch.where(flip.to(x.device)[:, None, None, None], x.flip(2), x)
-    if recipe.crop_padding:
-        pad = recipe.crop_padding
-        dy, dx = (torch.randint(-pad, pad + 1, (b, 1), generator=generator).to(x.device) for _ in "yx")
-        rows = _reflect(torch.arange(height, device=x.device) + dy, height)
-        columns = _reflect(torch.arange(width, device=x.device) + dx, width)
-        x = x[torch.arange(b, device=x.device)[:, None, None], rows[:, :, None], columns[:, None, :]]
-    return x
+def _prepared(move: _Move, victim: Victim, recipe: Recipe, x: torch.Tensor) -> torch.Tensor:
+    """uint8 (b, H, W, C), on any device, as the network is shown them in training."""
+    return _prepare(move(x.to(victim.device)), victim.mean, victim.std, recipe.reduced)
+
+
+def _augmentation(b: int, recipe: Recipe, generator: torch.Generator) -> _Move:
+    """Random flips and crops of uint8 (b, H, W, C), drawn for each image: the same whenever it is called."""
+    flip = torch.rand(b, generator=generator) < 0.5 if recipe.flip else None
+    pad = recipe.crop_padding
+    shift = [torch.randint(-pad, pad + 1, (b, 1), generator=generator) for _ in "yx"] if pad else None
+
+    def move(x: torch.Tensor) -> torch.Tensor:
+        if flip is not None:
+            x = torch.where(flip.to(x.device)[:, None, None, None], x.flip(2), x)
+        if shift is not None:
+            dy, dx = (s.to(x.device) for s in shift)
+            rows = _reflect(torch.arange(x.shape[1], device=x.device) + dy, x.shape[1])
+            columns = _reflect(torch.arange(x.shape[2], device=x.device) + dx, x.shape[2])
+            x = x[torch.arange(b, device=x.device)[:, None, None], rows[:, :, None], columns[:, None, :]]
+        return x
+
+    return move
 
 
 def _reflect(index: torch.Tensor, size: int) -> torch.Tensor:

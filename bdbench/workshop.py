@@ -57,12 +57,17 @@ class Workshop(ABC):
         recipe: Recipe | None = None,
         loss: Loss | None = None,
         each_epoch: Callable[[int, Victim], None] | None = None,
+        kept: Mapping[str, Any] | None = None,
     ) -> Victim:
         """Train a model of the victim's architecture; ``name`` draws its random stream.
 
         images: uint8 (n, H, W, C); labels: int64 (n,); start: weights and normalisation to go on from (none: new ones);
         recipe: in place of the victim's; loss: in place of cross-entropy; each_epoch: called with the epoch, from 0,
         and the model so far. Without the last two, a result is kept as ``saved`` keeps it.
+
+        kept: what a loss is known by, as ``saved`` knows a piece by its config. With it the training is kept in pieces
+        of some epochs, and goes on after an interruption: the loss must then depend on nothing but that, the batch and
+        the streams, and there is no each_epoch (ValueError).
         """
 
     @abstractmethod

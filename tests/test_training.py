@@ -1,12 +1,19 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
-from bdbench import BdbenchError, Recipe, Split, training
+from bdbench import BdbenchError, Recipe, Split, resuming, training
 from bdbench.progress import Silent
 from bdbench.recipe import Batch
+from bdbench.testing import samples
+from bdbench_triggers.badnets import BadNets
 
 RECIPE = Recipe(epochs=2, batch_size=16, lr=0.01)
 
@@ -58,7 +65,7 @@ def test_augmentation_only_moves_pixels() -> None:
     images = torch.arange(2 * 5 * 5 * 1, dtype=torch.uint8).reshape(2, 5, 5, 1)
     recipe = Recipe(epochs=1, batch_size=2, lr=1, flip=True, crop_padding=2)
     for seed in range(20):
-        out = training._augment(images, recipe, torch.Generator().manual_seed(seed))
+        out = training._augmentation(len(images), recipe, torch.Generator().manual_seed(seed))(images)
         assert out.shape == images.shape
         for before, after in zip(images, out, strict=True):
             assert set(after.flatten().tolist()) <= set(before.flatten().tolist())
@@ -148,3 +155,85 @@ def test_a_loss_sees_which_examples_it_is_of(split: Split) -> None:
 def test_no_images_give_no_predictions(split: Split) -> None:
     model, none = trained(split.images, split.labels), np.zeros((0, 8, 8, 1), np.uint8)
     assert (model.predict(none).shape, model.logits(none).shape, model.features(none).shape) == ((0,), (0, 4), (0, 16))
+
+
+def test_other_images_are_moved_and_normalised_as_the_examples_own(split: Split) -> None:
+    images = np.asarray(split.images)
+    mirrored = torch.from_numpy(255 - images)
+    seen: list[bool] = []
+
+    def loss(batch: Batch) -> torch.Tensor:
+        assert torch.equal(batch.prepare(torch.from_numpy(images[batch.index])), batch.x)
+        # Negatives differ from the images by a sign and a shift, whatever way they were moved.
+        total = batch.prepare(mirrored[batch.index]) + batch.x
+        assert torch.allclose(total, total.mean(), atol=1e-4)
+        seen.append(not torch.equal(batch.x, _plain(batch)))
+        return torch.nn.functional.cross_entropy(batch.network(batch.x), batch.labels)
+
+    def _plain(batch: Batch) -> torch.Tensor:
+        x = torch.from_numpy(images[batch.index]).permute(0, 3, 1, 2) / 255
+        mean, std = training._moments(images)
+        return (x - torch.from_numpy(mean)) / torch.from_numpy(std)
+
+    trainer(Recipe(epochs=1, batch_size=10, lr=0.01, flip=True, crop_padding=2)).train(
+        images, split.labels, 0, loss=loss
+    )
+    assert seen == [True] * 4
+
+
+@pytest.mark.parametrize("recipe", [RECIPE, replace(RECIPE, optimizer="adamw"), replace(RECIPE, momentum=0.0)])
+def test_a_training_that_was_interrupted_ends_with_the_same_numbers(split: Split, recipe: Recipe) -> None:
+    recipe = replace(recipe, epochs=6, flip=True, crop_padding=1)
+    made = training.Trainer(_Dropped, recipe, "cpu", Silent().track)
+    folder: dict[int, dict[str, np.ndarray]] = {}
+    ran: list[int] = []
+
+    def keep(end: int, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+        if end not in folder:
+            folder[end] = make()
+        return folder[end]
+
+    def loss(batch: Batch) -> torch.Tensor:
+        ran.append(batch.epoch)
+        if killed and batch.epoch == 4:
+            raise KeyboardInterrupt
+        return torch.nn.functional.cross_entropy(batch.network(batch.x), batch.labels)
+
+    killed = True
+    with pytest.raises(KeyboardInterrupt):
+        made.train(split.images, split.labels, 0, loss=loss, keep=keep)
+    assert sorted(folder) == [2, 3]
+    killed, ran = False, []
+    found = made.train(split.images, split.labels, 0, loss=loss, keep=keep)
+    assert sorted(folder) == [2, 3, 5, 6] and set(ran) == {3, 4, 5}
+    whole = made.train(split.images, split.labels, 0, loss=loss).arrays()
+    assert all(np.array_equal(value, whole[name]) for name, value in found.arrays().items())
+
+
+def test_pieces_hold_every_epoch_once() -> None:
+    for epochs in range(1, 30):
+        found = resuming.pieces(epochs)
+        assert [e for piece in found for e in piece] == list(range(epochs)) and len(found) == min(4, epochs)
+
+
+def test_a_loss_that_is_known_is_kept_and_not_run_again(tmp_path: Path) -> None:
+    calls: list[int] = []
+
+    def loss(batch: Batch) -> torch.Tensor:
+        calls.append(batch.epoch)
+        return torch.nn.functional.cross_entropy(batch.network(batch.x), batch.labels)
+
+    attack, train = BadNets(), samples.split(samples.GREY, 4, 40)
+    images = np.asarray(train.images)
+
+    def attempt(**known: Any) -> Any:
+        tools = samples.workshop(attack, train, 4, 0, tmp_path)
+        return tools.train(images, train.labels, "joint", loss=loss, **known).logits(images)
+
+    first = attempt(kept={"half": 1})
+    assert set(calls) == {0, 1, 2}
+    calls.clear()
+    assert np.array_equal(first, attempt(kept={"half": 1})) and not calls
+    assert np.array_equal(first, attempt(kept={"half": 2})) and set(calls) == {0, 1, 2}
+    with pytest.raises(ValueError, match="expected a loss, and no each_epoch"):
+        attempt(kept={}, each_epoch=lambda epoch, victim: None)

@@ -7,9 +7,12 @@ from bdbench import Attack, hookimpl
 
 @hookimpl
 def bdbench_register_attacks() -> list[type[Attack]]:
-    """All attacks, and the no-attack control."""
+    """All attacks of this package, and the no-attack control."""
     from bdbench_triggers.badnets import BadNets
     from bdbench_triggers.blend import Blend
+    from bdbench_triggers.bpp import Bpp
+    from bdbench_triggers.bpp_trained import BppTrained
+    from bdbench_triggers.ftrojan import FTrojan
     from bdbench_triggers.input_aware import InputAware
     from bdbench_triggers.label_consistent import LabelConsistent
     from bdbench_triggers.lira import Lira
@@ -17,5 +20,22 @@ def bdbench_register_attacks() -> list[type[Attack]]:
     from bdbench_triggers.sig import Sig
     from bdbench_triggers.ssba import Ssba
     from bdbench_triggers.tact import Tact
+    from bdbench_triggers.wanet import WaNet
+    from bdbench_triggers.wanet_trained import WaNetTrained
 
-    return [BadNets, Blend, InputAware, LabelConsistent, Lira, NoAttack, Sig, Ssba, Tact]
+    return [
+        BadNets,
+        Blend,
+        Bpp,
+        BppTrained,
+        FTrojan,
+        InputAware,
+        LabelConsistent,
+        Lira,
+        NoAttack,
+        Sig,
+        Ssba,
+        Tact,
+        WaNet,
+        WaNetTrained,
+    ]
