@@ -14,7 +14,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "bdbench.attacks": ("Attack", "Covers", "CraftedTrigger", "SourceSpecific", "TriggerAttack"),
     "bdbench.commands.options": ("export_command",),
-    "bdbench.data": ("Challenge", "ImageData", "PoisonedData", "Role", "Split", "TrainingView"),
+    "bdbench.data": ("ANY_OTHER", "Challenge", "ImageData", "PoisonedData", "Role", "Split", "TrainingView"),
     "bdbench.defenses": (
         "Detector",
         "InputDetector",
@@ -44,7 +44,7 @@ _HOME = {name: home for home, names in _HOMES.items() for name in names}
 if TYPE_CHECKING:
     from bdbench.attacks import Attack, Covers, CraftedTrigger, SourceSpecific, TriggerAttack
     from bdbench.commands.options import export_command
-    from bdbench.data import Challenge, ImageData, PoisonedData, Role, Split, TrainingView
+    from bdbench.data import ANY_OTHER, Challenge, ImageData, PoisonedData, Role, Split, TrainingView
     from bdbench.defenses import Detector, InputDetector, Mitigation, Model, ModelDetector, RobustTraining, Verdict
     from bdbench.errors import BdbenchError, unknown
     from bdbench.experiment import load, reopen, run, run_all
@@ -62,6 +62,7 @@ if TYPE_CHECKING:
     from bdbench.workshop import State, Tools, Workshop
 
 __all__ = [
+    "ANY_OTHER",
     "Architecture",
     "Attack",
     "Batch",
