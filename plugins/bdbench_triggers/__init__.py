@@ -8,19 +8,27 @@ from bdbench import Attack, hookimpl
 @hookimpl
 def bdbench_register_attacks() -> list[type[Attack]]:
     """Every attack of the package, and the no-attack control."""
+    from bdbench_triggers.adaptive_blend import AdaptiveBlend
+    from bdbench_triggers.adaptive_patch import AdaptivePatch
     from bdbench_triggers.badnets import BadNets
     from bdbench_triggers.blend import Blend
+    from bdbench_triggers.dynamic_patch import DynamicPatch
     from bdbench_triggers.label_consistent import LabelConsistent
     from bdbench_triggers.none import NoAttack
+    from bdbench_triggers.refool import Refool
     from bdbench_triggers.sig import Sig
     from bdbench_triggers.tact import Tact
     from bdbench_triggers.untargeted import Untargeted
 
     return [
+        AdaptiveBlend,
+        AdaptivePatch,
         BadNets,
         Blend,
+        DynamicPatch,
         LabelConsistent,
         NoAttack,
+        Refool,
         Sig,
         Tact,
         Untargeted,
