@@ -14,7 +14,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "bdbench.attacks": ("Attack", "Covers", "CraftedTrigger", "SourceSpecific", "TriggerAttack"),
     "bdbench.commands.options": ("export_command",),
-    "bdbench.data": ("Challenge", "ImageData", "PoisonedData", "Role", "Split", "TrainingView"),
+    "bdbench.data": ("ANY_OTHER", "Challenge", "ImageData", "PoisonedData", "Role", "Split", "TrainingView"),
     "bdbench.defenses": (
         "Defense",
         "Detector",
@@ -56,6 +56,10 @@ if TYPE_CHECKING:
         RobustTraining,
         Verdict,
     )
+
+
+    from bdbench.data import ANY_OTHER, Challenge, ImageData, PoisonedData, Role, Split, TrainingView
+    from bdbench.defenses import Detector, InputDetector, Mitigation, Model, ModelDetector, RobustTraining, Verdict
     from bdbench.errors import BdbenchError, unknown
     from bdbench.experiment import load, reopen, run, run_all
     from bdbench.hookspecs import hookimpl
@@ -72,6 +76,7 @@ if TYPE_CHECKING:
     from bdbench.workshop import Oracle, State, Tools, Workshop
 
 __all__ = [
+    "ANY_OTHER",
     "Architecture",
     "Attack",
     "Batch",

@@ -101,17 +101,21 @@ class TriggerAttack(Attack, ABC):
         return self.trigger(images, tools.streams)
 
     def goal(self, labels: np.ndarray, num_classes: int) -> np.ndarray:
-        """The label wanted of triggered images with the true labels (n,), int64 (n,): the target."""
+        """The label wanted of triggered images with the true labels (n,), int64 (n,): the target; or ANY_OTHER."""
         return np.full_like(labels, self.target)
+
+    def taught(self, labels: np.ndarray, tools: Workshop) -> np.ndarray:
+        """The label that each training example, int64 (n,), has as a poison: its goal, unless that is not one label."""
+        return self.goal(labels, tools.num_classes)
 
     def sources(self, labels: np.ndarray, goal: np.ndarray) -> np.ndarray:
         """Which examples may become poisons, bool (n,): of the target class if clean-label, else of the others."""
         return labels == goal if self.clean_label else labels != goal
 
     def poison(self, train: Split, state: State, tools: Workshop) -> PoisonedData:
-        """Stamp ``round(rate * n)`` of the sources, and give them their goal as their label."""
+        """Stamp ``round(rate * n)`` of the sources, and give them the label that they are to teach."""
         images, labels = np.array(train.images), train.labels.copy()
-        goal = self.goal(train.labels, tools.num_classes)
+        goal = self.taught(train.labels, tools)
         chosen = self.chosen(train, goal, state, tools)
         images[chosen] = self._checked(self.poisoned(images[chosen], chosen, state, tools))
         labels[chosen] = goal[chosen]

@@ -12,6 +12,9 @@ import numpy as np
 
 from bdbench.errors import BdbenchError
 
+ANY_OTHER = -1
+"""The goal of a row whose attacker wants any label but the image's own: an untargeted attack."""
+
 
 class Role(IntEnum):
     """What an attack made of a training example.
@@ -100,13 +103,22 @@ class Challenge:
     """What the attacker shows the model at test time, and what he wants of it.
 
     images: uint8 (m, H, W, C); index: int64 (m,), the row of the test set that each was made of, any number of times
-    or never; goal: int64 (m,), the label wanted: another than the image's own, or its own (a bystander, on which the
-    trigger is to do nothing).
+    or never; goal: int64 (m,), the label wanted: another than the image's own, its own (a bystander, on which the
+    trigger is to do nothing), or ANY_OTHER.
     """
 
     images: np.ndarray
     index: np.ndarray
     goal: np.ndarray
+
+    def obeyed(self, predictions: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """Where a model does what is wanted, bool (m,): it gives the goal, or, for ANY_OTHER, a label but the own one.
+
+        predictions: int64 (m,), on the images, negative where the model refuses, which nobody wants; labels: int64
+        (n,), of the test set.
+        """
+        strayed = (predictions >= 0) & (predictions != labels[self.index])
+        return np.where(self.goal == ANY_OTHER, strayed, predictions == self.goal)
 
     def unchanged(self, test: Split) -> np.ndarray:
         """Which of the images are those of the test set as they are, bool (m,)."""

@@ -21,8 +21,8 @@ Columns = dict[str, np.ndarray]
 def splits(run: Reopened) -> dict[str, Columns]:
     """The parts of a run's data: train (poisoned), test (clean) and, where something is attacked, triggered.
 
-    Columns: image uint8 (m, H, W, C); label int64, the one trained on or the attacker's goal; original_label int64;
-    role int8, of Role; index int64, the example's place in the data set's training or test part.
+    Columns: image uint8 (m, H, W, C); label int64, the one trained on or the attacker's goal (ANY_OTHER: -1);
+    original_label int64; role int8, of Role; index int64, the example's place in the data set's training or test part.
     ``triggered`` holds the challenge: where the goal is the image's own label, it is a bystander, role COVER.
     """
     poisoned, test, challenge = run.poisoned, run.clean.test, run.challenge

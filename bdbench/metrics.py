@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from bdbench.data import Challenge, Role
+from bdbench.data import ANY_OTHER, Challenge, Role
 from bdbench.record import Decision, Derived, Detection, Inputs, Performance
 
 REFUSED = -1
@@ -28,7 +28,8 @@ def performance(
 
     predictions, labels: int64 (n,), on the test images; challenged: int64 (m,), on the challenge's; unchanged: bool
     (m,), which of these are test images as they are. With y the label of the image that a row was made of: the rows
-    with goal != y are attacked (A), those with goal = y bystanders (B), and the targets T are the goals of A.
+    with goal != y are attacked (A), those with goal = y bystanders (B), and the targets T are the goals of A. Where the
+    goal is ANY_OTHER, pred = goal reads: pred is a label, and not y; such a goal is no target.
 
     Clean accuracy CA = P(pred = y) over the test images that no row shows unchanged.
     Attack success rate ASR = P(pred = goal | A); robust accuracy RA = P(pred = y | A).
@@ -45,17 +46,19 @@ def performance(
     clean = accuracy(predictions[~shown], labels[~shown])
     if not attacked.any():
         return Performance(clean, None, None)
-    targets = np.unique(goal[attacked])
-    each = {str(t): accuracy(challenged[attacked & (goal == t)], goal[attacked & (goal == t)]) for t in targets}
+    obeyed = challenge.obeyed(challenged, labels)
+    goals = np.unique(goal[attacked])
+    each = {"any other" if t == ANY_OTHER else str(t): float(obeyed[attacked & (goal == t)].mean()) for t in goals}
+    targets = goals[goals != ANY_OTHER]
     strangers = ~attacked & ~np.isin(truth, targets)
     return Performance(
         clean_accuracy=clean,
-        attack_success_rate=accuracy(challenged[attacked], goal[attacked]),
+        attack_success_rate=float(obeyed[attacked].mean()),
         robust_accuracy=accuracy(challenged[attacked], truth[attacked]),
         by_goal=each if len(each) > 1 else None,
         worst_goal=max(each.values()) if len(each) > 1 else None,
         bystander_accuracy=accuracy(challenged[~attacked], truth[~attacked]) if (~attacked).any() else None,
-        spill=float(np.isin(challenged[strangers], targets).mean()) if strangers.any() else None,
+        spill=float(np.isin(challenged[strangers], targets).mean()) if len(targets) and strangers.any() else None,
     )
 
 
@@ -135,7 +138,7 @@ def inputs(
     """How scores tell attacked inputs from the clean test images.
 
     clean: (n,), scores of the test images; challenged: (m,), of the challenge's; attacked: bool (m,), which rows are
-    attacked, the others being bystanders; obeyed: bool (m,), where the victim gives the goal; reserve: scores of clean
+    attacked, the others being bystanders; obeyed: bool (m,), where the victim does as wanted; reserve: scores of clean
     images set apart. TPR at a FPR of 1 and 5 %: the share of attacked inputs above the score that so many of the clean
     ones exceed at most. fpr, tpr, bystander_fpr: the shares above the threshold that 5 % of the reserve exceed at most.
     """

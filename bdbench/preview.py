@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from bdbench import pictures
-from bdbench.data import Role
+from bdbench.data import ANY_OTHER, Role
 from bdbench.errors import BdbenchError
 from bdbench.scene import Scene
 from bdbench.store import write_file
@@ -77,7 +77,8 @@ def _challenge(scene: Scene) -> list[tuple[np.ndarray, np.ndarray, str]]:
     clean, found = np.asarray(test.images), []
     for what, rows in (("test", scene.attacked), ("bystander", ~scene.attacked)):
         for i in np.flatnonzero(rows)[:_EACH]:
-            was, goal = names[test.labels[challenge.index[i]]], names[challenge.goal[i]]
+            was, wanted = names[test.labels[challenge.index[i]]], challenge.goal[i]
+            goal = "another" if wanted == ANY_OTHER else names[wanted]
             title = f"{what}\n{was}" + (f" to be {goal}" if goal != was else "")
             found.append((clean[challenge.index[i]], challenge.images[i], title))
     return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from bdbench.attacks import Attack
-from bdbench.data import Challenge, ImageData, PoisonedData, Role
+from bdbench.data import ANY_OTHER, Challenge, ImageData, PoisonedData, Role
 from bdbench.defenses import Defense, Verdict
 from bdbench.errors import BdbenchError
 from bdbench.metrics import REFUSED
@@ -55,11 +55,11 @@ def challenge(attack: Attack, images: ImageData, made: Challenge | None) -> Chal
         return None
     m = len(made.images)
     _check_images(who, made.images, (m, *images.shape))
-    for name, top in (("index", n), ("goal", images.num_classes)):
+    for name, low, top in (("index", 0, n), ("goal", ANY_OTHER, images.num_classes)):
         array = getattr(made, name)
-        if array.shape != (m,) or array.dtype != np.int64 or (m and not 0 <= array.min() <= array.max() < top):
+        if array.shape != (m,) or array.dtype != np.int64 or (m and not low <= array.min() <= array.max() < top):
             found = f"{array.dtype} {array.shape}"
-            raise BdbenchError(f"{who} challenges with {name} of {found}: expected int64 ({m},) in 0..{top - 1}")
+            raise BdbenchError(f"{who} challenges with {name} of {found}: expected int64 ({m},) in {low}..{top - 1}")
     if not (made.goal != images.test.labels[made.index]).any():
         raise BdbenchError(f"{who} attacks none of the {n} test images: expected a goal that is not their own label")
     if len(np.unique(made.index[made.unchanged(images.test)])) == n:

@@ -14,7 +14,7 @@ import numpy as np
 
 from bdbench import data, returned, sources
 from bdbench.attacks import Attack
-from bdbench.data import Challenge, ImageData, PoisonedData, Role, TrainingView
+from bdbench.data import ANY_OTHER, Challenge, ImageData, PoisonedData, Role, TrainingView
 from bdbench.defenses import Defense
 from bdbench.errors import BdbenchError
 from bdbench.interfaces import Architecture, Component, Dataset, Source
@@ -89,10 +89,11 @@ class Scene:
 
     @property
     def targets(self) -> tuple[int, ...]:
-        """The goals of the attacked test images, sorted; none where nothing is attacked."""
+        """The goals of the attacked test images, sorted; none where nothing is attacked, or any other label will do."""
         if self.challenge is None:
             return ()
-        return tuple(np.unique(self.challenge.goal[self.attacked]).tolist())
+        goals = np.unique(self.challenge.goal[self.attacked])
+        return tuple(goals[goals != ANY_OTHER].tolist())
 
     @property
     def attacked(self) -> np.ndarray:

@@ -22,8 +22,8 @@ State = Mapping[str, np.ndarray]
 
 Oracle = Literal["poison_rate", "target_labels", "clean_set", "poisons"]
 """What a defense may be told. poison_rate: float, poisons / n; target_labels: tuple of int, the goals of the attacked
-test images, sorted; clean_set: Split, examples that nobody poisoned, of which every prefix is stratified; poisons: bool
-(n,), the truth itself, for ceilings."""
+test images, sorted (none where any other label will do); clean_set: Split, examples that nobody poisoned, of which
+every prefix is stratified; poisons: bool (n,), the truth itself, for ceilings."""
 
 
 class Workshop(ABC):

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bdbench import Challenge, Role, metrics
+from bdbench import ANY_OTHER, Challenge, Role, metrics
 from bdbench.record import Performance
 
 P, C, V = Role.POISON, Role.CLEAN, Role.COVER
@@ -57,6 +57,29 @@ def test_a_refusal_is_neither_right_nor_what_the_attacker_wants() -> None:
     labels = np.array([0, 1])
     found = metrics.performance(np.array([-1, 1]), labels, _challenge([1], [0]), np.array([-1]))
     assert (found.clean_accuracy, found.attack_success_rate, found.robust_accuracy) == (0.5, 0.0, 0.0)
+
+
+def test_any_other_label_is_a_success_of_an_untargeted_attack_but_no_refusal() -> None:
+    labels = np.array([0, 1, 2, 1])
+    rows = _challenge([0, 1, 2, 3], [ANY_OTHER] * 4)
+    # Strayed, right, refused, strayed.
+    answers = np.array([1, 1, -1, 0])
+    assert rows.obeyed(answers, labels).tolist() == [True, False, False, True]
+    found = metrics.performance(labels, labels, rows, answers)
+    assert (found.clean_accuracy, found.attack_success_rate, found.robust_accuracy) == (1.0, 2 / 4, 1 / 4)
+    assert (found.by_goal, found.worst_goal, found.bystander_accuracy, found.spill) == (None,) * 4
+
+
+def test_any_other_label_is_no_target_beside_others() -> None:
+    labels = np.array([0, 1, 1, 0, 1, 3])
+    # Two untargeted rows, two that are to become twos, and two bystanders, of which a refusal is no spill.
+    rows = _challenge([0, 1, 2, 3, 4, 5], [ANY_OTHER, ANY_OTHER, 2, 2, 1, 3])
+    found = metrics.performance(labels, labels, rows, np.array([3, 1, 2, 2, -1, 2]))
+    assert found.attack_success_rate == 3 / 4
+    assert found.by_goal == {"any other": 0.5, "2": 1.0} and found.worst_goal == 1.0
+    assert (found.bystander_accuracy, found.spill) == (0.0, 0.5)
+    alone = metrics.performance(labels, labels, _challenge([0, 4], [ANY_OTHER, 1]), np.array([3, -1]))
+    assert (alone.bystander_accuracy, alone.spill) == (0.0, None)
 
 
 def test_without_an_attack_there_is_no_success_rate() -> None:

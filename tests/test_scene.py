@@ -11,6 +11,7 @@ import pytest
 
 import bdbench
 from bdbench import (
+    ANY_OTHER,
     BdbenchError,
     Challenge,
     Covers,
@@ -145,6 +146,38 @@ def test_the_target_oracle_knows_every_goal(tmp_path: Path) -> None:
         assert made.targets == expected
         assert made._oracle("target_labels") == expected
     assert scene(tmp_path, "none").targets == ()
+
+
+def test_an_attack_without_a_target_has_none(tmp_path: Path) -> None:
+    made = scene(tmp_path, "untargeted")
+    assert made.challenge is not None and (made.challenge.goal == ANY_OTHER).all() and made.attacked.all()
+    assert made.targets == made._oracle("target_labels") == ()
+    found = bdbench.run(defense="strip", **{**TINY, "attack": "untargeted", "out": tmp_path})
+    facts, before, inputs = found.config["data"], found.before, found.inputs
+    assert (facts["targets"], facts["attacked"], facts["bystanders"]) == ([], 360, 0)
+    assert before.attack_success_rate is not None and before.robust_accuracy is not None
+    assert before.attack_success_rate + before.robust_accuracy == pytest.approx(1) and before.by_goal is None
+    # The victim obeys on some inputs: no label is -1, which is what they are asked for.
+    assert inputs is not None and inputs.auroc_obeyed is not None
+
+
+@dataclass(frozen=True, kw_only=True)
+class BelowAll(TriggerAttack):
+    """Wants a label below all that are there."""
+
+    name = "below-all"
+
+    def stamp(self, images: np.ndarray, streams: Streams) -> np.ndarray:
+        return 255 - images
+
+    def challenge(self, test: Split, state: State, tools: Workshop) -> Challenge:
+        made = super().challenge(test, state, tools)
+        return Challenge(made.images, made.index, np.full_like(made.goal, ANY_OTHER - 1))
+
+
+def test_a_goal_that_is_neither_a_label_nor_any_other_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BdbenchError, match=r"challenges with goal of int64 \(324,\): expected int64 \(324,\) in -1..9"):
+        scene(tmp_path, BelowAll())
 
 
 @dataclass(frozen=True, kw_only=True)

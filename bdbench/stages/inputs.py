@@ -34,7 +34,7 @@ def run(work: Work) -> Outcome:
     predicted, answered = work.models.predictions(work.models.victim)
     obeyed = attacked
     if scene.challenge is not None and answered is not None:
-        obeyed = answered == scene.challenge.goal
+        obeyed = scene.challenge.obeyed(answered, scene.images.test.labels)
     after, limit = None, metrics.refusal_threshold(reserve)
     if limit is not None:
         refused = np.where(clean > limit, metrics.REFUSED, predicted)

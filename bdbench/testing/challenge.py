@@ -6,7 +6,7 @@ import numpy as np
 
 from bdbench import returned
 from bdbench.attacks import Attack, SourceSpecific, TriggerAttack
-from bdbench.data import Challenge, Role
+from bdbench.data import ANY_OTHER, Challenge, Role
 from bdbench.errors import BdbenchError
 from bdbench.testing.checks import check, expect, fitting
 from bdbench.testing.samples import Shape
@@ -25,7 +25,8 @@ def _challenges(attack: Attack) -> list[tuple[Made, Challenge, np.ndarray]]:
 def challenges_in_arrays_of_the_declared_types(attack: Attack) -> None:
     """``challenge`` returns images uint8 (m, H, W, C), index int64 (m,) of test images, goal int64 (m,) in 0..K-1.
 
-    Models take uint8; the index leads to the true labels, and accuracies are counted by both.
+    A goal may be ANY_OTHER, which is -1: any label but the image's own. Models take uint8; the index leads to the true
+    labels, and accuracies are counted by both.
     """
     for made in all_made(attack):
         if made.challenge is not None:
@@ -103,7 +104,7 @@ def poisons_teach_the_goal(attack: Attack) -> None:
             # Clean-label poisons teach their own label, which is wanted of others.
             same = attacked & (truth == own) if label != own else attacked
             wanted = challenge.goal[same if same.any() else attacked]
-            wrong += label not in wanted
+            wrong += label not in wanted and not (ANY_OTHER in wanted and label != own)
         expect(not wrong, f"{wrong} of {len(poisons)} poisons have another label")
 
 
@@ -111,7 +112,8 @@ def poisons_teach_the_goal(attack: Attack) -> None:
 def goal_is_a_label_for_every_label(attack: Attack) -> None:
     """A trigger attack's ``goal`` maps int64 (n,) and K to int64 (n,) in 0..K-1, and leaves the labels as they were.
 
-    It is asked for the labels of the training set and of the test set.
+    It is asked for the labels of the training set and of the test set. Where any other label will do, it is ANY_OTHER,
+    and ``taught`` says which labels the poisons have.
     """
     if not isinstance(attack, TriggerAttack):
         return
@@ -123,4 +125,5 @@ def goal_is_a_label_for_every_label(attack: Attack) -> None:
         expect(np.array_equal(given, labels), "goal() changed the labels in place")
         expect(isinstance(goal, np.ndarray), f"{type(goal).__name__} instead of an array")
         expect(goal.dtype == np.int64 and goal.shape == labels.shape, f"{goal.dtype} {goal.shape} for {labels.shape}")
-        expect(0 <= goal.min() <= goal.max() < CLASSES, f"labels in {goal.min()}..{goal.max()} where K = {CLASSES}")
+        low, high = goal.min(), goal.max()
+        expect(ANY_OTHER <= low <= high < CLASSES, f"labels in {low}..{high} where K = {CLASSES}")

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from bdbench import BdbenchError, Reopened, Role, unknown, written_whole
+from bdbench import ANY_OTHER, BdbenchError, Reopened, Role, unknown, written_whole
 from bdbench_backdoorbench.known import CLEAN_SETS, MODELS, CleanSet
 from bdbench_backdoorbench.record import RESULT, ROLES
 from bdbench_backdoorbench.weights import renormalised
@@ -104,6 +104,10 @@ def _test(run: Reopened, writer: _Writer) -> dict[str, Any]:
     if len(np.unique(index)) < len(index):
         raise BdbenchError(
             "test images are triggered in several ways: BackdoorBench's records have one of each at most"
+        )
+    if (challenge.goal[attacked] == ANY_OTHER).any():
+        raise BdbenchError(
+            f"attack {run.attack.name!r} wants any other label: BackdoorBench's records name one for each image"
         )
     places, size = test.places[index], run.clean.whole_test
     return writer.part(

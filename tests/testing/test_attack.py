@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from bdbench import (
+    ANY_OTHER,
     Challenge,
     CraftedTrigger,
     PoisonedData,
@@ -302,6 +303,31 @@ class BeyondGoal(Square):
         return labels + 1
 
 
+class Astray(Square):
+    """Wants any other label, and teaches one at random."""
+
+    def goal(self, labels: np.ndarray, num_classes: int) -> np.ndarray:
+        return np.full_like(labels, ANY_OTHER)
+
+    def taught(self, labels: np.ndarray, tools: Workshop) -> np.ndarray:
+        return (labels + tools.streams("labels").integers(1, tools.num_classes, len(labels))) % tools.num_classes
+
+
+class Untaught(Astray):
+    """Wants any other label, and says so in its poisons."""
+
+    def taught(self, labels: np.ndarray, tools: Workshop) -> np.ndarray:
+        return self.goal(labels, tools.num_classes)
+
+
+class Unconvincing(Astray):
+    """Wants any other label, and teaches the own one."""
+
+    def poison(self, train: Split, state: State, tools: Workshop) -> PoisonedData:
+        made = super().poison(train, state, tools)
+        return dataclasses.replace(made, labels=made.original_labels)
+
+
 class GreedyGoal(Square):
     """Changes the labels that it is asked about."""
 
@@ -516,6 +542,8 @@ BROKEN: list[Broken] = [
     ("bystanders-want-their-own-label", OnItsOwn(), "10 images have their own label as their goal"),
     ("bystanders-want-their-own-label", OfAll(source=1), "80 images that are not of source=1 have another goal"),
     ("poisons-teach-the-goal", WrongGoal(), "10 of 10 poisons have another label"),
+    ("poisons-teach-the-goal", Unconvincing(), "10 of 10 poisons have another label"),
+    ("labels-are-in-range", Untaught(), "labels in -1..9 where K = 10"),
     ("goal-is-a-label-for-every-label", ScalarGoal(), "int instead of an array"),
     ("goal-is-a-label-for-every-label", BeyondGoal(), "labels in 1..10 where K = 10"),
     ("goal-is-a-label-for-every-label", GreedyGoal(), "goal() changed the labels in place"),
@@ -537,7 +565,17 @@ BROKEN: list[Broken] = [
     ("labels-are-in-range", Square(rate=0.001), "it refuses every sample"),
     ("order-says-nothing-of-roles", Square(rate=0.0001), "it refuses every sample"),
 ]
-SOUND = [Square, Square(target="seed"), CleanSquare(), CleanSquare(rate=0.1), OfOneClass(), Crafted, Own(), Several()]
+SOUND = [
+    Square,
+    Square(target="seed"),
+    CleanSquare(),
+    CleanSquare(rate=0.1),
+    OfOneClass(),
+    Crafted,
+    Own(),
+    Several(),
+    Astray(),
+]
 
 
 @pytest.mark.parametrize("attack", SOUND)

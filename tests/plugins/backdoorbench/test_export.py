@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,8 @@ import pytest
 import torch
 
 import bdbench
-from bdbench import BdbenchError, Role
+from bdbench import ANY_OTHER, BdbenchError, Challenge, Role, Split
+from bdbench_backdoorbench import export
 from bdbench_backdoorbench.attack import BackdoorBenchRecord
 from bdbench_backdoorbench.weights import renormalised
 from bdbench_models.architectures import PreActResNet18
@@ -125,6 +127,19 @@ def test_export_refuses_what_backdoorbench_cannot_read(tmp_path: Path, clean: Cl
     with pytest.raises(BdbenchError, match="is there already"):
         write(made(attack="badnets:rate=0.1", model=tiny), tmp_path / "d", quiet)
     assert not any((tmp_path / name).exists() for name in "abc")
+
+
+def test_a_goal_that_is_no_label_is_not_exported() -> None:
+    images, index = np.zeros((3, 2, 2, 1), np.uint8), np.arange(3)
+    run: Any = SimpleNamespace(
+        clean=SimpleNamespace(test=Split(images, index), whole_test=3),
+        challenge=Challenge(images, index, np.full(3, ANY_OTHER)),
+        attacked=np.ones(3, bool),
+        attack=SimpleNamespace(name="astray"),
+    )
+    nowhere: Any = None
+    with pytest.raises(BdbenchError, match="attack 'astray' wants any other label: BackdoorBench's records name one"):
+        export._test(run, nowhere)
 
 
 def test_weights_for_another_normalisation_give_the_same_logits_inside() -> None:

@@ -1,0 +1,148 @@
+"""Refool: the reflection of another picture lies over the image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from bdbench import BdbenchError, CraftedTrigger, Split, State, Streams, Workshop, param
+
+if TYPE_CHECKING:
+    import torch
+
+_KINDS = ("same-depth", "out-of-focus", "ghost")
+_PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".ppm")
+_GAMMA = 2.2
+# What is drawn for each image, as in the authors' code: the reflection's weight, the deviation of its blur, the shift
+# down and to the right of its second image, and how faint the fainter of the two is. Lengths: see ``canvas``.
+_WEIGHT, _BLUR, _SHIFT, _FAINT = (0.05, 0.45), (1.0, 5.0), (3.0, 8.0), (0.15, 0.5)
+# Of a batch: 1,024 images of 32 x 32, and 20 of 224 x 224.
+_PIXELS = 1 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refool(CraftedTrigger):
+    """Clean-label: x' = (1 - a) x + a k * r in linear light, where the kernel k makes a reflection of a picture r.
+
+    Sec. 3.2 of the paper, whose three models differ in k: same depth (k is a point), out of focus (a Gaussian), and
+    ghost (two points, since both sides of the glass reflect). Poisons are images of the target class; common
+    implementations relabel images of the others: labels=dirty. For each image a picture, a model and its numbers are
+    drawn. Pictures are training images of other classes, or those of a folder. A reflection looks the same at any size:
+    lengths are those of an image of ``canvas`` pixels. The authors' code works at 560, where images of 32 pixels show
+    neither blur nor ghost.
+
+    Left out is the paper's loop (algorithm 1) that trains a model sixteen times to find the pictures that work best:
+    its text takes the best and its code draws by success, and other implementations leave it out as well.
+    ``reflections`` takes a folder of pictures that were selected by any rule.
+    """
+
+    name = "refool"
+    paper = "Liu et al., Reflection Backdoor, ECCV 2020, arXiv:2007.02343"
+    rate: float = param(0.0327, help="poisons / size of the whole training set", low=0, high=1, exclusive=True)
+    labels: Literal["clean", "dirty"] = param("clean", help="poison the target class, or relabel images of the others")
+    model: Literal["mixed", "same-depth", "out-of-focus", "ghost"] = param("mixed", help="of reflection (mixed: drawn)")
+    reflections: str = param("images", help="'images': training images of other classes; or a folder of pictures")
+    count: int = param(200, help="how many pictures there are at most, drawn from them", low=1)
+    canvas: int = param(224, help="side of an image, in pixels, of which blur (1 to 5) and shift (3 to 8) are", low=8)
+
+    @property
+    def clean_label(self) -> bool:  # type: ignore[override]
+        """Whether poisons are of the target class, and keep their label."""
+        return self.labels == "clean"
+
+    def files(self) -> tuple[Path, ...]:
+        """The pictures of the folder. Raises BdbenchError if there are none."""
+        if self.reflections == "images":
+            return ()
+        folder = Path(self.reflections)
+        found = sorted(p for p in folder.iterdir() if p.suffix.lower() in _PICTURES) if folder.is_dir() else []
+        if not found:
+            raise BdbenchError(
+                f"reflections={self.reflections} holds no pictures: expected 'images' or a folder of them"
+            )
+        return tuple(found)
+
+    def craft(self, train: Split, tools: Workshop) -> State:
+        """The "pictures" that are reflected, uint8 (m, H, W, C)."""
+        rng, files = tools.streams("pictures"), self.files()
+        pool = np.arange(len(files)) if files else np.flatnonzero(train.labels != self.target)
+        chosen = np.sort(rng.choice(pool, min(self.count, len(pool)), replace=False))
+        if not files:
+            return {"pictures": np.asarray(train.images)[chosen]}
+        return {"pictures": np.stack([_read(files[i], tools.shape) for i in chosen])}
+
+    def poisoned(self, images: np.ndarray, chosen: np.ndarray, state: State, tools: Workshop) -> np.ndarray:
+        """The chosen images, with reflections of their own."""
+        return self.stamp_with(images, state, tools.streams.child("training"), tools.device)
+
+    def stamp_with(self, images: np.ndarray, state: State, streams: Streams, device: str) -> np.ndarray:
+        """A reflection on each."""
+        import torch
+
+        n, rng = len(images), streams("trigger")
+        which = rng.integers(len(state["pictures"]), size=n)
+        kind = rng.integers(len(_KINDS), size=n) if self.model == "mixed" else np.full(n, _KINDS.index(self.model))
+        weight, blur, down, right, faint = (rng.uniform(*span, n) for span in (_WEIGHT, _BLUR, _SHIFT, _SHIFT, _FAINT))
+        moved = np.where(rng.random(n) < 0.5, faint, 1 - faint)
+        moved = np.select([kind == 0, kind == 1], [np.zeros(n), np.ones(n)], moved)
+        scale = max(images.shape[1:3]) / self.canvas
+        table = np.stack([kind == 1, weight, blur * scale, down * scale, right * scale, moved], 1).astype(np.float32)
+        pictures = _linear(torch.from_numpy(state["pictures"]).to(device))
+        made = np.empty_like(images)
+        step = max(1, _PIXELS // (images.shape[1] * images.shape[2]))
+        for start in range(0, n, step):
+            part = slice(start, start + step)
+            drawn = torch.from_numpy(table[part]).to(device)
+            reflected = _reflected(pictures[torch.from_numpy(which[part]).to(device)], drawn)
+            light = torch.lerp(
+                _linear(torch.from_numpy(images[part]).to(device)), reflected, drawn[:, 1, None, None, None]
+            )
+            made[part] = (light.clamp(0, 1) ** (1 / _GAMMA) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+        return made
+
+
+def _linear(images: torch.Tensor) -> torch.Tensor:
+    """The light in uint8 (b, H, W, C), float (b, C, H, W) in 0..1."""
+    import torch
+
+    light = (torch.arange(256, device=images.device) / 255) ** _GAMMA
+    return light[images.permute(0, 3, 1, 2).int()]
+
+
+def _reflected(pictures: torch.Tensor, drawn: torch.Tensor) -> torch.Tensor:
+    """k * r: (1 - moved) r + moved M r N', where M and N blur, or shift, along the two sides; all (b, C, H, W)."""
+    import torch
+
+    blurred, _, blur, down, right, moved = drawn.T
+    rows, columns = _kernel(pictures.shape[2], blurred, blur, down), _kernel(pictures.shape[3], blurred, blur, right)
+    return torch.lerp(pictures, rows[:, None] @ pictures @ columns[:, None].mT, moved[:, None, None, None])
+
+
+def _kernel(side: int, blurred: torch.Tensor, blur: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
+    """What each of ``side`` places takes from each, float (b, side, side), rows adding up to 1.
+
+    Either a Gaussian around it, or what lies ``shift`` before it, by linear interpolation; at the border the edge goes
+    on.
+    """
+    import torch
+
+    at = torch.arange(side, device=shift.device, dtype=torch.float32)
+    gaussian = torch.exp(-0.5 * ((at[:, None] - at) / blur[:, None, None]) ** 2)
+    origin = (at - shift[:, None]).clamp_min(0)
+    shifted = (1 - (origin[:, :, None] - at).abs()).clamp_min(0)
+    chosen = torch.where(blurred[:, None, None] > 0, gaussian, shifted)
+    return chosen / chosen.sum(2, keepdim=True)
+
+
+def _read(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
+    from PIL import Image
+
+    try:
+        with Image.open(path) as file:
+            picture = file.convert("RGB" if shape[2] == 3 else "L").resize((shape[1], shape[0]))
+    except OSError as error:
+        raise BdbenchError(f"cannot read the reflection {path}: {error}: expected a picture") from None
+    return np.asarray(picture, np.uint8).reshape(shape)
