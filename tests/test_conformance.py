@@ -16,7 +16,15 @@ from bdbench_datasets.npz import Npz
 from tests.conftest import TINY_DATAMODEL
 
 # What takes long with its defaults, in a form that takes the same way in fewer steps.
-SMALL = [TINY_DATAMODEL, "neural-cleanse:steps=60", "fine-tuning:epochs=3", "label-consistent:steps=5"]
+SMALL = [
+    TINY_DATAMODEL,
+    "neural-cleanse:steps=60",
+    "fine-tuning:epochs=3",
+    "color:particles=3,rounds=2,examples=40,epochs=1",
+    "label-consistent:steps=5",
+    "low-frequency:passes=2,examples=10",
+    "trojan-patch:steps=20",
+]
 
 
 # Not the two that need what a plain machine lacks: a record of BackdoorBench, and ART.
