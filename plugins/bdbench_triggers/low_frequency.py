@@ -16,8 +16,10 @@ if TYPE_CHECKING:
 
 # Side of the images that the authors' filter was made for, and how far it reaches, in deviations.
 _SIDE, _REACH = 32, 2.5
-# DeepFool: how far past the border a step goes, after how many it gives up, and below which length of a gradient.
-_OVERSHOOT, _PATIENCE, _TINY = 0.02, 200, 1e-8
+# The search ends when in so many passes the share of changed predictions has stayed within so much, as BackdoorBench's.
+_STALE, _SAME = 5, 0.01
+# DeepFool: how far past the border a step goes, and after how many it gives up.
+_OVERSHOOT, _PATIENCE = 0.02, 200
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,8 +30,9 @@ class LowFrequency(CraftedTrigger):
     in the authors' code, the inner model is a surrogate trained on the clean set, and the search is that of universal
     perturbations: image by image, where r does not change the prediction yet, DeepFool finds the smallest step to the
     target, which is smoothed and added; r is smoothed again and rescaled to 0..bound. It ends when r changes the share
-    ``fooled`` of the predictions, or after ``passes``. The filter is the authors' Gaussian of deviation 6 pixels at 32
-    x 32, cut off at 2.5 deviations with zeros around the image; ``sigma`` is in pixels of such an image, and scales.
+    ``fooled`` of the predictions, when that share has stopped changing, or after ``passes``; the best r is taken. The
+    filter is the authors' Gaussian of deviation 6 pixels at 32 x 32, cut off at 2.5 deviations with zeros around the
+    image; ``sigma`` is in pixels of such an image, and scales.
 
     Their code takes as the target whichever label the trigger leads to most; here, as in BackdoorBench, it is
     ``target`` throughout. It also perturbs softmax outputs and lets images leave 0..1: here logits, and clipped images.
@@ -44,22 +47,25 @@ class LowFrequency(CraftedTrigger):
     examples: int = param(100, help="training images that are searched on", low=1)
 
     def craft(self, train: Split, tools: Workshop) -> State:
-        """The perturbation "trigger", float32 (H, W, C) in grey levels, and the share it has "fooled"."""
+        """The perturbation "trigger", float32 (H, W, C) in grey levels, and the share that it "fooled"."""
         images = np.asarray(train.images)
         surrogate = tools.train(images, train.labels, "surrogate")
         count = min(self.examples, len(images))
         chosen = images[tools.shared_streams("examples").choice(len(images), count, replace=False)]
         found: State = {"trigger": np.zeros(images.shape[1:], np.float32), "fooled": np.array(0.0)}
+        best, shares = found, []
         advance = tools.track(self.passes, "smooth trigger")
         for number in range(self.passes):
             order = tools.shared_streams(f"pass:{number}").permutation(count)
             make = functools.partial(self._improved, found["trigger"], chosen[order], surrogate, tools.device)
             found = tools.saved({"pass": number}, make)
+            shares.append(float(found["fooled"]))
+            best = found if shares[-1] == max(shares) else best
             advance(1)
-            if found["fooled"] >= self.fooled:
-                advance(self.passes - number - 1)
+            if shares[-1] >= self.fooled or (number + 1 >= _STALE and np.ptp(shares[-_STALE:]) < _SAME):
                 break
-        return found
+        advance(self.passes - len(shares))
+        return best
 
     def stamp_with(self, images: np.ndarray, state: State, streams: Streams, device: str) -> np.ndarray:
         """The perturbation added, and clipped."""
@@ -91,7 +97,7 @@ class LowFrequency(CraftedTrigger):
             if step is not None:
                 r = smooth(r + smooth(step))
                 spread = r.max() - r.min()
-                r = (r - r.min()) / spread * (self.bound / 255) if spread > _TINY else torch.zeros_like(r)
+                r = (r - r.min()) / spread * (self.bound / 255) if spread > 0 else torch.zeros_like(r)
         changed = (model((x + r).clamp(0, 1)).argmax(1) != before).float().mean()
         return {"trigger": (r * 255).permute(1, 2, 0).cpu().numpy(), "fooled": np.array(float(changed))}
 
@@ -113,7 +119,10 @@ def _deepfool(model: nn.Module, image: torch.Tensor, target: int) -> torch.Tenso
         label = logits.argmax() if label is None else label
         gap = logits[label] - logits[target]
         (gradient,) = torch.autograd.grad(gap, x)
-        change = change - gap.detach().abs() * gradient / gradient.square().sum().clamp_min(_TINY)
+        length = gradient.square().sum()
+        if length == 0:
+            break
+        change = change - gap.detach().abs() * gradient / length
     return None
 
 
