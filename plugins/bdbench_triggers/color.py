@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _INERTIA, _OWN, _COMMON = 0.729, 2.0, 2.0
 # A shift that is not natural enough is worse than any that is.
 _UNNATURAL = 1e6
-_BATCH, _LR, _CHUNK = 64, 1e-3, 1024
+_BATCH, _LR, _CHUNK = 64, 1e-3, 256
 
 
 @dataclass(frozen=True, kw_only=True)
