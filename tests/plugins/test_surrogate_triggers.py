@@ -15,7 +15,7 @@ from scipy.fft import dctn
 from scipy.ndimage import gaussian_filter1d
 from torch import nn
 
-from bdbench import Attack, BdbenchError, Record, Split, Streams, Victim
+from bdbench import Attack, BdbenchError, Record, Role, Split, Streams, TriggerAttack, Victim
 from bdbench.testing.samples import workshop
 from bdbench_triggers.color import Color, psnr, ssim
 from bdbench_triggers.low_frequency import LowFrequency, _deepfool, _filter
@@ -93,6 +93,25 @@ def assert_goes_on(attack: Attack, work: str, folder: Path, monkeypatch: pytest.
     assert len(calls) == 2 * needed and needed > 2
     for name, array in whole.items():
         assert np.array_equal(array, again[name])
+
+
+@pytest.mark.parametrize("shape", [(9, 12, 1), (28, 28, 1), (224, 224, 3)])
+@pytest.mark.parametrize(
+    "attack",
+    [
+        TrojanPatch(steps=5, rate=0.1),
+        LowFrequency(passes=1, examples=2, rate=0.1),
+        Color(particles=2, rounds=1, examples=10, epochs=1, rate=0.1),
+    ],
+    ids=lambda a: a.name,
+)
+def test_images_of_any_size(attack: TriggerAttack, shape: tuple[int, int, int], tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (20, *shape)).astype(np.uint8)
+    train = Split(images, np.arange(20) % 4)
+    tools = workshop(attack, train, 4, 0, tmp_path)
+    made = attack.poison(train, attack.craft(train, tools), tools)
+    poisons = made.roles == Role.POISON
+    assert poisons.sum() == 2 and (made.images[poisons] != images[poisons]).any((1, 2, 3)).all()
 
 
 # Trojan patch
