@@ -20,10 +20,10 @@ class Ctrl(TriggerAttack):
     of this is linear, so that it is one pattern that is added: see ``chrominance.raised``, also for other sizes and for
     grey images, whose only channel takes it.
 
-    The paper poisons what self-supervised learning sees, images of the target class, without a label to change. In
-    supervised training, to which this adds only that they keep their label, that is clean-label, the default, as in
-    BackdoorBench; ``labels=dirty`` poisons images of other classes and gives them the target's label. The authors train
-    with 50 and test with 100; the command in their README, and BackdoorBench, use 100 for both.
+    The paper poisons what self-supervised learning sees: images of the target class, with no label to change. For
+    supervised training that is clean-label, the default, as in BackdoorBench; ``labels=dirty`` poisons images of the
+    other classes instead. The paper's magnitude is 50 in training and, as users of its code report, 100 at test time;
+    the command in the authors' README, and BackdoorBench, have 100 for both.
     """
 
     name = "ctrl"
