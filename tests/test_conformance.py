@@ -21,6 +21,17 @@ SMALL = [TINY_DATAMODEL, "neural-cleanse:steps=60", "fine-tuning:epochs=3", "lab
 SMALL += ["input-aware:mask_epochs=1,width=2", "lira:epochs=1,tune_epochs=1,width=2", "ssba:steps=4,width=2"]
 
 
+SMALL = [
+    TINY_DATAMODEL,
+    "neural-cleanse:steps=60",
+    "fine-tuning:epochs=3",
+    "color:particles=3,rounds=2,examples=40,epochs=1",
+    "label-consistent:steps=5",
+    "low-frequency:passes=2,examples=10",
+    "trojan-patch:steps=20",
+]
+
+
 # Not the two that need what a plain machine lacks: a record of BackdoorBench, and ART.
 @pytest.mark.bdbench_plugin(
     "baselines", "datamodel", "datasets", "inspection", "mitigations", "models", "triggers", using=SMALL

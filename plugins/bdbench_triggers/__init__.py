@@ -14,16 +14,20 @@ def bdbench_register_attacks() -> list[type[Attack]]:
     from bdbench_triggers.blend import Blend
     from bdbench_triggers.bpp import Bpp
     from bdbench_triggers.bpp_trained import BppTrained
+    from bdbench_triggers.color import Color
+    from bdbench_triggers.ctrl import Ctrl
     from bdbench_triggers.dynamic_patch import DynamicPatch
     from bdbench_triggers.ftrojan import FTrojan
     from bdbench_triggers.input_aware import InputAware
     from bdbench_triggers.label_consistent import LabelConsistent
     from bdbench_triggers.lira import Lira
+    from bdbench_triggers.low_frequency import LowFrequency
     from bdbench_triggers.none import NoAttack
     from bdbench_triggers.refool import Refool
     from bdbench_triggers.sig import Sig
     from bdbench_triggers.ssba import Ssba
     from bdbench_triggers.tact import Tact
+    from bdbench_triggers.trojan_patch import TrojanPatch
     from bdbench_triggers.untargeted import Untargeted
     from bdbench_triggers.wanet import WaNet
     from bdbench_triggers.wanet_trained import WaNetTrained
@@ -35,16 +39,20 @@ def bdbench_register_attacks() -> list[type[Attack]]:
         Blend,
         Bpp,
         BppTrained,
+        Color,
+        Ctrl,
         DynamicPatch,
         FTrojan,
         InputAware,
         LabelConsistent,
         Lira,
+        LowFrequency,
         NoAttack,
         Refool,
         Sig,
         Ssba,
         Tact,
+        TrojanPatch,
         Untargeted,
         WaNet,
         WaNetTrained,
