@@ -16,7 +16,16 @@ from bdbench_datasets.npz import Npz
 from tests.conftest import TINY_DATAMODEL
 
 # What takes long with its defaults, in a form that takes the same way in fewer steps.
-SMALL = [TINY_DATAMODEL, "neural-cleanse:steps=60", "fine-tuning:epochs=3", "label-consistent:steps=5"]
+SMALL = [
+    TINY_DATAMODEL,
+    "neural-cleanse:steps=60",
+    "fine-tuning:epochs=3",
+    "label-consistent:steps=5",
+    "hidden-trigger:steps=5,lr=1",
+    "sleeper-agent:steps=4,retrainings=1",
+    # Of the samples' 200 images its own rate is none.
+    "narcissus:rate=0.05,rounds=10",
+]
 
 
 # Not the two that need what a plain machine lacks: a record of BackdoorBench, and ART.

@@ -56,7 +56,8 @@ class HiddenTrigger(HiddenPatch):
 
             pieces.append(tools.saved({"piece": "collide", "start": start}, make))
         distance = np.concatenate([piece["distance"] for piece in pieces])
-        nearest = np.sort(np.argsort(distance, kind="stable")[:count])
+        nearest = np.argsort(distance, kind="stable")[:count]
+        nearest = nearest[np.argsort(index[nearest])]
         return {"index": index[nearest], "images": np.concatenate([piece["images"] for piece in pieces])[nearest]}
 
     def _drawn(self, train: Split, tools: Workshop) -> tuple[int, np.ndarray]:

@@ -25,9 +25,9 @@ class SleeperAgent(HiddenPatch):
     longest, and on the way the model is trained anew on the poisoned set ``retrainings`` times.
 
     Settings are those of the released code: 250 steps of Adam on the gradient's signs, of .1 of a channel's deviation,
-    and a tenth of it after each of 3/8, 5/8 and 7/8 of them; from clipped noise of deviation eps; 512 poisons a batch; one
-    restart, one model. It shifts poisons by parts of a pixel; here they are flipped and cropped as the victim's recipe
-    has it.
+    and a tenth of it after each of 3/8, 5/8 and 7/8 of them; from clipped noise of deviation eps; 512 poisons a batch;
+    one restart, one model. That code shifts poisons by parts of a pixel; here they are flipped and cropped as the
+    victim's recipe has it.
     """
 
     name = "sleeper-agent"
