@@ -21,6 +21,8 @@ SMALL = [TINY_DATAMODEL, "neural-cleanse:steps=60", "fine-tuning:epochs=3", "lab
 SMALL += ["input-aware:mask_epochs=1,width=2", "lira:epochs=1,tune_epochs=1,width=2", "ssba:steps=4,width=2"]
 
 
+
+
 SMALL = [
     TINY_DATAMODEL,
     "neural-cleanse:steps=60",
@@ -29,6 +31,13 @@ SMALL = [
     "label-consistent:steps=5",
     "low-frequency:passes=2,examples=10",
     "trojan-patch:steps=20",
+
+
+    "label-consistent:steps=5",
+    "hidden-trigger:steps=5,lr=1",
+    "sleeper-agent:steps=4,retrainings=1",
+    # Of the samples' 200 images its own rate is none.
+    "narcissus:rate=0.05,rounds=10",
 ]
 
 

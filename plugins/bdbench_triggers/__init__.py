@@ -18,13 +18,16 @@ def bdbench_register_attacks() -> list[type[Attack]]:
     from bdbench_triggers.ctrl import Ctrl
     from bdbench_triggers.dynamic_patch import DynamicPatch
     from bdbench_triggers.ftrojan import FTrojan
+    from bdbench_triggers.hidden_trigger import HiddenTrigger
     from bdbench_triggers.input_aware import InputAware
     from bdbench_triggers.label_consistent import LabelConsistent
     from bdbench_triggers.lira import Lira
     from bdbench_triggers.low_frequency import LowFrequency
+    from bdbench_triggers.narcissus import Narcissus
     from bdbench_triggers.none import NoAttack
     from bdbench_triggers.refool import Refool
     from bdbench_triggers.sig import Sig
+    from bdbench_triggers.sleeper_agent import SleeperAgent
     from bdbench_triggers.ssba import Ssba
     from bdbench_triggers.tact import Tact
     from bdbench_triggers.trojan_patch import TrojanPatch
@@ -43,13 +46,16 @@ def bdbench_register_attacks() -> list[type[Attack]]:
         Ctrl,
         DynamicPatch,
         FTrojan,
+        HiddenTrigger,
         InputAware,
         LabelConsistent,
         Lira,
         LowFrequency,
+        Narcissus,
         NoAttack,
         Refool,
         Sig,
+        SleeperAgent,
         Ssba,
         Tact,
         TrojanPatch,
