@@ -10,9 +10,10 @@ def bdbench_register_attacks() -> list[type[Attack]]:
     """BadNets, Blend, label-consistent, SIG, TaCT and the no-attack control."""
     from bdbench_triggers.badnets import BadNets
     from bdbench_triggers.blend import Blend
+    from bdbench_triggers.cascade import Cascade
     from bdbench_triggers.label_consistent import LabelConsistent
     from bdbench_triggers.none import NoAttack
     from bdbench_triggers.sig import Sig
     from bdbench_triggers.tact import Tact
 
-    return [BadNets, Blend, LabelConsistent, NoAttack, Sig, Tact]
+    return [BadNets, Blend, Cascade, LabelConsistent, NoAttack, Sig, Tact]
