@@ -8,6 +8,8 @@ from dataclasses import asdict
 from typing import Any
 
 from bdbench import params
+from bdbench.grid import short_spec
+from bdbench.interfaces import Component
 from bdbench.plugins import KINDS, Registration, installed
 
 
@@ -28,7 +30,7 @@ def _entry(registration: Registration) -> dict[str, Any]:
     return {
         "name": registration.name,
         "help": text.split("\n\n")[0].replace("\n", " "),
-        "parameters": [asdict(p) for p in params.describe(component)] if is_class else [],
+        "parameters": [_parameter(p) for p in params.describe(component)] if is_class else [],
         "oracles": list(getattr(component, "oracles", ())),
         **_of_kind(component),
         "paper": getattr(component, "paper", ""),
@@ -36,6 +38,13 @@ def _entry(registration: Registration) -> dict[str, Any]:
         "distribution": registration.plugin.distribution,
         "version": registration.plugin.version,
     }
+
+
+def _parameter(parameter: params.Parameter) -> dict[str, Any]:
+    default = parameter.default
+    if isinstance(default, tuple):
+        default = [short_spec(one) if isinstance(one, Component) else one for one in default]
+    return {**vars(parameter), "default": default}
 
 
 def _of_kind(component: Any) -> dict[str, Any]:

@@ -79,7 +79,7 @@ class Cell:
             "recipe": asdict(self.scene.bench.trainer.recipe),
             "data": dict(self.scene.facts),
             "files": {path: held for part in parts.values() for path, held in scene.contents(part).items()},
-            "code": {kind: sources.own_code(type(part)) for kind, part in parts.items() if kind != "dataset"},
+            "code": {kind: sources.own_code_of(part) for kind, part in parts.items() if kind != "dataset"},
         }
 
     def _check(self, defenses: Sequence[Defense]) -> None:

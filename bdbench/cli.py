@@ -39,7 +39,7 @@ def cli() -> None:
 
 
 @cli.command()
-@click.option("--attack", default="blend", show_default=True, metavar="SPEC", help="NAME or NAME:KEY=VALUE,...")
+@options.attack
 @click.option(
     "--defense",
     "defenses",
@@ -92,7 +92,7 @@ def run(as_json: bool, **cell: Any) -> None:
 
 
 @cli.command()
-@click.option("--attack", default="blend", show_default=True, metavar="SPEC", help="NAME or NAME:KEY=VALUE,...")
+@options.attack
 @click.option("--dataset", default="digits", show_default=True, metavar="SPEC")
 @click.option("--model", default="convnet", show_default=True, metavar="SPEC", help="Of what the attack itself trains.")
 @click.option("--seed", default=0, show_default=True, help="The root of all random streams.")

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 import bdbench
-from bdbench import machine, record, training
+from bdbench import machine, params, record, training
 from bdbench.attacks import Attack
 from bdbench.cell import Cell
 from bdbench.data import ImageData
@@ -28,7 +28,7 @@ from bdbench.tools import Spread
 
 def cell(
     *,
-    attack: str | Attack = "blend",
+    attack: str | Attack | Sequence[str | Attack] = "blend",
     dataset: str | Dataset = "digits",
     model: str | Architecture = "convnet",
     seed: int = 0,
@@ -44,7 +44,10 @@ def cell(
     progress: Progress | None = None,
     spread: Spread | None = None,
 ) -> Cell:
-    """A poisoned set and a victim that are to be; the arguments are those of ``bdbench run``. Raises BdbenchError."""
+    """A poisoned set and a victim that are to be; the arguments are those of ``bdbench run``. Raises BdbenchError.
+
+    attack: of several, a cascade of them on one set.
+    """
     machine.use_threads(threads)
     device = training.pick_device(device)
     setting = Setting(
@@ -86,7 +89,9 @@ def run_all(**options: Any) -> list[Record]:
     return records
 
 
-def run(attack: str | Attack = "blend", defense: str | Defense = "datamodel", **options: Any) -> Record:
+def run(
+    attack: str | Attack | Sequence[str | Attack] = "blend", defense: str | Defense = "datamodel", **options: Any
+) -> Record:
     """Run one cell and return its record; the options are those of ``run_all``."""
     return run_all(attack=attack, defenses=[defense], **options)[0]
 
@@ -205,7 +210,7 @@ class Hooks:
     def versions(self, *components: Component) -> dict[str, str]:
         """The version of bdbench and of every distribution that a component came from."""
         found = {"bdbench": bdbench.__version__}
-        for part in components:
+        for part in [one for whole in components for one in (whole, *params.parts(whole))]:
             for registration in installed().registered(part.kind):
                 if registration.component is type(part):
                     found[registration.plugin.distribution] = registration.plugin.version

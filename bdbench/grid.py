@@ -16,7 +16,7 @@ from bdbench.defenses import Defense
 from bdbench.errors import BdbenchError, unknown
 from bdbench.interfaces import Architecture, Component, Dataset
 from bdbench.params import parse_spec
-from bdbench.plugins import installed
+from bdbench.plugins import SEVERAL, installed
 
 _LISTS = ("datasets", "models", "attacks", "defenses")
 _KEYS = (*_LISTS, "seeds", "budget", "reserve", "notes")
@@ -62,7 +62,7 @@ class Job:
     def code(self, defense: Defense) -> dict[str, str]:
         """What the code of the components says today, as a record has it."""
         parts: dict[str, Component] = {"model": self.model, "attack": self.attack, "defense": defense}
-        return {kind: sources.own_code(type(part)) for kind, part in parts.items()}
+        return {kind: sources.own_code_of(part) for kind, part in parts.items()}
 
     @property
     def applicable(self) -> tuple[Defense, ...]:
@@ -116,6 +116,10 @@ def read(path: Path) -> Grid:
     ``datasets``, ``models``, ``attacks`` and ``defenses`` list components, each as on the command line or as a
     table such as ``{name = "blend", rate = [0.01, 0.05]}``, where a list stands for one component for each value.
     ``[[notes]]`` are tables of an ``attack``, a ``text`` that the board shows of it, and a ``dataset`` if it is of one.
+
+
+    table such as ``{name = "blend", rate = [0.01, 0.05]}``, where a list stands for one component for each value. A
+    list in ``attacks`` is a cascade of several on one set.
     """
     try:
         data = tomllib.loads(path.read_text())
@@ -193,8 +197,14 @@ def _has(config: Mapping[str, Any], spec: str) -> bool:
 
 
 def _specs(kind: str, entry: Any) -> Iterator[str | dict[str, Any]]:
+
+
+def _specs(kind: str, entry: Any) -> Iterator[str | dict[str, Any] | list[Any]]:
     if isinstance(entry, str):
         yield entry
+        return
+    if isinstance(entry, list) and kind in SEVERAL:
+        yield from map(list, itertools.product(*(_specs(kind, one) for one in entry)))
         return
     if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
         raise BdbenchError(f"{entry} is no {kind}: expected a string, or a table with a name and parameters")

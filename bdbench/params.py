@@ -10,7 +10,7 @@ import dataclasses
 import math
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -82,7 +82,13 @@ def describe(cls: type) -> list[Parameter]:
 def config(component: Any) -> dict[str, Any]:
     """The parameters of a component as plain JSON values, defaults included."""
     values = {name: _convert(getattr(component, name), hint) for name, (hint, _) in _fields(type(component)).items()}
-    return {name: list(v) if isinstance(v, tuple) else v for name, v in values.items()}
+    return {name: [_plain(one) for one in v] if isinstance(v, tuple) else v for name, v in values.items()}
+
+
+def parts(component: Any) -> list[Any]:
+    """The components among the parameters of one, each followed by its own."""
+    own = [one for name in _fields(type(component)) for one in _tuple(getattr(component, name)) if hasattr(one, "kind")]
+    return [part for one in own for part in (one, *parts(one))]
 
 
 def check(component: Any) -> None:
@@ -94,10 +100,11 @@ def check(component: Any) -> None:
             raise BdbenchError(f"{_title(component)}: {name}={_show(value)} is not allowed: expected {expected}")
 
 
-def make(cls: type, kind: str, values: Mapping[str, Any]) -> Any:
+def make(cls: type, kind: str, values: Mapping[str, Any], build: Callable[[str, Any], Any] | None = None) -> Any:
     """Build a component from raw parameter values; strings are read by the type of their field.
 
-    Raises BdbenchError for a parameter that does not exist, does not parse or is out of range.
+    build: makes a component of a kind and what describes it, for components that are made of others. Raises
+    BdbenchError for a parameter that does not exist, does not parse or is out of range.
     """
     fields = _fields(cls)
     parsed = {}
@@ -105,6 +112,10 @@ def make(cls: type, kind: str, values: Mapping[str, Any]) -> Any:
         if name not in fields:
             raise unknown(f"parameter of {kind} '{cls.name}'", name, fields)  # type: ignore[attr-defined]
         hint, field = fields[name]
+        if build is not None and (made_of := _made_of(hint)):
+            listed = split(value, "+") if isinstance(value, str) else value
+            parsed[name] = tuple(build(made_of, _opened(one)) for one in listed)
+            continue
         try:
             parsed[name] = _parse(value, hint) if isinstance(value, str) else _convert(value, hint)
         except ValueError:
@@ -115,13 +126,13 @@ def make(cls: type, kind: str, values: Mapping[str, Any]) -> Any:
 
 
 def parse_spec(spec: str) -> tuple[str, dict[str, str]]:
-    """Split ``name:key=value,key=value`` into its name and its raw values.
+    """Split ``name:key=value,key=value`` into its name and its raw values; brackets hold specs inside a value together.
 
     Raises BdbenchError if a part has no ``=`` or a key comes twice.
     """
     name, _, rest = spec.partition(":")
     values: dict[str, str] = {}
-    for part in filter(None, rest.split(",")):
+    for part in filter(None, split(rest, ",")):
         key, equals, value = part.partition("=")
         if not equals or not key.strip():
             raise BdbenchError(f"cannot read {part!r} in {spec!r}: expected name:parameter=value,parameter=value")
@@ -129,6 +140,31 @@ def parse_spec(spec: str) -> tuple[str, dict[str, str]]:
             raise BdbenchError(f"parameter {key.strip()!r} is given twice in {spec!r}: expected once")
         values[key.strip()] = value.strip()
     return name.strip(), values
+
+
+def split(text: str, separator: str) -> list[str]:
+    """The parts of a text between separators that are in no brackets; brackets that are not closed are none."""
+    found, depth = [""], 0
+    for character in text:
+        depth += (character == "[") - (character == "]")
+        if character == separator and not depth:
+            found.append("")
+        else:
+            found[-1] += character
+    return text.split(separator) if depth else found
+
+
+def _opened(spec: Any) -> Any:
+    return spec[1:-1] if isinstance(spec, str) and spec[:1] == "[" and spec[-1:] == "]" else spec
+
+
+def _made_of(hint: Any) -> str | None:
+    """The kind of the components that a field takes a tuple of, if it does."""
+    return getattr(get_args(hint)[0], "kind", None) if get_origin(hint) is tuple else None
+
+
+def _plain(value: Any) -> Any:
+    return value.config() if hasattr(value, "config") else value
 
 
 def _title(component: Any) -> str:
@@ -139,9 +175,12 @@ def _show(value: Any) -> str:
     return "+".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
+def _tuple(value: Any) -> tuple[Any, ...]:
+    return value if isinstance(value, tuple) else (value,)
+
+
 def _numbers(value: Any) -> list[float]:
-    values = value if isinstance(value, tuple) else (value,)
-    return [v for v in values if isinstance(v, int | float) and not isinstance(v, bool)]
+    return [v for v in _tuple(value) if isinstance(v, int | float) and not isinstance(v, bool)]
 
 
 def _options(hint: Any) -> tuple[Any, ...]:
@@ -158,7 +197,7 @@ def _type_name(hint: Any) -> str:
         elif get_origin(option) is tuple:
             names.append("+".join([_type_name(get_args(option)[0])] * 2) + "+...")
         else:
-            names.append(option.__name__)
+            names.append(getattr(option, "kind", option.__name__))
     return "|".join(names)
 
 

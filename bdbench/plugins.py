@@ -25,7 +25,8 @@ KINDS = {
     "defense": "defenses",
     "metric": "metrics",
 }
-
+# What several components of a kind are together: the name of one that is made of them, and of its parameter.
+SEVERAL = {"attack": ("cascade", "attacks")}
 
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 
@@ -117,11 +118,16 @@ class Plugins:
     def component(self, kind: str, spec: Any) -> Any:
         """A component from ``name:key=value,...``, from its ``config()``, or ``spec`` itself if it is one.
 
-        Raises BdbenchError.
+        A list of several attacks is a cascade of them. Raises BdbenchError.
         """
+        if isinstance(spec, list | tuple) and len(spec) == 1:
+            return self.component(kind, spec[0])
+        if isinstance(spec, list | tuple) and spec and kind in SEVERAL:
+            name, parameter = SEVERAL[kind]
+            spec = {"name": name, parameter: spec}
         if isinstance(spec, str | dict):
             name, values = params.parse_spec(spec) if isinstance(spec, str) else _named(spec)
-            return params.make(self.get(kind, name).component, kind, values)
+            return params.make(self.get(kind, name).component, kind, values, self.component)
         if getattr(spec, "kind", None) != kind:
             raise BdbenchError(f"{spec!r} is no {kind}: expected a name with parameters, or a component")
         return spec

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import shlex
 from collections.abc import Callable, Mapping, Sequence
@@ -238,7 +239,18 @@ def upgraded(data: Mapping[str, Any]) -> dict[str, Any]:
 
 def parameters(component: Mapping[str, Any]) -> dict[str, Any]:
     """The parameters in a component's config; none that is null, so that a new one changes no old cell."""
-    return {k: v for k, v in component.items() if k != "name" and v is not None}
+    told = {k: v for k, v in component.items() if k != "name" and v is not None}
+    return {k: [{"name": p["name"], **parameters(p)} for p in v] if _of_others(v) else v for k, v in told.items()}
+
+
+def parts(component: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The configs of the components that one is made of, each followed by those that it is made of."""
+    own = [one for value in component.values() if _of_others(value) for one in value]
+    return [part for one in own for part in (one, *parts(one))]
+
+
+def _of_others(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and isinstance(value[0], Mapping)
 
 
 def cell_of(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -295,7 +307,7 @@ def number(data: Mapping[str, Any], path: str) -> float | None:
 
 def spec(component: Mapping[str, Any]) -> str:
     """A component's config as the command line takes it: ``name:key=value,...``."""
-    values = ",".join(f"{k}={_shown(v)}" for k, v in parameters(component).items())
+    values = ",".join(f"{k}={shown(v)}" for k, v in parameters(component).items())
     return f"{component['name']}:{values}" if values else component["name"]
 
 
@@ -307,14 +319,19 @@ def command(config: Mapping[str, Any], seed: int) -> str:
     return shlex.join(["bdbench", "run", *words])
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """A parameter's value in a config as the command line takes it."""
+    if _of_others(value):
+        return "+".join(f"[{text}]" if ":" in text else text for text in map(spec, value))
     return "+".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def labels(components: Sequence[Mapping[str, Any]], always: tuple[str, ...] = ()) -> list[str]:
     """A short name for each component of a record's config: its name, and those of its parameters that tell
-    it from its namesakes in the list or are named in ``always``.
+    it from its namesakes in the list or are named in ``always``. One that is made of others names them likewise.
     """
+    inner = [part for own in components for v in own.values() if _of_others(v) for part in v]
+    named = iter(labels(inner, always) if inner else ())
     told: dict[str, set[str]] = {}
     first: dict[str, Mapping[str, Any]] = {}
     for own in components:
@@ -322,7 +339,16 @@ def labels(components: Sequence[Mapping[str, Any]], always: tuple[str, ...] = ()
         differing = {k for k in {*own, *other} if own.get(k) != other.get(k)}
         told.setdefault(own["name"], set(always)).update(differing)
     return [
-        " ".join([own["name"], *(f"{k}={_shown(v)}" for k, v in own.items() if k in told[own["name"]])])
+        " ".join(
+            [
+                own["name"],
+                *(
+                    " & ".join(itertools.islice(named, len(v))) if _of_others(v) else f"{k}={shown(v)}"
+                    for k, v in own.items()
+                    if _of_others(v) or k in told[own["name"]]
+                ),
+            ]
+        )
         for own in components
     ]
 

@@ -54,7 +54,7 @@ def render(run: Reopened) -> str:
     config = run.record.config
     names = {kind: record.spec(config[kind]) for kind in record.KINDS}
     return templates.load("report.html").render(
-        title=f"{config['defense']['name']} against {config['attack']['name']}, seed {run.record.seed}",
+        title=f"{config['defense']['name']} against {record.labels([config['attack']])[0]}, seed {run.record.seed}",
         verdict=verdict(run.record),
         command=record.command(config, run.record.seed),
         facts=[*names.items(), *_facts(run.record)],

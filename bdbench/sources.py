@@ -10,13 +10,14 @@ import importlib.util
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import metadata
 from importlib.machinery import all_suffixes
 from pathlib import Path
 from types import FunctionType, MethodType
 from typing import Any
 
+from bdbench import params
 from bdbench.interfaces import Component
 
 # The distributions whose version may change a result. Not all are needed by all, nor installed where they are not.
@@ -38,6 +39,11 @@ def code_of(*components: Component) -> dict[str, str]:
         for base in sorted({base.__module__ for base in cls.__mro__ if _top(base.__module__) not in known}):
             found[base] = _sources(base) or _session()
     return found
+
+
+    whole = [part for c in components for part in (c, *params.parts(c))]
+    classes = {f"{type(c).__module__}.{type(c).__qualname__}": _sources(type(c).__module__) for c in whole}
+    return {**library_versions(), "bdbench": _sources("bdbench"), **classes}
 
 
 @functools.cache
@@ -122,6 +128,16 @@ def own_code(component: type[Component]) -> str:
     """
     bases = {base.__module__ for base in component.__mro__ if _top(base.__module__) not in _BY_VERSION}
     return _said_by(tuple(sorted(bases)))
+
+
+def own_code_of(component: Component) -> str:
+    """``own_code`` of a component and of those that it is made of, if it is made of others."""
+    return joined([own_code(type(part)) for part in (component, *params.parts(component))])
+
+
+def joined(codes: Sequence[str]) -> str:
+    """One hash of several; of one, itself."""
+    return codes[0] if len(codes) == 1 else hashlib.sha256("\0".join(codes).encode()).hexdigest()[:16]
 
 
 @functools.cache

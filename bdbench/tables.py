@@ -12,7 +12,7 @@ from rich.table import Table
 from bdbench.applicable import why_not
 from bdbench.board import Board
 from bdbench.grid import Job, short_spec, show_seeds
-from bdbench.record import labels, number
+from bdbench.record import labels, number, parameters, shown
 
 # (row, key in a part of the record): fractions are printed in percent, but AUROC, AP, scores and p-values as they are.
 # What no record of a table has is left out.
@@ -25,6 +25,8 @@ _MODEL: _Rows = (
     ("bystanders right %", "bystander_accuracy"),
     ("bystanders as a target %", "spill"),
 )
+# Targets that are named one by one.
+_FEW = 3
 _AFTER = {
     "training set": "after removal and retraining",
     "training time": "trained by the defense",
@@ -66,15 +68,15 @@ _TITLES = {"decision": "what the defense itself flags", "verdict": "verdict on t
 def show_runs(records: Sequence[Mapping[str, Any]]) -> None:
     """Finished runs on one poisoned set: a table for each stage of defense, with a column for each."""
     config = records[0]["config"]
-    attack = {k: v for k, v in config["attack"].items() if k != "name" and v is not None}
+    told = [f"{k}={shown(v)}" for k, v in parameters(config["attack"]).items()]
     facts = config.get("data", {})
     covers = f", {facts['covers']} covers" if facts.get("covers") else ""
-    targets = f", target {'+'.join(map(str, facts['targets']))}" if 0 < len(facts.get("targets", [])) < 4 else ""
+    targets = f", target {'+'.join(map(str, facts['targets']))}" if 0 < len(facts.get("targets", [])) <= _FEW else ""
     console = _console()
     console.print(
         _plain(
-            f"{config['attack']['name']} on {config['dataset']['name']}, {config['model']['name']}, "
-            f"seed {records[0]['seed']}{targets}\n{', '.join(f'{k}={v}' for k, v in attack.items())}\n"
+            f"{labels([config['attack']])[0]} on {config['dataset']['name']}, {config['model']['name']}, "
+            f"seed {records[0]['seed']}{targets}\n{', '.join(told)}\n"
             f"{facts.get('poisons')} poisons{covers} in {facts.get('train')} training images, "
             f"{facts.get('test')} test images"
         ),
@@ -91,12 +93,15 @@ def _stage_table(stage: str, records: Sequence[Mapping[str, Any]]) -> Table:
     table.add_column("")
     for name in labels([record["config"]["defense"] for record in records]):
         table.add_column(name.replace(" ", "\n"), justify="right", overflow="fold")
+    targets = records[0]["config"].get("data", {}).get("targets", [])
+    goals = tuple((f"ASR to {t} %", f"by_goal.{t}") for t in targets) if 1 < len(targets) <= _FEW else ()
+    model = (*_MODEL[:2], *goals, *_MODEL[2:])
     sections: list[tuple[str, str, _Rows]] = [
-        ("before", "before", _MODEL),
-        ("reference: plain training", "reference", _MODEL),
+        ("before", "before", model),
+        ("reference: plain training", "reference", model),
     ]
     sections += [(_TITLES.get(part, part), part, rows) for part, rows in _OWN.items()]
-    sections += [(_AFTER.get(stage, "after"), "after", _MODEL)]
+    sections += [(_AFTER.get(stage, "after"), "after", model)]
     for title, part, rows in sections:
         told = [(name, [number(record, f"{part}.{key}") for record in records]) for name, key in rows]
         told = [(name, values) for name, values in told if any(value is not None for value in values)]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
@@ -102,6 +103,12 @@ def _made_from(contents: str, num_classes: int, seed: int, device: str, precisio
     return {"made_from": key_of(what)}
 
 
+@dataclass
+class _Spent:
+    models: int = 0
+    reused_seconds: float = 0.0
+
+
 class HarnessWorkshop(Workshop):
     """The workshop of one component, which messages call ``title``.
 
@@ -119,8 +126,7 @@ class HarnessWorkshop(Workshop):
         self.shape = bench.shape
         self.architecture = bench.architecture
         self.recipe = bench.trainer.recipe
-        self.models_trained = 0
-        self.reused_seconds = 0.0
+        self._spent = _Spent()
         self._title = title
         self._bench = bench
         self._shared = shared
@@ -135,6 +141,23 @@ class HarnessWorkshop(Workshop):
     def made_from(self) -> dict[str, Any]:
         """What results hang on beside the bench: the model and its recipe, and for a defense its victim and oracles."""
         return dict(self._own)
+
+    @property
+    def models_trained(self) -> int:
+        """How many models were trained here, and in its parts."""
+        return self._spent.models
+
+    @property
+    def reused_seconds(self) -> float:
+        """What reused pieces took when they were made."""
+        return self._spent.reused_seconds
+
+    def part(self, name: str) -> Self:
+        """A workshop for one of several that work as one; what is spent there is spent here."""
+        inner = copy.copy(self)
+        inner.streams, inner._shared, inner._title = self.streams.child(name), self._shared.child(name), name
+        inner._own = {**self._own, "part": [*self._own.get("part", []), name]}
+        return inner
 
     def network(self, name: str) -> nn.Module:
         """An untrained network of the victim's architecture; ``name`` draws its weights."""
@@ -156,6 +179,9 @@ class HarnessWorkshop(Workshop):
         if kept is not None and (loss is None or each_epoch is not None):
             raise ValueError("kept says by what a loss is known: expected a loss, and no each_epoch")
         self.models_trained += 1
+
+
+        self._spent.models += 1
         seed = self.streams.integer(f"train:{name}")
         recipe = recipe or self.recipe
         train = functools.partial(
@@ -204,7 +230,7 @@ class HarnessWorkshop(Workshop):
             start = time.perf_counter()
             next(elsewhere)
             # What counts is what the pieces took where they were made, not the wait for them.
-            self.reused_seconds -= time.perf_counter() - start
+            self._spent.reused_seconds -= time.perf_counter() - start
             store.made_elsewhere(stage)
             yield self._kept(stage, functools.partial(make, i))
 
@@ -226,6 +252,9 @@ class HarnessWorkshop(Workshop):
         if stage.reused:
             self.reused_seconds += stage.seconds
             self.models_trained += models
+
+
+            self._spent.reused_seconds += stage.seconds
         return stage.arrays
 
     @property
@@ -239,7 +268,7 @@ class HarnessWorkshop(Workshop):
 
     def count_models(self, number: int) -> None:
         """Say how many models were trained otherwise than by ``train``, for the record's cost."""
-        self.models_trained += number
+        self._spent.models += number
 
 
 class HarnessTools(HarnessWorkshop, Tools):

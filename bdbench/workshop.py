@@ -43,6 +43,10 @@ class Workshop(ABC):
     recipe: Recipe
 
     @abstractmethod
+    def part(self, name: str) -> Workshop:
+        """A workshop for one of several that work as one: its streams, and what it keeps, are its own by ``name``."""
+
+    @abstractmethod
     def network(self, name: str) -> nn.Module:
         """An untrained network of the victim's architecture; ``name`` draws its weights."""
 

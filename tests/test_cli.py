@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
+from bdbench import record
 from bdbench.cli import cli
 from tests.conftest import TINY
 
@@ -138,6 +140,27 @@ def test_a_preview_of_all_attacks_says_what_it_leaves_out(tmp_path: Path, monkey
     said = [line for line in result.output.splitlines() if line.startswith("left out")]
     assert [line.split(":")[1].strip() for line in said] == ["none", "sig"]
     assert "nothing is attacked" in said[0] and "frequency=6" in said[1]
+
+
+def test_several_attacks_are_a_cascade(tmp_path: Path) -> None:
+    attacks = ["--attack", "badnets:rate=0.05", "--attack", "blend:target=3,rate=0.05"]
+    small = [option for option in SMALL if not option.startswith("--attack")]
+    result = invoke("run", *small, *attacks, "--defense", "random", "--out", str(tmp_path))
+    assert result.exit_code == 0, result.output
+    assert result.stdout.startswith("cascade badnets & blend on digits, convnet, seed 0, target 0+3\n")
+    for text in ("ASR to 0 %", "ASR to 3 %", "worst goal's ASR %", "attacks=[badnets:target=0,rate=0.05,"):
+        assert text in result.stdout
+    found = json.loads(next(tmp_path.glob("*/record.json")).read_text())
+    assert [part["name"] for part in found["config"]["attack"]["attacks"]] == ["badnets", "blend"]
+    # The command that a table names for it makes the same run.
+    words = shlex.split(record.command(found["config"], found["seed"]))[2:]
+    again = invoke("run", *words, "--json", "--device", "cpu", "--out", str(tmp_path / "again"))
+    assert json.loads(again.stdout)[0]["id"] == found["id"]
+    wrong = invoke("run", *small, "--attack", "badnets", "--attack", "blnd")
+    assert wrong.exit_code == 2 and "unknown attack 'blnd': did you mean 'blend'?" in wrong.stderr
+    picture = tmp_path / "both.png"
+    seen = invoke("preview", *attacks, "--output", str(picture), "--out", str(tmp_path))
+    assert seen.exit_code == 0 and picture.exists()
 
 
 def test_a_preview_shows_an_attack_and_trains_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -98,9 +98,11 @@ MADE = {
 @pytest.mark.parametrize("command", ALL)
 def test_every_command_line_is_one_that_the_program_takes(command: str) -> None:
     _, values = parse(command)
-    for kind in ("attack", "dataset", "model"):
+    for kind in ("dataset", "model"):
         if values.get(kind) and parse_spec(values[kind])[0] not in MADE:
             installed().component(kind, values[kind])
+    if not MADE & {parse_spec(spec)[0] for spec in values.get("attack") or ()}:
+        installed().component("attack", values.get("attack") or "blend")
     for spec in values.get("defenses", ()):
         installed().component("defense", spec)
 

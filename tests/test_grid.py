@@ -19,6 +19,7 @@ from click.testing import CliRunner, Result
 from bdbench import BdbenchError, Detector, Mitigation, Tools, TrainingView, grid, leaderboard, record, sources
 from bdbench.board import Board
 from bdbench.cli import cli
+from bdbench.leaderboard.coverage import made_by_other_code
 from bdbench.plugins import Plugin, Registration, installed
 from tests.conftest import TINY, TINY_DATAMODEL
 
@@ -125,6 +126,27 @@ def other_code(monkeypatch: pytest.MonkeyPatch, kind: str, name: str) -> None:
     """Let a component have other code than what there was."""
     component, code = type(installed().component(kind, name)), sources.own_code
     monkeypatch.setattr(sources, "own_code", lambda c: "other" if c is component else code(c))
+
+
+def test_a_list_in_attacks_is_a_cascade_which_is_stale_when_one_of_its_attackers_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = '["blend:rate=0.04", {name = "badnets", rate = [0.04, 0.06], target = 1}]'
+    file = made(tmp_path / "board", ONE.replace('{ name = "badnets", rate = 0.04, size = 2 }', entry))
+    asked = grid.read(file)
+    assert [[part.rate for part in attack.attacks] for attack in asked.attacks] == [[0.04, 0.04], [0.04, 0.06]]  # type: ignore[attr-defined]
+    spec = record.spec(asked.attacks[0].config())
+    assert asked.only([f"attack={spec}"]).attacks == asked.attacks[:1]
+    assert run(file, "--only", f"attack={spec}", "--seeds", "0").exit_code == 0
+    board, (job, *_) = Board.read(file.parent), asked.jobs()
+    assert board.state(job, job.defenses[0]) == "recorded" and made_by_other_code(board) == []
+    other_code(monkeypatch, "attack", "badnets")
+    assert board.state(job, job.defenses[0]) == "stale"
+    (line,) = made_by_other_code(board)
+    assert line.endswith("seeds 0 were made by other code of the attack than today's")
+    leaderboard.build(file.parent)
+    (row, *_) = pd.read_csv(file.parent / "table.csv").itertuples()
+    assert row.attack == "cascade"
 
 
 @pytest.mark.parametrize(("kind", "name"), [("defense", "random"), ("attack", "badnets"), ("model", "convnet")])

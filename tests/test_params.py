@@ -87,6 +87,21 @@ def test_what_is_written_is_read_back(share: float, count: int, limit: int | Non
     assert params.make(Thing, "attack", params.parse_spec(text)[1]) == thing
 
 
+@pytest.mark.parametrize(
+    ("text", "separator", "parts"),
+    [
+        ("a=1,b=2", ",", ["a=1", "b=2"]),
+        ("a=[x:c=1,d=2]+[y],b=2", ",", ["a=[x:c=1,d=2]+[y]", "b=2"]),
+        ("[x:c=[y:d=1]+z]+w", "+", ["[x:c=[y:d=1]+z]", "w"]),
+        ("a=p[1.png,b=2", ",", ["a=p[1.png", "b=2"]),
+        ("a=p]1[.png,b=2", ",", ["a=p]1[.png", "b=2"]),
+        ("", ",", [""]),
+    ],
+)
+def test_brackets_hold_together_unless_they_are_not_closed(text: str, separator: str, parts: list[str]) -> None:
+    assert params.split(text, separator) == parts
+
+
 def test_describe_names_types_defaults_and_limits() -> None:
     described = {p.name: p for p in params.describe(Thing)}
     assert described["share"].type == "float"

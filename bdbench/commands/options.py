@@ -9,6 +9,14 @@ from typing import Any
 
 import click
 
+attack = click.option(
+    "--attack",
+    default=["blend"],
+    show_default=True,
+    multiple=True,
+    metavar="SPEC",
+    help="NAME or NAME:KEY=VALUE,...; given several times: a cascade of attackers on one set.",
+)
 data_root = click.option(
     "--data-root", envvar="BDBENCH_DATA", metavar="DIR", help="Where data sets are. [env: BDBENCH_DATA]"
 )

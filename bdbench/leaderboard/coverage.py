@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
@@ -60,9 +61,8 @@ def made_by_other_code(board: Board) -> list[str]:
     found: dict[tuple[str, tuple[str, ...]], list[int]] = {}
     for data in board.records.values():
         config = data["config"]
-        changed = tuple(
-            kind for kind, code in config["code"].items() if today.get((kind, config[kind]["name"]), code) != code
-        )
+        now = {kind: _code(today, kind, config[kind]) for kind in config["code"]}
+        changed = tuple(kind for kind, code in config["code"].items() if now[kind] not in (None, code))
         if changed:
             cell = ", ".join(record.spec(config[kind]) for kind in record.KINDS)
             found.setdefault((cell, changed), []).append(data["seed"])
@@ -70,6 +70,13 @@ def made_by_other_code(board: Board) -> list[str]:
         f"{cell}: seeds {show_seeds(seeds)} were made by other code of the {' and the '.join(changed)} than today's"
         for (cell, changed), seeds in sorted(found.items())
     ]
+
+
+def _code(today: Mapping[tuple[str, str], str], kind: str, component: Mapping[str, Any]) -> str | None:
+    """What the code of a component, and of those that it is made of, says today; None if one is not installed."""
+    codes = [today.get((kind, part["name"])) for part in (component, *record.parts(component))]
+    known = [code for code in codes if code is not None]
+    return sources.joined(known) if len(known) == len(codes) else None
 
 
 def _gaps(board: Board) -> list[dict[str, Any]]:

@@ -56,7 +56,8 @@ def labels(
 
 
 def _names(component: Mapping[str, Any], path: Path) -> bool:
-    values = [Path(v) for v in record.parameters(component).values() if isinstance(v, str) and Path(v) != Path()]
+    named = [v for part in (component, *record.parts(component)) for v in record.parameters(part).values()]
+    values = [Path(v) for v in named if isinstance(v, str) and Path(v) != Path()]
     return any(value == path or value in path.parents for value in values)
 
 

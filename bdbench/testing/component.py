@@ -7,6 +7,7 @@ from pathlib import Path
 
 from bdbench import params
 from bdbench.interfaces import Component
+from bdbench.plugins import installed
 from bdbench.testing.checks import check, expect
 
 
@@ -30,7 +31,7 @@ def comes_back_from_its_config(component: Component) -> None:
     """
     values = json.loads(json.dumps(component.config()))
     expect(values.pop("name", None) == component.name, f"config() names {component.config().get('name')!r}")
-    again = params.make(type(component), component.kind, values)
+    again = params.make(type(component), component.kind, values, installed().component)
     expect(again == component, f"{component} became {again}")
 
 

@@ -14,6 +14,7 @@ def bdbench_register_attacks() -> list[type[Attack]]:
     from bdbench_triggers.blend import Blend
     from bdbench_triggers.bpp import Bpp
     from bdbench_triggers.bpp_trained import BppTrained
+    from bdbench_triggers.cascade import Cascade
     from bdbench_triggers.color import Color
     from bdbench_triggers.ctrl import Ctrl
     from bdbench_triggers.dynamic_patch import DynamicPatch
@@ -42,6 +43,7 @@ def bdbench_register_attacks() -> list[type[Attack]]:
         Blend,
         Bpp,
         BppTrained,
+        Cascade,
         Color,
         Ctrl,
         DynamicPatch,
