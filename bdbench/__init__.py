@@ -45,7 +45,7 @@ _HOME = {name: home for home, names in _HOMES.items() for name in names}
 if TYPE_CHECKING:
     from bdbench.attacks import Attack, Covers, CraftedTrigger, SourceSpecific, TriggerAttack
     from bdbench.commands.options import export_command
-    from bdbench.data import Challenge, ImageData, PoisonedData, Role, Split, TrainingView
+    from bdbench.data import ANY_OTHER, Challenge, ImageData, PoisonedData, Role, Split, TrainingView
     from bdbench.defenses import (
         Defense,
         Detector,
@@ -56,10 +56,6 @@ if TYPE_CHECKING:
         RobustTraining,
         Verdict,
     )
-
-
-    from bdbench.data import ANY_OTHER, Challenge, ImageData, PoisonedData, Role, Split, TrainingView
-    from bdbench.defenses import Detector, InputDetector, Mitigation, Model, ModelDetector, RobustTraining, Verdict
     from bdbench.errors import BdbenchError, unknown
     from bdbench.experiment import load, reopen, run, run_all
     from bdbench.hookspecs import hookimpl

@@ -196,9 +196,6 @@ def _has(config: Mapping[str, Any], spec: str) -> bool:
     return config["name"] == name and all(str(config.get(key)) == value for key, value in values.items())
 
 
-def _specs(kind: str, entry: Any) -> Iterator[str | dict[str, Any]]:
-
-
 def _specs(kind: str, entry: Any) -> Iterator[str | dict[str, Any] | list[Any]]:
     if isinstance(entry, str):
         yield entry

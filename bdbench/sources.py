@@ -32,18 +32,13 @@ def code_of(*components: Component) -> dict[str, str]:
     each class, the sources of its package and of bdbench, of the packages of its bases, and the numerical libraries.
     """
     found = {**library_versions(), "bdbench": _sources("bdbench") or _session()}
-    for component in components:
+    for component in [part for whole in components for part in (whole, *params.parts(whole))]:
         cls = type(component)
         found[f"{cls.__module__}.{cls.__qualname__}"] = _sources(cls.__module__) or _session()
         known = {_top(cls.__module__), *_BY_VERSION}
         for base in sorted({base.__module__ for base in cls.__mro__ if _top(base.__module__) not in known}):
             found[base] = _sources(base) or _session()
     return found
-
-
-    whole = [part for c in components for part in (c, *params.parts(c))]
-    classes = {f"{type(c).__module__}.{type(c).__qualname__}": _sources(type(c).__module__) for c in whole}
-    return {**library_versions(), "bdbench": _sources("bdbench"), **classes}
 
 
 @functools.cache

@@ -178,9 +178,6 @@ class HarnessWorkshop(Workshop):
         """Train a model of the victim's architecture; ``name`` draws its random stream. See ``Workshop.train``."""
         if kept is not None and (loss is None or each_epoch is not None):
             raise ValueError("kept says by what a loss is known: expected a loss, and no each_epoch")
-        self.models_trained += 1
-
-
         self._spent.models += 1
         seed = self.streams.integer(f"train:{name}")
         recipe = recipe or self.recipe
@@ -250,11 +247,8 @@ class HarnessWorkshop(Workshop):
         stage = self._bench.store.stage(config, counted)
         models = int(stage.arrays.pop(_MODELS, 0))
         if stage.reused:
-            self.reused_seconds += stage.seconds
-            self.models_trained += models
-
-
             self._spent.reused_seconds += stage.seconds
+            self._spent.models += models
         return stage.arrays
 
     @property

@@ -16,28 +16,21 @@ from bdbench_datasets.npz import Npz
 from tests.conftest import TINY_DATAMODEL
 
 # What takes long with its defaults, in a form that takes the same way in fewer steps.
-SMALL = [TINY_DATAMODEL, "neural-cleanse:steps=60", "fine-tuning:epochs=3", "label-consistent:steps=5"]
-# Attacks with generators, in a few batches.
-SMALL += ["input-aware:mask_epochs=1,width=2", "lira:epochs=1,tune_epochs=1,width=2", "ssba:steps=4,width=2"]
-
-
-
-
 SMALL = [
     TINY_DATAMODEL,
     "neural-cleanse:steps=60",
     "fine-tuning:epochs=3",
     "color:particles=3,rounds=2,examples=40,epochs=1",
-    "label-consistent:steps=5",
-    "low-frequency:passes=2,examples=10",
-    "trojan-patch:steps=20",
-
-
-    "label-consistent:steps=5",
     "hidden-trigger:steps=5,lr=1",
-    "sleeper-agent:steps=4,retrainings=1",
+    "input-aware:mask_epochs=1,width=2",
+    "label-consistent:steps=5",
+    "lira:epochs=1,tune_epochs=1,width=2",
+    "low-frequency:passes=2,examples=10",
     # Of the samples' 200 images its own rate is none.
     "narcissus:rate=0.05,rounds=10",
+    "sleeper-agent:steps=4,retrainings=1",
+    "ssba:steps=4,width=2",
+    "trojan-patch:steps=20",
 ]
 
 
