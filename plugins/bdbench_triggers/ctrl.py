@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
 
 import numpy as np
 
-from bdbench import BdbenchError, Streams, TriggerAttack, param
+from bdbench import BdbenchError, Streams, param
 from bdbench_triggers.chrominance import raised
+from bdbench_triggers.labels import EitherLabel
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ctrl(TriggerAttack):
+class Ctrl(EitherLabel):
     """Clean-label: in each window of the image two coefficients of the cosine transform of U and V are raised.
 
     Poisons data. Sec. 4 of the paper: the image in YUV, an orthonormal transform of windows of 32 x 32 pixels,
@@ -28,18 +28,10 @@ class Ctrl(TriggerAttack):
 
     name = "ctrl"
     paper = "Li et al., An Embarrassingly Simple Backdoor Attack on Self-supervised Learning, ICCV 2023"
-    clean_label: ClassVar[bool] = True
     rate: float = param(0.01, help="poisons / size of the whole training set", low=0, high=1, exclusive=True)
     magnitude: float = param(50.0, help="what is added to a coefficient, in grey levels", low=0, exclusive=True)
     test_magnitude: float | None = param(100.0, help="the same at test time (none: magnitude)", low=0, exclusive=True)
     window: int = param(32, help="side of a window, in pixels", low=4)
-    labels: Literal["clean", "dirty"] = param("clean", help="poison the target class, or the others")
-
-    def __post_init__(self) -> None:
-        """Check every parameter; raises BdbenchError."""
-        super().__post_init__()
-        # Of the class, as lists show it, it is True; an instance is frozen, but this is no parameter.
-        object.__setattr__(self, "clean_label", self.labels == "clean")
 
     def stamp(self, images: np.ndarray, streams: Streams) -> np.ndarray:
         """Add the pattern at the training magnitude. Raises BdbenchError where it would change no pixel."""

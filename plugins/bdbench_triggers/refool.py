@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from bdbench import BdbenchError, CraftedTrigger, Split, State, Streams, Workshop, param
+from bdbench_triggers.labels import EitherLabel
 
 if TYPE_CHECKING:
     import torch
@@ -24,7 +25,7 @@ _PIXELS = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
-class Refool(CraftedTrigger):
+class Refool(EitherLabel, CraftedTrigger):
     """Clean-label: x' = (1 - a) x + a k * r in linear light, where the kernel k makes a reflection of a picture r.
 
     Sec. 3.2 of the paper, whose three models differ in k: same depth (k is a point), out of focus (a Gaussian), and
@@ -42,16 +43,10 @@ class Refool(CraftedTrigger):
     name = "refool"
     paper = "Liu et al., Reflection Backdoor, ECCV 2020, arXiv:2007.02343"
     rate: float = param(0.0327, help="poisons / size of the whole training set", low=0, high=1, exclusive=True)
-    labels: Literal["clean", "dirty"] = param("clean", help="poison the target class, or relabel images of the others")
     model: Literal["mixed", "same-depth", "out-of-focus", "ghost"] = param("mixed", help="of reflection (mixed: drawn)")
     reflections: str = param("images", help="'images': training images of other classes; or a folder of pictures")
     count: int = param(200, help="how many pictures there are at most, drawn from them", low=1)
     canvas: int = param(224, help="side of an image, in pixels, of which blur (1 to 5) and shift (3 to 8) are", low=8)
-
-    @property
-    def clean_label(self) -> bool:  # type: ignore[override]
-        """Whether poisons are of the target class, and keep their label."""
-        return self.labels == "clean"
 
     def files(self) -> tuple[Path, ...]:
         """The pictures of the folder. Raises BdbenchError if there are none."""

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 
-from bdbench import BdbenchError, Streams, TriggerAttack, param
+from bdbench import BdbenchError, Streams, param
+from bdbench_triggers.labels import EitherLabel
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sig(TriggerAttack):
-    """Clean-label: v(i, j) = delta sin(2 pi j f / W) is added to target-class images, eq. 1 of the paper.
+class Sig(EitherLabel):
+    """v(i, j) = delta sin(2 pi j f / W) is added to images of the target class, eq. 1 of the paper.
+
+    The paper is the first with clean labels; labels=dirty is the use that other comparisons make of the signal.
 
     The paper stamps test images with a stronger signal than training ones (sec. 4): ``test_delta``.
     """
 
     name = "sig"
     paper = "Barni, Kallas and Tondi, A New Backdoor Attack in CNNs by Training Set Corruption, ICIP 2019"
-    clean_label: ClassVar[bool] = True
     delta: float = param(20.0, help="amplitude, in grey levels of 255", low=0, exclusive=True)
     test_delta: float | None = param(None, help="amplitude at test time (none: delta)", low=0, exclusive=True)
     frequency: int = param(6, help="periods across the width", low=1)

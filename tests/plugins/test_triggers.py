@@ -269,3 +269,10 @@ def test_more_targets_than_poisons_are_refused(split: Split) -> None:
 def test_a_picture_is_one_trigger(split: Split) -> None:
     with pytest.raises(BdbenchError, match=r"pattern=p\.png is one trigger"):
         Blend(rate=0.2, pattern="p.png").variant(1)
+
+
+def test_a_signal_on_images_of_other_classes_takes_the_targets_label(split: Split) -> None:
+    made = Sig(rate=0.2, target=1, frequency=2, labels="dirty").poison(split, {}, TOOLS)
+    poisons = made.roles == Role.POISON
+    assert (made.original_labels[poisons] != 1).all() and (made.labels[poisons] == 1).all()
+    assert not Sig(labels="dirty").clean_label and Sig().clean_label
