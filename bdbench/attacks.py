@@ -28,13 +28,15 @@ if TYPE_CHECKING:
 class Attack(Component, ABC):
     """Poisons a training set, and challenges a model with test images.
 
-    control: nothing is attacked, so that what a defense does there is what it costs; trains: the attacker trains the
-    victim himself, and hands it over (the threat model); foreign: the poisoned set was made elsewhere, of the whole
-    training part, so that clean examples can be set apart from the test part only.
+    control: nothing is attacked, so that what a defense does there is what it costs; plants: the training set is
+    poisoned (False: models are challenged with what clean data taught them); trains: the attacker trains the victim
+    himself, and hands it over (the threat model); foreign: the poisoned set was made elsewhere, of the whole training
+    part, so that clean examples can be set apart from the test part only.
     """
 
     kind: ClassVar[str] = "attack"
     control: ClassVar[bool] = False
+    plants: ClassVar[bool] = True
     trains: ClassVar[bool] = False
     foreign: ClassVar[bool] = False
 

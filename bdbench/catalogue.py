@@ -51,7 +51,7 @@ def _of_kind(component: Any) -> dict[str, Any]:
     """What is asked of attacks and of defenses alone."""
     kind = getattr(component, "kind", None)
     if kind == "attack":
-        return {"control": component.control, "trains": component.trains}
+        return {"control": component.control, "plants": component.plants, "trains": component.trains}
     if kind == "defense":
         return {
             "stage": component.stage,

@@ -28,8 +28,9 @@ def poisoned(attack: Attack, images: ImageData, made: PoisonedData) -> PoisonedD
     if not np.isin(made.roles, list(Role)).all():
         raise BdbenchError(f"{who} returned roles {sorted(set(made.roles.tolist()))}: expected {list(map(int, Role))}")
     _check_origin(who, images, made)
-    if attack.control and (made.roles == Role.POISON).any():
-        raise BdbenchError(f"{who} is a control and returned poisons: expected none")
+    if (attack.control or not attack.plants) and (made.roles == Role.POISON).any():
+        told = "is a control" if attack.control else "plants nothing"
+        raise BdbenchError(f"{who} {told} and returned poisons: expected none")
     untouched = untouched_poisons(images, made)
     if untouched:
         poisons = int((made.roles == Role.POISON).sum())

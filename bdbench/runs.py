@@ -13,7 +13,7 @@ from bdbench.data import Challenge, ImageData, PoisonedData, TrainingView
 from bdbench.defenses import Defense
 from bdbench.record import Record
 from bdbench.training import Victim
-from bdbench.workshop import Tools
+from bdbench.workshop import State, Tools
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,11 @@ class Reopened:
     def attack(self) -> Attack:
         """The attack, with its parameters; what they leave to the seed is drawn."""
         return self._cell.scene.attack
+
+    @property
+    def state(self) -> State:
+        """What the attack crafted, by name; nothing of most."""
+        return self._cell.scene.state
 
     @property
     def clean(self) -> ImageData:

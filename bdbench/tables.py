@@ -162,6 +162,8 @@ def _told_of_kind(entry: Mapping[str, Any]) -> Iterator[str]:
     """What there is to say of an attack, or of a defense: at which stage it acts, what it is given, what it assumes."""
     if entry.get("control"):
         yield "a control: nothing is attacked"
+    if not entry.get("plants", True):
+        yield "nothing is poisoned"
     if entry.get("trains"):
         yield "the attacker trains the model"
     if entry.get("stage"):

@@ -16,6 +16,8 @@ from bdbench.cli import cli
 from tests.conftest import TINY
 
 SMALL = [f"--{k}={v}" for k, v in TINY.items()]
+# Another --attack would be a second attacker.
+UNATTACKED = [option for option in SMALL if not option.startswith("--attack")]
 
 
 def invoke(*arguments: str) -> Result:
@@ -109,7 +111,8 @@ def test_bad_input_ends_in_one_line_and_code_2(
     arguments = [a.format(root=broken) for a in arguments]
     out = [] if "--out" in arguments else ["--out", str(tmp_path / "runs")]
     defense = [] if "--defense" in arguments else ["--defense", "random"]
-    result = invoke("run", *SMALL, *defense, *out, *arguments)
+    small = UNATTACKED if "--attack" in arguments else SMALL
+    result = invoke("run", *small, *defense, *out, *arguments)
     assert result.exit_code == 2, result.output
     (line,) = result.stderr.strip().splitlines()
     assert line.startswith("bdbench: ")
@@ -121,7 +124,7 @@ def test_bad_input_ends_in_one_line_and_code_2(
 
 def test_defenses_of_several_stages_have_a_table_each(tmp_path: Path) -> None:
     out = ["--out", str(tmp_path / "runs")]
-    result = invoke("run", *SMALL, *out, "--defense", "random", "--defense", "low-loss", "--attack", "badnets")
+    result = invoke("run", *UNATTACKED, *out, "--defense", "random", "--defense", "low-loss", "--attack", "badnets")
     assert result.exit_code == 0, result.output
     assert result.stdout.count("training set, budget 10 %") == 1
     assert "reference: plain training" in result.stdout and "after removal and retraining" in result.stdout
@@ -144,8 +147,7 @@ def test_a_preview_of_all_attacks_says_what_it_leaves_out(tmp_path: Path, monkey
 
 def test_several_attacks_are_a_cascade(tmp_path: Path) -> None:
     attacks = ["--attack", "badnets:rate=0.05", "--attack", "blend:target=3,rate=0.05"]
-    small = [option for option in SMALL if not option.startswith("--attack")]
-    result = invoke("run", *small, *attacks, "--defense", "random", "--out", str(tmp_path))
+    result = invoke("run", *UNATTACKED, *attacks, "--defense", "random", "--out", str(tmp_path))
     assert result.exit_code == 0, result.output
     assert result.stdout.startswith("cascade badnets & blend on digits, convnet, seed 0, target 0+3\n")
     for text in ("ASR to 0 %", "ASR to 3 %", "worst goal's ASR %", "attacks=[badnets:target=0,rate=0.05,"):
@@ -156,7 +158,7 @@ def test_several_attacks_are_a_cascade(tmp_path: Path) -> None:
     words = shlex.split(record.command(found["config"], found["seed"]))[2:]
     again = invoke("run", *words, "--json", "--device", "cpu", "--out", str(tmp_path / "again"))
     assert json.loads(again.stdout)[0]["id"] == found["id"]
-    wrong = invoke("run", *small, "--attack", "badnets", "--attack", "blnd")
+    wrong = invoke("run", *UNATTACKED, "--attack", "badnets", "--attack", "blnd")
     assert wrong.exit_code == 2 and "unknown attack 'blnd': did you mean 'blend'?" in wrong.stderr
     picture = tmp_path / "both.png"
     seen = invoke("preview", *attacks, "--output", str(picture), "--out", str(tmp_path))

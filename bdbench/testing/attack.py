@@ -83,15 +83,17 @@ def original_labels_are_those_of_the_set(attack: Attack) -> None:
 
 @check("attack")
 def poisons_are_as_many_as_the_rate_says(attack: Attack) -> None:
-    """There are ``round(rate * n)`` POISON examples of n, if it has a ``rate``; of a ``control`` there are none.
+    """There are ``round(rate * n)`` POISON examples of n, if it has a ``rate``; none if nothing is planted.
 
     Peers disagree on what a rate is a rate of; here it is of the whole training set, or tables cannot be compared.
     ``cover_rate``, of COVER examples, is as well.
     """
     for made in all_made(attack):
         found = int((made.poisoned.roles == Role.POISON).sum())
-        if attack.control:
-            expect(found == 0, f"{found} poisons of a control")
+        if attack.control or not attack.plants:
+            expect(
+                found == 0, f"{found} poisons of {'a control' if attack.control else 'an attack that plants nothing'}"
+            )
             continue
         expect(found > 0, "no poisons at all")
         for name, role in (("rate", Role.POISON), ("cover_rate", Role.COVER)):
@@ -125,7 +127,7 @@ def order_says_nothing_of_roles(attack: Attack) -> None:
     Scored are an example's place, and how many of its 50 neighbours have another label, against what chance gives:
     where the order of the classes is left, or poisons stand together, a "defense" that sees no image has an AUROC of 1.
     """
-    if attack.control:
+    if attack.control or not attack.plants:
         return
     poisoned = first_fitting(SHAPES, lambda shape: _of_a_sorted_set(attack, shape))
     roles, n = poisoned.roles, len(poisoned.roles)

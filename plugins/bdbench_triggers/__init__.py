@@ -25,6 +25,7 @@ def bdbench_register_attacks() -> list[type[Attack]]:
     from bdbench_triggers.lira import Lira
     from bdbench_triggers.low_frequency import LowFrequency
     from bdbench_triggers.narcissus import Narcissus
+    from bdbench_triggers.natural import Natural
     from bdbench_triggers.none import NoAttack
     from bdbench_triggers.refool import Refool
     from bdbench_triggers.sig import Sig
@@ -54,6 +55,7 @@ def bdbench_register_attacks() -> list[type[Attack]]:
         Lira,
         LowFrequency,
         Narcissus,
+        Natural,
         NoAttack,
         Refool,
         Sig,

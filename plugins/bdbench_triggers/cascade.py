@@ -27,7 +27,7 @@ class Cascade(Attack):
     has when it is alone, so that it then does the same, the others with streams by their names, so that two of one kind
     differ. Test images are attacked by each in turn, never by two at once: a challenge has the rows of all. Success is
     told apart by goal; attackers with one target count together there. Attackers who train the model, sets that were
-    poisoned elsewhere, and controls cannot take part.
+    poisoned elsewhere, and attacks that poison nothing cannot take part.
     """
 
     name = "cascade"
@@ -42,7 +42,7 @@ class Cascade(Attack):
         if len(self.attacks) < 2:
             raise BdbenchError(f"{who}: {len(self.attacks)} of attacks is not allowed: expected at least two")
         for attack in self.attacks:
-            if attack.control or attack.trains or attack.foreign or isinstance(attack, Cascade):
+            if attack.control or not attack.plants or attack.trains or attack.foreign or isinstance(attack, Cascade):
                 raise BdbenchError(f"{who}: {attack.name!r} cannot take part: expected attacks that poison this set")
         own = [streams.child(name) if name else streams for name in self._names()]
         parts = [attack.settled(num_classes, its) for attack, its in zip(self.attacks, own, strict=True)]

@@ -174,6 +174,12 @@ class SoCalledControl(Square):
     control = True
 
 
+class SoCalledNatural(Square):
+    """Says that it plants nothing, and poisons."""
+
+    plants = False
+
+
 class NotSoClean(Square):
     """Says clean-label and changes labels."""
 
@@ -523,6 +529,7 @@ BROKEN: list[Broken] = [
     ("original-labels-are-those-of-the-set", Overwritten(), "10 of 200 differ"),
     ("poisons-are-as-many-as-the-rate-says", OfTheOthers(rate=0.1), "18 poisons of 200 at rate=0.1, which asks for 20"),
     ("poisons-are-as-many-as-the-rate-says", SoCalledControl(), "10 poisons of a control"),
+    ("poisons-are-as-many-as-the-rate-says", SoCalledNatural(), "10 poisons of an attack that plants nothing"),
     (
         "poisons-are-as-many-as-the-rate-says",
         TwiceAsMany(),
