@@ -22,7 +22,8 @@ from bdbench.experiment import cell
 from bdbench.plugins import installed
 from bdbench.testing.samples import split, workshop
 from bdbench.tools import HarnessWorkshop
-from bdbench_triggers import dynamic, loops
+from bdbench_triggers import input_aware_networks as networks
+from bdbench_triggers import loops
 from bdbench_triggers.generators import Generator, changed, weights, with_weights
 from bdbench_triggers.input_aware import InputAware
 from bdbench_triggers.lira import Lira, _moved
@@ -103,7 +104,7 @@ class Fixed(nn.Module):
 
 
 def test_the_mask_is_nearly_one_or_nothing() -> None:
-    found = dynamic.where(Fixed(torch.tensor([-1.0, 0.0, 1.0]).view(1, 1, 1, 3)), torch.zeros(1, 3, 1, 3))
+    found = networks.where(Fixed(torch.tensor([-1.0, 0.0, 1.0]).view(1, 1, 1, 3)), torch.zeros(1, 3, 1, 3))
     # tanh(1) = .7616, so that what comes before is .1192, .5 and .8808; then 20 x - 10 is -7.616, 0 and 7.616.
     assert found.flatten().tolist() == pytest.approx([2.4e-7, 0.5, 1 - 2.4e-7], abs=2e-7)
 
@@ -111,16 +112,16 @@ def test_the_mask_is_nearly_one_or_nothing() -> None:
 def test_a_pattern_replaces_the_pixels_under_its_mask() -> None:
     x, pattern = torch.full((1, 3, 2, 2), 0.25), torch.full((1, 3, 2, 2), 0.75)
     mask = torch.tensor([[1.0, 0.0], [0.5, 0.0]]).view(1, 1, 2, 2)
-    assert dynamic.on(x, pattern, mask)[0, 2].tolist() == [[0.75, 0.25], [0.5, 0.25]]
+    assert networks.on(x, pattern, mask)[0, 2].tolist() == [[0.75, 0.25], [0.5, 0.25]]
 
 
 def test_the_diversity_loss_by_hand() -> None:
     x = torch.tensor([0.0, 0.6]).view(2, 1, 1, 1).expand(2, 3, 2, 2)
     made = torch.tensor([0.1, 0.4]).view(2, 1, 1, 1).expand(2, 3, 2, 2).clone().requires_grad_()
-    assert dynamic.alike(x, made).item() == pytest.approx(0.6 / 0.3, rel=1e-4)
-    assert dynamic.alike(x, x).item() == pytest.approx(1, rel=1e-4)
+    assert networks.alike(x, made).item() == pytest.approx(0.6 / 0.3, rel=1e-4)
+    assert networks.alike(x, x).item() == pytest.approx(1, rel=1e-4)
     same_patterns = torch.full((2, 3, 2, 2), 0.5, requires_grad=True)
-    dynamic.alike(x, same_patterns).backward()
+    networks.alike(x, same_patterns).backward()
     assert same_patterns.grad is not None and torch.isfinite(same_patterns.grad).all()
 
 
@@ -133,7 +134,7 @@ def test_covers_and_bystanders_carry_the_trigger_of_another_image() -> None:
         assert len(covers) == 8
         originals = np.asarray(train.images)[covers]
         sources = np.roll(originals, 1, axis=0)
-        crossed = dynamic.stamped(originals, sources, state, 2, "cpu")
+        crossed = networks.stamped(originals, sources, state, 2, "cpu")
         assert np.array_equal(poisoned.images[covers], crossed)
         assert np.array_equal(poisoned.labels[covers], train.labels[covers])
         own = attack.stamp_with(originals, state, tools.streams, "cpu")
@@ -149,9 +150,9 @@ def test_the_mask_learns_to_cover_little_and_to_differ() -> None:
     attack, train = InputAware(mask_epochs=25, width=4), split(COLOUR, 4, 200)
     with at_work(attack, train) as tools:
         mask = Generator(3, 1, 4, 2, bounded=True)
-        dynamic._train_mask(attack, mask, train, tools)
+        networks._train_mask(attack, mask, train, tools)
     x = torch.from_numpy(np.asarray(train.images)[:64]).permute(0, 3, 1, 2) / 255
-    made = dynamic.where(mask.eval(), x).detach()
+    made = networks.where(mask.eval(), x).detach()
     assert 0 < made.mean() < 0.25
     assert (made - made.roll(1, 0)).abs().max() > 0.5
 

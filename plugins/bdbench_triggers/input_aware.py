@@ -41,21 +41,21 @@ class InputAware(Trained, Covers, CraftedTrigger):
 
     def craft(self, train: Split, tools: Workshop) -> State:
         """The weights of "pattern" and "mask", and the victim."""
-        from bdbench_triggers.dynamic import crafted
         from bdbench_triggers.generators import weights
+        from bdbench_triggers.input_aware_networks import crafted
 
         pattern, mask, victim = crafted(self, train, tools)
         return {**weights(pattern, "pattern"), **weights(mask, "mask"), **handed_over(victim)}
 
     def stamp_with(self, images: np.ndarray, state: State, streams: Streams, device: str) -> np.ndarray:
         """Each image with its own trigger."""
-        from bdbench_triggers.dynamic import stamped
+        from bdbench_triggers.input_aware_networks import stamped
 
         return stamped(images, images, state, self.width, device)
 
     def covered(self, images: np.ndarray, chosen: np.ndarray, state: State, tools: Workshop) -> np.ndarray:
         """Each image with the trigger of the one before it."""
-        from bdbench_triggers.dynamic import stamped
+        from bdbench_triggers.input_aware_networks import stamped
 
         return stamped(images, np.roll(images, 1, axis=0), state, self.width, tools.device)
 

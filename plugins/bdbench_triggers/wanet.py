@@ -13,9 +13,9 @@ from bdbench import BdbenchError, Covers, Streams, param
 class WaNet(Covers):
     """Dirty-label: images are warped by one smooth field; covers by that field and noise of their own.
 
-    Poisons data. The field of sec. 3.2 of the paper: k x k vectors drawn from the seed, of mean size s, bicubic between
+    Poisons data. The field of the paper: k x k vectors drawn from the seed, of mean size s, bicubic between
     them, cut off at the image's borders. It is in the unit of the authors' code, 1/H of half the image, so that s = .5
-    moves a pixel by a quarter of one in the mean. Covers are the noise mode of sec. 3.3: the field and, for each pixel,
+    moves a pixel by a quarter of one in the mean. Covers are its noise mode: the field and, for each pixel,
     noise in [-1, 1] in that unit; they keep their label, and there are twice as many as poisons in the paper: a lower
     ``rate`` asks for a lower ``cover_rate``. Images are sampled by torch's grid_sample, and rounded.
     In the paper the attacker trains the model: ``wanet-trained``.

@@ -16,7 +16,7 @@ class WaNetTrained(Trained, WaNet):
     """Dirty-label: ``wanet``, in a training of the attacker's own.
 
     Trains the model: in each batch ``rate`` of the images is warped and given the target, ``cover_rate`` is in the
-    noise mode, and the rest is clean, drawn anew in every epoch (sec. 3.3 of the paper). The victim's architecture and
+    noise mode, and the rest is clean, drawn anew in every epoch. The victim's architecture and
     recipe are used; the authors' are a pre-activation ResNet-18, SGD from .01 and random rotations. As there, an image
     of the target class may be among the warped. With ``snapshot`` the attack is ``wanet``.
     """
