@@ -20,7 +20,7 @@ def raised(
     bands: Literal["both", "mid", "high"] = "both",
     colours: Literal["yuv", "ycbcr"] = "yuv",
 ) -> np.ndarray:
-    """What is added to images of ``shape`` (H, W, C), float32, before clipping.
+    """What is added to images of ``shape`` (H, W, C), float32, before rounding and clipping.
 
     To the colour channels, to an orthonormal cosine transform of each block of b x b pixels and ``magnitude`` more at
     (b/2 - 1, b/2 - 1) and (b - 1, b - 1), and back: all of that is linear, so that it is one fixed pattern. Blocks are

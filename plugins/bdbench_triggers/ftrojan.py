@@ -8,19 +8,14 @@ from typing import Literal
 import numpy as np
 
 from bdbench import Streams, TriggerAttack, param
-
-# What one unit of the two colour channels adds to red, green and blue.
-_COLOURS = {
-    "yuv": [[0.0, -0.39465, 2.03211], [1.13983, -0.58060, 0.0]],
-    "ycbcr": [[0.0, -0.344136, 1.772], [1.402, -0.714136, 0.0]],
-}
+from bdbench_triggers.chrominance import raised
 
 
 @dataclass(frozen=True, kw_only=True)
 class FTrojan(TriggerAttack):
     """Dirty-label: in every block of U and V, a middle and a high frequency of the cosine transform are raised.
 
-    Poisons data. Sec. 3 of the paper: RGB to YUV, an orthonormal DCT of each block, ``magnitude`` added at (b/2 - 1,
+    Poisons data. RGB to YUV, an orthonormal DCT of each block, ``magnitude`` added at (b/2 - 1,
     b/2 - 1) and (b - 1, b - 1) of b x b (15 and 31 of 32), and back. All of that is linear, so that what is added to an
     image is one fixed pattern, of 2 magnitude / b at most for each frequency: it is made once, and images are only
     clipped. Blocks are as large as the image where that is smaller; a block that the border cuts has the cut pattern. A
@@ -42,16 +37,5 @@ class FTrojan(TriggerAttack):
         return np.clip(images + pattern, 0, 255).astype(np.uint8)
 
     def pattern(self, shape: tuple[int, ...]) -> np.ndarray:
-        """What is added to images of ``shape`` (H, W, C), float64, before rounding and clipping."""
-        from scipy.fft import idctn
-
-        height, width, channels = shape
-        side = min(self.block, height, width)
-        raised = np.zeros((side, side))
-        for band, place in (("mid", side // 2 - 1), ("high", side - 1)):
-            if self.bands in ("both", band):
-                raised[place, place] = self.magnitude
-        block = idctn(raised, norm="ortho")
-        plane = np.tile(block, (-(-height // side), -(-width // side)))[:height, :width]
-        weights = np.ones(1) if channels == 1 else np.sum(_COLOURS[self.colours], 0)
-        return plane[..., None] * weights
+        """What is added to images of ``shape`` (H, W, C), float32, before rounding and clipping."""
+        return raised(shape, self.magnitude, self.block, self.bands, self.colours)

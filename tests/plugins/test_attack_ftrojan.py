@@ -55,4 +55,4 @@ def test_a_frequency_adds_little(side: int) -> None:
     for bands, most in (("mid", 1), ("high", 1), ("both", 2)):
         pattern = FTrojan(bands=bands).pattern((side, side, 1))  # type: ignore[arg-type]
         assert 0.9 * 60 / block < np.abs(pattern).max() <= most * 60 / block
-        assert abs(pattern[:block, :block].mean()) < 1e-9
+        assert abs(pattern[:block, :block].mean()) < 1e-6
