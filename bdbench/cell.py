@@ -145,6 +145,7 @@ class Cell:
             inputs=outcome.inputs,
             verdict=outcome.verdict,
             stealth=self.scene.stealth,
+            floor=self.models.floor if setting.floor else None,
             p_value=work.p_value,
             derived=outcome.derived,
             cost=Cost({**shared, **work.seconds}, work.models_trained, environment.peak_memory_mb()),

@@ -59,6 +59,7 @@ def cli() -> None:
     help="The share of the training set to remove (0: none; auto: what a detector itself flags).",
 )
 @options.reserve
+@click.option("--floor", is_flag=True, help="Try a model of the clean set with the triggers, too.")
 @options.workplace
 @click.option("--fresh", is_flag=True, help="Compute every stage again.")
 @click.option("--json", "as_json", is_flag=True, help="Print the records instead of a table.")

@@ -107,6 +107,7 @@ def carry_out(job: Job, place: Workplace, progress: Progress | None = None, spre
             seed=job.seed,
             budget=job.budget,
             reserve=job.reserve,
+            floor=job.floor,
             device=place.device,
             precision=place.precision,
             threads=place.threads,

@@ -19,7 +19,7 @@ from bdbench.params import parse_spec
 from bdbench.plugins import SEVERAL, installed
 
 _LISTS = ("datasets", "models", "attacks", "defenses")
-_KEYS = (*_LISTS, "seeds", "budget", "reserve", "notes")
+_KEYS = (*_LISTS, "seeds", "budget", "reserve", "floor", "notes")
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,7 @@ class Job:
     seed: int
     budget: float | Literal["auto"]
     reserve: float
+    floor: bool = False
 
     def __str__(self) -> str:
         parts = (self.dataset, self.model, self.attack)
@@ -82,12 +83,14 @@ class Grid:
     seeds: tuple[int, ...]
     budget: float | Literal["auto"] = 0.1
     reserve: float = 0.05
+    floor: bool = False
     notes: tuple[Note, ...] = ()
 
     def jobs(self, seeds: Iterable[int] | None = None) -> list[Job]:
         """One for each data set, model, seed (the grid's unless given) and attack; a seed is done before the next."""
         product = itertools.product(self.datasets, self.models, seeds or self.seeds, self.attacks)
-        return [Job(d, m, a, self.defenses, seed, self.budget, self.reserve) for d, m, seed, a in product]
+        shared = (self.budget, self.reserve, self.floor)
+        return [Job(d, m, a, self.defenses, seed, *shared) for d, m, seed, a in product]
 
     def only(self, conditions: Iterable[str]) -> Grid:
         """The part that fits conditions such as ``attack=blend`` or ``defense=datamodel:models=300``.
@@ -135,7 +138,10 @@ def read(path: Path) -> Grid:
     reserve = record.check_reserve(data.get("reserve", 0.05))
     notes = _notes(path, data.get("notes", []), parts)
     seeds = read_seeds(str(data.get("seeds", "0")))
-    return Grid(path.parent, **parts, seeds=seeds, budget=budget, reserve=reserve, notes=notes)
+    floor = data.get("floor", False)
+    if not isinstance(floor, bool):
+        raise BdbenchError(f"floor={floor} is not allowed in {path}: expected true or false")
+    return Grid(path.parent, **parts, seeds=seeds, budget=budget, reserve=reserve, floor=floor, notes=notes)
 
 
 def read_seeds(text: str) -> tuple[int, ...]:

@@ -14,6 +14,7 @@ from bdbench.defenses import Model
 from bdbench.record import Performance
 from bdbench.scene import Scene
 from bdbench.store import Stage
+from bdbench.tools import Bench
 from bdbench.training import Victim
 
 Check = Callable[[np.ndarray, int], np.ndarray]
@@ -63,29 +64,24 @@ class Models:
         self.scene.seconds["reference"] = stage.seconds
         return self.performance(model), stage
 
+    @functools.cached_property
+    def floor(self) -> Performance | None:
+        """What the challenge does to a model of the clean set that is otherwise the victim; None where there is none.
+
+        A trigger that a clean model obeys as well owes nothing to the poisons.
+        """
+        if self.scene.challenge is None:
+            return None
+        train = self.scene.images.train
+        model, _ = _trained(
+            self.scene, self.scene.clean, np.asarray(train.images), train.labels, None, "victim", "train a clean model"
+        )
+        return self.performance(model)
+
     def trained(self, kept: np.ndarray | None, stream: str, label: str) -> tuple[Victim, Stage]:
         """A model trained on the kept part, bool (n,), of the poisoned set; None: on all of it."""
-        scene = self.scene
-        index = np.arange(len(scene.view.labels)) if kept is None else np.flatnonzero(kept)
-        trainer = scene.bench.trainer
-        config = {
-            "stage": "train",
-            **scene.bench.made_from,
-            "kept": data.fingerprint(index),
-            "model": scene.bench.architecture.config(),
-            "model_code": sources.code_of(scene.bench.architecture),
-            "recipe": asdict(trainer.recipe),
-            "stream": stream,
-        }
-        seed = scene.streams.integer(stream)
-
-        def make() -> tuple[Mapping[str, np.ndarray], float]:
-            start = time.perf_counter()
-            victim = trainer.train(scene.view.images[index], scene.view.labels[index], seed, label)
-            return victim.arrays(), time.perf_counter() - start
-
-        stage = scene.bench.store.stage(config, make)
-        return trainer.restore(stage.arrays), stage
+        view = self.scene.view
+        return _trained(self.scene, self.scene.bench, view.images, view.labels, kept, stream, label)
 
     def predictions(
         self, model: Model, check: Check = lambda made, count: made
@@ -123,3 +119,29 @@ class Models:
         """Which of the challenge's images are test images as they are."""
         challenge = self.scene.challenge
         return None if challenge is None else challenge.unchanged(self.scene.images.test)
+
+
+def _trained(
+    scene: Scene, bench: Bench, images: np.ndarray, labels: np.ndarray, kept: np.ndarray | None, stream: str, label: str
+) -> tuple[Victim, Stage]:
+    """A model trained on the kept part of a set, found again if it was."""
+    index = np.arange(len(labels)) if kept is None else np.flatnonzero(kept)
+    trainer = bench.trainer
+    config = {
+        "stage": "train",
+        **bench.made_from,
+        "kept": data.fingerprint(index),
+        "model": bench.architecture.config(),
+        "model_code": sources.code_of(bench.architecture),
+        "recipe": asdict(trainer.recipe),
+        "stream": stream,
+    }
+    seed = scene.streams.integer(stream)
+
+    def make() -> tuple[Mapping[str, np.ndarray], float]:
+        start = time.perf_counter()
+        victim = trainer.train(images[index], labels[index], seed, label)
+        return victim.arrays(), time.perf_counter() - start
+
+    stage = bench.store.stage(config, make)
+    return trainer.restore(stage.arrays), stage

@@ -157,7 +157,8 @@ class Record:
 
     stage, access: the defense's; control: nothing was attacked; before: the victim; reference: plain training on the
     whole set by the stream that is used after removal; after: with the defense; null where it changed no model;
-    stealth: of the attack; null where nothing is attacked, and in records made before it was measured.
+    stealth: of the attack; null where nothing is attacked, and in records made before it was measured; floor: a model
+    trained on the clean set, tried with the same challenge; null unless it was asked for.
     """
 
     id: str
@@ -177,6 +178,7 @@ class Record:
     inputs: Inputs | None = None
     verdict: Judgement | None = None
     stealth: Stealth | None = None
+    floor: Performance | None = None
     p_value: float | None = None
     derived: Derived = field(default_factory=lambda: Derived(None))
     extra: dict[str, float | None] = field(default_factory=dict)
@@ -202,7 +204,7 @@ class Record:
     def of(cls, data: Mapping[str, Any]) -> Record:
         """The record of valid data in the shape of this version."""
         parts: dict[str, Any] = {
-            **dict.fromkeys(("before", "reference", "after"), Performance),
+            **dict.fromkeys(("before", "reference", "floor", "after"), Performance),
             "detection": Detection, "inputs": Inputs, "verdict": Judgement, "stealth": Stealth, "derived": Derived,
             "cost": Cost,
         }  # fmt: skip

@@ -35,7 +35,8 @@ class Setting:
     """What a cell is of, its defense apart, and where it is computed.
 
     budget: the share to remove, or "auto" for what a detector itself flags; reserve: the share of the training part
-    that is set apart as clean examples; out: the folder of runs; source: where data sets may read from.
+    that is set apart as clean examples; floor: try a model of the clean set with the challenge, too; out: the folder of
+    runs; source: where data sets may read from.
     """
 
     dataset: Dataset
@@ -44,6 +45,7 @@ class Setting:
     seed: int
     budget: float | Literal["auto"] = 0.1
     reserve: float = 0.05
+    floor: bool = False
     device: str = "cpu"
     precision: Precision = "float32"
     out: Path
@@ -72,7 +74,8 @@ class Scene:
     """A poisoned training set and a challenge, with all that led to them.
 
     attack: with what its parameters leave to the seed drawn; state: what it crafted; view: the poisoned set as defenses
-    see it; bench: where defenses work on it; workshop: the attacker's; seconds: of each stage.
+    see it; bench: where defenses work on it; clean: the same on the set before it was poisoned; workshop: the
+    attacker's; seconds: of each stage.
     """
 
     setting: Setting
@@ -84,6 +87,7 @@ class Scene:
     view: TrainingView
     streams: Streams
     bench: Bench
+    clean: Bench
     workshop: HarnessWorkshop
     seconds: dict[str, float]
 
@@ -195,7 +199,9 @@ def made(setting: Setting) -> Scene:
                 array.flags.writeable = False
     view = poisoned.view(images.num_classes)
     inspected = _bench(setting, images, data.fingerprint(view.images, view.labels))
-    return Scene(setting, attack, images, state, poisoned, challenge, view, streams, inspected, workshop, seconds)
+    return Scene(
+        setting, attack, images, state, poisoned, challenge, view, streams, inspected, bench, workshop, seconds
+    )
 
 
 def contents(component: Component) -> dict[str, str]:

@@ -99,6 +99,7 @@ def _stage_table(stage: str, records: Sequence[Mapping[str, Any]]) -> Table:
     sections: list[tuple[str, str, _Rows]] = [
         ("before", "before", model),
         ("reference: plain training", "reference", model),
+        ("floor: a model of clean data", "floor", model),
     ]
     sections += [(_TITLES.get(part, part), part, rows) for part, rows in _OWN.items()]
     sections += [(_AFTER.get(stage, "after"), "after", model)]

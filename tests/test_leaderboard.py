@@ -291,6 +291,19 @@ def test_rows_in_which_the_attack_does_not_work_are_marked(tmp_path: Path) -> No
     assert page.count('class="cell fails"') == 2 and page.count('class="cell"') == 2
 
 
+def test_an_attack_that_a_clean_model_obeys_as_well_does_not_work(tmp_path: Path) -> None:
+    for name, floor in (("real", 0.1), ("adversarial", 0.9)):
+        parts = {**attack(name), **defense("none")}
+        shown = [
+            made(s, stage="repair", before=(0.9, 0.92), parts=parts, floor=performance(0.9, floor)) for s in range(3)
+        ]
+        keep(tmp_path, *shown)
+    build(tmp_path)
+    table = pd.read_csv(tmp_path / "table.csv").set_index("attack")
+    assert table["works"].to_dict() == {"adversarial": "no", "real": "yes"}
+    assert table["asr_floor"]["adversarial"] == 0.9
+
+
 def test_cost_is_beside_the_victims_own(tmp_path: Path) -> None:
     cost = {"seconds": {"data": 9.0, "victim": 4.0, "reference": 9.0, "score": 2.0, "retrain": 4.0}}
     row = one_row(tmp_path, made(cost={**cost, "models_trained": 1, "peak_memory_mb": 1.0}))

@@ -469,3 +469,27 @@ def test_what_is_found_again_costs_what_it_cost(tiny: dict[str, Any]) -> None:
     first, second = (bdbench.run(defense=Nested(salt=salt), **tiny) for salt in (1, 2))
     assert first.cost.models_trained == second.cost.models_trained == 3
     assert second.cost.seconds["score"] >= 0.9 * first.cost.seconds["score"] > 0
+
+
+def test_the_floor_is_what_a_clean_model_does(tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    from bdbench.training import Trainer
+
+    control = bdbench.run(defense="none", **{**tiny, "attack": "none"}, floor=True)
+    trained: list[str] = []
+    train = Trainer.train
+    monkeypatch.setattr(
+        Trainer,
+        "train",
+        lambda self, *a, **kw: (trained.append(a[3]), train(self, *a, **kw))[1],  # type: ignore[func-returns-value]
+    )
+    made = bdbench.run(defense="none", **tiny, floor=True)
+    # The clean model is the control's victim, which is found again.
+    assert trained == ["train the victim"]
+    assert control.floor is None and made.floor is not None
+    assert made.floor.clean_accuracy == control.before.clean_accuracy
+    clean = bdbench.reopen(tiny["out"] / control.id).victim()
+    again = bdbench.reopen(tiny["out"] / made.id)
+    assert again.challenge is not None
+    obeyed = clean.predict(again.challenge.images) == again.challenge.goal
+    assert made.floor.attack_success_rate == float(obeyed.mean())
+    assert bdbench.run(defense="none", **tiny).floor is None

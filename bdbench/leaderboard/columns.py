@@ -32,6 +32,7 @@ NUMBERS = {
     "ca_before": Number("CA before", "before.clean_accuracy", "test"),
     "asr_before": Number("ASR before", "before.attack_success_rate", "attacked"),
     "ra_before": Number("RA before", "before.robust_accuracy", "attacked"),
+    "asr_floor": Number("ASR, clean model", "floor.attack_success_rate", "attacked"),
     "worst_goal_before": Number("worst goal's ASR before", "before.worst_goal", "a goal"),
     "bystanders_before": Number("bystanders' accuracy before", "before.bystander_accuracy", "bystanders"),
     "spill_before": Number("spill before", "before.spill", "bystanders"),
@@ -144,7 +145,7 @@ SHOWN = {
 STAGES = tuple(SHOWN)
 # What there is to say of attacks, whatever the defense.
 OF_ATTACKS = (
-    "attack", "seeds", "asr_before", "worst_goal_before", "ca_before", "control_ca", "bystanders_before",
+    "attack", "seeds", "asr_before", "asr_floor", "worst_goal_before", "ca_before", "control_ca", "bystanders_before",
     "spill_before", "psnr", "ssim", "largest_change", "craft_seconds", "poison_seconds",
 )  # fmt: skip
 

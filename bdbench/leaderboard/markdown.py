@@ -35,9 +35,10 @@ how many seeds the defense says that there is a backdoor. Seconds, memory and mo
 retraining included; "x victim" are its seconds over those that the cell's own victim took."""
 
 ATTACKS_NOTE = """\
-Before any defense. CA, clean model: of the same recipe and seeds where nothing is poisoned. PSNR, SSIM, largest change:
-of attacked test images against what they were made of; the first two are means over at most some 3 million values of
-each seed, the last is in grey levels. Seconds: to craft a trigger, and to poison the training set and the challenge."""
+Before any defense. Clean model: of the same recipe and seeds where nothing is poisoned, on the same test images. PSNR,
+SSIM, largest change: of attacked test images against what they were made of; the first two are means over at most some
+3 million values of each seed, the last is in grey levels. Seconds: to craft a trigger, and to poison the training set
+and the challenge."""
 _MISSING = "Not run, failed, or not to be run:\n\n"
 # What a page has room for; table.csv and index.html have the rest.
 _LEFT_OUT = ("der", "signed", "peak_memory_mb", "device")
