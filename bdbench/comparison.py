@@ -114,7 +114,8 @@ def _error(records: Sequence[Mapping[str, Any]], name: str) -> float:
     terms = columns.NUMBERS[name].terms or {name: 1.0}
     means, counts = {}, {}
     for term in terms:
-        known = [(columns.value(data, term), columns.pools(data)[columns.NUMBERS[term].pool]) for data in records]
+        pool = columns.NUMBERS[term].pool
+        known = [(columns.value(data, term), columns.pools(data).get(pool, 0)) for data in records]
         values = [v for v, _ in known if v is not None]
         means[term] = float(np.mean(values)) if values else 0.0
         counts[term] = sum(n for v, n in known if v is not None)

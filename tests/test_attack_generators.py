@@ -254,7 +254,7 @@ def test_a_killed_training_goes_on_and_ends_with_the_same_numbers(
         done.append(1)
         return real(*arguments)
 
-    for module in ("dynamic", "loops", "steganography"):
+    for module in ("input_aware_networks", "loops", "steganography"):
         monkeypatch.setattr(f"bdbench_triggers.{module}.shuffled", killed)
     with pytest.raises(KeyboardInterrupt):
         crafted(attack, train, tmp_path / "cut")

@@ -48,10 +48,10 @@ def test_students_interval_by_hand() -> None:
 def test_every_number_is_a_share_of_something_or_made_of_numbers_that_are() -> None:
     known = pools(records.made())
     for name, number in NUMBERS.items():
-        if number.terms is None:
-            assert number.pool in known, name
-        else:
+        if number.terms is not None:
             assert all(NUMBERS[term].pool for term in number.terms), name
+        elif not number.path.startswith("stealth."):
+            assert number.pool in known, name
     assert known["clean"] == 950 and known["ranking"] == 50 and known["inputs"] == 360
     # Of a poisoned set with more poisons than clean examples, the clean ones are the fewer.
     assert pools(records.made(facts={"poisons": 700, "covers": 100}))["ranking"] == 200

@@ -258,7 +258,8 @@ def test_an_unknown_name_gets_the_nearest_one() -> None:
 
 def test_the_catalogue_says_what_an_attack_and_a_defense_are(capsys: pytest.CaptureFixture[str]) -> None:
     found = catalogue(["attacks", "defenses", "models"])
-    entries = {e["name"]: e for kind in found.values() for e in kind}
+    # There is a defense none as well.
+    entries = {e["name"]: e for kind in ("models", "defenses", "attacks") for e in found[kind]}
     assert (entries["none"]["control"], entries["badnets"]["control"], entries["badnets"]["trains"]) == (
         True,
         False,

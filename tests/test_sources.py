@@ -220,7 +220,7 @@ def test_bases_from_other_packages_are_part_of_what_a_component_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = {
-        "base_plugin": "from bdbench import Detector\nclass Base(Detector):\n    number = %d",
+        "base_plugin": "from bdbench import Detector\nclass Base(Detector):\n    score = lambda self, view, tools: %d",
         "derived_plugin": "from base_plugin import Base\nclass Derived(Base):\n    name = 'derived'",
     }
     monkeypatch.syspath_prepend(tmp_path)

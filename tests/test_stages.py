@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -454,6 +455,7 @@ class Nested(Detector):
 
     def score(self, view: TrainingView, tools: Tools) -> np.ndarray:
         def inner() -> State:
+            time.sleep(0.2)
             return tools.train(view.images, view.labels, "inner").arrays()
 
         def outer() -> State:
@@ -468,7 +470,7 @@ class Nested(Detector):
 def test_what_is_found_again_costs_what_it_cost(tiny: dict[str, Any]) -> None:
     first, second = (bdbench.run(defense=Nested(salt=salt), **tiny) for salt in (1, 2))
     assert first.cost.models_trained == second.cost.models_trained == 3
-    assert second.cost.seconds["score"] >= 0.9 * first.cost.seconds["score"] > 0
+    assert first.cost.seconds["score"] > 0.2 and second.cost.seconds["score"] > 0.2
 
 
 def test_the_floor_is_what_a_clean_model_does(tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:

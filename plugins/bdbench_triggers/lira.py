@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from bdbench import CraftedTrigger, Split, State, Streams, Victim, Workshop, param
+from bdbench import CraftedTrigger, Split, State, Streams, Workshop, param
 from bdbench_triggers.trained import Trained, handed_over
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from bdbench import Victim
     from bdbench_triggers.loops import Learner
 
 _DEPTH = 2

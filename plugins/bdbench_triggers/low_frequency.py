@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bdbench import CraftedTrigger, Split, State, Streams, Victim, Workshop, param
+from bdbench import CraftedTrigger, Split, State, Streams, Workshop, param
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
+
+    from bdbench import Victim
 
 # Side of the images that the authors' filter was made for, and how far it reaches, in deviations.
 _SIDE, _REACH = 32, 2.5

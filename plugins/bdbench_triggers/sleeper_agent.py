@@ -5,12 +5,15 @@ from __future__ import annotations
 import functools
 import itertools
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from bdbench import Split, State, Victim, Workshop, param
+from bdbench import Split, State, Workshop, param
 from bdbench_triggers.hidden import HiddenPatch
+
+if TYPE_CHECKING:
+    from bdbench import Victim
 
 _SOURCES, _SOURCE_BATCH = 5000, 512
 
