@@ -48,18 +48,20 @@ def strongest(support: np.ndarray, size: int, rng: np.random.Generator, starts: 
         closeness[start] = np.inf
         member = np.zeros(len(both), bool)
         member[np.argsort(-closeness, kind="stable")[:size]] = True
-        reached = both[:, member].sum(1)
+        reached = both[member].sum(0)
         while True:
             inside, outside = np.flatnonzero(member), np.flatnonzero(~member)
-            inside = inside[np.argsort(reached[inside], kind="stable")[:_NEAR]]
-            outside = outside[np.argsort(-reached[outside], kind="stable")[:_NEAR]]
+            if len(inside) > _NEAR:
+                inside = inside[np.argpartition(reached[inside], _NEAR)[:_NEAR]]
+            if len(outside) > _NEAR:
+                outside = outside[np.argpartition(-reached[outside], _NEAR)[:_NEAR]]
             gains = reached[outside][:, None] - reached[inside] - both[np.ix_(outside, inside)]
             o, i = np.unravel_index(gains.argmax(), gains.shape)
             if gains[o, i] <= _TINY * np.abs(reached).max():
                 break
             comes, goes = outside[o], inside[i]
             member[comes], member[goes] = True, False
-            reached += both[:, comes] - both[:, goes]
+            reached += both[comes] - both[goes]
         total = reached[member].sum()
         if total > most:
             best, most = np.flatnonzero(member), total
