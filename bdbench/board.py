@@ -10,10 +10,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from bdbench import grid, record
+from bdbench import record
 from bdbench.defenses import Defense
 from bdbench.errors import BdbenchError
-from bdbench.grid import Job, Note
+from bdbench.grid import Grid, Job
+from bdbench.grid import read as read_grid
 from bdbench.store import key_of, write_file
 
 State = Literal["recorded", "stale", "failed", "not run"]
@@ -41,10 +42,10 @@ class Board:
         return cls(folder, records, {_key(f["cell"], f["seed"]): f["error"] for f in failures})
 
     @functools.cached_property
-    def notes(self) -> tuple[Note, ...]:
-        """What its grid says of attacks; nothing without one. Raises BdbenchError if the grid cannot be read."""
+    def grid(self) -> Grid | None:
+        """What it is to hold; None without a grid.toml. Raises BdbenchError if that cannot be read."""
         file = self.folder / "grid.toml"
-        return grid.read(file).notes if file.exists() else ()
+        return read_grid(file) if file.exists() else None
 
     @functools.cached_property
     def known(self) -> dict[str, list[dict[str, str]]]:

@@ -49,11 +49,11 @@ def render(folder: Path) -> dict[str, str]:
     recorded, by_seed = summarise(frame), BySeed.of(frame)
     overviews = list(overview.tables(recorded, overall(recorded, by_seed.values, by_seed.counts)))
     table = covered(recorded, board)
-    title = folder.resolve().name
+    title, notes = folder.resolve().name, board.grid.notes if board.grid else ()
     picture = plot.auroc_against_cost(table)
     return {
         "table.csv": table.to_csv(index=False, float_format="%.6g", lineterminator="\n"),
-        "README.md": markdown.render(title, table, overviews, bool(picture), board.notes),
+        "README.md": markdown.render(title, table, overviews, bool(picture), notes),
         "index.html": page.render(title, frame, table, overviews, picture),
         **({"cost.svg": picture} if picture else {}),
     }

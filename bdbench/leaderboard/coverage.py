@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from bdbench import grid, record, sources
+from bdbench import record, sources
 from bdbench.applicable import why_not
 from bdbench.board import Board
 from bdbench.grid import show_seeds
@@ -81,11 +81,10 @@ def _code(today: Mapping[tuple[str, str], str], kind: str, component: Mapping[st
 
 def _gaps(board: Board) -> list[dict[str, Any]]:
     """A row for each cell of the grid of which a seed is missing."""
-    file = board.folder / "grid.toml"
-    if not file.exists():
+    if board.grid is None:
         return []
     missing: dict[str, tuple[dict[str, Any], list[int], dict[int, str]]] = {}
-    for job in grid.read(file).jobs():
+    for job in board.grid.jobs():
         for defense in job.defenses:
             cell = job.config(defense)
             if board.has(cell, job.seed):

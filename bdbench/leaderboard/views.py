@@ -21,7 +21,7 @@ from bdbench.leaderboard.summary import labelled
 # The defense that is none, so that there is nothing to compare.
 NO_DEFENSE = "none"
 GROUNDS = ("dataset", "model", "reserve")
-SETTING = ("dataset", "model", "reserve", "budget")
+SETTING = (*GROUNDS, "budget")
 _CONDITIONS = (*record.KINDS, "stage", "access")
 _MOST_FIRST = {
     "seeds", "ca_before", "asr_before", "ca_reference", "asr_reference", "model_auroc", "detections", "hits", "alarms",
