@@ -70,6 +70,17 @@ def test_a_warp_by_hand() -> None:
     assert np.array_equal(warped(image, 0 * field), image)
 
 
+@pytest.mark.parametrize(("s", "rescale"), [(0.5, 1.0), (1.0, 1.0), (2.0, 1.0), (0.5, 0.5)])
+def test_pixels_move_by_s_and_are_drawn_together_by_the_rescale(s: float, rescale: float) -> None:
+    # On a ramp a level is a place: 16 of them a pixel, of which 15/2 are the unit, and the field is in its sixteenths.
+    ramp = (np.arange(16, dtype=np.uint8) * 16)[None, None, :, None].repeat(16, 1)
+    field = smooth_field((16, 16), 4, STREAMS("trigger"))[..., 0]
+    places = (np.linspace(-1, 1, 16) + s * field / 16) * rescale
+    expected = ((places + 1) * 7.5 * 16).clip(0, 240)
+    stamped = WaNet(s=s, grid_rescale=rescale).stamp(ramp, STREAMS)[0, :, :, 0]
+    assert np.abs(stamped - expected).max() <= 0.51
+
+
 def test_one_field_for_all_images_in_training_and_at_test_time() -> None:
     images = noise(1, 16, 16, 3).repeat(3, 0)
     trained, tested = WaNet().stamp(images, STREAMS), WaNet().trigger(images[:1], STREAMS)
