@@ -69,6 +69,18 @@ def test_a_test_image_is_tried_with_every_target_but_its_own_label() -> None:
     assert np.array_equal(single.index, np.flatnonzero(split.labels != 9)) and set(single.goal) == {9}
 
 
+def test_the_triggers_of_test_images_were_never_seen() -> None:
+    # As many of both, so that the same draws would give the same noise.
+    split, attack = mid_grey(20), DynamicPatch(rate=0.9, target=9)
+    made, challenge = attack.poison(split, {}, TOOLS), attack.challenge(split, {}, TOOLS)
+    poisons = made.images[made.roles == Role.POISON]
+    assert len(poisons) == len(challenge.images) == 18
+    seen, tried = (
+        {np.sort(image[image != 128]).tobytes() for image in images} for images in (poisons, challenge.images)
+    )
+    assert not seen & tried
+
+
 def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(BdbenchError, match="targets=11 are more than there are: expected 1..10"):
         DynamicPatch(targets=11).settled(10, Streams(0))
