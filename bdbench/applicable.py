@@ -10,6 +10,6 @@ def why_not(defense: Defense, attack: Attack, reserve: float) -> str | None:
     """Why a defense does not apply to an attack in a setting, in a few words; None if it does."""
     if attack.trains and defense.takes_training_set:
         return "the attacker trains the model"
-    if "clean_set" in defense.oracles and not reserve:
+    if "clean_set" in defense.told and not reserve:
         return "no clean examples are set apart: reserve=0"
     return None

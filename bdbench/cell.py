@@ -99,7 +99,7 @@ class Cell:
         if reason:
             attack = self.setting.attack.name
             raise BdbenchError(f"defense {defense.name!r} does not apply to attack {attack!r}: {reason}")
-        if "clean_set" in defense.oracles and self.scene.images.reserve is None:
+        if "clean_set" in defense.told and self.scene.images.reserve is None:
             asked = f"reserve={self.setting.reserve:g} sets no example apart that is in neither training nor test set"
             raise BdbenchError(f"defense {defense.name!r} needs clean examples, but {asked}: expected a larger share")
         environment.reset_peak_memory()
@@ -134,7 +134,7 @@ class Cell:
             stage=defense.stage,
             control=setting.attack.control,
             config=config,
-            oracles=list(defense.oracles),
+            oracles=list(defense.told),
             access=list(defense.access),
             environment=environment.describe(setting.device, setting.precision, versions),
             before=before,

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, cast
 
 import numpy as np
 
+from bdbench import params
 from bdbench.data import TrainingView
 from bdbench.interfaces import Component
 from bdbench.workshop import Oracle, State, Tools
@@ -39,8 +40,9 @@ class Verdict:
 class Defense(Component, ABC):
     """What defenses share.
 
-    stage: where they act; oracles: what they are told that a defender does not know by himself; assumption: one
-    sentence, from the paper, of what a backdoor must be like to be met.
+    stage: where they act; oracles: what they are always told that a defender does not know by himself (a parameter may
+    ask for more: ``param(False, oracle=...)``); assumption: one sentence, from the paper, of what a backdoor must be
+    like to be met.
     """
 
     kind: ClassVar[str] = "defense"
@@ -50,9 +52,14 @@ class Defense(Component, ABC):
     oracles: ClassVar[tuple[Oracle, ...]] = ()
 
     @property
+    def told(self) -> tuple[Oracle, ...]:
+        """What it is told with these parameters that a defender does not know by himself."""
+        return tuple(dict.fromkeys([*self.oracles, *cast(list[Oracle], params.oracles(self))]))
+
+    @property
     def access(self) -> tuple[str, ...]:
         """All that it is given beside the model: the training set, and what it is told."""
-        return (*(["training_set"] if self.takes_training_set else []), *self.oracles)
+        return (*(["training_set"] if self.takes_training_set else []), *self.told)
 
 
 @dataclass(frozen=True, kw_only=True)

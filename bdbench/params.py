@@ -25,6 +25,7 @@ class _Limits:
     low: float | None = None
     high: float | None = None
     exclusive: bool = False
+    oracle: str | None = None
 
     def allowed(self) -> str:
         left, right = "()" if self.exclusive else "[]"
@@ -43,10 +44,19 @@ class _Limits:
 
 
 def param(
-    default: Any, *, help: str, low: float | None = None, high: float | None = None, exclusive: bool = False
+    default: Any,
+    *,
+    help: str,
+    low: float | None = None,
+    high: float | None = None,
+    exclusive: bool = False,
+    oracle: str | None = None,
 ) -> Any:
-    """A dataclass field with one line of ``help`` and a range; ``exclusive`` leaves the bounds themselves out."""
-    return dataclasses.field(default=default, metadata={"limits": _Limits(help, low, high, exclusive)})
+    """A dataclass field with one line of ``help`` and a range; ``exclusive`` leaves the bounds themselves out.
+
+    oracle: what a defense is told where this parameter, a bool, is true.
+    """
+    return dataclasses.field(default=default, metadata={"limits": _Limits(help, low, high, exclusive, oracle)})
 
 
 @dataclass(frozen=True)
@@ -89,6 +99,12 @@ def parts(component: Any) -> list[Any]:
     """The components among the parameters of one, each followed by its own."""
     own = [one for name in _fields(type(component)) for one in _tuple(getattr(component, name)) if hasattr(one, "kind")]
     return [part for one in own for part in (one, *parts(one))]
+
+
+def oracles(component: Any) -> list[str]:
+    """What the parameters of a defense that are true ask to be told."""
+    limits = [(name, _limits(field).oracle) for name, (_, field) in _fields(type(component)).items()]
+    return [oracle for name, oracle in limits if oracle and getattr(component, name)]
 
 
 def check(component: Any) -> None:

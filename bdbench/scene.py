@@ -131,7 +131,7 @@ class Scene:
 
     def tools(self, defense: Defense, victim: Victim) -> HarnessTools:
         """What the harness hands to ``defense``: a copy of the victim, and the oracles that it declares."""
-        known = {name: self._oracle(name) for name in defense.oracles}
+        known = {name: self._oracle(name) for name in defense.told}
         return HarnessTools(
             defense.name,
             self.bench,

@@ -54,7 +54,7 @@ def detect(
     call goes on (none: kept nowhere). Raises BdbenchError for anything the caller can mend.
     """
     chosen = detector(defense)
-    missing = [o for o in chosen.oracles if o not in (oracles or {})]
+    missing = [o for o in chosen.told if o not in (oracles or {})]
     if missing:
         raise BdbenchError(f"detector {chosen.name!r} needs the oracle {missing[0]!r}: expected it in oracles")
     view = data.view_of(images, labels, num_classes)
@@ -62,7 +62,7 @@ def detect(
     height, width, channels = images.shape[1:]
     device = training.pick_device(device)
     streams = Streams(seed)
-    told = {name: (oracles or {})[name] for name in chosen.oracles}
+    told = {name: (oracles or {})[name] for name in chosen.told}
     with tempfile.TemporaryDirectory() as aside:
         bench = Bench.of(
             architecture,

@@ -299,6 +299,16 @@ class HarnessTools(HarnessWorkshop, Tools):
             raise LookupError(f"defense {self._title!r} asks for the oracle {name!r} but declares {declared}")
         return self._oracles[name]
 
+    def clean_examples(self, count: int | None = None) -> Split:
+        """The first ``count`` clean examples. See ``Tools.clean_examples``."""
+        reserve: Split = self.oracle("clean_set")
+        if count is not None and count > len(reserve.labels):
+            raise BdbenchError(
+                f"defense {self._title!r}: clean={count} is not allowed: expected at most the {len(reserve.labels)} "
+                "examples that are set apart"
+            )
+        return Split(np.asarray(reserve.images)[:count], reserve.labels[:count])
+
     def conclude(self, p_value: float | None = None, flagged: np.ndarray | None = None) -> None:
         """Say what the defense itself makes of what it saw. Raises ValueError; see ``Tools.conclude``."""
         if p_value is not None and not 0 <= p_value <= 1:

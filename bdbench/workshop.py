@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from bdbench.data import Split
 from bdbench.interfaces import Architecture
 from bdbench.recipe import Loss, Recipe
 from bdbench.seeds import Streams
@@ -120,6 +121,13 @@ class Tools(Workshop):
     @abstractmethod
     def oracle(self, name: Oracle) -> Any:
         """Something that a defender does not know by himself. Raises LookupError unless the defense declares it."""
+
+    @abstractmethod
+    def clean_examples(self, count: int | None = None) -> Split:
+        """The first ``count`` of the examples that nobody poisoned (none: all), stratified: the oracle ``clean_set``.
+
+        Raises BdbenchError if not as many are set apart, and LookupError as ``oracle`` does.
+        """
 
     @abstractmethod
     def conclude(self, p_value: float | None = None, flagged: np.ndarray | None = None) -> None:

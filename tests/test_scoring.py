@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import bdbench
-from bdbench import BdbenchError, Detector, Tools, TrainingView
+from bdbench import BdbenchError, Detector, Tools, TrainingView, param
 
 
 @pytest.fixture
@@ -64,3 +64,23 @@ def test_arrays_that_are_no_training_set_are_refused(arrays: Any) -> None:
         bdbench.detect("random", images, labels, num_classes=3)
     with pytest.raises(BdbenchError, match="40 images but 39 labels"):
         bdbench.detect("random", images, labels[1:], num_classes=4)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choosy(Detector):
+    name = "choosy"
+    oracle: bool = param(False, help="whether it is told the rate", oracle="poison_rate")
+
+    def score(self, view: TrainingView, tools: Tools) -> np.ndarray:
+        return np.full(len(view.labels), tools.oracle("poison_rate") if self.oracle else 0.0)
+
+
+def test_a_parameter_asks_for_an_oracle(arrays: Any) -> None:
+    assert Choosy().told == () and Choosy().access == ("training_set",)
+    assert Choosy(oracle=True).told == ("poison_rate",)
+    assert Choosy(oracle=True).access == ("training_set", "poison_rate")
+    given: dict[str, Any] = {"num_classes": 4, "model": "convnet:epochs=1,width=4", "device": "cpu"}
+    for defense, expected in ((Choosy(), 0.0), (Choosy(oracle=True), 0.25)):
+        assert np.all(bdbench.detect(defense, *arrays, oracles={"poison_rate": 0.25}, **given) == expected)
+    with pytest.raises(BdbenchError, match="needs the oracle 'poison_rate'"):
+        bdbench.detect(Choosy(oracle=True), *arrays, **given)

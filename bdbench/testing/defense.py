@@ -119,7 +119,7 @@ def declares_its_oracles(defense: Defense) -> None:
 
     A defense that knows the poison rate is no match for one that does not: the tables show who was told what.
     """
-    strange = set(defense.oracles) - set(get_args(Oracle))
+    strange = set(defense.told) - set(get_args(Oracle))
     expect(not strange, f"{', '.join(map(repr, sorted(strange)))}: known: {', '.join(get_args(Oracle))}")
     try:
         fitting((GREY, COLOUR), lambda shape: result(defense, poisoned(shape, COUNT)))
@@ -135,7 +135,7 @@ def does_not_reach_the_truth(defense: Defense) -> None:
     A defense that looks around in memory for the roles measures nothing. One that declares the oracle ``poisons`` is
     told them, and is shown as a ceiling.
     """
-    if "poisons" in defense.oracles:
+    if "poisons" in defense.told:
         return
 
     def attempt(shape: Shape) -> None:

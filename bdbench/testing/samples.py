@@ -160,7 +160,7 @@ def handed_over(
             place,
             Streams(0),
             victim=place.trainer.train(view.images, view.labels, seed=0),
-            oracles={name: known[name] for name in defense.oracles if name in known},
+            oracles={name: known[name] for name in defense.told if name in known},
             examples=len(view.labels),
         )
         yield Handed(view, tools, np.concatenate([test, triggered(test)]), clean)

@@ -13,7 +13,7 @@ def bdbench_register_defenses() -> list[type[Detector] | type[RobustTraining]]:
     from bdbench_baselines.low_loss import LowLoss
     from bdbench_baselines.perfect import PerfectFilter
     from bdbench_baselines.random import Random
-    from bdbench_baselines.spectral import SpectralRate, SpectralSignatures
+    from bdbench_baselines.spectral import SpectralSignatures
 
     return [
         ActivationClustering,
@@ -21,6 +21,5 @@ def bdbench_register_defenses() -> list[type[Detector] | type[RobustTraining]]:
         LowLoss,
         PerfectFilter,
         Random,
-        SpectralRate,
         SpectralSignatures,
     ]

@@ -41,10 +41,12 @@ _ACROSS: dict[str, Callable[[np.ndarray], np.ndarray]] = {"raw": lambda s: s, "s
 class SpectralSignatures(Detector):
     """The outlier score of the paper within each label, told no rate, and without a decision of its own.
 
-    The paper removes as many of every label, the 1.5 epsilon n highest, for which epsilon has to be known
-    (``spectral-rate``). Here the harness removes its budget of all labels together. ``across`` says how labels compare:
-    raw: squared projections as they are; scaled: each label's divided by their mean; rank: the place within the label,
-    so that the same share of every label goes, which is the paper's rule with the budget in place of epsilon.
+    The paper removes as many of every label, for which the number of poisons has to be known. Here the harness removes
+    its budget of all labels together. ``oracle=true`` is told the rate, and decides as Algorithm 1 does: it flags 1.5
+    times as many examples of every label as there are poisons in the whole set (for all that the defender knows, they
+    may all be in that label), or all of a label that is smaller. ``across`` says how labels compare: raw: squared
+    projections as they are; scaled: each label's divided by their mean; rank: the place within the label, so that the
+    same share of every label goes, which is the paper's rule with the budget in place of epsilon.
     """
 
     name = "spectral"
@@ -57,6 +59,7 @@ class SpectralSignatures(Detector):
     across: Literal["raw", "scaled", "rank"] = param(
         "raw", help="compare labels by squared projections, by these over their label's mean, or by rank in the label"
     )
+    oracle: bool = param(False, help="decide by the paper's rule, told the poison rate", oracle="poison_rate")
 
     def score(self, view: TrainingView, tools: Tools) -> np.ndarray:
         """Squared projections, made comparable across labels, float64 (n,)."""
@@ -65,27 +68,14 @@ class SpectralSignatures(Detector):
         for label in np.unique(view.labels):
             members = view.labels == label
             scores[members] = _ACROSS[self.across](spectral_scores(features[members], self.centered))
+        if self.oracle:
+            tools.conclude(flagged=self._flagged(scores, view.labels, tools))
         return scores
 
-
-@dataclass(frozen=True, kw_only=True)
-class SpectralRate(SpectralSignatures):
-    """Spectral signatures with the paper's own decision: it is told the poison rate.
-
-    It flags 1.5 times as many examples of every label as there are poisons in the whole set (Algorithm 1; for all that
-    the defender knows, they may all be in that label), or all of a label that is smaller.
-    """
-
-    name = "spectral-rate"
-    oracles = ("poison_rate",)
-
-    def score(self, view: TrainingView, tools: Tools) -> np.ndarray:
-        """As ``spectral``; what is flagged are the highest of each label."""
-        scores = super().score(view, tools)
+    def _flagged(self, scores: np.ndarray, labels: np.ndarray, tools: Tools) -> np.ndarray:
         count = round(1.5 * tools.oracle("poison_rate") * len(scores))
         flagged, chance = np.zeros(len(scores), bool), tools.streams("ties").permutation(len(scores))
-        for label in np.unique(view.labels):
-            members = np.flatnonzero(view.labels == label)
+        for label in np.unique(labels):
+            members = np.flatnonzero(labels == label)
             flagged[members[np.lexsort((chance[members], -scores[members]))[:count]]] = True
-        tools.conclude(flagged=flagged)
-        return scores
+        return flagged

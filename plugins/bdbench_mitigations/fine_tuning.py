@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bdbench import BdbenchError, Mitigation, Split, Tools, param
+from bdbench import Mitigation, Tools, param
 
 if TYPE_CHECKING:
     from bdbench import Victim
@@ -28,15 +28,10 @@ class FineTuning(Mitigation):
 
     def repair(self, tools: Tools) -> Victim:
         """The trained model. Raises BdbenchError if there are not as many clean examples."""
-        reserve: Split = tools.oracle("clean_set")
-        if self.clean is not None and self.clean > len(reserve.labels):
-            raise BdbenchError(
-                f"defense 'fine-tuning': clean={self.clean} is not allowed: expected at most the {len(reserve.labels)} "
-                "examples that are set apart"
-            )
+        clean = tools.clean_examples(self.clean)
         return tools.train(
-            np.asarray(reserve.images)[: self.clean],
-            reserve.labels[: self.clean],
+            np.asarray(clean.images),
+            clean.labels,
             "fine-tuning",
             start=tools.victim,
             recipe=dataclasses.replace(tools.recipe, epochs=self.epochs, lr=self.lr * tools.recipe.lr),

@@ -15,7 +15,7 @@ from bdbench_baselines.activation_clustering import ActivationClustering, reduce
 from bdbench_baselines.low_loss import LowLoss
 from bdbench_baselines.perfect import PerfectFilter
 from bdbench_baselines.random import Random
-from bdbench_baselines.spectral import SpectralRate, SpectralSignatures, spectral_scores
+from bdbench_baselines.spectral import SpectralSignatures, spectral_scores
 
 RNG = np.random.default_rng(0)
 
@@ -151,11 +151,11 @@ def test_spectral_rankings_across_labels_by_hand() -> None:
     assert found["rank"] == pytest.approx([5 / 6, 1 / 3, 5 / 6] * 2)
 
 
-def test_spectral_rate_flags_as_many_of_every_label() -> None:
+def test_spectral_told_the_rate_flags_as_many_of_every_label() -> None:
     labels = np.repeat([0, 1, 2], [100, 100, 8])
     features = np.concatenate([planted(10, 90), planted(0, 100), planted(0, 8)])
     given = tools(features, poison_rate=10 / 208)
-    scores = SpectralRate(across="raw").score(view(labels), given)
+    scores = SpectralSignatures(oracle=True).score(view(labels), given)
     assert np.bincount(labels[given.flagged]).tolist() == [15, 15, 8]
     assert given.flagged[:10].all()
     assert scores[:100][given.flagged[:100]].min() > scores[:100][~given.flagged[:100]].max()
