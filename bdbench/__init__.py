@@ -36,6 +36,7 @@ _HOMES = {
     "bdbench.runs": ("Reopened",),
     "bdbench.scoring": ("detect", "detector", "most_suspicious"),
     "bdbench.seeds": ("Streams",),
+    "bdbench.stealth": ("visibility",),
     "bdbench.store": ("write_file", "written_whole"),
     "bdbench.training": ("Victim",),
     "bdbench.workshop": ("Oracle", "State", "Tools", "Workshop"),
@@ -67,6 +68,7 @@ if TYPE_CHECKING:
     from bdbench.runs import Reopened
     from bdbench.scoring import detect, detector, most_suspicious
     from bdbench.seeds import Streams
+    from bdbench.stealth import visibility
     from bdbench.store import write_file, written_whole
     from bdbench.training import Victim
     from bdbench.workshop import Oracle, State, Tools, Workshop
@@ -122,6 +124,7 @@ __all__ = [
     "run",
     "run_all",
     "unknown",
+    "visibility",
     "write_file",
     "written_whole",
 ]

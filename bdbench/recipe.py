@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     import torch
@@ -33,6 +33,56 @@ class Recipe:
     flip: bool = False
     crop_padding: int = 0
     reduced: bool = False
+
+    def rate(self, step: int, steps: int) -> float:
+        """The learning rate of a step, from 0, of so many; above 0."""
+        done = (step + 1) / (steps + 1)
+        rising = done / self.warmup if self.warmup else 1.0
+        falling = (1 - done) / (1 - self.warmup) if self.warmup < 1 else 1.0
+        return self.lr * min(rising, falling)
+
+    def optimizer_for(self, network: nn.Module) -> torch.optim.Optimizer:
+        """A new optimizer of the network's weights."""
+        from torch.optim import SGD, AdamW
+
+        # Decay of normalisation scales and biases only fights the layers they belong to.
+        decayed = [p for p in network.parameters() if p.ndim > 1]
+        kept = [p for p in network.parameters() if p.ndim <= 1]
+        groups: list[dict[str, Any]] = [
+            {"params": decayed, "weight_decay": self.weight_decay},
+            {"params": kept, "weight_decay": 0.0},
+        ]
+        if self.optimizer == "sgd":
+            return SGD(groups, lr=self.lr, momentum=self.momentum, nesterov=self.momentum > 0)
+        return AdamW(groups, lr=self.lr)
+
+    def augmentation(self, count: int, generator: torch.Generator) -> Callable[[torch.Tensor], torch.Tensor]:
+        """Random flips and crops of ``count`` images (b, H, W, C) of any type, the same whenever they are called.
+
+        Drawn for each image from ``generator``, of the CPU, so that they are the same on every device. Gradients pass.
+        """
+        import torch
+
+        flip = torch.rand(count, generator=generator) < 0.5 if self.flip else None
+        pad = self.crop_padding
+        shift = [torch.randint(-pad, pad + 1, (count, 1), generator=generator) for _ in "yx"] if pad else None
+
+        def move(x: torch.Tensor) -> torch.Tensor:
+            if flip is not None:
+                x = torch.where(flip.to(x.device)[:, None, None, None], x.flip(2), x)
+            if shift is not None:
+                dy, dx = (s.to(x.device) for s in shift)
+                rows = _reflect(torch.arange(x.shape[1], device=x.device) + dy, x.shape[1])
+                columns = _reflect(torch.arange(x.shape[2], device=x.device) + dx, x.shape[2])
+                x = x[torch.arange(count, device=x.device)[:, None, None], rows[:, :, None], columns[:, None, :]]
+            return x
+
+        return move
+
+
+def _reflect(index: torch.Tensor, size: int) -> torch.Tensor:
+    index = index.abs()
+    return index.where(index < size, 2 * (size - 1) - index)
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from bdbench.preparation import prepare
 from bdbench.progress import Progress, Silent
 from bdbench.record import Stealth
 from bdbench.seeds import Streams
-from bdbench.stealth import stealth
+from bdbench.stealth import visibility
 from bdbench.store import Store
 from bdbench.tools import Bench, HarnessTools, HarnessWorkshop, Spread
 from bdbench.training import Victim
@@ -112,7 +112,7 @@ class Scene:
         if self.challenge is None:
             return None
         rows = self.attacked
-        return stealth(np.asarray(self.images.test.images)[self.challenge.index[rows]], self.challenge.images[rows])
+        return visibility(np.asarray(self.images.test.images)[self.challenge.index[rows]], self.challenge.images[rows])
 
     @functools.cached_property
     def asked(self) -> str:

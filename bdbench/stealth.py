@@ -12,7 +12,7 @@ _VALUES, _FEWEST = 3_000_000, 16
 _WINDOW, _K1, _K2 = 7, 0.01, 0.03
 
 
-def stealth(before: np.ndarray, after: np.ndarray) -> Stealth:
+def visibility(before: np.ndarray, after: np.ndarray) -> Stealth:
     """Of the pairs that differ: the means of PSNR, in decibels, and of SSIM, and the largest change, in grey levels.
 
     before, after: uint8 (m, H, W, C). PSNR and SSIM are of the first pairs, as many as 3 million values have, at least

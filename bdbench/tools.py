@@ -20,9 +20,10 @@ from bdbench.machine import Precision
 from bdbench.progress import Progress
 from bdbench.recipe import Loss, Recipe
 from bdbench.record import DEFINITIONS
+from bdbench.resuming import Part, Progressing, pieces
 from bdbench.seeds import Streams
 from bdbench.store import Store, key_of
-from bdbench.training import Trainer, Victim
+from bdbench.training import Trainer, Victim, seeded
 from bdbench.workshop import Oracle, State, Tools, Workshop
 
 if TYPE_CHECKING:
@@ -203,6 +204,35 @@ class HarnessWorkshop(Workshop):
             return self._kept(self._stage({**known, "epochs": end}, loss, shared=False), make)
 
         return train(loss=loss, keep=keep)
+
+    def loop(
+        self,
+        name: str,
+        parts: Mapping[str, Part],
+        epochs: int,
+        epoch: Callable[[int, torch.Generator], None],
+        *,
+        kept: Mapping[str, Any] | None = None,
+    ) -> None:
+        """A training of the component's own, kept in pieces. See ``Workshop.loop``."""
+        progressing = Progressing(parts, torch.device(self.device))
+        config = {"loop": name, "epochs": epochs, "start": progressing.fingerprint(), **(kept or {})}
+        advance = self.track(epochs, name)
+
+        def run(piece: range) -> None:
+            for number in piece:
+                seed = self.streams.integer(f"{name}:{number}")
+                torch.manual_seed(seed)
+                epoch(number, torch.Generator().manual_seed(seed))
+                advance(1)
+
+        def keep(end: int, make: Callable[[], State]) -> State:
+            return self._kept(self._stage({**config, "end": end}, epoch, shared=False), make)
+
+        with seeded(0):
+            for piece in pieces(epochs):
+                if not progressing.reach(piece.stop, functools.partial(run, piece), keep):
+                    advance(len(piece))
 
     def restore(self, arrays: State) -> Victim:
         """The model that ``Victim.arrays`` described. Raises BdbenchError for one of another architecture."""

@@ -7,7 +7,6 @@ import functools
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +16,7 @@ from bdbench.errors import BdbenchError
 from bdbench.machine import Precision
 from bdbench.progress import Track, quiet
 from bdbench.recipe import Batch, Loss, Recipe
-from bdbench.resuming import Keep, Progressing, pieces
+from bdbench.resuming import Keep, Part, Progressing, pieces
 
 _BATCH = 1024
 # Passes over fewer images end before a bar could be read.
@@ -128,7 +127,7 @@ class Trainer:
 
     def untrained(self, seed: int) -> torch.nn.Module:
         """A network with weights drawn from ``seed``; the global random state is left as it was."""
-        with self._seeded(seed):
+        with seeded(seed):
             return self.build().to(self.device)
 
     def train(
@@ -151,7 +150,7 @@ class Trainer:
         device. Raises BdbenchError if the weights end up not finite.
         """
         recipe = recipe or self.recipe
-        with self._seeded(seed):
+        with seeded(seed):
             network = copy.deepcopy(start.network) if start else self.build()
             network = _place(network, self.device, recipe.reduced)
             mean, std = (start.mean, start.std) if start else _moments(images)
@@ -183,7 +182,7 @@ class Trainer:
         batch = min(recipe.batch_size, n)
         # A last batch of one example has no batch statistics; it is left for the next epoch's shuffle.
         starts = [s for s in range(0, n, batch) if n - s > 1 or n == 1]
-        optimizer = _optimizer(network, recipe)
+        optimizer = recipe.optimizer_for(network)
         steps = recipe.epochs * len(starts)
         advance = self.track(steps, label)
 
@@ -194,8 +193,8 @@ class Trainer:
                 for step, start in enumerate(starts, epoch * len(starts)):
                     index = order[start : start + batch].to(device)
                     for group in optimizer.param_groups:
-                        group["lr"] = recipe.lr * _ramp(step, steps, recipe.warmup)
-                    prepare = functools.partial(_prepared, _augmentation(len(index), recipe, generator), victim, recipe)
+                        group["lr"] = recipe.rate(step, steps)
+                    prepare = functools.partial(_prepared, recipe.augmentation(len(index), generator), victim, recipe)
                     x = prepare(x_all[index])
                     with _autocast(device, victim.precision):
                         value = loss(Batch(network, x, y_all[index], index, epoch, prepare))
@@ -209,7 +208,8 @@ class Trainer:
         if keep is None:
             run(range(recipe.epochs))
             return
-        progressing = Progressing(network, optimizer, generator)
+        parts: dict[str, Part] = {"state": network, "optimizer": optimizer, "generator": generator}
+        progressing = Progressing(parts, torch.device(device))
         for epochs in pieces(recipe.epochs):
             if not progressing.reach(epochs.stop, functools.partial(run, epochs), keep):
                 advance(len(epochs) * len(starts))
@@ -230,14 +230,15 @@ class Trainer:
         precision = self.precision if recipe.reduced else "float32"
         return Victim(network, mean, std, self.device, precision, recipe.reduced, self.track)
 
-    @contextmanager
-    def _seeded(self, seed: int) -> Iterator[None]:
-        """The global generators at the start of ``seed``; afterwards as they were."""
-        # The seed is set on every card, so the state of every card is put back.
-        devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
-        with torch.random.fork_rng(devices=devices):
-            torch.manual_seed(seed)
-            yield
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """torch's global generators at the start of ``seed``; afterwards as they were."""
+    # The seed is set on every card, so the state of every card is put back.
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        yield
 
 
 def _moments(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -252,25 +253,6 @@ def _cross_entropy(recipe: Recipe) -> Loss:
         return F.cross_entropy(batch.network(batch.x), batch.labels, label_smoothing=recipe.label_smoothing)
 
     return loss
-
-
-def _ramp(step: int, steps: int, warmup: float) -> float:
-    """Linear from 0 to 1 over the first ``warmup`` of the steps, then linear to 0; in (0, 1]."""
-    done = (step + 1) / (steps + 1)
-    return min(done / warmup if warmup else 1.0, (1 - done) / (1 - warmup) if warmup < 1 else 1.0)
-
-
-def _optimizer(network: torch.nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    # Decay of normalisation scales and biases only fights the layers they belong to.
-    decayed = [p for p in network.parameters() if p.ndim > 1]
-    kept = [p for p in network.parameters() if p.ndim <= 1]
-    groups: list[dict[str, Any]] = [
-        {"params": decayed, "weight_decay": recipe.weight_decay},
-        {"params": kept, "weight_decay": 0.0},
-    ]
-    if recipe.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.momentum > 0)
-    return torch.optim.AdamW(groups, lr=recipe.lr)
 
 
 def _place(network: torch.nn.Module, device: str, channels_last: bool) -> torch.nn.Module:
@@ -293,27 +275,3 @@ def _prepare(x: torch.Tensor, mean: np.ndarray, std: np.ndarray, channels_last: 
 def _prepared(move: _Move, victim: Victim, recipe: Recipe, x: torch.Tensor) -> torch.Tensor:
     """uint8 (b, H, W, C), on any device, as the network is shown them in training."""
     return _prepare(move(x.to(victim.device)), victim.mean, victim.std, recipe.reduced)
-
-
-def _augmentation(b: int, recipe: Recipe, generator: torch.Generator) -> _Move:
-    """Random flips and crops of uint8 (b, H, W, C), drawn for each image: the same whenever it is called."""
-    flip = torch.rand(b, generator=generator) < 0.5 if recipe.flip else None
-    pad = recipe.crop_padding
-    shift = [torch.randint(-pad, pad + 1, (b, 1), generator=generator) for _ in "yx"] if pad else None
-
-    def move(x: torch.Tensor) -> torch.Tensor:
-        if flip is not None:
-            x = torch.where(flip.to(x.device)[:, None, None, None], x.flip(2), x)
-        if shift is not None:
-            dy, dx = (s.to(x.device) for s in shift)
-            rows = _reflect(torch.arange(x.shape[1], device=x.device) + dy, x.shape[1])
-            columns = _reflect(torch.arange(x.shape[2], device=x.device) + dx, x.shape[2])
-            x = x[torch.arange(b, device=x.device)[:, None, None], rows[:, :, None], columns[:, None, :]]
-        return x
-
-    return move
-
-
-def _reflect(index: torch.Tensor, size: int) -> torch.Tensor:
-    index = index.abs()
-    return torch.where(index >= size, 2 * (size - 1) - index, index)

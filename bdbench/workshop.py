@@ -14,8 +14,10 @@ from bdbench.recipe import Loss, Recipe
 from bdbench.seeds import Streams
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
+    from bdbench.resuming import Part
     from bdbench.training import Victim
 
 State = Mapping[str, np.ndarray]
@@ -73,6 +75,25 @@ class Workshop(ABC):
         kept: what a loss is known by, as ``saved`` knows a piece by its config. With it the training is kept in pieces
         of some epochs, and goes on after an interruption: the loss must then depend on nothing but that, the batch and
         the streams, and there is no each_epoch (ValueError).
+        """
+
+    @abstractmethod
+    def loop(
+        self,
+        name: str,
+        parts: Mapping[str, Part],
+        epochs: int,
+        epoch: Callable[[int, torch.Generator], None],
+        *,
+        kept: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Call ``epoch(number, generator)`` for each of ``epochs``, from 0: a training of one's own, with a bar.
+
+        parts: networks and optimizers, by name: all that the epochs change. They are kept in pieces of some epochs, so
+        that an interrupted loop goes on, and are at the end as the last epoch left them. An epoch draws from its
+        generator, of the CPU, and from torch's global ones alone, which depend on ``name`` and its number. A loop is
+        known by its name, its parts at the start, the code of ``epoch``, and ``kept``, as a piece that is ``saved`` is
+        by its config.
         """
 
     @abstractmethod

@@ -10,7 +10,7 @@ import pytest
 
 import bdbench
 from bdbench.record import Stealth
-from bdbench.stealth import psnr, ssim, stealth
+from bdbench.stealth import psnr, ssim, visibility
 
 
 def test_psnr_by_hand() -> None:
@@ -49,10 +49,10 @@ def test_only_what_changed_counts() -> None:
     after = before.copy()
     after[1] += 10
     after[2, 0, 0] = 0
-    found = stealth(before, after)
+    found = visibility(before, after)
     assert found.largest_change == 100
     assert found.psnr == pytest.approx((10 * math.log10(255**2 / 100) + 10 * math.log10(255**2 * 64 / 100**2)) / 2)
-    assert stealth(before, before) == Stealth(None, None, None)
+    assert visibility(before, before) == Stealth(None, None, None)
 
 
 def test_a_record_says_how_much_the_attack_shows(tiny: dict[str, Any]) -> None:

@@ -65,18 +65,29 @@ def test_augmentation_only_moves_pixels() -> None:
     images = torch.arange(2 * 5 * 5 * 1, dtype=torch.uint8).reshape(2, 5, 5, 1)
     recipe = Recipe(epochs=1, batch_size=2, lr=1, flip=True, crop_padding=2)
     for seed in range(20):
-        out = training._augmentation(len(images), recipe, torch.Generator().manual_seed(seed))(images)
+        out = recipe.augmentation(len(images), torch.Generator().manual_seed(seed))(images)
         assert out.shape == images.shape
         for before, after in zip(images, out, strict=True):
             assert set(after.flatten().tolist()) <= set(before.flatten().tolist())
 
 
-def test_a_shift_reflects_at_the_border() -> None:
-    assert training._reflect(torch.arange(-2, 6), 4).tolist() == [2, 1, 0, 1, 2, 3, 2, 1]
+def test_augmentation_flips_and_crops_by_reflection_and_gradients_pass() -> None:
+    recipe = Recipe(epochs=1, batch_size=64, lr=0.1, flip=True, crop_padding=2)
+    image = np.arange(64.0).reshape(8, 8)
+    x = torch.from_numpy(image).view(1, 8, 8, 1).repeat(64, 1, 1, 1).requires_grad_(True)
+    move = recipe.augmentation(64, torch.Generator().manual_seed(0))
+    moved = move(x)
+    assert torch.equal(moved, move(x))
+    found = {tuple(one.flatten().tolist()) for one in moved}
+    padded = [np.pad(one, 2, mode="reflect") for one in (image, image[:, ::-1])]
+    windows = {tuple(one[i : i + 8, j : j + 8].ravel().tolist()) for one in padded for i in range(5) for j in range(5)}
+    assert found <= windows and len(found) > 20
+    moved.sum().backward()  # type: ignore[no-untyped-call]
+    assert x.grad is not None and float(x.grad.sum()) == x.numel()
 
 
 def test_the_rate_rises_then_falls() -> None:
-    rates = [training._ramp(s, 9, 0.2) for s in range(9)]
+    rates = [Recipe(epochs=1, batch_size=1, lr=1.0).rate(s, 9) for s in range(9)]
     assert rates == pytest.approx([0.5, 1.0, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125])
 
 
@@ -113,7 +124,8 @@ def test_dropout_is_drawn_from_the_seed_and_the_global_state_stays(split: Split)
 
 
 def test_a_warm_up_of_all_steps_only_rises() -> None:
-    assert [training._ramp(s, 3, 1.0) for s in range(3)] == pytest.approx([0.25, 0.5, 0.75])
+    rising = Recipe(epochs=1, batch_size=1, lr=2.0, warmup=1.0)
+    assert [rising.rate(s, 3) for s in range(3)] == pytest.approx([0.5, 1.0, 1.5])
 
 
 def test_a_module_takes_pixels_in_0_to_1_and_has_gradients(split: Split) -> None:
@@ -237,3 +249,41 @@ def test_a_loss_that_is_known_is_kept_and_not_run_again(tmp_path: Path) -> None:
     assert np.array_equal(first, attempt(kept={"half": 2})) and set(calls) == {0, 1, 2}
     with pytest.raises(ValueError, match="expected a loss, and no each_epoch"):
         attempt(kept={}, each_epoch=lambda epoch, victim: None)
+
+
+def test_a_loop_goes_on_where_it_was_with_the_same_numbers(tmp_path: Path) -> None:
+    ran: list[int] = []
+    kill = [4]
+
+    def attempt(folder: Path, epochs: int = 6, rate: float = 0.1) -> Any:
+        tools = samples.workshop(BadNets(), samples.split(samples.GREY, 4, 40), 4, 0, folder)
+        network = torch.nn.Linear(3, 2)
+        torch.nn.init.constant_(network.weight, 0.5)
+        torch.nn.init.zeros_(network.bias)
+        optimizer = torch.optim.Adam(network.parameters(), lr=rate)
+
+        def epoch(number: int, generator: torch.Generator) -> None:
+            if number in kill:
+                raise KeyboardInterrupt
+            ran.append(number)
+            x = torch.rand(4, 3, generator=generator) + torch.rand(4, 3)
+            optimizer.zero_grad()
+            network(x).square().sum().backward()
+            optimizer.step()
+
+        state = torch.get_rng_state()
+        tools.loop("it", {"network": network, "optimizer": optimizer}, epochs, epoch, kept={"rate": rate})
+        assert torch.equal(torch.get_rng_state(), state)
+        return network.weight.detach().numpy().copy()
+
+    with pytest.raises(KeyboardInterrupt):
+        attempt(tmp_path / "a")
+    assert ran == [0, 1, 2, 3]
+    kill.clear(), ran.clear()
+    again = attempt(tmp_path / "a")
+    # Of six epochs in four pieces three were kept.
+    assert ran == [3, 4, 5]
+    assert np.array_equal(again, attempt(tmp_path / "b"))
+    ran.clear()
+    assert np.array_equal(again, attempt(tmp_path / "a")) and not ran
+    assert not np.array_equal(again, attempt(tmp_path / "a", rate=0.2)) and ran == list(range(6))

@@ -6,14 +6,18 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
-from torch.nn import functional as F
 
 from bdbench import Recipe, State
 
 
 def to_floats(images: np.ndarray, device: str) -> torch.Tensor:
     """uint8 (n, H, W, C) as float (n, C, H, W) in 0..1."""
-    return torch.from_numpy(np.ascontiguousarray(images)).to(device).permute(0, 3, 1, 2).float() / 255
+    return pixels(torch.from_numpy(np.ascontiguousarray(images)).to(device))
+
+
+def pixels(images: torch.Tensor) -> torch.Tensor:
+    """uint8 (n, H, W, C) -> float (n, C, H, W) in 0..1."""
+    return images.permute(0, 3, 1, 2).float().div(255).contiguous()
 
 
 def to_bytes(x: torch.Tensor) -> np.ndarray:
@@ -22,22 +26,8 @@ def to_bytes(x: torch.Tensor) -> np.ndarray:
 
 
 def augment(x: torch.Tensor, recipe: Recipe, generator: torch.Generator) -> torch.Tensor:
-    """Float (b, C, H, W) flipped and cropped at random as the recipe trains; gradients pass through.
-
-    Drawn for each image from ``generator``, of the CPU, so that it is the same on every device.
-    """
-    b, _, height, width = x.shape
-    if recipe.flip:
-        flip = torch.rand(b, generator=generator) < 0.5
-        x = torch.where(flip.to(x.device)[:, None, None, None], x.flip(3), x)
-    if pad := recipe.crop_padding:
-        top, left = (torch.randint(0, 2 * pad + 1, (b, 1), generator=generator).to(x.device) for _ in "tl")
-        rows = top + torch.arange(height, device=x.device)
-        columns = left + torch.arange(width, device=x.device)
-        padded = F.pad(x, (pad, pad, pad, pad), mode="reflect").permute(0, 2, 3, 1)
-        index = torch.arange(b, device=x.device)[:, None, None]
-        x = padded[index, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
-    return x
+    """Float (b, C, H, W) flipped and cropped at random as the recipe trains; gradients pass through."""
+    return recipe.augmentation(len(x), generator)(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
 def resume(optimizer: torch.optim.Optimizer, moved: torch.Tensor, state: State) -> None:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from bdbench import State, Workshop
+from bdbench_triggers.crafting import to_bytes, to_floats
 from bdbench_triggers.trained import named, part
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -72,19 +73,13 @@ def with_weights(network: Network, state: State, name: str, device: str) -> Netw
     return network.to(device).eval()
 
 
-def pixels(images: torch.Tensor) -> torch.Tensor:
-    """uint8 (b, H, W, C) -> float (b, C, H, W) in 0..1."""
-    return images.permute(0, 3, 1, 2).float().div(255).contiguous()
-
-
 def changed(change: Callable[..., torch.Tensor], device: str, *images: np.ndarray) -> np.ndarray:
     """What ``change`` makes of arrays uint8 (n, H, W, C), of which it gets batches as float (b, C, H, W) in 0..1."""
     made = [np.empty_like(images[0][:0])]
     with torch.inference_mode():
         for start in range(0, len(images[0]), _BATCH):
-            batch = (torch.from_numpy(np.array(one[start : start + _BATCH])).to(device) for one in images)
-            x = change(*map(pixels, batch))
-            made.append((x.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy())
+            x = change(*(to_floats(one[start : start + _BATCH], device) for one in images))
+            made.append(to_bytes(x.clamp(0, 1)))
     return np.concatenate(made)
 
 

@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from bdbench import Split, State, Victim, Workshop
-from bdbench_triggers.generators import Generator, changed, pixels, seeded, with_weights
-from bdbench_triggers.loops import Learner, shuffled, stepped, train_in_pieces
+from bdbench_triggers.crafting import pixels
+from bdbench_triggers.generators import Generator, changed, seeded, with_weights
+from bdbench_triggers.loops import Learner, shuffled, stepped
 
 if TYPE_CHECKING:
     from bdbench_triggers.input_aware import InputAware
@@ -89,7 +90,7 @@ def _train_mask(attack: InputAware, mask: nn.Module, train: Split, tools: Worksh
             (attack.density_weight * beyond + attack.diversity * alike(x, made)).backward()
             optimizer.step()
 
-    train_in_pieces(tools, "mask", {"mask": mask, "optimizer": optimizer}, attack.mask_epochs, epoch)
+    tools.loop("mask", {"mask": mask, "optimizer": optimizer}, attack.mask_epochs, epoch)
 
 
 def _train_both(attack: InputAware, pattern: nn.Module, mask: nn.Module, train: Split, tools: Workshop) -> Victim:
@@ -114,5 +115,5 @@ def _train_both(attack: InputAware, pattern: nn.Module, mask: nn.Module, train: 
             optimizer.step()
 
     parts = {"pattern": pattern, "pattern optimizer": optimizer, **learner.parts}
-    train_in_pieces(tools, "victim", parts, epochs, epoch)
+    tools.loop("victim", parts, epochs, epoch)
     return learner.victim

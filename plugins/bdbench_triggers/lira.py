@@ -84,8 +84,6 @@ class Lira(Trained, CraftedTrigger):
 
         import torch
 
-        from bdbench_triggers.loops import train_in_pieces
-
         optimizer = torch.optim.Adam(generator.parameters(), lr=self.lr)
         before = copy.deepcopy(generator).eval()
 
@@ -99,18 +97,16 @@ class Lira(Trained, CraftedTrigger):
                 self._step(before, learner, x, labels, bound, tools)
 
         parts = {"generator": generator, "generator optimizer": optimizer, **learner.parts}
-        train_in_pieces(tools, "first stage", parts, learner.recipe.epochs, epoch)
+        tools.loop("first stage", parts, learner.recipe.epochs, epoch)
 
     def _tune(self, generator: nn.Module, learner: Learner, bound: np.ndarray, tools: Workshop) -> Victim:
-        from bdbench_triggers.loops import train_in_pieces
-
         generator.eval()
 
         def epoch(number: int, draws: torch.Generator) -> None:
             for x, labels in learner.batches(number, draws):
                 self._step(generator, learner, x, labels, bound, tools)
 
-        train_in_pieces(tools, "second stage", learner.parts, learner.recipe.epochs, epoch)
+        tools.loop("second stage", learner.parts, learner.recipe.epochs, epoch)
         return learner.victim
 
     def _step(

@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from bdbench import Split, Workshop
-from bdbench_triggers.generators import Generator, pixels, seeded
-from bdbench_triggers.loops import Part, shuffled, stepped, train_in_pieces
+from bdbench_triggers.crafting import pixels
+from bdbench_triggers.generators import Generator, seeded
+from bdbench_triggers.loops import Part, shuffled, stepped
 
 if TYPE_CHECKING:
     from bdbench_triggers.ssba import Ssba
@@ -82,5 +83,5 @@ def trained(attack: Ssba, train: Split, tools: Workshop) -> tuple[Encoder, Decod
             optimizer.step()
 
     parts: dict[str, Part] = {"encoder": encoder, "decoder": decoder, "optimizer": optimizer}
-    train_in_pieces(tools, "encoder", parts, epochs, epoch)
+    tools.loop("encoder", parts, epochs, epoch)
     return encoder, decoder
