@@ -27,13 +27,14 @@ class Color(CraftedTrigger):
     """Dirty-label: p' = p + t for every pixel p, with one shift t in L*u*v*, found by a swarm of particles.
 
     Sec. 3 of the paper: of two shifts that keep to the naturalness limits the one is better that a surrogate learns
-    faster, by its loss on shifted images after a short training; one that keeps to them is better than one that does not;
-    of two that do not, the one that is less beyond them. Limits are the mean PSNR and SSIM of shifted images; the
+    faster, by its loss on shifted images after a short training; one that keeps to them is better than one that does
+    not; of two that do not, the one that is less beyond them. Limits are the mean PSNR and SSIM of shifted images; the
     paper's third, LPIPS, needs a network that would have to be downloaded, and the values of its limits are in an
     appendix that was not at hand: those here are our own. The paper has 50 particles, 100 rounds, and surrogates
     trained from nothing for a few epochs, hours on a GPU; here it is 10 and 10, and a model of the victim's
     architecture, trained on the clean set, is trained on for ``epochs`` on ``examples`` images of which ``rate`` are
-    poisons, and tried on all of them shifted: a few wrong labels are learnt by heart without any shift. A grey image has one channel, which is shifted in grey levels, as all three are with ``space=rgb``.
+    poisons, and tried on all of them shifted: a few wrong labels are learnt by heart without any shift. A grey image
+    has one channel, which is shifted in grey levels, as all three are with ``space=rgb``.
     """
 
     name = "color"
