@@ -48,12 +48,11 @@ class Board:
         return read_grid(file) if file.exists() else None
 
     @functools.cached_property
-    def known(self) -> dict[str, list[dict[str, str]]]:
-        """The cells and seeds of the records, and by which code each record of them was made."""
-        found: dict[str, list[dict[str, str]]] = {}
+    def known(self) -> dict[str, list[dict[str, Any]]]:
+        """The cells and seeds of the records, and the config of each record of them."""
+        found: dict[str, list[dict[str, Any]]] = {}
         for data in self.records.values():
-            config = data["config"]
-            found.setdefault(_key(record.cell_of(config), data["seed"]), []).append(config["code"])
+            found.setdefault(_key(record.cell_of(data["config"]), data["seed"]), []).append(data["config"])
         return found
 
     def error(self, cell: Mapping[str, Any], seed: int) -> str | None:
@@ -65,12 +64,14 @@ class Board:
         return _key(cell, seed) in self.known
 
     def state(self, job: Job, defense: Defense) -> State:
-        """What is known of a cell. It is stale if the code of its components is no longer that of any record of it."""
+        """What is known of a cell. It is stale if no record of it is of today's code and of what files hold today."""
         key = _key(job.config(defense), job.seed)
-        codes = self.known.get(key, [])
-        if job.code(defense) in codes:
-            return "recorded"
-        return "failed" if key in self.failed else "stale" if codes else "not run"
+        made = self.known.get(key, [])
+        if made:
+            code, files = job.code(defense), job.files(defense)
+            if any(code == config["code"] and files.items() <= config.get("files", {}).items() for config in made):
+                return "recorded"
+        return "failed" if key in self.failed else "stale" if made else "not run"
 
     def pending(self, jobs: Iterable[Job]) -> list[Job]:
         """The jobs, each with the defenses that apply and have no record by today's code yet; those that failed are
@@ -105,7 +106,7 @@ class Board:
         return total, untold
 
     def add(self, data: Mapping[str, Any]) -> None:
-        """Keep a record, in place of those of its cell and seed that other code made; a failure of it is forgotten."""
+        """Keep a record, in place of its cell's and seed's that other code or files made; a failure is forgotten."""
         folder = self.folder / "records"
         folder.mkdir(parents=True, exist_ok=True)
         own = folder / f"{data['id']}.json"
@@ -137,9 +138,9 @@ def check_definitions(data: Mapping[str, Any], path: Path) -> None:
 
 
 def _outdated(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
-    """Whether two records are of one cell and seed, and of other code."""
+    """Whether two records are of one cell and seed, and of other code or files."""
     same = old["seed"] == new["seed"] and record.cell_of(old["config"]) == record.cell_of(new["config"])
-    return same and old["config"].get("code") != new["config"].get("code")
+    return same and any(old["config"].get(made) != new["config"].get(made) for made in ("code", "files"))
 
 
 def _key(*parts: Any) -> str:

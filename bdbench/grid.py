@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
@@ -64,6 +65,15 @@ class Job:
         """What the code of the components says today, as a record has it."""
         parts: dict[str, Component] = {"model": self.model, "attack": self.attack, "defense": defense}
         return {kind: sources.own_code_of(part) for kind, part in parts.items()}
+
+    def files(self, defense: Defense) -> dict[str, str]:
+        """A hash of what each file that they read holds today, as a record has it; of those that are here."""
+        found: dict[str, str] = {}
+        for part in (self.dataset, self.model, self.attack, defense):
+            # A folder of another machine may not be here: what it holds cannot be told.
+            with contextlib.suppress(BdbenchError):
+                found |= {str(path): sources.digest_of(path) for path in part.files() if path.is_file()}
+        return found
 
     @property
     def applicable(self) -> tuple[Defense, ...]:

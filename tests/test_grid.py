@@ -15,6 +15,7 @@ from typing import Any
 import pandas as pd
 import pytest
 from click.testing import CliRunner, Result
+from PIL import Image
 
 from bdbench import BdbenchError, Detector, Mitigation, Tools, TrainingView, grid, leaderboard, record, sources
 from bdbench.board import Board
@@ -165,13 +166,34 @@ def test_what_other_code_made_is_stale_and_run_again(
     planned = run(file, "--dry-run")
     (row,) = (line for line in planned.stdout.splitlines() if "random" in line)
     assert [cell.strip() for cell in row.split("│")][5:9] == ["-", "0-1", "-", "-"]
-    assert "0 cells are recorded, 2 are to run" in planned.stdout and "stale: made by other code" in planned.stdout
+    assert (
+        "0 cells are recorded, 2 are to run" in planned.stdout
+        and "stale: made by other code or files" in planned.stdout
+    )
     assert run(file, "--seeds", "0").exit_code == 0
     board = Board.read(tmp_path / "board")
     assert {r["config"]["code"][kind] == "other" for r in board.records.values() if r["seed"] == 0} == {True, False}
     assert len(board.records) == 3 and f"{data['id']}.json" in board.records
     assert len(before & board.records.keys()) == 1
     assert "1 cells are recorded, 1 are to run" in run(file, "--dry-run").stdout
+
+
+def test_a_cell_is_stale_when_a_file_that_it_read_holds_something_else(tmp_path: Path) -> None:
+    picture = tmp_path / "picture.png"
+    Image.new("L", (8, 8), 200).save(picture)
+    entry = f'{{ name = "blend", rate = 0.04, pattern = "{picture}" }}'
+    file = made(tmp_path / "board", ONE.replace('{ name = "badnets", rate = 0.04, size = 2 }', entry))
+    assert run(file, "--seeds", "0").exit_code == 0
+    (job,) = grid.read(file).jobs([0])
+    (defense,) = job.defenses
+    assert Board.read(file.parent).state(job, defense) == "recorded"
+    picture.rename(tmp_path / "elsewhere.png")
+    assert Board.read(file.parent).state(job, defense) == "recorded"
+    Image.new("L", (8, 8), 100).save(picture)
+    assert Board.read(file.parent).state(job, defense) == "stale"
+    assert run(file, "--seeds", "0").exit_code == 0
+    board = Board.read(file.parent)
+    assert board.state(job, defense) == "recorded" and len(board.records) == 1
 
 
 def test_a_stale_cell_that_fails_keeps_its_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
