@@ -13,8 +13,8 @@ from bdbench.data import PoisonedData, Role
 from bdbench.defenses import Defense
 from bdbench.errors import BdbenchError
 from bdbench.testing.checks import check, expect, expect_alike, expect_repeatable, fitting, unchanged
-from bdbench.testing.kinds import COUNT, KINDS, expect_sound, kind_of, result, worked
-from bdbench.testing.samples import COLOUR, GREY, Shape, handed_over, poisoned
+from bdbench.testing.kinds import COUNT, KINDS, expect_sound_result, kind_of, result, worked
+from bdbench.testing.samples import CLASSES, COLOUR, GREY, Shape, handed_over, of_classes, poisoned
 from bdbench.workshop import Oracle
 
 _TINY, _TINY_RESERVE = 20, 8
@@ -41,9 +41,31 @@ def survives_tiny_sets(defense: Defense) -> None:
     """
     for shape in (GREY, COLOUR):
         try:
-            expect_sound(defense, shape, _TINY, _TINY_RESERVE)
+            expect_sound_result(defense, poisoned(shape, _TINY), reserve=_TINY_RESERVE)
         except BdbenchError as error:
             expect("\n" not in str(error), f"an error of several lines: {error}")
+
+
+@check("defense")
+def survives_odd_sets(defense: Defense) -> None:
+    """Two classes, a hundred, and images that are all the same are enough or refused by a BdbenchError.
+
+    Outside benchmarks nobody has ten equal classes, and a median over two, or a covariance of what does not vary, is
+    easily NaN or a traceback.
+    """
+    grey = np.full((40, *GREY), 128, np.uint8)
+    sets = {
+        "two classes": (of_classes(GREY, 2, 20), 2),
+        "a hundred classes": (of_classes(GREY, 100, 2), 100),
+        "constant images": (dataclasses.replace(poisoned(GREY, 40), images=grey), CLASSES),
+    }
+    for name, (data, classes) in sets.items():
+        try:
+            expect_sound_result(defense, data, classes=classes, reserve=2 * classes)
+        except BdbenchError as error:
+            expect("\n" not in str(error), f"{name}: an error of several lines: {error}")
+        except Exception as error:
+            expect(False, f"{name}: {type(error).__name__}: {error}")
 
 
 @check("defense")

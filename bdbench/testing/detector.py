@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
+from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from bdbench.defenses import Detector
+from bdbench.seeds import Streams
 from bdbench.testing.checks import check, expect, fitting
 from bdbench.testing.kinds import COUNT, expect_scores, expect_sound_results
 from bdbench.testing.samples import COLOUR, GREY, Handed, Shape, handed_over, poisoned
+from bdbench.tools import HarnessTools
+
+# Relative to the spread of the scores: sums in another order end in other last digits.
+_TOLERANCE = 1e-4
 
 
 def work(detector: Detector, handed: Handed) -> dict[str, Any]:
@@ -48,3 +57,49 @@ def flags_are_one_for_each_example(detector: Detector) -> None:
             expect(flagged.shape == (COUNT,), f"{flagged.shape} for n = {COUNT}")
 
     fitting((GREY, COLOUR), attempt)
+
+
+@check("detector")
+def permuting_the_examples_permutes_the_scores(detector: Detector) -> None:
+    """The scores of a detector that draws nothing at random are those of the examples, wherever these are in the set.
+
+    Sets are often sorted, and a method that looks at places finds out what nobody told it. Of detectors that train
+    models, or draw from their streams, one seed gives other numbers in another order: they are not checked.
+    """
+
+    def attempt(shape: Shape) -> None:
+        data = poisoned(shape, COUNT)
+        with handed_over(detector, data) as handed:
+            drawn = _watch(handed.tools)
+            scores, victim = detector.score(handed.view, handed.tools), handed.tools.victim
+            chance = set(drawn) - {"ties"} or handed.tools.models_trained
+        if chance:
+            return
+        order = np.random.default_rng(0).permutation(COUNT)
+        moved = {name: getattr(data, name)[order] for name in ("images", "labels", "roles", "original_labels")}
+        with handed_over(detector, dataclasses.replace(data, **moved), victim=victim) as handed:
+            again = detector.score(handed.view, handed.tools)
+        margin = _TOLERANCE * np.ptp(scores)
+        differing = int((~np.isclose(scores[order], again, rtol=_TOLERANCE, atol=margin)).sum())
+        expect(not differing, f"{differing} of {COUNT} scores are others in another order")
+
+    fitting((GREY, COLOUR), attempt)
+
+
+@dataclass(frozen=True)
+class _Watched(Streams):
+    drawn: list[str] = field(default_factory=list)
+
+    def _sequence(self, name: str) -> np.random.SeedSequence:
+        self.drawn.append(name)
+        return super()._sequence(name)
+
+    def child(self, name: str) -> Streams:
+        return _Watched(self.seed, (*self.path, name), self.drawn)
+
+
+def _watch(tools: HarnessTools) -> list[str]:
+    """The names of the streams that are drawn from, as they are."""
+    streams = _Watched(tools.streams.seed, tools.streams.path)
+    tools.streams, tools._shared = streams, streams.child("shared")
+    return streams.drawn

@@ -10,10 +10,10 @@ import numpy as np
 from bdbench.data import PoisonedData
 from bdbench.defenses import Defense, Detector, InputDetector, Mitigation, Model, ModelDetector, RobustTraining
 from bdbench.testing.checks import expect, fitting
-from bdbench.testing.samples import COLOUR, GREY, Handed, Shape, handed_over, poisoned
+from bdbench.testing.samples import COLOUR, GREY, Handed, handed_over, poisoned
 from bdbench.training import Victim
 
-COUNT, RESERVE = 60, 40
+COUNT = 60
 # The module with the checks of a kind is called as the kind is.
 KINDS: dict[str, type[Defense]] = {
     "detector": Detector,
@@ -61,15 +61,18 @@ def result(defense: Defense, data: PoisonedData, **options: Any) -> dict[str, An
         return worked(defense, handed)
 
 
-def expect_sound(defense: Defense, shape: Shape, count: int, reserve: int) -> None:
-    """Fail the check unless what a defense gives for one sample set is what the contract says."""
-    with handed_over(defense, poisoned(shape, count), reserve=reserve) as handed:
+def expect_sound_result(defense: Defense, data: PoisonedData, **options: Any) -> None:
+    """Fail the check unless what a defense gives for ``data`` is what the contract says.
+
+    options: of ``handed_over``.
+    """
+    with handed_over(defense, data, **options) as handed:
         _module(defense).sound(worked(defense, handed), handed)
 
 
 def expect_sound_results(defense: Defense) -> None:
     """The same for the sample sets that fit the defense, of the usual size."""
-    fitting((GREY, COLOUR), lambda shape: expect_sound(defense, shape, COUNT, RESERVE))
+    fitting((GREY, COLOUR), lambda shape: expect_sound_result(defense, poisoned(shape, COUNT)))
 
 
 def predicted(model: Model, handed: Handed) -> dict[str, Any]:

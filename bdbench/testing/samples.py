@@ -22,6 +22,7 @@ from bdbench.recipe import Recipe
 from bdbench.seeds import Streams
 from bdbench.store import Store
 from bdbench.tools import Bench, HarnessTools, HarnessWorkshop
+from bdbench.training import Victim
 from bdbench.workshop import Oracle
 
 Shape = tuple[int, int, int]
@@ -57,6 +58,17 @@ def poisoned(shape: Shape, count: int, poison_class: int = 0) -> PoisonedData:
     roles = np.zeros(count, np.int8)
     roles[chosen] = Role.POISON
     return PoisonedData(images, labels, roles, original)
+
+
+def of_classes(shape: Shape, classes: int, each: int) -> PoisonedData:
+    """``each`` examples of every one of ``classes``; a tenth of the second, at least one, is POISON of the first."""
+    clean = split(shape, classes, classes * each)
+    images, labels = np.array(clean.images), clean.labels.copy()
+    chosen = np.flatnonzero(labels == 1)[: max(1, each // 10)]
+    images[chosen], labels[chosen] = triggered(images[chosen]), 0
+    roles = np.zeros(len(labels), np.int8)
+    roles[chosen] = Role.POISON
+    return PoisonedData(images, labels, roles, clean.labels.copy())
 
 
 def triggered(images: np.ndarray) -> np.ndarray:
@@ -136,16 +148,24 @@ class Handed:
 
 @contextmanager
 def handed_over(
-    defense: Defense, data: PoisonedData, *, reserve: int = 40, folder: Path | None = None
+    defense: Defense,
+    data: PoisonedData,
+    *,
+    classes: int = CLASSES,
+    reserve: int = 40,
+    folder: Path | None = None,
+    victim: Victim | None = None,
 ) -> Iterator[Handed]:
-    """What the harness hands to ``defense`` for ``data``.
+    """What the harness hands to ``defense`` for ``data`` of ``classes``.
 
-    reserve: how many clean examples there are; folder: where pieces are kept (none: nowhere).
+    reserve: how many clean examples there are; folder: where pieces are kept (none: nowhere); victim: in place of one
+    that is trained on the data.
     """
-    view = data.view(CLASSES)
+    view = data.view(classes)
     shape = (view.images.shape[1], view.images.shape[2], view.images.shape[3])
-    labels = np.arange(reserve) % _COMMON  # so that every prefix has as many of each
-    clean = Split(lit(labels, _COMMON, shape, seed=1), labels)
+    common = _COMMON if classes == CLASSES else classes
+    labels = np.arange(reserve) % common  # so that every prefix has as many of each
+    clean = Split(lit(labels, common, shape, seed=1), labels)
     test = np.asarray(split(shape, _COMMON, _INPUTS, seed=2).images)
     known: dict[Oracle, Any] = {
         "poison_rate": float(np.mean(data.roles == Role.POISON)),
@@ -154,12 +174,12 @@ def handed_over(
         "poisons": data.roles == Role.POISON,
     }
     with tempfile.TemporaryDirectory() as aside:
-        place = bench(view.images, view.labels, CLASSES, 0, folder or Path(aside))
+        place = bench(view.images, view.labels, classes, 0, folder or Path(aside))
         tools = HarnessTools(
             defense.name,
             place,
             Streams(0),
-            victim=place.trainer.train(view.images, view.labels, seed=0),
+            victim=victim or place.trainer.train(view.images, view.labels, seed=0),
             oracles={name: known[name] for name in defense.told if name in known},
             examples=len(view.labels),
         )

@@ -218,6 +218,38 @@ class Memory(Chance):
         return np.sum([o.roles for o in found], axis=0).astype(np.float64)
 
 
+class Sorted(Chance):
+    """Scores by the place in the set."""
+
+    def score(self, view: TrainingView, tools: Tools) -> np.ndarray:
+        return np.argsort(np.argsort(view.labels, kind="stable")).astype(np.float64)
+
+
+class PerClass(Chance):
+    """By the spread of each class."""
+
+    def score(self, view: TrainingView, tools: Tools) -> np.ndarray:
+        spread = np.array([view.images[view.labels == label].std() for label in range(view.num_classes)])
+        return self._of(spread, view) + super().score(view, tools)
+
+    def _of(self, spread: np.ndarray, view: TrainingView) -> np.ndarray:
+        return spread[view.labels]
+
+
+class Ranks(PerClass):
+    """Compares with the third class."""
+
+    def _of(self, spread: np.ndarray, view: TrainingView) -> np.ndarray:
+        return spread[view.labels] - np.sort(spread)[2]
+
+
+class Scaled(PerClass):
+    """Divides by the spread of each class."""
+
+    def _of(self, spread: np.ndarray, view: TrainingView) -> np.ndarray:
+        return 1 / spread[view.labels]
+
+
 DETECTORS: list[Broken] = [
     ("is-of-one-stage", Homeless(), "Homeless is none of Detector, RobustTraining"),
     ("is-of-one-stage", Elsewhere(), "stage 'repair' of a Detector, which is of 'training set'"),
@@ -227,6 +259,9 @@ DETECTORS: list[Broken] = [
     ("survives-tiny-sets", NeedsThirty(), "LinAlgError"),
     ("survives-tiny-sets", PerLabelDeviation(), "1 of 20 scores are NaN or infinite"),
     ("survives-tiny-sets", Picky(), "an error of several lines"),
+    ("survives-odd-sets", Ranks(), "two classes: IndexError"),
+    ("survives-odd-sets", Scaled(), "40 of 40 scores are NaN or infinite"),
+    ("permuting-the-examples-permutes-the-scores", Sorted(), "of 60 scores are others in another order"),
     ("one-seed-gives-one-result", GlobalChance(), "other scores under other global seeds"),
     ("one-seed-gives-one-result", GlobalFlags(), "other flags under other global seeds"),
     ("goes-on-from-what-it-saved", Forgetful(), "other p-value, flags from the pieces of the first call"),
