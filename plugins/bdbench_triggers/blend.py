@@ -16,8 +16,8 @@ from bdbench_triggers.mapping import Mapped
 class Blend(Mapped):
     """Dirty-label: x' = (1 - alpha) x + alpha p, with p uniform noise drawn from the seed, or a picture.
 
-    The blended injection strategy, sec. 3.2 of the paper. A test-time strength above the training one, as
-    some peers use, is ``test_alpha``.
+    The paper's blended injection strategy. The paper proposes a larger weight at test time than in training:
+    ``test_alpha``; by default the two are the same, as in most implementations.
     """
 
     name = "blend"

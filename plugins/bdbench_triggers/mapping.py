@@ -16,7 +16,7 @@ from bdbench import BdbenchError, Challenge, PoisonedData, Role, Split, State, S
 class Mapped(TriggerAttack, ABC):
     """A dirty-label trigger attack with a choice of what its triggers lead to.
 
-    mapping: the attacks of sec. 5.2 of BadNets: every image to one target, or every class to the next (all-to-all).
+    mapping: the two attacks of BadNets on MNIST: every image to one target, or every class to the next (all-to-all).
     With several targets the poisons are shared out evenly among them, and every test image is tried with each trigger.
     """
 

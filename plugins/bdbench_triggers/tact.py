@@ -14,7 +14,8 @@ class Tact(Patch, SourceSpecific):
 
     Covers are images with the patch of classes that are neither source nor target, from which the model learns that the
     patch alone means nothing; the target's clean and attacked examples then lie together in its features, which is what
-    clustering and spectral defenses look at.
+    clustering and spectral defenses look at. In the authors' code covers are of classes that are named, and poisons and
+    covers join the clean images; here they take their places. Patch and rates are our own.
     """
 
     name = "tact"
