@@ -12,7 +12,7 @@ from bdbench import Covers, Streams, param
 
 @dataclass(frozen=True, kw_only=True)
 class Adaptive(Covers, ABC):
-    """A trigger attack against defenses that cluster features, sec. 4 of the paper.
+    """A trigger attack against defenses that cluster features, sec. 5 of the paper (of the version under review).
 
     Regularisation: images of other classes than the target that carry the trigger and keep their label (covers), so
     that the trigger alone decides little; the paper's conservatism is how many there are beside the poisons. Asymmetry:

@@ -15,9 +15,9 @@ from bdbench_triggers.blend import Blend
 class AdaptiveBlend(Adaptive, Blend):
     """Dirty-label: x' = x + alpha m (p - x), where m shows a random half of the 4 x 4 pieces of the pattern p.
 
-    At test time m = 1 and alpha is larger. The paper's CIFAR-10 setting: 150 poisons and as many covers of 50,000.
-    Its code draws covers from all classes; here, as its text says, not from the target. Pieces are as equal as the
-    size of the images lets them be.
+    At test time m = 1 and alpha is larger. The paper's CIFAR-10 setting: 150 poisons and as many covers of 50,000. Its
+    sec. 5.1 and its code draw covers from all classes; here, as its abstract has it, not from the target. Its picture
+    is not ours to hand on: the default is noise. Pieces are as equal as the size of the images lets them be.
     """
 
     name = "adaptive-blend"

@@ -10,8 +10,8 @@ import numpy as np
 from bdbench import BdbenchError, Streams, param
 from bdbench_triggers.adaptive import Adaptive
 
-# Top left, top right, bottom left, bottom right. The opacities are the paper's, of its phoenix, firefox, BadNets patch
-# and Trojan square; its CIFAR-10 models are tried with the first and the third.
+# Top left, top right, bottom left, bottom right. The opacities are those of the authors' code, of its phoenix, firefox,
+# BadNets patch and Trojan square; its CIFAR-10 models are tried with the first and the third (GTSRB: the others).
 _OPACITIES = (0.5, 0.2, 0.5, 0.3)
 _TRIED = (0, 2)
 
