@@ -16,8 +16,10 @@ class Bpp(Covers):
     Poisons data. x' = round(x / 255 (2**bits - 1)) / (2**bits - 1) 255 in each channel, and the rounding errors are
     diffused; compiled by numba. Covers are the negatives of the authors' code: an image with the change that squeezing
     made to another one, so that the levels are learnt, and not that the image is noisy; rates are theirs as well. Five
-    bits are what the authors run (32 levels); the default of their code, and of toolboxes, is 8 levels, ``bits=3``,
-    without dithering. In the paper the attacker trains the model: ``bpp-trained``.
+    bits (32 levels) are those of the command in the authors' README, which does not dither, since their code has that
+    off unless told otherwise; the paper describes it. The default of their code and of BackdoorBench is 8 levels,
+    ``bits=3``, without dithering; backdoor-toolbox has 8 levels with it. In the paper the attacker trains the model:
+    ``bpp-trained``.
     """
 
     name = "bpp"
