@@ -23,7 +23,7 @@ class Ctrl(EitherLabel):
     The paper poisons what self-supervised learning sees: images of the target class, with no label to change. For
     supervised training that is clean-label, the default, as in BackdoorBench; ``labels=dirty`` poisons images of the
     other classes instead. The paper's magnitude is 50 in training and, as users of its code report, 100 at test time;
-    the command in the authors' README, and BackdoorBench, have 100 for both.
+    the authors' code has one magnitude for both, 100 in its README's command, and so has BackdoorBench.
     """
 
     name = "ctrl"

@@ -21,6 +21,7 @@ class FTrojan(TriggerAttack):
     clipped. Blocks are as large as the image where that is smaller; a block that the border cuts has the cut pattern. A
     grey image has one channel, which is taken. The authors' code converts by OpenCV's YCrCb in whole numbers, without
     clipping: ``colours=ycbcr`` is that conversion, not its overflow.
+    Copies of their training script have a magnitude of 30 and a rate of .05, or 20 and .02; BackdoorBench has 30.
     """
 
     name = "ftrojan"
