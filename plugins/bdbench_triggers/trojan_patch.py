@@ -21,14 +21,16 @@ class TrojanPatch(CraftedTrigger):
     """Dirty-label: a patch that a surrogate's neurons respond to replaces pixels of the image.
 
     The attack of the paper in two parts. The trigger (sec. 4.1): in the last layer before the logits the neuron is
-    taken whose weights into the next layer have the largest sum of absolute values, of those that respond at all; the
-    pixels inside the trigger's shape are moved down the gradient of (goal - activation)^2, with the grey noise around
-    them that the authors' code starts from. The surrogate is a model of the victim's architecture, trained on the clean
-    set. The paper then retrains a published model on inputs that it makes itself; here the trigger is a poison of the
-    training set, which is how benchmarks use it.
+    taken whose weights into the next layer have the largest sum of absolute values, as in the authors' code, of those
+    that respond at all; the pixels inside the trigger's shape are moved down the gradient of (goal - activation)^2,
+    with the grey noise around them that the authors' code starts from. The surrogate is a model of the victim's
+    architecture, trained on the clean set. The authors' code climbs the activation itself, in 970 steps after each of
+    which it smooths the pixels, and its square covers 4 % of the image. The paper then retrains a published model on
+    inputs that it makes itself; here the trigger is a poison of the training set, which is how benchmarks use it.
 
-    ``pattern=fixed`` optimises nothing: its pixels are drawn from the seed, as toolboxes take theirs from one picture
-    for all models. The paper's own is the default. Pixels are replaced, as in the paper; BackdoorBench adds them.
+    ``pattern=fixed`` optimises nothing: its pixels are drawn from the seed, as backdoor-toolbox's ``trojan`` takes its
+    from one picture for all models. The paper's own is the default. Pixels are replaced, as in the paper; BackdoorBench
+    adds them.
     """
 
     name = "trojan-patch"
@@ -113,7 +115,7 @@ class TrojanPatch(CraftedTrigger):
 
 
 def _strength(network: torch.nn.Module, response: torch.Tensor) -> torch.Tensor:
-    """The sum of the absolute weights from each feature into the logits, (d,); eq. 2 of the paper."""
+    """The sum of the absolute weights from each feature into the logits, (d,), the rule of the authors' code."""
     from torch import nn
 
     for layer in reversed(list(network.modules())):
