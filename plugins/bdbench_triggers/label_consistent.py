@@ -23,8 +23,10 @@ class LabelConsistent(TriggerAttack):
     chosen images, so that the victim has to rely on the trigger to get them right. The perturbations that the authors
     publish are bounded by 300, 600 or 1200 in l2, or 8, 16 or 32 in linf, in grey levels of a CIFAR-10 image, and their
     default is l2 with 300. Steps are 2.5 eps / steps long, as is common since Madry et al. 2018. The surrogate is
-    trained plainly; other implementations perturb against a model that was trained adversarially, whose perturbations
-    look more like another class. Test images get the trigger alone.
+    trained plainly; the paper (sec. 4.3), and other implementations, perturb against a model that was trained
+    adversarially, whose perturbations look more like another class. The trigger is the default of the authors' code;
+    the paper goes on to a fainter one in all corners (sec. 4.4): ``amplitude`` and ``corners``. That code poisons the
+    whole target class; the rate here is our own. Test images get the trigger alone.
     """
 
     name = "label-consistent"
