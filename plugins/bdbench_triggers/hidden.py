@@ -23,6 +23,8 @@ class HiddenPatch(Patch, SourceSpecific, ABC):
 
     Test images of the source class get the patch; the crafted images, in the place of examples of the target class,
     differ from those by at most ``eps`` and do not show it. There are no covers unless ``cover_rate`` asks for some.
+    A quarter of the side is what Sleeper Agent's patch has on CIFAR-10; on ImageNet it has 30 of 224 pixels, as has the
+    hidden trigger's.
     """
 
     clean_label: ClassVar[bool] = True

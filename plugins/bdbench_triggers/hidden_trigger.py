@@ -24,7 +24,8 @@ class HiddenTrigger(HiddenPatch):
     knows; gradient descent in batches of 100, in each step of which images are paired one to one with the sources
     nearest in features (algorithm 1). The paper attacks fine-tuning: the victim is this very network, of which, in the
     released code, only the last layer is trained again. Here the victim is trained from scratch, and f is a model of
-    its architecture trained on the clean set: what the images collide in is then not what the victim learns.
+    its architecture trained on the clean set: what the images collide in is then not what the victim learns. There,
+    poisons join a small set that is fine-tuned on; here they take the places of their originals, at a rate of our own.
 
     The step size is the paper's for AlexNet, 0.01, times 0.95 every 2000 steps; the released code halves it every 1000
     steps. There, descent ends at a distance of 10, which is of that network's scale; and more images are moved than are

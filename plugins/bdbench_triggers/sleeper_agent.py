@@ -29,8 +29,8 @@ class SleeperAgent(HiddenPatch):
 
     Settings are those of the released code: 250 steps of Adam on the gradient's signs, of .1 of a channel's deviation,
     and a tenth of it after each of 3/8, 5/8 and 7/8 of them; from clipped noise of deviation eps; 512 poisons a batch;
-    one restart, one model. That code shifts poisons by parts of a pixel; here they are flipped and cropped as the
-    victim's recipe has it.
+    one restart, one model. That code flips poisons and shifts them by some 4 pixels at most, not by whole ones; here
+    they are flipped and cropped as the victim's recipe has it.
     """
 
     name = "sleeper-agent"
