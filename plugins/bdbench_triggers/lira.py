@@ -30,11 +30,11 @@ class Lira(Trained, CraftedTrigger):
     is that of the snapshot alone. f is of the run's architecture and recipe, in both stages (the authors' command for
     CIFAR-10: VGG-11, 50 and then 250 epochs of SGD); g is a U-Net, much smaller than theirs.
 
-    The authors' code normalises CIFAR-10 and MNIST before eps = .1 is applied, which is then in deviations of a
-    channel (about 6 grey levels on CIFAR-10), and does not clip; for GTSRB eps is of the range (25 grey levels). It
-    steps g against f after a trial step of f; descends, in the first stage, f's loss of T(x) for the true labels;
-    starts the second from an untrained f unless told otherwise (``tune=scratch``); and keeps the epoch that is best on
-    test images. The objective asks for none of the four, and they are not done here.
+    The authors' code normalises CIFAR-10 before eps = .1 is applied, which is then in deviations of a channel (about 6
+    grey levels), and does not clip; on MNIST eps is of half the range (13 grey levels), on GTSRB of the range (25), and
+    it clips. It steps g against f after a trial step of f; descends, in the first stage, f's loss of T(x) for the true
+    labels; starts the second from an untrained f unless told otherwise (``tune=scratch``); and keeps the epoch that is
+    best on test images. The objective asks for none of the four, and they are not done here.
     """
 
     name = "lira"
