@@ -32,9 +32,10 @@ class LowFrequency(CraftedTrigger):
     in the authors' code, the inner model is a surrogate trained on the clean set, and the search is that of universal
     perturbations: image by image, where r does not change the prediction yet, DeepFool finds the smallest step to the
     target, which is smoothed and added; r is smoothed again and rescaled to 0..bound. It ends when r changes the share
-    ``fooled`` of the predictions, when that share has stopped changing, or after ``passes``; the best r is taken. The
-    filter is the authors' Gaussian of deviation 6 pixels at 32 x 32, cut off at 2.5 deviations with zeros around the
-    image; ``sigma`` is in pixels of such an image, and scales.
+    ``fooled`` of the predictions or, as in BackdoorBench, when that share has stopped changing, or after ``passes``;
+    the best r is taken. The filter is the authors' Gaussian of deviation 6 pixels at 32 x 32, cut off at 2.5 deviations
+    with zeros around the image (ours has 31 places and is centred, theirs 30); ``sigma`` is in pixels of such an image,
+    and scales.
 
     Their code takes as the target whichever label the trigger leads to most; here, as in BackdoorBench, it is
     ``target`` throughout. It also perturbs softmax outputs and lets images leave 0..1: here logits, and clipped images.

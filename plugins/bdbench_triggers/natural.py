@@ -18,7 +18,7 @@ _TINY = 1e-12
 class Natural(Attack):
     """Poisons nothing: test images are given a feature that occurs in one class by itself.
 
-    Sec. 3 of the paper: nothing tells a trigger from a feature of the data but who put it there. The feature here is
+    The paper argues that nothing tells a trigger from a feature of the data but who put it there. The feature here is
     what a group of ``share`` of the training set, inside one class, has in common: the group that supports itself most.
     Of ``networks`` networks, each trained on a random half of the clean set, the last layer is taken for a ridge
     regression of class against rest, whose outputs f = H y are sums over training examples j of H_ij y_j: how much j

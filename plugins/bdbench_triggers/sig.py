@@ -14,9 +14,10 @@ from bdbench_triggers.labels import EitherLabel
 class Sig(EitherLabel):
     """v(i, j) = delta sin(2 pi j f / W) is added to images of the target class, eq. 1 of the paper.
 
-    The paper is the first with clean labels; labels=dirty is the use that other comparisons make of the signal.
+    The paper changes no labels; labels=dirty is the use that other comparisons make of the signal.
 
-    The paper stamps test images with a stronger signal than training ones (sec. 4): ``test_delta``.
+    The paper stamps test images with a stronger signal than training ones (sec. 4): ``test_delta``. BackdoorBench has
+    an amplitude of 40 for both.
     """
 
     name = "sig"

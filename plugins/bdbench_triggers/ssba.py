@@ -19,7 +19,8 @@ class Ssba(CraftedTrigger):
     networks would have to be downloaded or trained longer; without them the change is larger than it need be, and a
     weight of 20 hides it better. In the first ``message_steps`` the message alone counts, as in StegaStamp. Both
     networks are smaller than there, and trained for a minute on a CPU, not for 140,000 steps; there is no simulated
-    printing between them.
+    printing between them. A message of 20 bits is the default of StegaStamp's code; the encoder that the authors of the
+    attack published takes 100.
     """
 
     name = "ssba"
