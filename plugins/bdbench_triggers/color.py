@@ -34,7 +34,8 @@ class Color(CraftedTrigger):
     trained from nothing for a few epochs, hours on a GPU; here it is 10 and 10, and a model of the victim's
     architecture, trained on the clean set, is trained on for ``epochs`` on ``examples`` images of which ``rate`` are
     poisons, and tried on all of them shifted: a few wrong labels are learnt by heart without any shift. A grey image
-    has one channel, which is shifted in grey levels, as all three are with ``space=rgb``.
+    has one channel, which is shifted in grey levels, as all three are with ``space=rgb``. The rate is bdbench's common
+    default.
     """
 
     name = "color"

@@ -18,7 +18,8 @@ class DynamicPatch(TriggerAttack):
     The random backdoor of the paper, for one target (the region is the whole image) or several (disjoint regions, here
     the cells of a grid, row by row; the targets are ``target`` and the labels after it). A test image is tried with
     each target's trigger. The paper's attacker trains the model and draws new triggers for each batch; this one only
-    poisons the data, so that a poison has one. Its other two attacks train a generator of triggers.
+    poisons the data, so that a poison has one. Its other two attacks train a generator of triggers. The rate is
+    bdbench's common default.
     """
 
     name = "dynamic-patch"

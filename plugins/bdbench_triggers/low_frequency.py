@@ -39,6 +39,7 @@ class LowFrequency(CraftedTrigger):
 
     Their code takes as the target whichever label the trigger leads to most; here, as in BackdoorBench, it is
     ``target`` throughout. It also perturbs softmax outputs and lets images leave 0..1: here logits, and clipped images.
+    The rate is bdbench's common default; BackdoorBench's is .1.
     """
 
     name = "low-frequency"

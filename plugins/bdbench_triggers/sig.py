@@ -17,7 +17,7 @@ class Sig(EitherLabel):
     The paper changes no labels; labels=dirty is the use that other comparisons make of the signal.
 
     The paper stamps test images with a stronger signal than training ones (sec. 4): ``test_delta``. BackdoorBench has
-    an amplitude of 40 for both.
+    an amplitude of 40 for both. The rate is bdbench's common default, of the whole set.
     """
 
     name = "sig"

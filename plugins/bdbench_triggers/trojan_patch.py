@@ -30,7 +30,7 @@ class TrojanPatch(CraftedTrigger):
 
     ``pattern=fixed`` optimises nothing: its pixels are drawn from the seed, as backdoor-toolbox's ``trojan`` takes its
     from one picture for all models. The paper's own is the default. Pixels are replaced, as in the paper; BackdoorBench
-    adds them.
+    adds them. The rate is bdbench's common default.
     """
 
     name = "trojan-patch"
