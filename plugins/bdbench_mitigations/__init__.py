@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from bdbench import Mitigation, hookimpl
+from bdbench import Defense, hookimpl
 
 
 @hookimpl
-def bdbench_register_defenses() -> list[type[Mitigation]]:
-    """Fine-tuning, and none."""
+def bdbench_register_defenses() -> list[type[Defense]]:
+    """Repairs after training, none, and what prunes or unlearns with the training set at hand."""
+    from bdbench_mitigations.anp import AdversarialNeuronPruning
+    from bdbench_mitigations.clp import ChannelLipschitzness
+    from bdbench_mitigations.fine_pruning import FinePruning
     from bdbench_mitigations.fine_tuning import FineTuning
     from bdbench_mitigations.none import NoDefense
+    from bdbench_mitigations.rnp import ReconstructiveNeuronPruning
 
-    return [FineTuning, NoDefense]
+    return [
+        AdversarialNeuronPruning,
+        ChannelLipschitzness,
+        FinePruning,
+        FineTuning,
+        NoDefense,
+        ReconstructiveNeuronPruning,
+    ]
