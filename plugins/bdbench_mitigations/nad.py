@@ -24,10 +24,10 @@ class NeuralAttentionDistillation(Mitigation):
 
     The attention of a stage is the sum over channels of |activation|^power, of norm 1 for each image; the distance is
     the mean square between maps (section 3, with the mean of the authors' code, for which the betas are). Stages are
-    what a ResNet's groups are: the last map of each size that the network makes, without poolings, and of these the
-    last as many as there are betas; with fewer stages than betas the last betas count. Betas are those of the authors'
-    code for CIFAR-10, low to high. Passes and rate of the victim are those of this package's fine-tuning, and the
-    teacher gets half of the passes, as in the paper (10 and 20); what is augmented is by the recipe.
+    what a ResNet's groups are: the last map of each size, of other modules than poolings and normalisations, and of
+    these the last as many as there are betas; with fewer stages than betas the last betas count. Betas are those that
+    BackdoorBench has, low to high; the authors' released ones, 0, 0 and 5000, are for one attack. Passes and rate of
+    the victim are those of this package's fine-tuning, and the teacher gets half of the passes, as there (10 and 20).
     """
 
     name = "nad"
@@ -82,7 +82,9 @@ def stages(victim: Victim, shape: tuple[int, int, int]) -> list[str]:
     ends: dict[tuple[int, ...], str] = {}
 
     def saw(name: str, module: nn.Module, given: object, output: object) -> None:
-        if not isinstance(output, torch.Tensor) or output.ndim != 4 or "Pool" in type(module).__name__:
+        kind = type(module).__name__
+        # A normalisation at the head of a block is of the next stage, though of the size of the one before.
+        if not isinstance(output, torch.Tensor) or output.ndim != 4 or "Pool" in kind or "Norm" in kind:
             return
         size = tuple(output.shape[2:])
         if size != (1, 1):

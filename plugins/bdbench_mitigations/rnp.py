@@ -28,8 +28,8 @@ class ReconstructiveNeuronPruning(Mitigation):
     """Ascends the loss on clean examples with all weights, then descends it with masks alone, and prunes by the masks.
 
     Unlearning is by SGD until the accuracy on the clean examples is at most ``floor``; recovering learns a mask in 0..1
-    of each channel of the unlearnt model on ``alpha`` times the loss; of the victim go the channels whose mask is at
-    most ``threshold``. Rates, alpha and floor are those of the authors' code. It stops unlearning after 84 steps (21
+    of each channel of the unlearnt model on ``alpha`` times the loss; of the victim go the channels of small masks.
+    Rates, alpha and floor are those of the authors' code. It stops unlearning after 84 steps (21
     passes over 500 examples) whether the floor is reached or not, which few steps of a model that is sure of its
     clean examples do not; here it goes on for up to ``steps``, without its decay of the rate, since the floor is what
     the method asks for. Gradients are clipped where it clips before there are any. The paper reads the
@@ -49,8 +49,8 @@ class ReconstructiveNeuronPruning(Mitigation):
     recovering: float = param(0.2, help="learning rate of the masks", low=0, exclusive=True)
     recoveries: int = param(80, help="steps of SGD on the masks", low=1)
     alpha: float = param(0.2, help="what the loss is multiplied by there", low=0, exclusive=True)
-    threshold: float = param(0.3, help="channels are pruned up to this value of their mask", low=0, high=1)
-    tolerance: float | None = param(None, help="in its place: how far held-out accuracy may fall", low=0, high=1)
+    threshold: float = param(0.3, help="without tolerance: the largest mask of pruned channels", low=0, high=1)
+    tolerance: float | None = param(0.1, help="how far held-out accuracy may fall (none: threshold)", low=0, high=1)
     held: float = param(0.3, help="share of clean examples held out for that", low=0, high=1, exclusive=True)
 
     def repair(self, tools: Tools) -> Victim:

@@ -25,7 +25,7 @@ def test_unlearning_ends_at_the_floor_and_leaves_the_victim() -> None:
 
 def test_masks_recover_a_model_that_a_channel_sends_to_the_target(tmp_path: Path) -> None:
     # What unlearning makes of a backdoored model by the paper: the backdoor's channel answers to clean images.
-    victim, rnp = planted(0.0, sure=0.2), ReconstructiveNeuronPruning(floor=1)
+    victim, rnp = planted(0.0, sure=0.2), ReconstructiveNeuronPruning(floor=1, tolerance=None)
     victim.network.norm.weight.data[BAD] = 60  # type: ignore[operator, union-attr]
     victim.network.norm.bias.data[BAD] = 0  # type: ignore[operator, union-attr]
     assert rates(victim)[0] < 0.9 and rates(victim)[1] == 1
