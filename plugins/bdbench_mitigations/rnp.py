@@ -29,12 +29,13 @@ class ReconstructiveNeuronPruning(Mitigation):
 
     Unlearning is by SGD until the accuracy on the clean examples is at most ``floor``; recovering learns a mask in 0..1
     of each channel of the unlearnt model on ``alpha`` times the loss; of the victim go the channels of small masks.
-    Rates, alpha and floor are those of the authors' code. It stops unlearning after 84 steps (21
-    passes over 500 examples) whether the floor is reached or not, which few steps of a model that is sure of its
-    clean examples do not; here it goes on for up to ``steps``, without its decay of the rate, since the floor is what
-    the method asks for. Gradients are clipped where it clips before there are any. The paper reads the
-    threshold off a sweep by accuracy and ASR on the test set; the default is where its published log has both, and
-    ``tolerance`` replaces it by what accuracy on held-out clean examples allows. Clean examples are not augmented.
+    Rates, alpha and floor are those of the authors' code. It stops unlearning after 84 steps (21 passes over 500
+    examples) whether the floor is reached or not, which few steps of a model that is sure of its clean examples do not;
+    here it goes on for up to ``steps``, without its decay of the rate, since the floor is what the method asks for.
+    Gradients are clipped after they are computed, not before, when that code has none. How small is read off a sweep by
+    accuracy and ASR on the test set there, and by a fall of .1 of that accuracy in peers; here by as large a fall on
+    clean examples held out or, without ``tolerance``, it is a fixed ``threshold``, at which the authors' published log
+    is best. Clean examples are not augmented. Where already the masks of 0 cost too much, nothing is pruned.
     """
 
     name = "rnp"
