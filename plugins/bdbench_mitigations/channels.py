@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +14,8 @@ from torch import nn
 
 from bdbench import BdbenchError, Victim
 
-_Hooked = tuple[str, nn.Module]
+Saw = Callable[[str, nn.Module, Any, Any], None]
+"""What is told of a module that has run: its name, itself, its first input and its output."""
 
 
 @dataclass(frozen=True)
@@ -72,11 +74,11 @@ def layers(victim: Victim, shape: tuple[int, int, int]) -> list[Layer]:
 
 
 @contextmanager
-def watched(network: nn.Module, kinds: type[nn.Module] | tuple[type[nn.Module], ...], saw) -> Iterator[None]:  # type: ignore[no-untyped-def]
+def watched(network: nn.Module, kinds: type[nn.Module] | tuple[type[nn.Module], ...], saw: Saw) -> Iterator[None]:
     """Within, ``saw`` is called with name, module, input and output of each module of some kinds, when it has run."""
 
-    def hook(name: str):  # type: ignore[no-untyped-def]
-        return lambda module, given, output: saw(name, module, given[0], output)
+    def hook(name: str) -> Callable[[nn.Module, Any, Any], None]:
+        return lambda module, given, output: saw(name, module, given[0] if given else None, output)
 
     handles = [m.register_forward_hook(hook(n)) for n, m in network.named_modules() if n and isinstance(m, kinds)]
     try:
