@@ -19,7 +19,13 @@ from tests.conftest import TINY_DATAMODEL
 SMALL = [
     TINY_DATAMODEL,
     "neural-cleanse:steps=60",
+    "anp:steps=20",
+    "fine-pruning:epochs=3",
     "fine-tuning:epochs=3",
+    "ft-sam:epochs=3",
+    "i-bau:rounds=2,steps=3",
+    "nad:epochs=3,teacher=2",
+    "rnp:steps=30,recoveries=20",
     "color:particles=3,rounds=2,examples=40,epochs=1",
     "hidden-trigger:steps=5,lr=1",
     "input-aware:mask_epochs=1,width=2",

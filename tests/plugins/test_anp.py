@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from bdbench_mitigations.anp import AdversarialNeuronPruning, added, disturbance
+from bdbench_mitigations.clean_part import batches
+from bdbench_mitigations.masks import Masked, pruned_by
+from tests.plugins.repairs import BAD, CHANNELS, clean_images, gone, handed, planted, rates
+
+
+def test_masks_scale_channels_and_leave_the_victim() -> None:
+    victim = planted()
+    masked = Masked(victim)
+    x, y = next(batches(clean_images(20), 20, 1, torch.Generator(), "cpu"))
+    masks = masked.factors(torch.ones)
+    assert list(masks) == ["network.norm.weight"]
+    whole = masked.logits(masks, x)
+    halved = masked.logits({"network.norm.weight": torch.full((CHANNELS,), 0.5)}, x)
+    network = masked.network.network
+    network.norm.weight.data *= 0.5  # type: ignore[operator, union-attr]
+    assert torch.allclose(halved, network(x)) and not torch.allclose(halved, whole)  # type: ignore[operator]
+    # By the statistics of the batch, which do not become the victim's.
+    assert (victim.network.norm.weight == 1).all()  # type: ignore[union-attr]
+    assert float(masked.loss(masks, x, y)) > 0
+
+
+@pytest.mark.parametrize("project", [True, False])
+def test_a_disturbance_stays_within_the_budget_and_raises_the_loss(project: bool) -> None:
+    masked = Masked(planted())
+    x, y = next(batches(clean_images(60), 60, 1, torch.Generator(), "cpu"))
+    masks = masked.factors(torch.ones)
+    for seed in range(3):
+        generator = torch.Generator().manual_seed(seed)
+        start = disturbance(masked, masks, x, y, 0.4, 0, project, torch.Generator().manual_seed(seed))
+        moved = disturbance(masked, masks, x, y, 0.4, 1, project, generator)
+        assert set(moved) == {"network.norm.weight", "network.norm.bias"}
+        largest = max(float(one.abs().max()) for one in moved.values())
+        assert largest <= 0.4 + 1e-6 if project else 0.4 < largest <= 0.8
+        risen = [float(masked.loss(added(masks, one), x, y).detach()) for one in (start, moved)]
+        assert risen[1] > 2 * risen[0]
+
+
+def test_the_planted_channel_is_pruned_and_the_task_stays(tmp_path: Path) -> None:
+    victim = planted()
+    anp = AdversarialNeuronPruning(steps=300)
+    repaired = anp.repair(handed(anp, victim, tmp_path))
+    accuracy, success = rates(repaired)
+    assert BAD in gone(repaired) and len(gone(repaired)) < CHANNELS
+    assert rates(victim) == (1, 1) and accuracy > 0.95 and success < 0.1
+    # Shifts stay.
+    assert repaired.network.norm.bias[BAD] == -2  # type: ignore[union-attr, index]
+
+
+def test_the_level_is_a_threshold_or_what_accuracy_allows() -> None:
+    victim, held = planted(), clean_images(60)
+    masks = {"norm": np.where(np.arange(CHANNELS) == BAD, 0.1, 0.6).astype(np.float32)}
+    assert gone(pruned_by(victim, masks, 0.05, held, None)) == []
+    assert gone(pruned_by(victim, masks, 0.1, held, None)) == [BAD]
+    assert gone(pruned_by(victim, masks, 0.6, held, None)) == list(range(CHANNELS))
+    # Pruning all costs half of the accuracy.
+    assert gone(pruned_by(victim, masks, 0.0, held, 0.1)) == [BAD]
+    assert gone(pruned_by(victim, masks, 0.0, held, 0.9)) == list(range(CHANNELS))

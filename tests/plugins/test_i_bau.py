@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from bdbench import Record
+from bdbench_mitigations.clean_part import batches
+from bdbench_mitigations.i_bau import hypergradient, perturbation
+from tests.plugins.repairs import TARGET, clean_images, planted
+
+
+def test_the_hypergradient_of_a_quadratic_is_exact() -> None:
+    # inner = d A d / 2 - d B w, least at d = A^-1 B w; outer = |d - c|^2 / 2 + w D w / 2 + d E w.
+    torch.manual_seed(0)
+    root, b, c, e = torch.randn(4, 4), torch.randn(4, 3), torch.randn(4), torch.randn(4, 3)
+    a, d = root @ root.T / 4 + torch.eye(4), torch.diag(torch.tensor([1.0, 2.0, 3.0]))
+    w = torch.randn(3, requires_grad=True)
+
+    def outer(delta: torch.Tensor) -> torch.Tensor:
+        return (delta - c).square().sum() / 2 + w @ d @ w / 2 + delta @ e @ w
+
+    best = torch.linalg.solve(a, b @ w)
+    (exact,) = torch.autograd.grad(outer(best), w)
+    step = 1 / float(torch.linalg.eigvalsh(a).max())
+    found = [hypergradient(lambda x: x @ a @ x / 2 - x @ b @ w, outer, best, [w], k, step)[0] for k in (1, 5, 200)]
+    assert found[2] == pytest.approx(exact, rel=1e-4)
+    errors = [float((one - exact).norm()) for one in found]
+    assert errors[0] > errors[1] > errors[2]
+    # Without what the best perturbation follows, it is another.
+    (direct,) = torch.autograd.grad(outer(best.detach()), w)
+    assert float((direct - exact).norm()) > 0.1
+
+
+def test_one_perturbation_takes_all_to_the_target_and_stays_in_its_ball() -> None:
+    model = planted(sure=0.2).module().eval()
+    clean = clean_images(60)
+    x, y = next(batches(clean, 60, 1, torch.Generator(), "cpu"))
+    delta = perturbation(model, batches(clean, 60, 50, torch.Generator(), "cpu"), 10.0, 10.0)
+    assert delta.shape == (1, 1, 4, 4) and float(delta.norm()) <= 10 + 1e-5
+    # Both classes are told apart without it.
+    others = x[y != TARGET]
+    assert (model(others).argmax(1) != TARGET).all()
+    assert (model(others + delta).argmax(1) == TARGET).float().mean() > 0.9
+    small = perturbation(model, batches(clean, 60, 50, torch.Generator(), "cpu"), 10.0, 0.1)
+    assert float(small.norm()) <= 0.1 + 1e-6
+
+
+@pytest.mark.slow
+def test_it_ends_a_backdoor(on_digits: Callable[..., Record]) -> None:
+    record = on_digits("badnets:rate=.1", "i-bau")
+    before, after = record.before, record.after
+    assert after is not None and record.access == ["clean_set"]
+    assert before.attack_success_rate is not None and after.attack_success_rate is not None
+    assert before.attack_success_rate > 0.95 and after.attack_success_rate < 0.2
+    assert after.clean_accuracy > before.clean_accuracy - 0.05

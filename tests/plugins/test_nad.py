@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from bdbench import BdbenchError
+from bdbench_mitigations.nad import NeuralAttentionDistillation, attended, stages
+from bdbench_models.networks import PreActResNet18, SmallConvNet
+from tests.plugins.repairs import handed, planted, rates, victim_of
+
+
+def test_stages_end_where_the_size_changes() -> None:
+    assert stages(victim_of(SmallConvNet(1, 10, 2)), (8, 8, 1)) == ["blocks.0.2", "blocks.1.2", "blocks"]
+    groups = stages(victim_of(PreActResNet18(3, 10), 3), (32, 32, 3))
+    # Not the first normalisation of the next group, which is of the size of the one before.
+    assert groups == ["layer1", "layer2", "layer3", "layer4"]
+    with pytest.raises(BdbenchError, match="no maps"):
+        stages(victim_of(nn.Sequential(nn.Flatten(), nn.Linear(16, 2))), (4, 4, 1))
+
+
+def test_attention_by_hand() -> None:
+    network = nn.Sequential(nn.Identity(), nn.Flatten())
+    # Two channels of two pixels: sums of squares 9 + 16 and 0 + 0; 1 + 4 and 144 + 0.
+    x = torch.tensor([[[[3.0, 0.0]], [[-4.0, 0.0]]], [[[-1.0, 12.0]], [[2.0, 0.0]]]])
+    logits, (found,) = attended(network, x, ["0"], 2.0)
+    assert torch.equal(logits, x.flatten(1))
+    assert found.numpy() == pytest.approx(np.array([[1, 0], np.array([5, 144]) / np.hypot(5, 144)]))
+    # It does not change with the scale of what is activated, and an image without any is no error.
+    assert torch.allclose(attended(network, 7 * x, ["0"], 2.0)[1][0], found)
+    assert torch.isfinite(attended(network, 0 * x, ["0"], 2.0)[1][0]).all()
+    assert not network[0]._forward_hooks
+
+
+def test_the_student_comes_to_attend_as_its_teacher() -> None:
+    torch.manual_seed(0)
+    nad = NeuralAttentionDistillation(betas=(1000.0, 1000.0))
+    student, teacher = SmallConvNet(1, 3, 2), SmallConvNet(1, 3, 2).eval()
+    names = ["blocks.1.2", "blocks"]
+    loss = nad._loss(teacher, names, 0.0)
+    x, y = torch.randn(12, 1, 8, 8), torch.arange(12) % 3
+    batch = type("B", (), {"network": student, "x": x, "labels": y})()
+
+    def apart() -> float:
+        maps = [attended(network.eval(), x, names, 2.0)[1] for network in (student, teacher)]
+        return sum(float((a - b).detach().square().mean()) for a, b in zip(*maps, strict=True))
+
+    start, optimizer = apart(), torch.optim.Adam(student.parameters(), 0.01)
+    for _ in range(40):
+        optimizer.zero_grad()
+        loss(batch).backward()
+        optimizer.step()
+    assert apart() < start / 2
+    # The same network is at no distance: cross-entropy is left.
+    batch.network = teacher
+    assert float(loss(batch)) == pytest.approx(float(nn.functional.cross_entropy(teacher(x), y)))
+
+
+def test_it_keeps_what_the_victim_can_and_trains_two_models(tmp_path: Path) -> None:
+    nad = NeuralAttentionDistillation(epochs=2, teacher=1)
+    with pytest.raises(BdbenchError, match="no maps"):
+        # Its maps have one pixel.
+        nad.repair(handed(nad, planted(), tmp_path))
+    assert rates(planted()) == (1, 1)

@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from bdbench_mitigations.clean_part import batches
+from bdbench_mitigations.rnp import ReconstructiveNeuronPruning, unlearn
+from tests.plugins.repairs import BAD, clean_images, gone, handed, planted, rates
+
+
+def test_unlearning_ends_at_the_floor_and_leaves_the_victim() -> None:
+    victim, clean = planted(sure=0.2), clean_images(60)
+    drawn = batches(clean, 30, 1000, torch.Generator().manual_seed(0), "cpu")
+    other = unlearn(victim, drawn, 0.2, 0.2, 60)
+    # It went on to the floor and no further: batches are left.
+    assert next(drawn, None) is not None
+    assert rates(victim) == (1, 1)
+    assert (other.predict(np.asarray(clean.images)) == clean.labels).mean() < 0.5
+    few = list(batches(clean, 30, 3, torch.Generator().manual_seed(0), "cpu"))
+    still = unlearn(victim, few, 1e-6, 0.2, 60)
+    assert (still.predict(np.asarray(clean.images)) == clean.labels).all()
+
+
+def test_masks_recover_a_model_that_a_channel_sends_to_the_target(tmp_path: Path) -> None:
+    # What unlearning makes of a backdoored model by the paper: the backdoor's channel answers to clean images.
+    victim, rnp = planted(0.0, sure=0.2), ReconstructiveNeuronPruning(floor=1, tolerance=None)
+    victim.network.norm.weight.data[BAD] = 60  # type: ignore[operator, union-attr]
+    victim.network.norm.bias.data[BAD] = 0  # type: ignore[operator, union-attr]
+    assert rates(victim)[0] < 0.9 and rates(victim)[1] == 1
+    # The floor is met at once, so that the weights are but a step away.
+    repaired = rnp.repair(handed(rnp, victim, tmp_path))
+    accuracy, success = rates(repaired)
+    assert gone(repaired) == [BAD] and accuracy > 0.95 and success < 0.1
+
+
+def test_a_model_that_is_sure_of_its_clean_examples_is_not_driven_to_infinity(tmp_path: Path) -> None:
+    rnp = ReconstructiveNeuronPruning(steps=200)
+    tools = handed(rnp, planted(sure=0.4), tmp_path)
+    assert np.isfinite(rnp.repair(tools).logits(np.asarray(clean_images(20).images))).all()
+    drawn = batches(clean_images(60), 30, 200, torch.Generator().manual_seed(0), "cpu")
+    weights = unlearn(tools.victim, drawn, 0.01, 0.2, 60).network.parameters()
+    assert all(torch.isfinite(weight).all() for weight in weights)

@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+import bdbench
+from bdbench import BdbenchError, Record, Reopened
+from bdbench_baselines.activation_clustering import ActivationClustering
+from bdbench_baselines.perfect import PerfectFilter
+from bdbench_baselines.spectral import SpectralSignatures
+from bdbench_mitigations.unlearn import Unlearning
+
+
+def test_what_is_flagged_is_forgotten_and_the_oracles_are_the_detectors(on_digits: Callable[..., Record]) -> None:
+    record = on_digits("badnets:rate=.1", "unlearn:detector=perfect-filter")
+    before, after = record.before, record.after
+    assert after is not None and record.oracles == ["poisons"] and record.access == ["training_set", "poisons"]
+    assert before.attack_success_rate is not None and after.attack_success_rate is not None
+    assert before.attack_success_rate > 0.95 and after.attack_success_rate < 0.1
+
+
+def test_it_takes_the_detectors_decision_or_a_share_of_its_scores(
+    on_digits: Callable[..., Record], again: Callable[[Record], Reopened]
+) -> None:
+    run = again(on_digits("badnets:rate=.1", "unlearn:detector=perfect-filter"))
+    tools, view, poisons = run.tools(), run.view, run.poisoned.roles == 1
+    perfect = Unlearning(detector=(PerfectFilter(),))
+    assert (perfect._flagged(view, tools) == poisons).all()
+    few = Unlearning(detector=(PerfectFilter(),), share=0.05)._flagged(view, tools)
+    assert few.sum() == round(0.05 * len(poisons)) and poisons[few].all()
+    clustering = Unlearning()._flagged(view, tools)
+    assert clustering.dtype == bool and clustering.shape == poisons.shape
+    # The decision is the part's own, and none of the whole's.
+    assert tools.flagged is None  # type: ignore[attr-defined]
+    with pytest.raises(BdbenchError, match="detector=spectral has no decision of its own: expected one that has, or"):
+        Unlearning(detector=(SpectralSignatures(),)).train(view, tools)
+    nothing = Unlearning(detector=(ActivationClustering(size=0.0),)).train(view, tools)
+    found, was = nothing.arrays(), run.victim().arrays()  # type: ignore[attr-defined]
+    assert all(np.array_equal(found[name], was[name]) for name in was)
+
+
+def test_the_detector_is_a_parameter_that_is_a_component() -> None:
+    made = bdbench.plugins.installed().component("defense", "unlearn:detector=[spectral:oracle=true,across=rank]")  # type: ignore[attr-defined]
+    assert made.detector == (SpectralSignatures(oracle=True, across="rank"),) and made.told == ("poison_rate",)
+    assert made.config()["detector"][0]["name"] == "spectral"
+    with pytest.raises(BdbenchError, match="detector=2 of them is not allowed: expected one"):
+        Unlearning(detector=(PerfectFilter(), PerfectFilter()))
