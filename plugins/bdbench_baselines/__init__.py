@@ -14,6 +14,7 @@ def bdbench_register_defenses() -> list[type[Detector] | type[RobustTraining]]:
     from bdbench_baselines.dbd import DecouplingBasedDefense
     from bdbench_baselines.dp_sgd import DPSGD
     from bdbench_baselines.low_loss import LowLoss
+    from bdbench_baselines.nab import NonAdversarialBackdoor
     from bdbench_baselines.perfect import PerfectFilter
     from bdbench_baselines.random import Random
     from bdbench_baselines.spectral import SpectralSignatures
@@ -24,6 +25,7 @@ def bdbench_register_defenses() -> list[type[Detector] | type[RobustTraining]]:
         DPSGD,
         DecouplingBasedDefense,
         LowLoss,
+        NonAdversarialBackdoor,
         PerfectFilter,
         Random,
         SpectralSignatures,

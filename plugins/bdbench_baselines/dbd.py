@@ -18,8 +18,8 @@ class DecouplingBasedDefense(RobustTraining):
 
     Sec. 4.2 to 4.4. For the third stage the ``labelled`` share of the examples keeps its labels, those of lowest loss;
     they are chosen anew before each epoch. A batch of the recipe's size is split into the two kinds, where the authors
-    draw one of each. Epochs are shares of the recipe's, which is theirs of 200: SimCLR 100, MixMatch 190; the last
-    layer has 10 whatever the recipe, on features that stay. Rates of SimCLR are the recipe's, those of the other two
+    draw one of each. MixMatch has the paper's share of the recipe's epochs, 190 of 200. SimCLR has the 100 of the paper
+    whatever the recipe, since small sets give it few steps, and the last layer its 10. Rates of SimCLR are the recipe's, those of the other two
     the paper's: Adam at .002. What stands in for cropping and mirroring in MixMatch is in ``views.Views.weak``; the
     recipe's own augmentation is not used. The authors keep the epoch of the best test accuracy; here it is the last.
     """
@@ -30,7 +30,7 @@ class DecouplingBasedDefense(RobustTraining):
         "Without labels a poison's features are those of its true class, so that the target label fits them worse than "
         "a clean example's label fits its own."
     )
-    pretraining: float = param(0.5, help="epochs of SimCLR / the recipe's", low=0, exclusive=True)
+    pretraining: int = param(100, help="epochs of SimCLR", low=1)
     finetuning: float = param(0.95, help="epochs of MixMatch / the recipe's", low=0, exclusive=True)
     labelled: float = param(0.5, help="share of the examples that keeps its labels", low=0, high=1, exclusive=True)
     temperature: float = param(0.5, help="of SimCLR's softmax", low=0, exclusive=True)
@@ -41,8 +41,7 @@ class DecouplingBasedDefense(RobustTraining):
         from bdbench_baselines.contrast import headed, pretrained, views_of
         from bdbench_baselines.mixmatch import MixMatch, symmetric
 
-        epochs = (max(1, round(s * tools.recipe.epochs)) for s in (self.pretraining, self.finetuning))
-        features = pretrained(view, tools, epochs=next(epochs), temperature=self.temperature)
+        features = pretrained(view, tools, epochs=self.pretraining, temperature=self.temperature)
         first = headed(
             features,
             view.images,
@@ -54,7 +53,13 @@ class DecouplingBasedDefense(RobustTraining):
             known={"dbd": "head"},
         )
         recipe = dataclasses.replace(
-            tools.recipe, epochs=next(epochs), optimizer="adamw", lr=2e-3, weight_decay=0.0, flip=False, crop_padding=0
+            tools.recipe,
+            epochs=max(1, round(self.finetuning * tools.recipe.epochs)),
+            optimizer="adamw",
+            lr=2e-3,
+            weight_decay=0.0,
+            flip=False,
+            crop_padding=0,
         )
         loss = MixMatch(view, views_of(tools), self.labelled, self.unlabelled, recipe.epochs, tools.streams)
         known = {"dbd": self.config(), "flip": tools.recipe.flip}
