@@ -50,10 +50,9 @@ class StrongAugmentation(RobustTraining):
             kept = float(torch.distributions.Beta(self.alpha, self.alpha).sample()) if mixes else 1.0
             other = torch.randperm(len(batch.x)).to(batch.x.device)
             x, kept = (cut if self.mix == "cutmix" else averaged)(batch.x, batch.x[other], kept)
-            logits = batch.network(x)
-            smoothing = tools.recipe.label_smoothing
-            own, others = (cross_entropy(logits, y, label_smoothing=smoothing) for y in (batch.labels, batch.labels[other]))
-            return kept * own + (1 - kept) * others
+            logits, smoothing = batch.network(x), tools.recipe.label_smoothing
+            own = cross_entropy(logits, batch.labels, label_smoothing=smoothing)
+            return kept * own + (1 - kept) * cross_entropy(logits, batch.labels[other], label_smoothing=smoothing)
 
         return tools.train(view.images, view.labels, self.name, loss=loss, kept=known)
 

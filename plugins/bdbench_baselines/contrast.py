@@ -112,7 +112,7 @@ def headed(
     lr: float,
     known: dict[str, Any],
 ) -> Victim:
-    """The network with its last layer trained by AdamW on ``loss``, of logits and batch, and its features as they are."""
+    """The network with another last layer, trained by AdamW on ``loss``, of logits and batch; the features stay."""
     shape = (1, tools.shape[2], *tools.shape[:2])
     network = head_only(features.network, torch.zeros(shape, device=tools.device))
 

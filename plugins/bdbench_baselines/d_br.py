@@ -21,21 +21,23 @@ class BackdoorRemoval(RobustTraining):
     """Trains the victim on: an epoch ascends the loss of the poisoned, the next descends that of the clean (sec. 4.3).
 
     ``clean`` and ``poisoned`` are alpha_c and alpha_p: the shares of the examples of lowest and of highest feature
-    consistency towards transformations (``sensitivity``). The victim is a model trained on the same poisoned set, as
+    consistency towards transformations (``sensitivity``), whose model has the paper's 2 epochs and then as many steps
+    as 10 epochs of 50,000 images. The victim is a model trained on the same poisoned set, as
     the method asks. A batch holds both kinds, of which one counts, by its sum over the size of the batch: an epoch's
-    gradients add up to what batches of one kind give. As in the authors' code by SGD with momentum, and as far: the
-    learning rates of all steps sum to ``length``, theirs being 20 times 98 steps of 1e-4. They keep the epoch with the
+    gradients add up to what batches of one kind give. It goes as far as theirs by the sum of its learning rates, 20
+    times 98 steps of a hundredth of the rate before, by the recipe's optimizer. The authors keep the epoch with the
     best difference of accuracy and success on test data; here it is the last.
     """
 
     name = "d-br"
     paper = "Chen, Wu and Wang, Effective Backdoor Defense by Exploiting Sensitivity of Poisoned Samples, NeurIPS 2022"
     assumption = "The features of poisons change more than those of clean examples when the image is turned and moved."
-    early: float = param(0.2, help="share of the recipe's epochs in which the backdoor is learnt", low=0, exclusive=True)
+    early: int = param(2, help="epochs in which the backdoor is learnt, for FCT", low=1)
+    spread: int = param(3900, help="steps that spread the centres of the classes, for FCT", low=1)
     clean: float = param(0.2, help="share of the examples taken for clean", low=0, high=0.5, exclusive=True)
     poisoned: float = param(0.05, help="share of the examples taken for poisoned", low=0, high=0.5, exclusive=True)
     epochs: int = param(20, help="turns of unlearning and relearning", low=1)
-    length: float = param(0.2, help="sum of the learning rates of all steps", low=0, exclusive=True)
+    length: float = param(20.0, help="sum of the learning rates of all steps / the recipe's", low=0, exclusive=True)
 
     def train(self, view: TrainingView, tools: Tools) -> Victim:
         """The model, made of the victim."""
@@ -44,7 +46,7 @@ class BackdoorRemoval(RobustTraining):
 
         from bdbench_baselines.sensitivity import told_apart
 
-        split = told_apart(view, tools, self.early, self.clean, self.poisoned)
+        split = told_apart(view, tools, self.early, self.spread, self.clean, self.poisoned)
         used = split.clean | split.poisoned
         poisoned = torch.from_numpy(split.poisoned[used]).to(tools.device)
 
@@ -54,11 +56,9 @@ class BackdoorRemoval(RobustTraining):
             return (-(each * bad) if batch.epoch % 2 == 0 else each * ~bad).sum() / len(each)
 
         steps = 2 * self.epochs * -(-int(used.sum()) // tools.recipe.batch_size)
-        recipe = dataclasses.replace(
-            tools.recipe, epochs=2 * self.epochs, optimizer="sgd", momentum=0.9, weight_decay=5e-4, warmup=0.0
-        )
-        # A recipe's rate falls to 0, so that its mean is half of its peak.
-        recipe = dataclasses.replace(recipe, lr=2 * self.length / steps)
+        # A recipe's rate rises from 0 and falls to 0, so that its mean is half of its peak.
+        lr = 2 * self.length / steps * tools.recipe.lr
+        recipe = dataclasses.replace(tools.recipe, epochs=2 * self.epochs, lr=lr)
         known = {"d-br": 1, "poisoned": np.flatnonzero(split.poisoned).tolist()}
         images, labels = view.images[used], view.labels[used]
         return tools.train(images, labels, "turns", start=tools.victim, recipe=recipe, loss=loss, kept=known)

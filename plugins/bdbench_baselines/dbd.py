@@ -18,10 +18,11 @@ class DecouplingBasedDefense(RobustTraining):
 
     Sec. 4.2 to 4.4. For the third stage the ``labelled`` share of the examples keeps its labels, those of lowest loss;
     they are chosen anew before each epoch. A batch of the recipe's size is split into the two kinds, where the authors
-    draw one of each. MixMatch has the paper's share of the recipe's epochs, 190 of 200. SimCLR has the 100 of the paper
-    whatever the recipe, since small sets give it few steps, and the last layer its 10. Rates of SimCLR are the recipe's, those of the other two
-    the paper's: Adam at .002. What stands in for cropping and mirroring in MixMatch is in ``views.Views.weak``; the
-    recipe's own augmentation is not used. The authors keep the epoch of the best test accuracy; here it is the last.
+    draw one of each. MixMatch has the paper's share of the recipe's epochs, 190 of 200. SimCLR has the 100 of the
+    paper whatever the recipe, since small sets give it few steps, by the recipe's optimizer and rates; and the last
+    layer its 10, on features that stay. The rates of the last two stages are the paper's: Adam at .002. In MixMatch
+    images are moved by ``views.Views.weak``, not by the recipe. The authors keep the epoch of the best test accuracy;
+    here it is the last.
     """
 
     name = "dbd"

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from bdbench import Victim
 
-# Of the epochs, without the backdoor in sight of the rest: 20 of the paper's 100.
+# Of the epochs; 20 of the paper's 100.
 _ISOLATE = 0.2
 
 
@@ -51,7 +51,8 @@ class NonAdversarialBackdoor(RobustTraining):
         import torch
         from torch.nn.functional import cross_entropy
 
-        suspected = lowest_loss(self._isolating(view, tools).logits(view.images), view.labels, self.isolation, tools.streams)
+        answers = self._isolating(view, tools).logits(view.images)
+        suspected = lowest_loss(answers, view.labels, self.isolation, tools.streams)
         labels = np.where(suspected, self._pseudo_labels(view, suspected, tools), view.labels)
         marked = torch.from_numpy(labels != view.labels).to(tools.device)
 

@@ -26,16 +26,16 @@ class Split:
     poisoned: np.ndarray
 
 
-def sensitive(view: TrainingView, tools: Tools, early: float) -> Victim:
-    """A model that learnt the backdoor early, and then spread the classes' centres.
+def sensitive(view: TrainingView, tools: Tools, early: int, spread: int) -> Victim:
+    """A model that learnt the backdoor in ``early`` epochs, and then spread the classes' centres.
 
-    early: the first part's share of the recipe's epochs, on cross-entropy; the second is five times as long (2 and 10
-    epochs in the paper) and descends the mean cosine of the centres of a batch's classes. Nothing is augmented.
+    The latter takes at least ``spread`` steps down the mean cosine of the centres of a batch's classes. Nothing is
+    augmented.
     """
-    epochs = max(1, round(early * tools.recipe.epochs))
-    plain = dataclasses.replace(tools.recipe, epochs=epochs, flip=False, crop_padding=0)
+    plain = dataclasses.replace(tools.recipe, epochs=early, flip=False, crop_padding=0)
     first = tools.train(view.images, view.labels, "early", recipe=plain)
-    longer = dataclasses.replace(plain, epochs=5 * epochs)
+    each = math.ceil(len(view.labels) / plain.batch_size)
+    longer = dataclasses.replace(plain, epochs=math.ceil(spread / each))
 
     def loss(batch: Batch) -> torch.Tensor:
         return nearness(batch.network.features(batch.x), batch.labels)  # type: ignore[operator]
@@ -53,18 +53,17 @@ def nearness(features: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 def transformed(images: torch.Tensor, angles: torch.Tensor, shifts: torch.Tensor) -> torch.Tensor:
     """float (b, C, H, W) turned by angles (b,), then moved by shifts (b, 2) of rows and columns, in pixels.
 
-    Nearest neighbours; what comes in is 0.
+    Nearest neighbours; what comes in from outside is 0.
     """
     height, width = images.shape[2:]
-    cos, sin = angles.cos(), angles.sin()
-    rows, columns = -2 * shifts[:, 0] / height, -2 * shifts[:, 1] / width
-    # Where each pixel comes from, in -1..1 of each side: first it is moved back, and then turned back.
-    across, down = -sin * height / width, sin * width / height
-    theta = torch.stack(
-        [cos, across, cos * columns + across * rows, down, cos, down * columns + cos * rows], dim=1
-    ).view(-1, 2, 3)
-    grid = F.affine_grid(theta.to(images), list(images.shape), align_corners=False)
-    return F.grid_sample(images, grid, mode="nearest", align_corners=False)
+    cos, sin, none, one = angles.cos(), angles.sin(), torch.zeros_like(angles), torch.ones_like(angles)
+    # Where each pixel comes from, as columns and rows in -1..1 of each side.
+    turn = [cos, -sin * height / width, none, sin * width / height, cos, none]
+    move = [one, none, -2 * shifts[:, 1] / width, none, one, -2 * shifts[:, 0] / height]
+    for theta in (turn, move):
+        grid = F.affine_grid(torch.stack(theta, 1).view(-1, 2, 3).to(images), list(images.shape), align_corners=False)
+        images = F.grid_sample(images, grid, mode="nearest", align_corners=False)
+    return images
 
 
 def consistency(model: Victim, images: np.ndarray, streams: Streams) -> np.ndarray:
@@ -87,7 +86,7 @@ def consistency(model: Victim, images: np.ndarray, streams: Streams) -> np.ndarr
 
 
 def distinguished(scores: np.ndarray, clean: float, poisoned: float, streams: Streams) -> Split:
-    """The ``clean`` share of lowest scores, and the ``poisoned`` share of highest; at least one each, ties by chance."""
+    """The ``clean`` share of lowest scores, and the ``poisoned`` one of highest; at least one each, ties by chance."""
     n = len(scores)
     order = np.lexsort((streams("ties").permutation(n), scores))
     few, many = (min(max(1, round(share * n)), n // 2) for share in (poisoned, clean))
@@ -97,7 +96,7 @@ def distinguished(scores: np.ndarray, clean: float, poisoned: float, streams: St
     return split
 
 
-def told_apart(view: TrainingView, tools: Tools, early: float, clean: float, poisoned: float) -> Split:
+def told_apart(view: TrainingView, tools: Tools, early: int, spread: int, clean: float, poisoned: float) -> Split:
     """The split of a training set, by a model trained for it (``sensitive``)."""
-    scores = consistency(sensitive(view, tools, early), view.images, tools.streams)
+    scores = consistency(sensitive(view, tools, early, spread), view.images, tools.streams)
     return distinguished(scores, clean, poisoned, tools.streams)

@@ -106,4 +106,3 @@ def _grey(x: torch.Tensor) -> torch.Tensor:
 
 def _chosen(x: torch.Tensor, share: float) -> torch.Tensor:
     return (torch.rand(len(x)) < share).to(x.device)[:, None, None, None]
-
