@@ -61,7 +61,9 @@ def cropped(x: torch.Tensor, smallest: float) -> torch.Tensor:
     scales = torch.stack([(area.sqrt() * r).clamp(max=1) for r in (ratio, 1 / ratio)], 1)
     shifts = (1 - scales) * (2 * torch.rand(b, 2) - 1)
     theta = torch.cat([torch.diag_embed(scales), shifts[:, :, None]], 2).to(x)
-    return F.grid_sample(x, F.affine_grid(theta, list(x.shape), align_corners=False), align_corners=False)
+    grid = F.affine_grid(theta, list(x.shape), align_corners=False)
+    # By half a pixel it reaches over the edge.
+    return F.grid_sample(x, grid, padding_mode="border", align_corners=False)
 
 
 def jittered(x: torch.Tensor) -> torch.Tensor:
