@@ -37,11 +37,11 @@ def batch_and_loss(labelled: float, epoch: int) -> tuple[Batch, MixMatch]:
     images = np.repeat(np.arange(0, 200, 20, dtype=np.uint8), 64).reshape(10, 8, 8, 1)
     labels = np.array([0, 0, 0, 0, 1, 1, 1, 1, 1, 0])
     torch.manual_seed(0)
-    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 2))
-    nn.init.constant_(network[1].weight, 0.2)
+    linear = nn.Linear(64, 2)
     with torch.no_grad():
-        network[1].weight[0] = -0.2
-        network[1].bias[:] = torch.tensor([4.5, -4.5])
+        linear.weight[:] = torch.tensor([[-0.2], [0.2]])
+        linear.bias[:] = torch.tensor([4.5, -4.5])
+    network = nn.Sequential(nn.Flatten(), linear)
     views = Views(np.zeros(1, np.float32), np.ones(1, np.float32), False)
     loss = MixMatch(TrainingView(images, labels, 2), views, labelled, 15.0, 10, Streams(0))
     x = views.normalised(torch.from_numpy(images))
