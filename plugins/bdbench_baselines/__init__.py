@@ -10,7 +10,13 @@ def bdbench_register_defenses() -> list[type[Detector] | type[RobustTraining]]:
     """Spectral signatures, activation clustering, anti-backdoor learning, the floors, and the ceiling."""
     from bdbench_baselines.abl import AntiBackdoorLearning
     from bdbench_baselines.activation_clustering import ActivationClustering
+    from bdbench_baselines.augmentation import StrongAugmentation
+    from bdbench_baselines.d_br import BackdoorRemoval
+    from bdbench_baselines.d_st import SecureTraining
+    from bdbench_baselines.dbd import DecouplingBasedDefense
+    from bdbench_baselines.dp_sgd import DPSGD
     from bdbench_baselines.low_loss import LowLoss
+    from bdbench_baselines.nab import NonAdversarialBackdoor
     from bdbench_baselines.perfect import PerfectFilter
     from bdbench_baselines.random import Random
     from bdbench_baselines.spectral import SpectralSignatures
@@ -18,8 +24,14 @@ def bdbench_register_defenses() -> list[type[Detector] | type[RobustTraining]]:
     return [
         ActivationClustering,
         AntiBackdoorLearning,
+        BackdoorRemoval,
+        DPSGD,
+        DecouplingBasedDefense,
         LowLoss,
+        NonAdversarialBackdoor,
         PerfectFilter,
         Random,
+        SecureTraining,
         SpectralSignatures,
+        StrongAugmentation,
     ]
