@@ -14,6 +14,7 @@ def bdbench_register_defenses() -> list[type[Detector] | type[RobustTraining]]:
     from bdbench_baselines.perfect import PerfectFilter
     from bdbench_baselines.random import Random
     from bdbench_baselines.spectral import SpectralSignatures
+    from bdbench_baselines.spectre import Spectre
 
     return [
         ActivationClustering,
@@ -22,4 +23,5 @@ def bdbench_register_defenses() -> list[type[Detector] | type[RobustTraining]]:
         PerfectFilter,
         Random,
         SpectralSignatures,
+        Spectre,
     ]
