@@ -102,7 +102,8 @@ def que(points: np.ndarray, mean: np.ndarray, spread: np.ndarray, alpha: float) 
 
     white = (points - mean) @ whitener(spread)
     values, vectors = np.linalg.eigh(white.T @ white / len(white))
-    excess = (values - 1) / (values[-1] - 1) if values[-1] > 1 else np.zeros(len(values))
+    # Where nothing was left out the covariance is that of all, and what differs from 1 is rounding.
+    excess = (values - 1) / (values[-1] - 1) if values[-1] > 1 + 1e-9 else np.zeros(len(values))
     return np.asarray((white @ vectors) ** 2 @ softmax(alpha * excess))
 
 
