@@ -20,6 +20,7 @@ SMALL = [
     TINY_DATAMODEL,
     "neural-cleanse:steps=60",
     "fine-tuning:epochs=3",
+    "ispl:subsets=3,passes=1,rounds=2",
     "color:particles=3,rounds=2,examples=40,epochs=1",
     "hidden-trigger:steps=5,lr=1",
     "input-aware:mask_epochs=1,width=2",

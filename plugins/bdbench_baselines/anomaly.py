@@ -21,4 +21,4 @@ def index(values: np.ndarray) -> np.ndarray:
         return np.zeros(len(values))
     above = np.where(found, values, 0) - np.median(values[found])
     scale = _CONSISTENCY * float(np.median(np.abs(above[found])))
-    return np.where(found, above / max(scale, np.finfo(float).tiny**0.5), 0)
+    return np.where(found, above / max(scale, np.finfo(float).tiny ** 0.5), 0)

@@ -20,14 +20,14 @@ _PIECE = 5
 class IncompatibilityClustering(Detector):
     """Splits the set into subsets that generalise to themselves, and lets a model of each vote on every label.
 
-    Inverse self-paced learning (ISPL) finds one subset of .96 / ``subsets`` of the examples, takes it out, and looks for
-    the next in the rest; ``passes`` times over. Poisons, which a model of other examples does not predict, end up in few
-    of the subsets, and their models are outvoted (boosting): examples whose label is the vote of most, and of more than
-    one, are taken for clean. Of these a last model is trained in ``rounds`` (self-paced learning), each on what the
-    rounds before, averaged, predicted right. What it does not in the end is flagged. The score is 1 - the probability
-    of the label, averaged over the rounds in the same way. With ``rounds=0`` what is not elected is flagged, and
-    the score is the share of votes for other labels: self-paced rounds learn a whole backdoor again from the few poisons
-    that were elected.
+    Inverse self-paced learning (ISPL) finds one subset of .96 / ``subsets`` of the examples, takes it out, and looks
+    for the next in the rest; ``passes`` times over. Poisons, which a model of other examples does not predict, end up
+    in few of the subsets, and their models are outvoted (boosting): examples whose label is the vote of most, and of
+    more than one, are taken for clean. Of these a last model is trained in ``rounds`` (self-paced learning), each on
+    what the rounds before, averaged, predicted right. What they do not in the end is flagged. The score is 1 - the
+    probability of the label, averaged over the rounds in the same way. With ``rounds=0`` what is not elected is
+    flagged, and the score is the share of votes for other labels: self-paced rounds learn a whole backdoor again from
+    the few poisons that were elected.
 
     Details are those of the authors' code (``learners``), whose weak learners are trained for a fifth of the epochs of
     their victims, 40. Here it is all of the recipe's, which has fewer and smaller sets; the shares of the other

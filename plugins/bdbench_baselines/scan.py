@@ -40,20 +40,23 @@ class Scan(Detector):
     """Tests for each label whether two means explain its features better than one, with a covariance that all share.
 
     Sec. 4 of the paper: an EM finds the covariances of what labels have in common and of what examples have of their
-    own (``global_model``); with the latter, the features of each label are split in two (``halved``), and the likelihood
-    ratio of two means to one is its statistic. Labels whose statistic lies above e^2 median absolute deviations from
-    the median are contaminated, and of these one group is flagged. The score is how much nearer an example is to the
-    suspected group's mean than to the other's.
+    own (``global_model``); with the latter, the features of each label are split in two (``halved``), and the
+    likelihood ratio of two means to one is its statistic. Labels whose statistic lies above e^2 median absolute
+    deviations from the median are contaminated, and of these one group is flagged. The score is how much nearer an
+    example is to the suspected group's mean than to the other's.
 
-    ``oracle=true`` fits the first step to clean examples, as the paper does, and suspects the group that has the smaller
-    share of the label's clean ones. The default fits it to the training set itself, in which one label's mixture counts
-    little among the others, and suspects the smaller group. The statistic is divided by the label's size, as in the
-    authors' code: otherwise large labels would be suspect. Two means are found by 2-means in the whitened space, best
-    of ten starts, which is the authors' hard EM of one start.
+    ``oracle=true`` fits the first step to clean examples, as the paper does, and suspects the group that has the
+    smaller share of the label's clean ones. The default fits it to the training set itself, in which one label's
+    mixture counts little among the others, and suspects the smaller group. The statistic is divided by the label's
+    size, as in the authors' code: otherwise large labels would be suspect. Two means are found by 2-means in the
+    whitened space, best of ten starts, which is the authors' hard EM of one start.
     """
 
     name = "scan"
-    paper = "Tang et al., Demon in the Variant: Statistical Analysis of DNNs for Robust Backdoor Contamination Detection, USENIX Security 2021"
+    paper = (
+        "Tang et al., Demon in the Variant: Statistical Analysis of DNNs for Robust Backdoor Contamination Detection, "
+        "USENIX Security 2021"
+    )
     assumption = (
         "Poisons are represented unlike the target label's own examples, and all labels vary about their means in the "
         "same way."
