@@ -30,6 +30,7 @@ SMALL = [
     "d-st:contrast=2,spread=8",
     "dbd:pretraining=2",
     "nab:pretraining=2",
+    "ispl:subsets=3,passes=1,rounds=2",
     "color:particles=3,rounds=2,examples=40,epochs=1",
     "hidden-trigger:steps=5,lr=1",
     "input-aware:mask_epochs=1,width=2",

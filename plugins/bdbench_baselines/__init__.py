@@ -7,31 +7,41 @@ from bdbench import Detector, RobustTraining, hookimpl
 
 @hookimpl
 def bdbench_register_defenses() -> list[type[Detector] | type[RobustTraining]]:
-    """Spectral signatures, activation clustering, anti-backdoor learning, the floors, and the ceiling."""
+    """Detectors of poisoned training examples with the floors and the ceiling, and defenses of training."""
     from bdbench_baselines.abl import AntiBackdoorLearning
     from bdbench_baselines.activation_clustering import ActivationClustering
     from bdbench_baselines.augmentation import StrongAugmentation
+    from bdbench_baselines.beatrix import Beatrix
     from bdbench_baselines.d_br import BackdoorRemoval
     from bdbench_baselines.d_st import SecureTraining
     from bdbench_baselines.dbd import DecouplingBasedDefense
     from bdbench_baselines.dp_sgd import DPSGD
+    from bdbench_baselines.ispl import IncompatibilityClustering
     from bdbench_baselines.low_loss import LowLoss
     from bdbench_baselines.nab import NonAdversarialBackdoor
     from bdbench_baselines.perfect import PerfectFilter
     from bdbench_baselines.random import Random
+    from bdbench_baselines.scan import Scan
     from bdbench_baselines.spectral import SpectralSignatures
+    from bdbench_baselines.spectre import Spectre
+    from bdbench_baselines.strip_filter import StripFilter
 
     return [
         ActivationClustering,
         AntiBackdoorLearning,
         BackdoorRemoval,
+        Beatrix,
         DPSGD,
         DecouplingBasedDefense,
+        IncompatibilityClustering,
         LowLoss,
         NonAdversarialBackdoor,
         PerfectFilter,
         Random,
+        Scan,
         SecureTraining,
         SpectralSignatures,
+        Spectre,
+        StripFilter,
         StrongAugmentation,
     ]
