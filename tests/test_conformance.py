@@ -18,6 +18,7 @@ from tests.conftest import TINY_DATAMODEL
 # What takes long with its defaults, in a form that takes the same way in fewer steps.
 SMALL = [
     TINY_DATAMODEL,
+    "badexpert:steps=6,patience=1",
     "neural-cleanse:steps=60",
     "fine-tuning:epochs=3",
     "color:particles=3,rounds=2,examples=40,epochs=1",

@@ -70,11 +70,12 @@ class _Network(nn.Module):
     def __init__(self, channels: int, classes: int) -> None:
         super().__init__()
         self.convolution = nn.Conv2d(channels, 8, 3, stride=2)
+        self.normalisation = nn.BatchNorm2d(8)
         self.linear = nn.Linear(8 * 9, classes)
         self.pool = nn.AdaptiveMaxPool2d(3)
 
     def features(self, x: torch.Tensor) -> torch.Tensor:
-        return self.pool(torch.relu(self.convolution(x))).flatten(1)
+        return self.pool(torch.relu(self.normalisation(self.convolution(x)))).flatten(1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.linear(self.features(x))
@@ -82,7 +83,7 @@ class _Network(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class SampleNet(Architecture):
-    """One convolution and one linear layer, trained for a few steps."""
+    """One convolution with batch normalisation and one linear layer, trained for a few steps."""
 
     name = "sample-net"
 
