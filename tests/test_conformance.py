@@ -19,6 +19,8 @@ from tests.conftest import TINY_DATAMODEL
 SMALL = [
     TINY_DATAMODEL,
     "badexpert:steps=6,patience=1",
+    "bti-dbf:mask_steps=5,steps=3,width=4",
+    "mm-bd:steps=5,images=4",
     "neural-cleanse:steps=60",
     "fine-tuning:epochs=3",
     "color:particles=3,rounds=2,examples=40,epochs=1",

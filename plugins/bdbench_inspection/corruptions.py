@@ -46,8 +46,8 @@ def _impulse_noise(x: np.ndarray, level: int, generator: Generator) -> np.ndarra
 
 
 def _defocus_blur(x: np.ndarray, level: int, generator: Generator) -> np.ndarray:
-    radius, soft = ((3, 0.1), (4, 0.5), (6, 0.5), (8, 0.5), (10, 0.5))[level]
-    radius = _length(x, radius)
+    pixels, soft = ((3, 0.1), (4, 0.5), (6, 0.5), (8, 0.5), (10, 0.5))[level]
+    radius = _length(x, pixels)
     reach = int(np.ceil(radius))
     rows, columns = np.mgrid[-reach : reach + 1, -reach : reach + 1]
     disc = ndimage.gaussian_filter(np.clip(radius + 0.5 - np.hypot(rows, columns), 0, 1), soft)
@@ -73,7 +73,7 @@ def _motion_blur(x: np.ndarray, level: int, generator: Generator) -> np.ndarray:
     weights = np.exp(-(steps**2) / (2 * sigma**2))
     rows, columns = _grid(x)
     moved = []
-    for far in (_length(x, step) for step in steps):
+    for far in (_length(x, float(step)) for step in steps):
         there = rows + far * np.sin(angle), columns + far * np.cos(angle)
         moved.append([at.clip(0, side - 1) for at, side in zip(there, x.shape[1:3], strict=True)])
     return _sampled(x, np.array(moved), weights / weights.sum())

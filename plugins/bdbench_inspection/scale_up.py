@@ -55,7 +55,7 @@ class ScaleUp(InputDetector):
         """SPC, float64 (m,), and the labels of the images themselves, int64 (m,)."""
         labels = tools.victim.predict(images)
         kept = [tools.victim.predict(multiplied(images, factor)) == labels for factor in self.factors]
-        return np.mean(kept, axis=0, dtype=np.float64), labels
+        return np.array(kept).mean(0, dtype=np.float64), labels
 
 
 def multiplied(images: np.ndarray, factor: float) -> np.ndarray:
