@@ -18,6 +18,9 @@ from tests.conftest import TINY_DATAMODEL
 # What takes long with its defaults, in a form that takes the same way in fewer steps.
 SMALL = [
     TINY_DATAMODEL,
+    "badexpert:steps=6,patience=1",
+    "bti-dbf:mask_steps=5,steps=3,width=4",
+    "mm-bd:steps=5,images=4",
     "neural-cleanse:steps=60",
     "anp:steps=20",
     "fine-pruning:epochs=3",

@@ -2,13 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
 from bdbench import InputDetector, ModelDetector, hookimpl
+
+if TYPE_CHECKING:
+    from bdbench import Reopened, ReportSection
 
 
 @hookimpl
 def bdbench_register_defenses() -> list[type[InputDetector] | type[ModelDetector]]:
-    """STRIP and Neural Cleanse."""
+    """Those of inputs and those of models."""
+    from bdbench_inspection.badexpert import BaDExpert
+    from bdbench_inspection.bti_dbf import BtiDbf
+    from bdbench_inspection.ibd_psc import IbdPsc
+    from bdbench_inspection.mm_bd import MmBd
     from bdbench_inspection.neural_cleanse import NeuralCleanse
+    from bdbench_inspection.scale_up import ScaleUp
     from bdbench_inspection.strip import Strip
+    from bdbench_inspection.teco import TeCo
 
-    return [NeuralCleanse, Strip]
+    return [BaDExpert, BtiDbf, IbdPsc, MmBd, NeuralCleanse, ScaleUp, Strip, TeCo]
+
+
+@hookimpl
+def bdbench_report_sections(run: Reopened) -> Iterable[ReportSection]:
+    """The triggers that a model detector reversed."""
+    from bdbench_inspection.pictures import sections
+
+    return sections(run)

@@ -1,0 +1,99 @@
+"""Pictures for the report of a run: the triggers that a model detector found."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from bdbench import ModelDetector, Reopened, ReportSection, State, Tools
+
+# Of a data set with many labels those that matter are shown: the flagged, then the first.
+_ACROSS, _MOST = 8, 16
+
+
+def sections(run: Reopened) -> list[ReportSection]:
+    """The picture of what a model detector of this package kept; nothing of other defenses."""
+    drawn = {"neural-cleanse": _triggers, "mm-bd": _margins, "bti-dbf": _generated}.get(run.defense.name)
+    if drawn is None or run.record.verdict is None:
+        return []
+    tools = _Watched(run.tools())
+    # What it saved is found again, or made again where it is gone.
+    cast(ModelDetector, run.defense).inspect(cast(Tools, tools))
+    return [drawn(tools.pieces, run.record.verdict.targets)]
+
+
+class _Watched:
+    """Tools that remember the pieces that were asked for, in order."""
+
+    def __init__(self, tools: Tools) -> None:
+        self._tools = tools
+        self.pieces: list[State] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._tools, name)
+
+    def saved(self, *args: Any, **options: Any) -> State:
+        self.pieces.append(self._tools.saved(*args, **options))
+        return self.pieces[-1]
+
+    def saved_each(self, *args: Any, **options: Any) -> Any:
+        for piece in self._tools.saved_each(*args, **options):
+            self.pieces.append(piece)
+            yield piece
+
+
+def _triggers(pieces: Sequence[State], targets: Sequence[int]) -> ReportSection:
+    shown = {
+        _title(label, targets, f"norm {pieces[label]['mask'].sum():.1f}"): [
+            pieces[label]["mask"][..., None],
+            (pieces[label]["mask"] * pieces[label]["pattern"]).transpose(1, 2, 0),
+        ]
+        for label in _chosen(len(pieces), targets)
+    }
+    caption = "For each label the mask, and what it lays over an image, so that clean images get the label."
+    return ReportSection("Reversed triggers", _gallery(shown), caption)
+
+
+def _margins(pieces: Sequence[State], targets: Sequence[int]) -> ReportSection:
+    shown = {
+        _title(label, targets, f"margin {float(pieces[label]['margin']):.1f}"): [pieces[label]["image"]]
+        for label in _chosen(len(pieces), targets)
+    }
+    caption = "For each label the image, sought from noise, for which the model is surest of it."
+    return ReportSection("Images of the largest margin", _gallery(shown), caption)
+
+
+def _generated(pieces: Sequence[State], targets: Sequence[int]) -> ReportSection:
+    (piece,) = pieces
+    pairs = zip(piece["clean"] / 255, piece["made"] / 255, piece["hits"], strict=False)
+    shown = {f"{i + 1}: taken for {label}": [clean, made] for i, (clean, made, label) in enumerate(pairs)}
+    caption = "Clean images, and as the generator changes them to move what the task does not need."
+    return ReportSection("Generated triggers", _gallery(shown), caption)
+
+
+def _chosen(count: int, targets: Sequence[int]) -> list[int]:
+    first = [*targets, *(label for label in range(count) if label not in targets)]
+    return sorted(first[:_MOST])
+
+
+def _title(label: int, targets: Sequence[int], number: str) -> str:
+    return f"{label}{' (flagged)' if label in targets else ''}: {number}"
+
+
+def _gallery(shown: Mapping[str, Sequence[np.ndarray]]) -> Figure:
+    """A column of images (H, W, C) in 0..1 under each title, all with as many."""
+    height = len(next(iter(shown.values())))
+    down = -(-len(shown) // _ACROSS)
+    figure = Figure(figsize=(1.5 * _ACROSS, (1.35 * height + 0.3) * down), layout="constrained")
+    axes = figure.subplots(height * down, _ACROSS, squeeze=False)
+    for axis in axes.flat:
+        axis.axis("off")
+    for i, (title, images) in enumerate(shown.items()):
+        for row, image in enumerate(images):
+            axis = axes[height * (i // _ACROSS) + row, i % _ACROSS]
+            axis.imshow(image.squeeze(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+            axis.set_title("" if row else title, fontsize=7)
+    return figure
