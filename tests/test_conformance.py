@@ -38,7 +38,10 @@ SMALL = [
 @pytest.mark.bdbench_plugin(
     "baselines", "datamodel", "datasets", "inspection", "mitigations", "models", "triggers", using=SMALL
 )
-def test_our_own_plugins(bdbench_check: Callable[[], None]) -> None:
+def test_our_own_plugins(bdbench_check: Callable[[], None], request: pytest.FixtureRequest) -> None:
+    # Its checks can only be made where the package is that it asks for.
+    if "[defense-cleanlab-" in request.node.name:
+        pytest.importorskip("cleanlab")
     bdbench_check()
 
 

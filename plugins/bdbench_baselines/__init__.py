@@ -10,6 +10,7 @@ def bdbench_register_defenses() -> list[type[Detector] | type[RobustTraining]]:
     """Spectral signatures, activation clustering, anti-backdoor learning, the floors, and the ceiling."""
     from bdbench_baselines.abl import AntiBackdoorLearning
     from bdbench_baselines.activation_clustering import ActivationClustering
+    from bdbench_baselines.confident_learning import ConfidentLearning
     from bdbench_baselines.knn import DeepKNN
     from bdbench_baselines.low_loss import LowLoss
     from bdbench_baselines.perfect import PerfectFilter
@@ -19,6 +20,7 @@ def bdbench_register_defenses() -> list[type[Detector] | type[RobustTraining]]:
     return [
         ActivationClustering,
         AntiBackdoorLearning,
+        ConfidentLearning,
         DeepKNN,
         LowLoss,
         PerfectFilter,
