@@ -9,6 +9,7 @@ from bdbench import Detector, RobustTraining, hookimpl
 def bdbench_register_defenses() -> list[type[Detector] | type[RobustTraining]]:
     """Spectral signatures, activation clustering, anti-backdoor learning, the floors, and the ceiling."""
     from bdbench_baselines.abl import AntiBackdoorLearning
+    from bdbench_baselines.abl_isolation import AblIsolation
     from bdbench_baselines.activation_clustering import ActivationClustering
     from bdbench_baselines.confident_learning import ConfidentLearning
     from bdbench_baselines.knn import DeepKNN
@@ -18,6 +19,7 @@ def bdbench_register_defenses() -> list[type[Detector] | type[RobustTraining]]:
     from bdbench_baselines.spectral import SpectralSignatures
 
     return [
+        AblIsolation,
         ActivationClustering,
         AntiBackdoorLearning,
         ConfidentLearning,
