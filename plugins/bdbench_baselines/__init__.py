@@ -11,6 +11,7 @@ def bdbench_register_defenses() -> list[type[Detector] | type[RobustTraining]]:
     from bdbench_baselines.abl import AntiBackdoorLearning
     from bdbench_baselines.abl_isolation import AblIsolation
     from bdbench_baselines.activation_clustering import ActivationClustering
+    from bdbench_baselines.cognitive_distillation import CognitiveDistillation
     from bdbench_baselines.confident_learning import ConfidentLearning
     from bdbench_baselines.knn import DeepKNN
     from bdbench_baselines.low_loss import LowLoss
@@ -22,6 +23,7 @@ def bdbench_register_defenses() -> list[type[Detector] | type[RobustTraining]]:
         AblIsolation,
         ActivationClustering,
         AntiBackdoorLearning,
+        CognitiveDistillation,
         ConfidentLearning,
         DeepKNN,
         LowLoss,
