@@ -21,6 +21,7 @@ SMALL = [
     "neural-cleanse:steps=60",
     "cognitive-distillation:steps=5,oracle=true",
     "fine-tuning:epochs=3",
+    "frequency:steps=2,batch=4",
     "color:particles=3,rounds=2,examples=40,epochs=1",
     "hidden-trigger:steps=5,lr=1",
     "input-aware:mask_epochs=1,width=2",

@@ -13,6 +13,8 @@ def bdbench_register_defenses() -> list[type[Detector] | type[RobustTraining]]:
     from bdbench_baselines.activation_clustering import ActivationClustering
     from bdbench_baselines.cognitive_distillation import CognitiveDistillation
     from bdbench_baselines.confident_learning import ConfidentLearning
+    from bdbench_baselines.fct import FeatureConsistency
+    from bdbench_baselines.frequency import Frequency
     from bdbench_baselines.knn import DeepKNN
     from bdbench_baselines.low_loss import LowLoss
     from bdbench_baselines.perfect import PerfectFilter
@@ -26,6 +28,8 @@ def bdbench_register_defenses() -> list[type[Detector] | type[RobustTraining]]:
         CognitiveDistillation,
         ConfidentLearning,
         DeepKNN,
+        FeatureConsistency,
+        Frequency,
         LowLoss,
         PerfectFilter,
         Random,
