@@ -27,7 +27,7 @@ def test_spectra_by_hand() -> None:
     images = np.random.default_rng(0).integers(0, 256, (3, 4, 6, 2)).astype(np.uint8)
     found = spectra(images)
     assert found.shape == (3, 2, 4, 6) and found.dtype == np.float32
-    # a(u) a(v) sum x(i, j) cos(pi u (2 i + 1) / 2 H) cos(pi v (2 j + 1) / 2 W), with a(0) = sqrt(1 / N), else sqrt(2 / N).
+    # a(u) a(v) sum x(i, j) cos(pi u (2 i + 1) / 2 H) cos(pi v (2 j + 1) / 2 W); a(0) = sqrt(1 / N), else sqrt(2 / N).
     rows, columns = (
         np.sqrt(np.where(np.arange(n) == 0, 1, 2) / n)[:, None]
         * np.cos(np.pi * np.arange(n)[:, None] * (2 * np.arange(n) + 1) / (2 * n))
