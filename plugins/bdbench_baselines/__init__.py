@@ -9,14 +9,20 @@ from bdbench import Detector, RobustTraining, hookimpl
 def bdbench_register_defenses() -> list[type[Detector] | type[RobustTraining]]:
     """Detectors of poisoned training examples with the floors and the ceiling, and defenses of training."""
     from bdbench_baselines.abl import AntiBackdoorLearning
+    from bdbench_baselines.abl_isolation import AblIsolation
     from bdbench_baselines.activation_clustering import ActivationClustering
     from bdbench_baselines.augmentation import StrongAugmentation
     from bdbench_baselines.beatrix import Beatrix
+    from bdbench_baselines.cognitive_distillation import CognitiveDistillation
+    from bdbench_baselines.confident_learning import ConfidentLearning
     from bdbench_baselines.d_br import BackdoorRemoval
     from bdbench_baselines.d_st import SecureTraining
     from bdbench_baselines.dbd import DecouplingBasedDefense
     from bdbench_baselines.dp_sgd import DPSGD
+    from bdbench_baselines.fct import FeatureConsistency
+    from bdbench_baselines.frequency import Frequency
     from bdbench_baselines.ispl import IncompatibilityClustering
+    from bdbench_baselines.knn import DeepKNN
     from bdbench_baselines.low_loss import LowLoss
     from bdbench_baselines.nab import NonAdversarialBackdoor
     from bdbench_baselines.perfect import PerfectFilter
@@ -27,12 +33,18 @@ def bdbench_register_defenses() -> list[type[Detector] | type[RobustTraining]]:
     from bdbench_baselines.strip_filter import StripFilter
 
     return [
+        AblIsolation,
         ActivationClustering,
         AntiBackdoorLearning,
         BackdoorRemoval,
         Beatrix,
+        CognitiveDistillation,
+        ConfidentLearning,
         DPSGD,
         DecouplingBasedDefense,
+        DeepKNN,
+        FeatureConsistency,
+        Frequency,
         IncompatibilityClustering,
         LowLoss,
         NonAdversarialBackdoor,
