@@ -19,6 +19,7 @@ from tests.conftest import TINY_DATAMODEL
 SMALL = [
     TINY_DATAMODEL,
     "neural-cleanse:steps=60",
+    "confusion-training:steps=10",
     "fine-tuning:epochs=3",
     "color:particles=3,rounds=2,examples=40,epochs=1",
     "hidden-trigger:steps=5,lr=1",

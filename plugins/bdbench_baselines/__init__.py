@@ -10,6 +10,7 @@ def bdbench_register_defenses() -> list[type[Detector] | type[RobustTraining]]:
     """Spectral signatures, activation clustering, anti-backdoor learning, the floors, and the ceiling."""
     from bdbench_baselines.abl import AntiBackdoorLearning
     from bdbench_baselines.activation_clustering import ActivationClustering
+    from bdbench_baselines.confusion_training import ConfusionTraining
     from bdbench_baselines.low_loss import LowLoss
     from bdbench_baselines.perfect import PerfectFilter
     from bdbench_baselines.random import Random
@@ -18,6 +19,7 @@ def bdbench_register_defenses() -> list[type[Detector] | type[RobustTraining]]:
     return [
         ActivationClustering,
         AntiBackdoorLearning,
+        ConfusionTraining,
         LowLoss,
         PerfectFilter,
         Random,
