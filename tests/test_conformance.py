@@ -19,6 +19,7 @@ from tests.conftest import TINY_DATAMODEL
 SMALL = [
     TINY_DATAMODEL,
     "neural-cleanse:steps=60",
+    "asset:steps=3,inner_steps=10",
     "confusion-training:steps=10",
     "fine-tuning:epochs=3",
     "color:particles=3,rounds=2,examples=40,epochs=1",
@@ -27,6 +28,7 @@ SMALL = [
     "label-consistent:steps=5",
     "lira:epochs=1,tune_epochs=1,width=2",
     "low-frequency:passes=2,examples=10",
+    "meta-sift:sifters=2,steps=3",
     # Of the samples' 200 images its own rate is none.
     "narcissus:rate=0.05,rounds=10",
     "sleeper-agent:steps=4,retrainings=1",

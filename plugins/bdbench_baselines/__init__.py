@@ -10,8 +10,10 @@ def bdbench_register_defenses() -> list[type[Detector] | type[RobustTraining]]:
     """Spectral signatures, activation clustering, anti-backdoor learning, the floors, and the ceiling."""
     from bdbench_baselines.abl import AntiBackdoorLearning
     from bdbench_baselines.activation_clustering import ActivationClustering
+    from bdbench_baselines.asset import Asset
     from bdbench_baselines.confusion_training import ConfusionTraining
     from bdbench_baselines.low_loss import LowLoss
+    from bdbench_baselines.meta_sift import MetaSift
     from bdbench_baselines.perfect import PerfectFilter
     from bdbench_baselines.random import Random
     from bdbench_baselines.spectral import SpectralSignatures
@@ -19,8 +21,10 @@ def bdbench_register_defenses() -> list[type[Detector] | type[RobustTraining]]:
     return [
         ActivationClustering,
         AntiBackdoorLearning,
+        Asset,
         ConfusionTraining,
         LowLoss,
+        MetaSift,
         PerfectFilter,
         Random,
         SpectralSignatures,
