@@ -24,6 +24,8 @@ SMALL = [
     "neural-cleanse:steps=60",
     "anp:steps=20",
     "fine-pruning:epochs=3",
+    "asset:steps=3,inner_steps=10",
+    "confusion-training:steps=10",
     "fine-tuning:epochs=3",
     "ft-sam:epochs=3",
     "i-bau:rounds=2,steps=3",
@@ -43,6 +45,7 @@ SMALL = [
     "label-consistent:steps=5",
     "lira:epochs=1,tune_epochs=1,width=2",
     "low-frequency:passes=2,examples=10",
+    "meta-sift:sifters=2,steps=3",
     # Of the samples' 200 images its own rate is none.
     "narcissus:rate=0.05,rounds=10",
     "sleeper-agent:steps=4,retrainings=1",

@@ -11,10 +11,12 @@ def bdbench_register_defenses() -> list[type[Detector] | type[RobustTraining]]:
     from bdbench_baselines.abl import AntiBackdoorLearning
     from bdbench_baselines.abl_isolation import AblIsolation
     from bdbench_baselines.activation_clustering import ActivationClustering
+    from bdbench_baselines.asset import Asset
     from bdbench_baselines.augmentation import StrongAugmentation
     from bdbench_baselines.beatrix import Beatrix
     from bdbench_baselines.cognitive_distillation import CognitiveDistillation
     from bdbench_baselines.confident_learning import ConfidentLearning
+    from bdbench_baselines.confusion_training import ConfusionTraining
     from bdbench_baselines.d_br import BackdoorRemoval
     from bdbench_baselines.d_st import SecureTraining
     from bdbench_baselines.dbd import DecouplingBasedDefense
@@ -24,6 +26,7 @@ def bdbench_register_defenses() -> list[type[Detector] | type[RobustTraining]]:
     from bdbench_baselines.ispl import IncompatibilityClustering
     from bdbench_baselines.knn import DeepKNN
     from bdbench_baselines.low_loss import LowLoss
+    from bdbench_baselines.meta_sift import MetaSift
     from bdbench_baselines.nab import NonAdversarialBackdoor
     from bdbench_baselines.perfect import PerfectFilter
     from bdbench_baselines.random import Random
@@ -36,10 +39,12 @@ def bdbench_register_defenses() -> list[type[Detector] | type[RobustTraining]]:
         AblIsolation,
         ActivationClustering,
         AntiBackdoorLearning,
+        Asset,
         BackdoorRemoval,
         Beatrix,
         CognitiveDistillation,
         ConfidentLearning,
+        ConfusionTraining,
         DPSGD,
         DecouplingBasedDefense,
         DeepKNN,
@@ -47,6 +52,7 @@ def bdbench_register_defenses() -> list[type[Detector] | type[RobustTraining]]:
         Frequency,
         IncompatibilityClustering,
         LowLoss,
+        MetaSift,
         NonAdversarialBackdoor,
         PerfectFilter,
         Random,

@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import norm
+from sklearn.metrics import roc_auc_score
+from torch import nn
+
+from bdbench import Record, Victim
+from bdbench_baselines.asset import threshold
+from bdbench_baselines.offset import InnerOffset, adjusted_outlyingness, inner_offset, maps, medcouple
+
+
+def test_the_medcouple_by_hand() -> None:
+    # Around the median 3: of 4 and 10 with 1 and 2: (1 - 2) / 3, 0, (7 - 2) / 9, (7 - 1) / 8; with 3 itself: 1 for
+    # each above it, -1 for each below it, and 0 for itself.
+    pairs = [-1 / 3, 0, 5 / 9, 6 / 8, 1, 1, -1, -1, 0]
+    assert medcouple(np.array([4.0, 1.0, 10.0, 2.0, 3.0])) == pytest.approx(np.median(pairs))
+    assert medcouple(np.array([1.0, 2.0, 10.0, 12.0])) == pytest.approx(
+        np.median([0, -4 / 6, -5 / 6 + 1, 1 / 10]), abs=1
+    )
+    assert medcouple(np.ones(5)) == 0
+
+
+def test_the_medcouple_is_antisymmetric_and_knows_no_scale() -> None:
+    values = np.random.default_rng(0).exponential(size=101)
+    assert medcouple(values) > 0.2
+    assert medcouple(-values) == pytest.approx(-medcouple(values))
+    assert medcouple(3 * values + 7) == pytest.approx(medcouple(values))
+    assert medcouple(np.arange(-50.0, 51)) == pytest.approx(0)
+
+
+def test_outlyingness_by_hand() -> None:
+    # Symmetric: quartiles 2 and 6 around 4; whiskers at -4 and 12.
+    values = np.array([0.0, 1, 2, 3, 4, 5, 6, 7, 8])
+    assert adjusted_outlyingness(values) == pytest.approx(np.abs(values - 4) / 8)
+    assert adjusted_outlyingness(np.array([1.0, 1, 1, 1, 9])).tolist() == [0, 0, 0, 0, np.inf]
+
+
+def test_where_the_law_of_the_lower_half_ends() -> None:
+    rng = np.random.default_rng(0)
+    losses = np.concatenate([rng.normal(2, 0.1, 900), rng.normal(9, 1, 100)])
+    lower = np.sort(losses)[:500]
+    found = threshold(losses, 1e-6)
+    assert norm.pdf(found, lower.mean(), np.sqrt(lower.var() + 1e-6)) == pytest.approx(1e-6, rel=1e-6)
+    assert found > lower.mean() and (losses > found).sum() == pytest.approx(100, abs=5)
+    # So flat that it is never as dense.
+    assert threshold(losses, 100.0) == pytest.approx(lower.mean())
+
+
+def test_the_inner_offset_tells_what_is_only_in_the_batch() -> None:
+    torch.manual_seed(0)
+    shared = torch.randn(160, 32)
+    strange = torch.randn(16, 32) + 3
+    answers = inner_offset(torch.cat([shared[:80], strange]), shared[80:], InnerOffset(100, 1e-5, 2.0))
+    assert roc_auc_score(np.arange(96) >= 80, answers) > 0.97
+
+
+class _Network(nn.Module):
+    def __init__(self, convolutions: int) -> None:
+        super().__init__()
+        layers = [nn.Conv2d(1, 1, 1, bias=False) for _ in range(convolutions)]
+        for layer in layers:
+            nn.init.constant_(layer.weight, 2.0)
+        self.early, self.late = nn.Sequential(*layers), nn.Linear(16, 2)
+
+    def features(self, x: torch.Tensor) -> torch.Tensor:
+        return self.early(x).flatten(1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.late(self.features(x))
+
+
+@pytest.mark.parametrize(("convolutions", "expected"), [(2, [[4.0, 4.0, 4.0, 4.0]]), (1, [[2.0] * 16])])
+def test_the_last_feature_maps_are_averaged_and_features_stand_in(convolutions: int, expected: list[float]) -> None:
+    victim = Victim(_Network(convolutions), np.zeros(1, np.float32), np.ones(1, np.float32), "cpu")
+    assert maps(victim, np.full((1, 4, 4, 1), 255, np.uint8)).tolist() == expected
+
+
+@pytest.mark.slow  # The small networks of its inner offset take a minute.
+def test_it_finds_the_patch_on_digits(on_digits: Callable[..., Record]) -> None:
+    record = on_digits("badnets:rate=.1", "asset")
+    assert record.oracles == ["clean_set"]
+    assert record.detection is not None and record.detection.auroc is not None and record.detection.auroc > 0.98
+    decision = record.decision
+    assert decision is not None and decision.tpr is not None and decision.tpr > 0.9
+    assert decision.fpr is not None and decision.fpr < 0.1
