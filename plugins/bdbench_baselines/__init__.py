@@ -33,7 +33,7 @@ def bdbench_register_defenses() -> list[type[Detector] | type[RobustTraining]]:
     from bdbench_baselines.scan import Scan
     from bdbench_baselines.spectral import SpectralSignatures
     from bdbench_baselines.spectre import Spectre
-    from bdbench_baselines.strip_filter import StripFilter
+    from bdbench_baselines.unlearn import Unlearning
 
     return [
         AblIsolation,
@@ -60,6 +60,6 @@ def bdbench_register_defenses() -> list[type[Detector] | type[RobustTraining]]:
         SecureTraining,
         SpectralSignatures,
         Spectre,
-        StripFilter,
+        Unlearning,
         StrongAugmentation,
     ]

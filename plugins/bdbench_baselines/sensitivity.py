@@ -26,14 +26,16 @@ class Split:
     poisoned: np.ndarray
 
 
-def sensitive(view: TrainingView, tools: Tools, early: int, spread: int) -> Victim:
-    """A model that learnt the backdoor in ``early`` epochs, and then spread the classes' centres.
+def sensitive(view: TrainingView, tools: Tools, early: int, spread: int, start: Victim | None = None) -> Victim:
+    """A model that learnt the backdoor in ``early`` epochs, or ``start``, and then spread the classes' centres.
 
     The latter takes at least ``spread`` steps down the mean cosine of the centres of a batch's classes. Nothing is
     augmented.
     """
     plain = dataclasses.replace(tools.recipe, epochs=early, flip=False, crop_padding=0)
-    first = tools.train(view.images, view.labels, "early", recipe=plain)
+    first = start or tools.train(view.images, view.labels, "early", recipe=plain)
+    if not spread:
+        return first
     each = math.ceil(len(view.labels) / plain.batch_size)
     longer = dataclasses.replace(plain, epochs=math.ceil(spread / each))
 

@@ -1,18 +1,18 @@
-"""Detectors of triggered inputs and of backdoored models: one a file."""
+"""Detectors of triggered inputs, at test time or in a training set, and of backdoored models: one a file."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from bdbench import InputDetector, ModelDetector, hookimpl
+from bdbench import Defense, hookimpl
 
 if TYPE_CHECKING:
     from bdbench import Reopened, ReportSection
 
 
 @hookimpl
-def bdbench_register_defenses() -> list[type[InputDetector] | type[ModelDetector]]:
+def bdbench_register_defenses() -> list[type[Defense]]:
     """Those of inputs and those of models."""
     from bdbench_inspection.badexpert import BaDExpert
     from bdbench_inspection.bti_dbf import BtiDbf
@@ -21,9 +21,10 @@ def bdbench_register_defenses() -> list[type[InputDetector] | type[ModelDetector
     from bdbench_inspection.neural_cleanse import NeuralCleanse
     from bdbench_inspection.scale_up import ScaleUp
     from bdbench_inspection.strip import Strip
+    from bdbench_inspection.strip_filter import StripFilter
     from bdbench_inspection.teco import TeCo
 
-    return [BaDExpert, BtiDbf, IbdPsc, MmBd, NeuralCleanse, ScaleUp, Strip, TeCo]
+    return [BaDExpert, BtiDbf, IbdPsc, MmBd, NeuralCleanse, ScaleUp, Strip, StripFilter, TeCo]
 
 
 @hookimpl

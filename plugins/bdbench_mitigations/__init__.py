@@ -7,7 +7,7 @@ from bdbench import Defense, hookimpl
 
 @hookimpl
 def bdbench_register_defenses() -> list[type[Defense]]:
-    """Repairs after training, none, and what prunes or unlearns with the training set at hand."""
+    """Repairs after training, none, and what prunes with the training set at hand."""
     from bdbench_mitigations.anp import AdversarialNeuronPruning
     from bdbench_mitigations.bnp import BatchNormalizationPruning
     from bdbench_mitigations.clp import ChannelLipschitzness
@@ -19,7 +19,6 @@ def bdbench_register_defenses() -> list[type[Defense]]:
     from bdbench_mitigations.nad import NeuralAttentionDistillation
     from bdbench_mitigations.none import NoDefense
     from bdbench_mitigations.rnp import ReconstructiveNeuronPruning
-    from bdbench_mitigations.unlearn import Unlearning
 
     return [
         AdversarialNeuronPruning,
@@ -33,5 +32,4 @@ def bdbench_register_defenses() -> list[type[Defense]]:
         NeuralAttentionDistillation,
         NoDefense,
         ReconstructiveNeuronPruning,
-        Unlearning,
     ]

@@ -5,52 +5,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import pytest
-import torch
 
 from bdbench import Recipe, Record, Streams, TrainingView
-from bdbench_baselines.fct import FeatureConsistency, centre_similarity, transformed
-
-
-def batch(features: list[list[float]], labels: list[int]) -> Any:
-    network = SimpleNamespace(features=lambda x: x)
-    return SimpleNamespace(
-        network=network, x=torch.tensor(features, requires_grad=True), labels=torch.tensor(labels, dtype=torch.int64)
-    )
-
-
-def test_similarity_of_centres_by_hand() -> None:
-    # The centres point to (1, 0), (0, 1) and (1, 1): cosines 0, sqrt(1/2), sqrt(1/2), each twice, over 9 pairs.
-    given = batch([[1.0, -1], [3, 1], [0, 2], [5, 5]], [7, 7, 2, 4])
-    loss = centre_similarity(given)
-    assert loss.item() == pytest.approx(4 * np.sqrt(0.5) / 9)
-    loss.backward()
-    assert given.x.grad.abs().sum() > 0
-    alone = centre_similarity(batch([[1.0, 2], [3, 4]], [0, 0]))
-    alone.backward()
-    assert alone.item() == 0
-
-
-class Most:
-    """In place of chance: the largest."""
-
-    def uniform(self, low: float, high: float, size: Any) -> np.ndarray:
-        return np.full(size, high)
-
-
-def test_images_are_turned_and_then_moved() -> None:
-    image = np.arange(1, 81, dtype=np.uint8).reshape(1, 8, 10, 1)
-    # By 180 degrees, and .2 of 10 and of 8 pixels to the right and down.
-    expected = np.zeros_like(image)
-    expected[:, 2:, 2:] = image[:, ::-1, ::-1][:, :-2, :-2]
-    assert np.array_equal(transformed(image, Most()), expected)  # type: ignore[arg-type]
-
-
-def test_each_image_is_transformed_at_random() -> None:
-    images = np.repeat(np.random.default_rng(0).integers(0, 256, (1, 32, 32, 3)).astype(np.uint8), 5, axis=0)
-    first = transformed(images, np.random.default_rng(0))
-    assert len({image.tobytes() for image in first}) == 5
-    assert np.array_equal(first, transformed(images, np.random.default_rng(0)))
+from bdbench_baselines.fct import FeatureConsistency
+from bdbench_baselines.sensitivity import consistency
 
 
 def tools_of(features: Callable[[np.ndarray], np.ndarray]) -> Any:
@@ -80,17 +38,17 @@ def test_what_changes_most_is_flagged() -> None:
         return np.stack([others[:, :2, :2].sum((1, 2, 3)), others[:, 3:5, 3:5].mean((1, 2, 3))], 1)
 
     given = tools_of(corner)
-    scores = FeatureConsistency(poisoned=0.1).score(view, given)
-    assert [(name, epochs) for name, epochs, *_ in given.trained] == [("early", 2), ("tune", 10)]
-    assert given.trained[1][3] is centre_similarity
+    scores = FeatureConsistency(spread=20, poisoned=0.1).score(view, given)
+    # 60 examples make 8 batches: 20 steps take 3 epochs.
+    assert [(name, epochs) for name, epochs, *_ in given.trained] == [("early", 2), ("spread", 3)]
+    assert given.trained[1][2] is not given.victim and given.trained[1][3] is not None
     assert np.flatnonzero(given.flagged).tolist() == list(range(6)) and scores[:6].min() > scores[6:].max()
-    turned = transformed(images, Streams(0)("transformations"))
-    assert scores == pytest.approx(((corner(images) - corner(turned).astype(float)) ** 2).mean(1))
+    assert np.array_equal(scores, consistency(given.victim, images, Streams(0)))
     other = tools_of(corner)
-    FeatureConsistency(start="victim", tuned=0, poisoned=0).score(view, other)
+    FeatureConsistency(start="victim", spread=0, poisoned=0).score(view, other)
     assert other.trained == [] and not other.flagged.any()
-    FeatureConsistency(start="victim").score(view, other)
-    assert other.trained == [("tune", 10, other.victim, centre_similarity)]
+    FeatureConsistency(start="victim", spread=20).score(view, other)
+    assert [entry[:3] for entry in other.trained] == [("spread", 3, other.victim)]
 
 
 def test_chance_decides_between_equal_changes() -> None:

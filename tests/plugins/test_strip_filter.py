@@ -7,8 +7,8 @@ import pytest
 from scipy.stats import norm
 
 from bdbench import Record, Reopened
-from bdbench_baselines.strip_filter import StripFilter
 from bdbench_inspection.strip import entropy
+from bdbench_inspection.strip_filter import StripFilter
 
 
 def test_scores_and_decision_on_digits(
@@ -22,7 +22,7 @@ def test_scores_and_decision_on_digits(
     run = again(record)
     # Written out, with the overlays that it draws, whatever the pieces.
     given, defense = run.tools(), StripFilter(clean=20)
-    monkeypatch.setattr("bdbench_baselines.strip_filter._PIECE", 500)
+    monkeypatch.setattr("bdbench_inspection.strip_filter._PIECE", 500)
     scores = defense.score(run.view, given)
     clean = np.asarray(given.clean_examples(20).images)
 

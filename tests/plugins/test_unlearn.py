@@ -10,7 +10,7 @@ from bdbench import BdbenchError, Record, Reopened
 from bdbench_baselines.activation_clustering import ActivationClustering
 from bdbench_baselines.perfect import PerfectFilter
 from bdbench_baselines.spectral import SpectralSignatures
-from bdbench_mitigations.unlearn import Unlearning
+from bdbench_baselines.unlearn import Unlearning
 
 
 def test_what_is_flagged_is_forgotten_and_the_oracles_are_the_detectors(on_digits: Callable[..., Record]) -> None:
