@@ -12,7 +12,7 @@ from collections.abc import Callable
 import numpy as np
 
 # C and tau of the theorems, the slack of the covariance filter's cut, and the most rounds of a filter.
-_FACTOR, _FAILURE, _SLACK, _ROUNDS = 10.0, 0.1, 3.0, 20
+_FACTOR, _FAILURE, _SLACK, _ROUNDS = 10.0, 0.1, 3.0, 10
 # Up to this dimension the fourth moments are a small matrix; above, they are only ever multiplied by.
 _DENSE = 8
 # Variances below this share of the largest are rounding.
