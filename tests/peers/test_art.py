@@ -12,6 +12,7 @@ from torch import nn
 
 from bdbench import Streams
 from bdbench_baselines.spectral import spectral_scores
+from bdbench_inspection.neural_cleanse import anomaly
 from bdbench_inspection.strip import Strip
 from bdbench_triggers.pgd import perturb
 
@@ -84,3 +85,25 @@ def test_strip_gives_the_entropies_of_the_toolboxs_superpositions() -> None:
         # The toolbox itself takes the entropy along axis 0, which is of the overlays and not of the classes.
         expected = entropy(softmax(network.predict(mixed), axis=1), base=2, axis=1).mean()
         assert -score == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_neural_cleanse_flags_the_labels_that_the_toolbox_does(seed: int) -> None:
+    """For the same masks; the toolbox reverses them in Keras alone, which is not at hand."""
+    theirs = pytest.importorskip("art.estimators.poison_mitigation.neural_cleanse.neural_cleanse")
+    rng = np.random.default_rng(seed)
+    masks = rng.uniform(0.2, 0.4, (10, 8, 8, 1))
+    masks[seed : seed + 2] *= 0.2 + 0.3 * seed
+
+    class Reversed(theirs.NeuralCleanseMixin):  # type: ignore[misc, name-defined]
+        nb_classes = 10
+
+        def __init__(self) -> None:
+            pass
+
+        def generate_backdoor(self, x: Any, y: Any, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            return masks[target.argmax()], np.zeros(1)
+
+    flagged = [label for label, _, _ in Reversed().outlier_detection(np.zeros(0), np.zeros(0))]
+    assert np.flatnonzero(anomaly(masks.sum((1, 2, 3))) > 2).tolist() == flagged
+    assert seed > 1 or flagged == [seed, seed + 1]
