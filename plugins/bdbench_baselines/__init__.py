@@ -17,6 +17,7 @@ def bdbench_register_defenses() -> list[type[Detector] | type[RobustTraining]]:
     from bdbench_baselines.frequency import Frequency
     from bdbench_baselines.knn import DeepKNN
     from bdbench_baselines.low_loss import LowLoss
+    from bdbench_baselines.mspc import MaskAwareConsistency
     from bdbench_baselines.perfect import PerfectFilter
     from bdbench_baselines.random import Random
     from bdbench_baselines.spectral import SpectralSignatures
@@ -31,6 +32,7 @@ def bdbench_register_defenses() -> list[type[Detector] | type[RobustTraining]]:
         FeatureConsistency,
         Frequency,
         LowLoss,
+        MaskAwareConsistency,
         PerfectFilter,
         Random,
         SpectralSignatures,
