@@ -44,6 +44,7 @@ SMALL = [
     "input-aware:mask_epochs=1,width=2",
     "label-consistent:steps=5",
     "lira:epochs=1,tune_epochs=1,width=2",
+    "mspc:rounds=2,steps=2",
     "low-frequency:passes=2,examples=10",
     "meta-sift:sifters=2,steps=3",
     # Of the samples' 200 images its own rate is none.

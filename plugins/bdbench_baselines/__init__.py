@@ -27,6 +27,7 @@ def bdbench_register_defenses() -> list[type[Detector] | type[RobustTraining]]:
     from bdbench_baselines.knn import DeepKNN
     from bdbench_baselines.low_loss import LowLoss
     from bdbench_baselines.meta_sift import MetaSift
+    from bdbench_baselines.mspc import MaskAwareConsistency
     from bdbench_baselines.nab import NonAdversarialBackdoor
     from bdbench_baselines.perfect import PerfectFilter
     from bdbench_baselines.random import Random
@@ -52,6 +53,7 @@ def bdbench_register_defenses() -> list[type[Detector] | type[RobustTraining]]:
         Frequency,
         IncompatibilityClustering,
         LowLoss,
+        MaskAwareConsistency,
         MetaSift,
         NonAdversarialBackdoor,
         PerfectFilter,
@@ -60,6 +62,6 @@ def bdbench_register_defenses() -> list[type[Detector] | type[RobustTraining]]:
         SecureTraining,
         SpectralSignatures,
         Spectre,
-        Unlearning,
         StrongAugmentation,
+        Unlearning,
     ]

@@ -17,7 +17,7 @@ _PAIRS, _ROUNDING = 2**23, 1e-6
 class DeepKNN(Detector):
     """The share of an example's k nearest neighbours that have another label; k is relative to its label's size.
 
-    As in the paper (sec. 4), neighbours are nearest in Euclidean distance of the penultimate features, and an example
+    As in the paper, neighbours are nearest in Euclidean distance of the penultimate features, and an example
     is flagged if its own label is not the most frequent among them, or one of several such. k is ``k`` times the number
     of examples of its label, the paper's *normalised k*: 1 is the 5,000 of its CIFAR-10 sets. Where the authors' code
     counts the example as a neighbour of its own, here it is none, so that a label of one example is always suspect; and
