@@ -12,6 +12,7 @@ def bdbench_register_defenses() -> list[type[Detector] | type[RobustTraining]]:
     from bdbench_baselines.activation_clustering import ActivationClustering
     from bdbench_baselines.asset import Asset
     from bdbench_baselines.confusion_training import ConfusionTraining
+    from bdbench_baselines.flare import Flare
     from bdbench_baselines.low_loss import LowLoss
     from bdbench_baselines.meta_sift import MetaSift
     from bdbench_baselines.perfect import PerfectFilter
@@ -23,6 +24,7 @@ def bdbench_register_defenses() -> list[type[Detector] | type[RobustTraining]]:
         AntiBackdoorLearning,
         Asset,
         ConfusionTraining,
+        Flare,
         LowLoss,
         MetaSift,
         PerfectFilter,
