@@ -22,6 +22,7 @@ def bdbench_register_defenses() -> list[type[Detector] | type[RobustTraining]]:
     from bdbench_baselines.dbd import DecouplingBasedDefense
     from bdbench_baselines.dp_sgd import DPSGD
     from bdbench_baselines.fct import FeatureConsistency
+    from bdbench_baselines.flare import Flare
     from bdbench_baselines.frequency import Frequency
     from bdbench_baselines.ispl import IncompatibilityClustering
     from bdbench_baselines.knn import DeepKNN
@@ -50,6 +51,7 @@ def bdbench_register_defenses() -> list[type[Detector] | type[RobustTraining]]:
         DecouplingBasedDefense,
         DeepKNN,
         FeatureConsistency,
+        Flare,
         Frequency,
         IncompatibilityClustering,
         LowLoss,
