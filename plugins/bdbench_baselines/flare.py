@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import dataclass
 
 import numpy as np
 
-from bdbench import Detector, Tools, TrainingView, param
+from bdbench import BdbenchError, Detector, Tools, TrainingView, param
 
 _NEAREST = 10
 
@@ -23,9 +24,9 @@ class Flare(Detector):
     is the mean distance to the ten nearest of the clean cluster.
 
     Where the stored text of the paper leaves details open they are the authors' code's (40 neighbours, clusters of at
-    least 100 of 50,000). Clusters are of at least ``smallest`` of the set, and of ten. UMAP starts from principal
-    components. A network without batch norms is represented by its convolutions, aligned by their mean and variance on
-    the training set.
+    least 100 of 50,000). Clusters are of at least ``smallest`` of the set, and of ten. A network without batch norms is
+    represented by its convolutions, aligned by their mean and variance on the training set. It needs the packages
+    umap-learn and hdbscan: pip install 'bdbench[flare]'.
     """
 
     name = "flare"
@@ -44,6 +45,10 @@ class Flare(Detector):
         """Mean distances, float64 (n,); concludes with the clusters apart. Raises BdbenchError without such layers."""
         from bdbench_baselines.activations import least_likely
 
+        if missing := [package for package in ("umap", "hdbscan") if importlib.util.find_spec(package) is None]:
+            raise BdbenchError(
+                f"defense 'flare' needs the package {missing[0]!r}: expected pip install 'bdbench[flare]'"
+            )
         unusual = least_likely(tools.victim, view.images, tools.track)
         smallest = max(10, round(self.smallest * len(unusual)))
         advance = tools.track(unusual.shape[1], "embed")
@@ -59,12 +64,27 @@ class Flare(Detector):
 
     def _divided(self, unusual: np.ndarray, smallest: int, tools: Tools) -> tuple[np.ndarray, np.ndarray | None]:
         from bdbench_baselines.density import apart
-        from bdbench_baselines.embedding import embedded
 
         config = {"flare": unusual.shape[1], "neighbours": self.neighbours}
         seed = tools.shared_streams.integer("flare")
         found = tools.saved(config, lambda: {"points": embedded(unusual, self.neighbours, seed)})["points"]
         return found, apart(found, smallest, self.stability, self.depth)
+
+
+def embedded(points: np.ndarray, neighbours: int, seed: int) -> np.ndarray:
+    """Points (n, d) in two dimensions by UMAP, float64 (n, 2); as they are in their first two where they are few."""
+    if len(points) <= 4:
+        wide = np.pad(points, ((0, 0), (0, 2)))
+        return wide[:, :2]
+    import warnings
+
+    from umap import UMAP
+
+    with warnings.catch_warnings():
+        # That it works on one thread, since a seed is given; and that few points have fewer neighbours.
+        warnings.simplefilter("ignore")
+        made = UMAP(min(neighbours, len(points) - 1), min_dist=0.0, random_state=seed % 2**32, n_jobs=1)
+        return np.asarray(made.fit_transform(points), np.float64)
 
 
 def distances(points: np.ndarray, clean: np.ndarray) -> np.ndarray:
