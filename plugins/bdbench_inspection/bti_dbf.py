@@ -22,7 +22,8 @@ class BtiDbf(ModelDetector):
 
     Departures: the features are those that enter the last linear layer; the generator is smaller than the authors'
     U-Net and adds to the image, so that untrained it changes little, which the authors train it to do first; steps
-    are theirs for 2,500 clean images, however many there are.
+    are theirs for 2,500 clean images, however many there are. Where the head uses every feature for clean images, as
+    that of a small network does, the mask covers them all and leaves the generator nothing to move: nothing is found.
     """
 
     name = "bti-dbf"
