@@ -23,6 +23,7 @@ SMALL = [
     "mm-bd:steps=5,images=4",
     "neural-cleanse:steps=60",
     "anp:steps=20",
+    "fct:spread=8",
     "fine-pruning:epochs=3",
     "asset:steps=3,inner_steps=10",
     "confusion-training:steps=10",

@@ -22,6 +22,7 @@ class ArtDetector(Detector):
 
     name = "art"
     paper = "Nicolae et al., Adversarial Robustness Toolbox, arXiv:1807.01069"
+    assumption = "That of activation-clustering, or of spectral."
     detector: Literal["activation", "spectral"] = param(
         "activation", help="its ActivationDefence or its SpectralSignatureDefense"
     )

@@ -14,6 +14,7 @@ class Random(Detector):
     """Scores drawn from the seed."""
 
     name = "random"
+    assumption = "None: it looks at nothing."
 
     def score(self, view: TrainingView, tools: Tools) -> np.ndarray:
         """Uniform in [0, 1), float64 (n,)."""

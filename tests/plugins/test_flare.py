@@ -39,8 +39,8 @@ def test_three_generations_by_hand() -> None:
     # The 30 last from 1 / 50 to 1 / 20.
     found = apart(points, 3, 0.029, 3)
     assert found is not None and found.tolist() == [0] * 30 + [1] * 5
-    # Not for .031: the 20 do, from 1 / 20 to 1 / 2, where they are as dense as they get: a third neighbour is 2 away, of
-    # those at the ends 3, and of the last five 4.
+    # Not for .031: the 20 do, from 1 / 20 to 1 / 2, where they are as dense as they get: a third neighbour is 2
+    # away, of those at the ends 3, and of the last five 4.
     found = apart(points, 3, 0.031, 3)
     assert found is not None
     assert found.tolist() == [-1, *[0] * 18, -1, -1, *[1] * 8, -1, *[-1] * 5]
