@@ -29,7 +29,7 @@ class Asset(Detector):
     """The cross-entropy of a model made to have a high one on what clean examples do not teach, and on that alone.
 
     A new model descends the variance of its logits on clean examples, which ends as the same answer for all, less the
-    cross-entropy of the most poisonous of each batch (sec. 4, the outer offset): on what both share, they cancel. The
+    cross-entropy of the most poisonous of each batch (the outer offset): on what both share, they cancel. The
     most poisonous are found by an inner offset: a small network on the victim's last feature maps is taught to tell the
     batch (1) from clean examples (0), and those of the batch are taken whose answer has an adjusted outlyingness above
     ``outlying``. The decision is the authors' for supervised learning: losses above the point where a normal law that

@@ -29,7 +29,7 @@ _BATCH, _MOMENTUM, _DECAY = 32, 0.7, 1e-4
 
 @dataclass(frozen=True, kw_only=True)
 class ConfusionTraining(Detector):
-    """Iterative poison distillation (sec. 5, Algorithm 1): six rounds, each with a smaller set of suspects.
+    """Iterative poison distillation by confusion training: six rounds, each with a smaller set of suspects.
 
     A round trains a model on the distilled set, then goes on training it, on batches of clean examples with random
     wrong labels and, with a small weight, on batches of the distilled set. That ends what clean labels have in common

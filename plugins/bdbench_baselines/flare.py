@@ -16,17 +16,17 @@ _NEAREST = 10
 class Flare(Detector):
     """The distance, in an embedding of the least usual activations of each layer, to the large cluster of clean ones.
 
-    Sec. IV: the inputs of each batch norm are aligned by its running mean and variance, and the log-likelihood of the
-    least likely of them represents an image in that layer. Of all layers, then of all but the last, and so on, UMAP
-    makes two dimensions, in which HDBSCAN's hierarchy is followed along the larger cluster of each split, ``depth``
-    splits deep: a cluster that lasts over densities (1 / distance) longer than ``stability`` is the clean one, and ends
-    the search for layers. All other clusters are flagged; without such a cluster in any set of layers, none. The score
-    is the mean distance to the ten nearest of the clean cluster.
+    The inputs of each batch norm are aligned by its running mean and variance, and the log-likelihood of the least
+    likely of them represents an image in that layer. Of all layers, then of all but the last, and so on, UMAP makes two
+    dimensions, in which HDBSCAN's hierarchy is followed along the larger cluster of each split, ``depth`` splits deep
+    (Algorithm 1): a cluster that lasts over densities (1 / distance) longer than ``stability`` is the clean one, and
+    ends the search for layers. All other clusters are flagged; without such a cluster in any set of layers, none. The
+    score is the mean distance to the ten nearest of the clean cluster.
 
-    Where the stored text of the paper leaves details open they are the authors' code's (40 neighbours, clusters of at
-    least 100 of 50,000). Clusters are of at least ``smallest`` of the set, and of ten. A network without batch norms is
-    represented by its convolutions, aligned by their mean and variance on the training set. It needs the packages
-    umap-learn and hdbscan: pip install 'bdbench[flare]'.
+    Numbers are the authors' code's (40 neighbours, clusters of at least 100 of 50,000): clusters are of at least
+    ``smallest`` of the set, and of ten. A network without batch norms is represented by its convolutions, aligned by
+    their mean and variance on the training set. It needs the packages umap-learn and hdbscan: pip install
+    'bdbench[flare]'.
     """
 
     name = "flare"

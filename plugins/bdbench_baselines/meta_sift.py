@@ -14,7 +14,7 @@ from bdbench import Detector, State, Tools, TrainingView, param
 
 @dataclass(frozen=True, kw_only=True)
 class MetaSift(Detector):
-    """One minus the mean weight that sifters give an example: how little it is of the clean part (sec. 4).
+    """One minus the mean weight that sifters give an example: how little it is of the clean part.
 
     A sifter is a model and a small network from an example's loss to its weight, in 0..1. The set is to be split into
     one part of high weights and one of low ones, so that a model trained on the first has as high a loss as it can on

@@ -86,7 +86,7 @@ def test_a_model_without_a_cluster_has_ratio_one() -> None:
     assert likelihood_ratio(np.ones((30, 1)), np.arange(30) < 15) == 1.0
 
 
-# Eleven trainings, 12 s: with fewer steps it finds nothing.
+@pytest.mark.slow  # Eleven trainings, of which fewer steps find nothing.
 def test_it_finds_the_patch_on_digits(on_digits: Callable[..., Record]) -> None:
     record = on_digits("badnets:rate=.1", "confusion-training:steps=300")
     assert record.oracles == ["clean_set"] and record.access == ["training_set", "clean_set"]
