@@ -40,7 +40,7 @@ def trained(clean: np.ndarray, seed: int, device: str, *, steps: int, batch: int
     clean: uint8 (n, H, W, C), of which each step takes ``batch``, and copies of these, ``manipulated`` anew.
     """
     rng = np.random.default_rng(seed)
-    with torch.random.fork_rng(devices=[torch.cuda.current_device()] if device.startswith("cuda") else []):
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(seed)
         detector = _Detector(clean.shape[3]).to(device).train()
         optimizer = torch.optim.Adam(detector.parameters(), lr=lr)
