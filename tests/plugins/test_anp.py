@@ -25,7 +25,7 @@ def test_masks_scale_channels_and_leave_the_victim() -> None:
     assert torch.allclose(halved, network(x)) and not torch.allclose(halved, whole)  # type: ignore[operator]
     # By the statistics of the batch, which do not become the victim's.
     assert (victim.network.norm.weight == 1).all()  # type: ignore[union-attr]
-    assert float(masked.loss(masks, x, y)) > 0
+    assert float(masked.loss(masks, x, y).detach()) > 0
 
 
 @pytest.mark.parametrize("project", [True, False])
