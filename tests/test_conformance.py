@@ -20,7 +20,7 @@ SMALL = [
     TINY_DATAMODEL,
     "neural-cleanse:steps=60",
     "fine-tuning:epochs=3",
-    "d-br:epochs=2,spread=8",
+    "d-br:turns=2,spread=8",
     "d-st:contrast=2,spread=8",
     "dbd:pretraining=2",
     "nab:pretraining=2",
