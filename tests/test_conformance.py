@@ -25,7 +25,7 @@ SMALL = [
     "cognitive-distillation:steps=5,oracle=true",
     "color:particles=3,rounds=2,examples=40,epochs=1",
     "confusion-training:steps=10",
-    "d-br:epochs=2,spread=8",
+    "d-br:turns=2,spread=8",
     "d-st:contrast=2,spread=8",
     "dbd:pretraining=2",
     "fct:spread=8",

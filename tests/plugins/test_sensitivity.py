@@ -76,15 +76,16 @@ def test_d_br_ascends_the_poisoned_and_descends_the_clean_in_turn(monkeypatch: p
         victim="victim",
     )
     view = TrainingView(np.arange(6, dtype=np.uint8).repeat(4).reshape(6, 2, 2, 1), np.arange(6) % 3, 3)
-    BackdoorRemoval(epochs=5, length=20).train(view, tools)
+    BackdoorRemoval(turns=5, length=20).train(view, tools)
     (images, labels, _), options = given[0]
     assert images[:, 0, 0, 0].tolist() == [1, 2, 4, 5] and labels.tolist() == [1, 2, 1, 2]
-    assert options["start"] == "victim" and options["recipe"].epochs == 10
-    # 10 epochs of 2 steps at half of the peak.
-    assert options["recipe"].lr * 0.5 * 20 == pytest.approx(20 * 0.1)
+    assert options["start"] == "victim" and options["recipe"].epochs == 20
+    # 5 turns of 1 + 3 epochs of 2 steps at half of the peak.
+    assert options["recipe"].lr * 0.5 * 40 == pytest.approx(20 * 0.1)
     logits = torch.randn(4, 3)
     each = torch.nn.functional.cross_entropy(logits, torch.from_numpy(labels), reduction="none")
-    for epoch, expected in ((0, -each[1] / 4), (1, (each[0] + each[2] + each[3]) / 4)):
+    relearnt = (each[0] + each[2] + each[3]) / 3
+    for epoch, expected in ((0, -each[1]), (1, relearnt), (3, relearnt), (4, -each[1])):
         batch = Batch(lambda x: logits, images, torch.from_numpy(labels), torch.arange(4), epoch, None)  # type: ignore[arg-type]
         assert options["loss"](batch).item() == pytest.approx(expected.item(), rel=1e-5)
 
