@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from bdbench import Detector, Tools, TrainingView, most_suspicious, param
+from bdbench import Detector, Tools, TrainingView, param
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +36,8 @@ class FeatureConsistency(Detector):
 
     def score(self, view: TrainingView, tools: Tools) -> np.ndarray:
         """The mean squared change of a feature, float64 (n,); concludes with the largest."""
+        # It brings torch along.
+        from bdbench import most_suspicious
         from bdbench_baselines.sensitivity import consistency, sensitive
 
         start = tools.victim if self.start == "victim" else None

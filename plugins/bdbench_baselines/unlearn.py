@@ -18,7 +18,6 @@ from bdbench import (
     Tools,
     TrainingView,
     Workshop,
-    most_suspicious,
     param,
 )
 from bdbench_baselines.activation_clustering import ActivationClustering
@@ -84,6 +83,9 @@ class Unlearning(RobustTraining):
         heard = Listening(tools.part("detector"))
         scores = detector.score(view, cast(Tools, heard))
         if self.share is not None:
+            # It brings torch along.
+            from bdbench import most_suspicious
+
             flagged = np.zeros(len(scores), bool)
             flagged[most_suspicious(scores, self.share, tools.streams.integer("ties"))] = True
             return flagged

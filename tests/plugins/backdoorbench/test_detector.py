@@ -138,6 +138,6 @@ def test_a_file_that_could_run_something_is_not_handed_to_its_loader(root: Path)
 
 def test_what_is_no_detector_is_refused(tmp_path: Path) -> None:
     add(cli)
-    done = CliRunner().invoke(cli, ["export-detector", "backdoorbench", str(tmp_path), "--defense", "spectrum"])
-    assert done.exit_code == 2 and "unknown defense 'spectrum': did you mean 'spectral'?" in done.stderr
+    done = CliRunner().invoke(cli, ["export-detector", "backdoorbench", str(tmp_path), "--defense", "spectrall"])
+    assert done.exit_code == 2 and "unknown defense 'spectrall': did you mean 'spectral'?" in done.stderr
     assert not list(tmp_path.iterdir())
