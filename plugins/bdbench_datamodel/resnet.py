@@ -77,7 +77,7 @@ class _Residual(nn.Module):
 
 
 class ResNet9(nn.Module):
-    """float (b, C, H, W) -> logits, float32 (b, classes); H and W of 16 pixels or more.
+    """float (b, C, H, W) -> logits (b, classes), of the parameters' precision; H and W of 16 pixels or more.
 
     That of FFCV's CIFAR example (libffcv/ffcv, examples/cifar), on which Ilyas et al. (2022) and Khaddaj et al. (2023)
     trained theirs, without blurred pooling; its widths are multiples of ``hidden``, there 64.
@@ -97,8 +97,8 @@ class ResNet9(nn.Module):
         self.head = nn.Linear(2 * hidden, classes, bias=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """The last layer is in float32, since margins are differences of its logits."""
-        pooled = self.features(x).amax((2, 3)).float()
+        """The last layer's products are not rounded to bfloat16, since margins are differences of its logits."""
+        pooled = self.features(x).amax((2, 3)).to(self.head.weight.dtype)
         with torch.autocast(x.device.type, enabled=False):
             return 0.2 * self.head(pooled)
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -27,10 +28,8 @@ def _setting() -> tuple[np.ndarray, torch.Tensor, np.ndarray]:
     return images, torch.from_numpy(labels), draw_subsets(40, 3, 0.5, rng)
 
 
-def _one_by_one(images: np.ndarray, y: torch.Tensor, masks: np.ndarray, recipe: ResNetRecipe, seed: int) -> np.ndarray:
+def _one_by_one(x: np.ndarray, y: torch.Tensor, masks: np.ndarray, recipe: ResNetRecipe, seed: int) -> np.ndarray:
     """The plain loop: an ordinary module for each subset, images cut out one by one, torch's own unfused SGD."""
-    x = images.astype(np.float32)
-    x = (x - x.mean((0, 1, 2))) / x.std((0, 1, 2), ddof=1)
     wide = np.pad(x, ((0, 0), (recipe.shift,) * 2, (recipe.shift,) * 2, (0, 0)), mode="reflect")
     out = []
     for mask in masks:
@@ -67,14 +66,32 @@ def _one_by_one(images: np.ndarray, y: torch.Tensor, masks: np.ndarray, recipe: 
     return np.stack(out)
 
 
+@pytest.fixture
+def doubled() -> Iterator[None]:
+    """In float32 a sum's last bit decides a rectified unit now and then, and from there on two trainings differ."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
 @pytest.mark.parametrize("flip", [True, False])
-def test_the_ensemble_equals_the_plain_loop(flip: bool) -> None:
+def test_the_ensemble_equals_the_plain_loop(doubled: None, flip: bool) -> None:
     images, labels, masks = _setting()
-    recipe = ResNetRecipe(epochs=2, batch_size=6, lr=0.05, flip=flip)
+    recipe = ResNetRecipe(epochs=2, batch_size=6, lr=0.5, flip=flip)
     trainer = ResNetTrainer(SHAPE, 3, 4, recipe)
-    found = trainer.margins(trainer.prepare(images), labels, masks, 3)
-    assert np.allclose(found, _one_by_one(images, labels, masks, recipe, 3), atol=1e-4)
+    inputs = trainer.prepare(images).double()
+    found = trainer.margins(inputs, labels, masks, 3)
+    expected = _one_by_one(inputs[:, 2:-2, 2:-2].numpy(), labels, masks, recipe, 3)
+    assert np.allclose(found, expected, atol=1e-6)
     assert found.std(0).min() > 1e-3
+
+
+def test_images_are_normalised_by_channel_and_mirrored_at_their_edges() -> None:
+    images, _, _ = _setting()
+    x = images.astype(np.float64)
+    x = (x - x.mean((0, 1, 2))) / x.std((0, 1, 2))
+    wide = np.pad(x, ((0, 0), (2, 2), (2, 2), (0, 0)), mode="reflect")
+    assert np.allclose(ResNetTrainer(SHAPE, 3, 4, RECIPE).prepare(images), wide, atol=1e-3)
 
 
 def test_a_network_starts_anew_whatever_was_trained_before_it() -> None:
