@@ -14,7 +14,9 @@ from bdbench import BdbenchError, Detector, Tools, TrainingView, param
 
 if TYPE_CHECKING:
     from bdbench_datamodel.influence import Influence
+    from bdbench_datamodel.plan import Plan
     from bdbench_datamodel.search import Cuts
+    from bdbench_datamodel.standout import Group
 
 _CLASS_SIZES = (0.1, 0.15, 0.2, 0.3, 0.4)
 _SET_SIZES = (0.01, 0.015, 0.02, 0.03, 0.04, 0.06, 0.08, 0.1)
@@ -63,9 +65,17 @@ class Datamodel(Detector):
     rows: Literal["auto", "targets", "sources"] = param(
         "auto", help="what the file's rows are (auto: targets, but sources for the datamodels release's weight)"
     )
-    score_by: Literal["posterior", "frequency"] = param(
-        "posterior",
-        help="the probability of being one of the backdoor's examples, or how often one was selected",
+    score_by: Literal["auto", "withheld", "posterior", "frequency"] = param(
+        "auto",
+        help="the probability of being one of the backdoor's examples: by what networks do from which suspect groups "
+        "are withheld, or by comparing classes; or how often one was selected (auto: withheld; posterior for a matrix "
+        "without margins)",
+    )
+    withheld: float = param(
+        0.25,
+        help="networks more, for each of the ensemble's, that suspect groups are withheld from",
+        low=0,
+        exclusive=True,
     )
     classes: Literal["mask", "each", "ignore"] = param(
         "mask",
@@ -110,6 +120,9 @@ class Datamodel(Detector):
             raise BdbenchError(f"penalty={self.penalty:g} is not allowed with estimator=lasso: expected in (0, 1)")
         if self.net == "resnet9" and self.matrix is None and self.estimator == "trak":
             raise BdbenchError("net=resnet9 is not allowed with estimator=trak: expected one of auto, mlp, patches")
+        if self.score_by == "withheld" and not self.trains_ensemble:
+            given = "estimator=trak" if self.matrix is None else f"matrix={self.matrix}"
+            raise BdbenchError(f"score_by=withheld is not allowed with {given}: expected an ensemble to train")
         if self.compat != "none" and (self.score_by, self.classes, self.sizes) != ("frequency", "ignore", None):
             raise BdbenchError(
                 f"compat={self.compat} is not allowed: expected with score_by=frequency, classes=ignore and no sizes"
@@ -118,6 +131,15 @@ class Datamodel(Detector):
     def files(self) -> tuple[Path, ...]:
         """The matrix, if it is read from a file."""
         return () if self.matrix is None else (Path(self.matrix),)
+
+    @property
+    def _withholds(self) -> bool:
+        return self.trains_ensemble and self.score_by in ("auto", "withheld")
+
+    @property
+    def share_of_ensemble(self) -> float:
+        """What part of all networks the ensemble is: the others are those that suspect groups are withheld from."""
+        return 1 / (1 + self.withheld) if self._withholds else 1.0
 
     @property
     def trains_ensemble(self) -> bool:
@@ -132,8 +154,11 @@ class Datamodel(Detector):
         self._check_sizes(view.labels)
         masks = margins = None
         if self.trains_ensemble:
-            masks, margins = Plan.of(self, view, tools.precision).train(view, tools)
+            plan = Plan.of(self, view, tools.precision)
+            masks, margins = plan.train(view, tools)
         influence = self._influence(masks, margins, view, tools)
+        if masks is not None and margins is not None and self._withholds:
+            return self._by_withholding(plan, influence, masks, margins, view, tools)
         if self.score_by == "frequency":
             return selection_frequency(self._cuts(influence, view, tools), len(view.labels))
         return self._posterior(influence, masks, margins, view, tools)
@@ -179,6 +204,33 @@ class Datamodel(Detector):
             return estimators.response_covariance(masks, margins)
         return estimators.OutOfSample(masks, margins)
 
+    def _by_withholding(
+        self,
+        plan: Plan,
+        influence: Influence,
+        masks: np.ndarray,
+        margins: np.ndarray,
+        view: TrainingView,
+        tools: Tools,
+    ) -> np.ndarray:
+        from bdbench_datamodel import evidence, standout, withheld
+        from bdbench_datamodel.estimators import residuals
+
+        labels, examples = view.labels, len(view.labels)
+        residual = residuals(masks, margins)
+        groups = self._strongest(influence, standout.class_scales(residual, labels), labels, tools)
+        advance = tools.track(len(np.unique(labels)), "suspects")
+        suspects = withheld.suspects(residual, labels, groups, tools.streams("sharpest"), advance)
+        effects: list[list[withheld.Effect]] = []
+        if suspects:
+            networks, size = max(1, round(self.withheld * len(masks))), int(masks[0].sum())
+            denied, subsets = withheld.draw(suspects, examples, networks, size, tools.streams("withheld"))
+            effects = withheld.effects(suspects, denied, subsets, plan.withhold(subsets, view, tools))
+        accuracy = float((margins > 0)[~masks].mean())
+        judged = evidence.judge(suspects, effects, examples, view.num_classes, accuracy)
+        tools.conclude(judged.p_value, flagged=judged.flagged)
+        return judged.scores
+
     def _posterior(
         self,
         influence: Influence,
@@ -196,15 +248,7 @@ class Datamodel(Detector):
             scales = standout.matrix_scales(influence, view.labels)
         else:
             scales = standout.class_scales(residual, view.labels)
-        groups = standout.strongest(
-            influence,
-            view.labels,
-            scales,
-            sizes,
-            self.starts,
-            tools.streams("search"),
-            tools.track(len(np.unique(view.labels)), "search"),
-        )
+        groups = self._strongest(influence, scales, view.labels, tools)
         affinities = [
             standout.matrix_affinity(influence, group, scales[group.examples[0]])
             if residual is None
@@ -219,6 +263,12 @@ class Datamodel(Detector):
         sharpness = None if grown is None else np.array([found.sharpness for found in grown])
         tools.conclude(standout.p_value(strengths, sharpness))
         return scoring.suspicion(groups, affinities, sharpest, len(view.labels), float(np.mean(sizes)))
+
+    def _strongest(self, influence: Influence, scales: np.ndarray, labels: np.ndarray, tools: Tools) -> list[Group]:
+        from bdbench_datamodel.standout import strongest
+
+        rng, advance = tools.streams("search"), tools.track(len(np.unique(labels)), "search")
+        return strongest(influence, labels, scales, self._fractions(), self.starts, rng, advance)
 
     def _cuts(self, influence: Influence, view: TrainingView, tools: Tools) -> Iterator[Cuts]:
         """The local optima at every size; with classes=each, for every label in turn."""
@@ -243,7 +293,7 @@ class Datamodel(Detector):
 
     @property
     def _by_class(self) -> bool:
-        return self.score_by == "posterior" or self.classes == "each"
+        return self.score_by != "frequency" or self.classes == "each"
 
     def _universes(self, labels: np.ndarray) -> list[np.ndarray]:
         """What is searched as a set of its own: every class, int64 (n_c,), or all examples."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import itertools
 import math
 import time
@@ -35,6 +36,10 @@ class Options(Protocol):
     @property
     def seconds(self) -> float | None:
         """As many as this time allows."""
+
+    @property
+    def share_of_ensemble(self) -> float:
+        """What part of that time is the ensemble's."""
 
     @property
     def alpha(self) -> float:
@@ -129,14 +134,29 @@ class Plan:
         else:
             extend(min(chunk, self.models), "the first networks, for their pace")
             pace = float(pieces[0][1]["seconds"]) / len(pieces[0][0])
-            extend(max(_FEWEST, math.floor(self.options.seconds / pace)), "networks")
+            extend(max(_FEWEST, math.floor(self.options.seconds * self.options.share_of_ensemble / pace)), "networks")
         masks = np.concatenate([held for held, _ in pieces])
         margins = np.concatenate([piece["margins"] for _, piece in pieces])
         tools.count_models(len(masks))
-        broken = int((~np.isfinite(margins)).any(1).sum())
-        if broken:
-            raise BdbenchError(f"{broken} of {len(masks)} networks of the ensemble diverged: expected finite margins")
-        return masks, margins
+        return masks, _finite(margins)
+
+    def withhold(self, masks: np.ndarray, view: TrainingView, tools: Tools) -> np.ndarray:
+        """Margins, float32 (M, n), of networks more on given subsets, bool (M, n); kept likewise."""
+        seed = tools.shared_streams.child("ensemble").integer("networks")
+        tensors, chunk = _Tensors(self.trainer, view, tools.device), self.chunk(tools.device)
+        parts = [masks[first : first + chunk] for first in range(0, len(masks), chunk)]
+        make = functools.partial(self._withheld, parts, seed, tensors)
+        configs = [
+            {"withheld": {**self.trainer.config(), "subsets": hashlib.sha256(part.tobytes()).hexdigest()}}
+            for part in parts
+        ]
+        advance = tools.track(len(masks), "networks without suspects")
+        found = []
+        for part, piece in zip(parts, tools.saved_each(configs, make), strict=True):
+            found.append(piece["margins"])
+            advance(len(part))
+        tools.count_models(len(masks))
+        return _finite(np.concatenate(found))
 
     def train_few(
         self, view: TrainingView, tools: Tools
@@ -178,6 +198,10 @@ class Plan:
         # Kept beside the margins, so that an ensemble that is resumed comes to the same number of networks.
         return {"margins": margins, "seconds": np.array(time.perf_counter() - start)}
 
+    def _withheld(self, parts: Sequence[np.ndarray], seed: int, tensors: _Tensors, index: int) -> dict[str, np.ndarray]:
+        inputs, labels = tensors()
+        return {"margins": self.trainer.margins(inputs, labels, parts[index], seed)}
+
     def _config(self, first: int, count: int) -> dict[str, Any]:
         what: dict[str, Any] = {
             **self.trainer.config(),
@@ -187,6 +211,14 @@ class Plan:
             "part": [first, first + count],
         }
         return {"ensemble": what}
+
+
+def _finite(margins: np.ndarray) -> np.ndarray:
+    """Margins (M, n). Raises BdbenchError if some are not finite."""
+    broken = int((~np.isfinite(margins)).any(1).sum())
+    if broken:
+        raise BdbenchError(f"{broken} of {len(margins)} networks of the ensemble diverged: expected finite margins")
+    return margins
 
 
 def _trainer(

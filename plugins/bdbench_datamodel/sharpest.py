@@ -13,8 +13,12 @@ from bdbench_datamodel.spectrum import Spectrum
 
 _STARTS = 300
 # Of the class: a start, and the least and the largest group. Half of it may be clean-label poisons.
-_NEIGHBOURS = 0.1
+_NEIGHBOURS = (0.1,)
 _SHARES = (0.04, 0.6)
+# The same for a handful, which among larger groups would be a part of one; they are at most so many, or so large.
+_FEW_NEIGHBOURS = (0.01, 0.025, 0.05)
+_FEW = 6
+_FEW_SHARE = 0.05
 # From this share on the group and the rest are about as large, and either may be the poisons.
 _AS_LARGE = 0.4
 # Of the mean eigenvalue; one for all, so that groups compare.
@@ -23,6 +27,25 @@ _ROUNDS = 30
 
 
 def sharpest(residuals: np.ndarray, spectrum: Spectrum, rng: np.random.Generator) -> Separation:
+    """``sharpest_of`` groups of 4 to 60 % of the class, of which the rest may be the poisons.
+
+    Two parts of about one size are as sharp: the group is the one that the rest of the class tells less of
+    (``explained``).
+    """
+    best = sharpest_of(residuals, spectrum, rng)
+    group = best.members
+    if group.mean() > _AS_LARGE and explained(residuals, ~group) < explained(residuals, group):
+        return Separation(1 - best.fits, ~group, best.sharpness)
+    return best
+
+
+def sharpest_of(
+    residuals: np.ndarray,
+    spectrum: Spectrum,
+    rng: np.random.Generator,
+    few: bool = False,
+    guess: np.ndarray | None = None,
+) -> Separation:
     """The group of a class whose membership the margins explain best, each example judged by the others alone.
 
     residuals: float (m, n_c), the class's margins freed of their own inclusion; spectrum: theirs. A start is an example
@@ -39,7 +62,11 @@ def sharpest(residuals: np.ndarray, spectrum: Spectrum, rng: np.random.Generator
     if examples < 2 * FEWEST or not len(spectrum.eigenvalues):
         return nothing
     places = rng.choice(examples, min(_STARTS, examples), replace=False)
-    members = _neighbourhoods(residuals, places)
+    neighbours = _FEW_NEIGHBOURS if few else _NEIGHBOURS
+    members = np.hstack([_neighbourhoods(residuals, places, share) for share in neighbours])
+    if guess is not None and FEWEST <= guess.sum() <= examples - FEWEST:
+        members = np.column_stack([members, guess])
+    bounds = (0.0, max(_FEW_SHARE, _FEW / examples)) if few else _SHARES
     penalty = spectrum.penalty(_PENALTY)
     best, earlier = nothing, np.zeros_like(members)
     for _ in range(_ROUNDS):
@@ -48,14 +75,11 @@ def sharpest(residuals: np.ndarray, spectrum: Spectrum, rng: np.random.Generator
         place = int(sharpness.argmax())
         if sharpness[place] > best.sharpness:
             best = Separation(fits[:, place].copy(), members[:, place].copy(), float(sharpness[place]))
-        following = _split(fits)
+        following = _split(fits, bounds)
         moving = (following != members).any(0) & (following != earlier).any(0)
         if not moving.any():
             break
         members, earlier = following[:, moving], members[:, moving]
-    group = best.members
-    if group.mean() > _AS_LARGE and explained(residuals, ~group) < explained(residuals, group):
-        return Separation(1 - best.fits, ~group, best.sharpness)
     return best
 
 
@@ -75,25 +99,25 @@ def explained(residuals: np.ndarray, members: np.ndarray) -> float:
     return 1 - error / float(signal.var())
 
 
-def _neighbourhoods(residuals: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """bool (n_c, S): the examples that correlate most with that at each place (S,), itself among them."""
+def _neighbourhoods(residuals: np.ndarray, places: np.ndarray, share: float) -> np.ndarray:
+    """bool (n_c, S): the share of a class that correlates most with the example at each place (S,), it among them."""
     centred = residuals - residuals.mean(1, keepdims=True)
     centred = centred - centred.mean(0)
     lengths = np.linalg.norm(centred, axis=0)
     centred /= np.where(lengths > 0, lengths, 1)
     correlations = centred.T @ centred[:, places]
     correlations[places, np.arange(len(places))] = np.inf
-    size = max(FEWEST, int(_NEIGHBOURS * len(correlations)))
+    size = max(FEWEST, int(share * len(correlations)))
     nearest = np.argsort(-correlations, axis=0, kind="stable")[:size]
     members = np.zeros(correlations.shape, bool)
     np.put_along_axis(members, nearest, True, axis=0)
     return members
 
 
-def _split(fits: np.ndarray) -> np.ndarray:
+def _split(fits: np.ndarray, bounds: tuple[float, float]) -> np.ndarray:
     """bool (n_c, S): the upper of two parts of each column, with the least squared error about their means."""
     examples = len(fits)
-    least, most = (int(share * examples) for share in _SHARES)
+    least, most = (int(share * examples) for share in bounds)
     least, most = max(least, FEWEST), min(most, examples - FEWEST)
     ranked = np.sort(fits.T, axis=1)[:, ::-1]
     last = between(ranked)[:, least - 1 : most].argmax(1) + least - 1

@@ -1,0 +1,168 @@
+"""From what withholding its groups did to each class: the probability of each example to be a poison, and a verdict.
+
+Every class is judged for itself, so that there may be none, several or all of them poisoned. What natural groups do was
+learnt on clean sets (docs/experiments.md): there need be no clean class to compare with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from bdbench_datamodel.scoring import class_posterior, membership
+from bdbench_datamodel.separation import standardised, upper
+from bdbench_datamodel.withheld import Effect, Suspects
+
+# Of natural groups the logarithm of strength times odds of sharpness, at most: in sets of many classes it is their own
+# lower quartile and a margin.
+_USUAL = {"sharpest": 3.1, "rest": 3.2, "handful": 1.4}
+_QUARTILE, _ABOVE = 0.25, {"sharpest": 0.15, "rest": 0.3, "handful": 0.15}
+# The logistic law of the evidence, fitted to groups of poisons and natural ones.
+_STRENGTH, _DEPTH, _NATURAL = 2.08, 2.37, -3.07
+# So deep, in usual margins, lie groups that belong to another label altogether.
+_DEEP = 1.3
+# Gumbel's law of the largest evidence of ten natural classes: location and scale.
+_LOCATION, _SCALE, _CLASSES = -1.28, 1.30, 10
+_LEVEL = 0.05
+# Neither of a sharpness is so near to 0 or 1, nor strength so near to 0, that its logarithm decides alone.
+_LEAST_SHARPNESS, _EXACT, _LEAST_STRENGTH = 0.01, 1e-3, 0.3
+# What is left of a budget falls at random, not on the natural groups of classes that nothing speaks for.
+_PRIOR = 0.23
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """scores: float64 (n,) in [0, 1], about the probability to be a poison; flagged: bool (n,); p_value: how probable
+    evidence as large is where nothing is poisoned, None without any class to judge; evidence: label to log odds.
+    """
+
+    scores: np.ndarray
+    flagged: np.ndarray
+    p_value: float | None
+    evidence: dict[int, float]
+
+
+def judge(
+    classes: Sequence[Sequence[Suspects]],
+    effects: Sequence[Sequence[Effect]],
+    examples: int,
+    num_classes: int,
+    accuracy: float,
+) -> Judgement:
+    """Judge every class by the group that most speaks against it.
+
+    accuracy: of the networks on what they did not hold. The score is the probability that either of two is so: the
+    example belongs to the group that speaks most against its class, and that one is the backdoor's by ``evidence``; or
+    it belongs to its class's sharpest group, and that is sharper than the other classes' (``class_posterior``), which
+    tells where labels are clean and evidence is weak. Flagged are the members (``_members``) of the groups of those
+    classes that Benjamini and Hochberg's (1995) procedure names at a level of 5 %.
+    """
+    if not classes:
+        return Judgement(np.full(examples, _PRIOR), np.zeros(examples, bool), None, {})
+    odds = evidence(classes, effects, num_classes, accuracy)
+    largest = np.array([own.max() for own in odds])
+    best = [_whole(groups, int(own.argmax())) for groups, own in zip(classes, odds, strict=True)]
+    flagged_classes = _named(_natural(largest))
+    sharper = class_posterior(np.array([np.exp(_odds(groups[0].sharpness)) for groups in classes]))
+    scores, flagged = np.zeros(examples), np.zeros(examples, bool)
+    for index, (groups, own) in enumerate(zip(classes, effects, strict=True)):
+        place, first = best[index], groups[0]
+        strong = _belonging(groups[place], own[place]) / (1 + np.exp(-largest[index]))
+        sharp = _belonging(first, own[0]) * sharper[index]
+        scores[first.examples] = 1 - (1 - strong) * (1 - sharp)
+        if flagged_classes[index]:
+            flagged[first.examples] = _members(groups[place], own[place]) > 0.5
+    p_value = float(-np.expm1(len(largest) * np.log1p(-_natural(largest).min())))
+    named = {groups[0].label: float(value) for groups, value in zip(classes, largest, strict=True)}
+    return Judgement(np.maximum(scores, _PRIOR / len(classes)), flagged, p_value, named)
+
+
+def evidence(
+    classes: Sequence[Sequence[Suspects]], effects: Sequence[Sequence[Effect]], num_classes: int, accuracy: float
+) -> list[np.ndarray]:
+    """The log odds of each group, float64 (groups,) for every class, to be a backdoor's and no natural one.
+
+    Two things speak for it. The group is *strong and sharp*: the logarithm of its strength times the odds of its
+    sharpness, beyond what is usual. And it lies *deep*: without each other its members are of another label, their
+    margin as far below 0 as that of groups usually lies above; this counts as far as the networks know the classes at
+    all (the cube of Cohen's kappa). Where they do, a strong group that does not lie deep is taken for a natural one as
+    far as it does not: so are hands that write a digit in their own way.
+    """
+    kappa = max(0.0, (accuracy - 1 / num_classes) / (1 - 1 / num_classes)) ** 3
+    strengths = [
+        np.array([np.log(max(e.strength, _LEAST_STRENGTH)) + _odds(g.sharpness) for g, e in zip(*both, strict=True)])
+        for both in zip(classes, effects, strict=True)
+    ]
+    usual = _usual(classes, strengths)
+    reach = max(float(np.median([own[0].strength + own[0].alone for own in effects])), 1.0)
+    found = []
+    for groups, own, strong in zip(classes, effects, strengths, strict=True):
+        beyond = strong - [usual[group.kind] for group in groups]
+        deep = kappa * np.array([max(0.0, -effect.alone / reach) for effect in own])
+        natural = 1 - kappa * (1 - np.minimum(1, deep / _DEEP))
+        found.append(_STRENGTH * np.where(beyond > 0, beyond * natural, beyond) + _DEPTH * deep + _NATURAL)
+    return found
+
+
+def _whole(groups: Sequence[Suspects], place: int) -> int:
+    """The place of the group at ``place``, or that of the sharpest where a handful is but a part of it: where it is
+    sharper still, and holds most of the handful.
+    """
+    found, first = groups[place], groups[0]
+    part = found.kind == "handful" and first.members[found.members].mean() > 0.5
+    return 0 if part and first.sharpness > found.sharpness else place
+
+
+def _usual(classes: Sequence[Sequence[Suspects]], strengths: Sequence[np.ndarray]) -> dict[str, float]:
+    """What is usual of each kind of group: a margin above this set's lower quartile, so that half of the classes may be
+    poisoned, and at most what it is in clean sets, so that all may.
+    """
+    by_kind: dict[str, list[float]] = {kind: [] for kind in _USUAL}
+    for groups, own in zip(classes, strengths, strict=True):
+        for group, value in zip(groups, own, strict=True):
+            by_kind[group.kind].append(float(value))
+    # The rest of a class is as sharp as what it is the rest of.
+    by_kind["rest"] = by_kind["sharpest"]
+    return {
+        kind: min(_USUAL[kind], float(np.quantile(values, _QUARTILE)) + _ABOVE[kind]) if values else _USUAL[kind]
+        for kind, values in by_kind.items()
+    }
+
+
+def _natural(evidence: np.ndarray) -> np.ndarray:
+    """The probability of a natural class to have evidence (K,) as large, float64 (K,)."""
+    location = _LOCATION - _SCALE * np.log(_CLASSES)
+    return -np.expm1(-np.exp(-(evidence - location) / _SCALE))
+
+
+def _named(p_values: np.ndarray) -> np.ndarray:
+    """bool (K,): those that Benjamini and Hochberg's procedure rejects at the level, of p-values (K,)."""
+    order = np.argsort(p_values)
+    below = np.flatnonzero(p_values[order] <= _LEVEL * np.arange(1, len(order) + 1) / len(order))
+    named = np.zeros(len(order), bool)
+    if len(below):
+        named[order[: below[-1] + 1]] = True
+    return named
+
+
+def _odds(sharpness: float) -> float:
+    """The logarithm of the odds of a sharpness."""
+    share = min(max(sharpness, _LEAST_SHARPNESS), 1 - _EXACT)
+    return float(np.log(share / (1 - share)))
+
+
+def _ranking(suspect: Suspects, effect: Effect) -> np.ndarray:
+    """How surely each example of the class is of the group, float64 (n_c,), by the ensemble and by the new networks."""
+    return standardised(suspect.fits) + standardised(effect.lift)
+
+
+def _members(suspect: Suspects, effect: Effect) -> np.ndarray:
+    """The probability of each example of a class to be of the upper of two normal groups of ``_ranking``."""
+    return upper(_ranking(suspect, effect), suspect.members)
+
+
+def _belonging(suspect: Suspects, effect: Effect) -> np.ndarray:
+    """``membership`` of a class's examples in a group of about its size, float64 (n_c,)."""
+    return membership(_ranking(suspect, effect), float(suspect.members.mean()), suspect.members)
