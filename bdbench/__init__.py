@@ -15,6 +15,7 @@ _HOMES = {
     "bdbench.attacks": ("Attack", "Covers", "CraftedTrigger", "SourceSpecific", "TriggerAttack"),
     "bdbench.commands.options": ("export_command",),
     "bdbench.data": ("ANY_OTHER", "Challenge", "ImageData", "PoisonedData", "Role", "Split", "TrainingView"),
+    "bdbench.decoding": ("decoded",),
     "bdbench.defenses": (
         "Defense",
         "Detector",
@@ -27,6 +28,7 @@ _HOMES = {
     ),
     "bdbench.errors": ("BdbenchError", "unknown"),
     "bdbench.experiment": ("load", "reopen", "run", "run_all"),
+    "bdbench.files": ("check_regular", "notice", "read_arrays", "reading"),
     "bdbench.hookspecs": ("hookimpl",),
     "bdbench.interfaces": ("Architecture", "Dataset", "Measured", "Metric", "ReportSection", "Source"),
     "bdbench.params": ("param",),
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
     from bdbench.attacks import Attack, Covers, CraftedTrigger, SourceSpecific, TriggerAttack
     from bdbench.commands.options import export_command
     from bdbench.data import ANY_OTHER, Challenge, ImageData, PoisonedData, Role, Split, TrainingView
+    from bdbench.decoding import decoded
     from bdbench.defenses import (
         Defense,
         Detector,
@@ -59,6 +62,7 @@ if TYPE_CHECKING:
     )
     from bdbench.errors import BdbenchError, unknown
     from bdbench.experiment import load, reopen, run, run_all
+    from bdbench.files import check_regular, notice, read_arrays, reading
     from bdbench.hookspecs import hookimpl
     from bdbench.interfaces import Architecture, Dataset, Measured, Metric, ReportSection, Source
     from bdbench.params import param
@@ -113,13 +117,18 @@ __all__ = [
     "Victim",
     "Workshop",
     "bars",
+    "check_regular",
+    "decoded",
     "detect",
     "detector",
     "export_command",
     "hookimpl",
     "load",
     "most_suspicious",
+    "notice",
     "param",
+    "read_arrays",
+    "reading",
     "reopen",
     "run",
     "run_all",

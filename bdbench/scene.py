@@ -19,7 +19,7 @@ from bdbench.defenses import Defense
 from bdbench.errors import BdbenchError
 from bdbench.interfaces import Architecture, Component, Dataset, Source
 from bdbench.machine import Precision
-from bdbench.preparation import prepare
+from bdbench.preparation import check_classes, prepare
 from bdbench.progress import Progress, Silent
 from bdbench.record import Stealth
 from bdbench.seeds import Streams
@@ -59,14 +59,18 @@ def read_images(
     dataset: Dataset, source: Source, seed: int, reserve: float, progress: Progress, reserve_from: str = "train"
 ) -> ImageData:
     """A data set made ready for a seed: see ``prepare``. Raises BdbenchError if it is not there or not fit."""
-    return prepare(
-        dataset.read(source),
+    read = dataset.read(source)
+    check_classes(read)
+    prepared = prepare(
+        read,
         subset=dataset.subset,
         reserve=reserve,
         reserve_from=reserve_from,
         streams=Streams(seed),
         track=progress.track,
     )
+    check_classes(prepared)
+    return prepared
 
 
 @dataclass(frozen=True)
