@@ -15,11 +15,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from bdbench.errors import BdbenchError
+from bdbench.files import check_regular, notice, read_json, unpacked
 
 # Where stage results are kept, in the folder of runs.
 STAGES = ".stages"
@@ -145,19 +146,25 @@ class Store:
     def stage(self, config: Mapping[str, Any], make: Callable[[], tuple[Mapping[str, np.ndarray], float]]) -> Stage:
         """The stage of that configuration, from disk if it is there, else from ``make`` (arrays, seconds).
 
-        A folder that does not read back (a full disk, a stray hand) is computed again.
+        A folder that is not as it was written (a bit that fell over, a stray hand) is told of and computed again.
         """
         key = key_of(config)
         folder = self.root / key[:2] / key
         if not self._fresh or key in self._mine:
-            # Bytes that are not what was written may trip whatever reads them.
-            with contextlib.suppress(Exception):
-                return self._read(folder)
+            try:
+                return self._read(folder, key)
+            except FileNotFoundError:
+                pass
+            except Exception as error:  # bytes that are not what was written may trip whatever reads them
+                notice(f"the stage result {folder} is damaged and is computed again: {error}")
         arrays, seconds = make()
         with written_whole(folder) as aside:
             np.savez(aside / "arrays.npz", **dict(arrays))  # type: ignore[arg-type]
-            meta = {"config": config, "seconds": seconds}
-            (aside / "meta.json").write_text(json.dumps(meta, indent=1, sort_keys=True))
+            with (aside / "arrays.npz").open("rb") as file:
+                meta = {"key": key, "config": config, "seconds": seconds, "arrays": _digest(file)}
+            meta = json.loads(json.dumps(meta))  # as it will be read: its digest is of that
+            text = json.dumps({**meta, "digest": key_of(meta)}, indent=1, sort_keys=True)
+            (aside / "meta.json").write_text(text)
         self._mine.add(key)
         return Stage(dict(arrays), seconds, reused=False)
 
@@ -166,7 +173,21 @@ class Store:
         self._mine.add(key_of(config))
 
     @staticmethod
-    def _read(folder: Path) -> Stage:
-        meta = json.loads((folder / "meta.json").read_text())
-        with np.load(folder / "arrays.npz", allow_pickle=False) as arrays:
-            return Stage(dict(arrays), float(meta["seconds"]), reused=True)
+    def _read(folder: Path, key: str) -> Stage:
+        """What is there, if it is what was written for ``key``. Raises anything else."""
+        meta = read_json(folder / "meta.json")
+        if not isinstance(meta, dict) or meta.pop("digest", None) != key_of(meta):
+            raise ValueError("meta.json is not as it was written")
+        if meta["key"] != key:
+            raise ValueError(f"it is of stage {meta['key']}")
+        check_regular(folder / "arrays.npz")
+        # One file, whatever takes its place between the two.
+        with (folder / "arrays.npz").open("rb") as file:
+            if _digest(file) != meta["arrays"]:
+                raise ValueError("arrays.npz is not as it was written")
+            file.seek(0)
+            return Stage(unpacked(file), float(meta["seconds"]), reused=True)
+
+
+def _digest(file: BinaryIO) -> str:
+    return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
