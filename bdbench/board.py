@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import glob
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +13,7 @@ from typing import Any, Literal
 from bdbench import record
 from bdbench.defenses import Defense
 from bdbench.errors import BdbenchError
+from bdbench.files import notice, read_json
 from bdbench.grid import Grid, Job
 from bdbench.grid import read as read_grid
 from bdbench.store import key_of, write_file
@@ -24,22 +25,40 @@ State = Literal["recorded", "stale", "failed", "not run"]
 class Board:
     """A leaderboard's folder.
 
-    records: what record.json holds, by file name; failed: the error of each cell and seed, by their hash.
+    records: what record.json holds, by file name; failed: the error of each cell and seed, by their hash;
+    unreadable: what is wrong with each file that does not read, by its name: the others count all the same.
     """
 
     folder: Path
     records: dict[str, dict[str, Any]] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
+    unreadable: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def read(cls, folder: Path) -> Board:
-        """What is there. Raises BdbenchError for a record that is not valid, or of other definitions."""
-        records = {}
+        """What is there; what does not read is told of. Raises BdbenchError for a record of other definitions."""
+        board = cls(folder)
         for file in sorted((folder / "records").glob("*.json")):
-            records[file.name] = record.load(file)
-            check_definitions(records[file.name], file)
-        failures = [json.loads(file.read_text()) for file in sorted((folder / "failed").glob("*.json"))]
-        return cls(folder, records, {_key(f["cell"], f["seed"]): f["error"] for f in failures})
+            with board._unless_unreadable(file):
+                board.records[file.name] = record.load(file)
+        for name, data in board.records.items():
+            check_definitions(data, folder / "records" / name)
+        for file in sorted((folder / "failed").glob("*.json")):
+            with board._unless_unreadable(file):
+                key, error = _failed(file)
+                board.failed[key] = error
+        return board
+
+    @contextmanager
+    def _unless_unreadable(self, file: Path) -> Iterator[None]:
+        """Note that ``file`` is left out if a BdbenchError is raised inside."""
+        try:
+            yield
+        except FileNotFoundError:  # another process has just removed it
+            pass
+        except BdbenchError as error:
+            self.unreadable[file.name] = str(error)
+            notice(f"left out: {error}")
 
     @functools.cached_property
     def grid(self) -> Grid | None:
@@ -114,7 +133,7 @@ class Board:
         cell = record.cell_of(data["config"])
         # By their names, since others may be writing records here that need not be read.
         for file in folder.glob(glob.escape(f"{_names(cell)}-s{data['seed']}-") + "*.json"):
-            if file != own and _outdated(json.loads(file.read_text()), data):
+            if file != own and _outdated(file, data):
                 file.unlink(missing_ok=True)
         self._failure(cell, data["seed"]).unlink(missing_ok=True)
 
@@ -137,8 +156,21 @@ def check_definitions(data: Mapping[str, Any], path: Path) -> None:
         )
 
 
-def _outdated(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
-    """Whether two records are of one cell and seed, and of other code or files."""
+def _failed(file: Path) -> tuple[str, str]:
+    """The hash of a cell and seed, and its error, in a file. Raises BdbenchError if it holds no such things."""
+    data = read_json(file)
+    try:
+        return _key(data["cell"], data["seed"]), str(data["error"])
+    except (KeyError, TypeError) as error:
+        raise BdbenchError(f"{file} holds no failure: expected cell, seed and error ({error})") from None
+
+
+def _outdated(file: Path, new: Mapping[str, Any]) -> bool:
+    """Whether a file holds a record of the cell and seed of ``new``, and of other code or files."""
+    try:
+        old = record.load(file)
+    except BdbenchError:  # nobody knows what it is
+        return False
     same = old["seed"] == new["seed"] and record.cell_of(old["config"]) == record.cell_of(new["config"])
     return same and any(old["config"].get(made) != new["config"].get(made) for made in ("code", "files"))
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bdbench import __version__
+from bdbench import __version__, foreign
 from bdbench.commands import boards, options
 from bdbench.commands.plugin import plugin
 from bdbench.errors import BdbenchError
@@ -28,7 +28,7 @@ class _Program(click.Group):
         try:
             return super().invoke(context)
         except BdbenchError as error:
-            click.echo(f"bdbench: {error}", err=True)
+            click.echo(f"bdbench: {foreign.line(error)}", err=True)
             context.exit(2)
 
 

@@ -53,7 +53,9 @@ def read_json(path: Path) -> Any:
         depth += 1
         if depth > _DEEPEST:
             raise BdbenchError(f"cannot read {path}: its values lie in each other, expected {_DEEPEST} deep at most")
-        level = [v for one in level if isinstance(one, dict | list) for v in (one.values() if isinstance(one, dict) else one)]
+        level = [
+            v for one in level if isinstance(one, dict | list) for v in (one.values() if isinstance(one, dict) else one)
+        ]
     return data
 
 

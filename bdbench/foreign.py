@@ -14,12 +14,15 @@ _HIDDEN = {"Cc", "Cs", "Zl", "Zp"}
 _TURNING = set("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 # What Markdown or the HTML in it reads as more than itself, wherever it stands.
 _MARKS = re.compile(
-    r"[\\`*\[\]<>|~$]|(?<!\w)_|_(?!\w)|&(?=#?\w+;)|(?<=\w):(?=//)|(?<=www)\.(?=\w)|(?<=[\w.+-])@(?=\w)", re.IGNORECASE
+    r"[\\`*\[\]|~$#]|<(?=[a-z/!?])|(?<!\w)_|_(?!\w)|&(?=#?\w+;)|(?<=\w):(?=//)|(?<=www)\.(?=\w)|(?<=[\w.+-])@(?=\w)",
+    re.IGNORECASE,
 )
 # And what begins a heading, a list or a quotation.
-_BEGINNING = re.compile(r"^(?:[#+=-]|\d+(?=[.)]))")
+_BEGINNING = re.compile(r"^(\s*\d*)([+=>-]|(?<=\d)[.)])")
+# Where rich takes two backslashes for one: before what it takes for a tag.
+_BRACKET = re.compile(r"(\\*)\[(?=([a-z#/@][^\[]*?\])?)")
 # By these a spreadsheet knows a formula.
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_FORMULA = ("=", "+", "-", "@")
 
 
 def line(text: object) -> str:
@@ -29,9 +32,8 @@ def line(text: object) -> str:
 
 def markup(text: object) -> str:
     """For rich's console markup: brackets are brackets."""
-    from rich.markup import escape
-
-    return escape(line(text))
+    # rich.markup.escape leaves brackets that begin no tag alone, and rich then takes the backslash before one.
+    return _BRACKET.sub(lambda found: found[1] * (2 if found[2] else 1) + "\\[", re.sub(r"(\\+)$", r"\1\1", line(text)))
 
 
 def figure(text: object) -> str:
@@ -42,14 +44,15 @@ def figure(text: object) -> str:
 def markdown(text: object) -> str:
     """For Markdown, in a paragraph, a list, a heading or a cell of a table: no markup, no HTML, no links."""
     escaped = _MARKS.sub(lambda found: f"\\{found[0]}", line(text))
-    return _BEGINNING.sub(lambda found: f"\\{found[0]}" if not found[0].isdigit() else f"{found[0]}\\", escaped)
+    return _BEGINNING.sub(r"\1\\\2", escaped)
 
 
 def cell(value: object) -> object:
-    """For a cell of a CSV file: a text that a spreadsheet would compute gets an apostrophe before it."""
-    if isinstance(value, str) and value.startswith(_FORMULA) and not _is_number(value):
-        return f"'{value}"
-    return value
+    """For a cell of a CSV file: one line, with an apostrophe before it if a spreadsheet would compute it."""
+    if not isinstance(value, str):
+        return value
+    text = line(value)
+    return f"'{text}" if text.startswith(_FORMULA) and not _is_number(text) else text
 
 
 def _visible(character: str) -> str:

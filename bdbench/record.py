@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from bdbench.errors import BdbenchError
+from bdbench.files import read_json
 from bdbench.store import key_of, written_whole
 
 SCHEMA = "bdbench.record/2"
@@ -404,10 +405,8 @@ def load(path: Path) -> dict[str, Any]:
     """What ``read`` reads, as record.json holds it, or, if it is older, would hold it: see ``upgraded``."""
     file = path / "record.json" if path.is_dir() else path
     try:
-        data = json.loads(file.read_text())
+        data = read_json(file)
     except FileNotFoundError:
         raise BdbenchError(f"no record at {path}: expected a run's folder or a record.json") from None
-    except (OSError, ValueError) as error:
-        raise BdbenchError(f"cannot read the record {file}: {error}") from None
     validate(data, str(file))
     return upgraded(data)

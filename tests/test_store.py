@@ -75,7 +75,9 @@ def test_a_damaged_stage_is_made_again(tmp_path: Path, name: str, left: Callable
 
 
 @settings(max_examples=60, deadline=None)
-@given(file=st.sampled_from(["arrays.npz", "meta.json"]), place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
+@given(
+    file=st.sampled_from(["arrays.npz", "meta.json"]), place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7)
+)
 def test_no_bit_that_falls_over_is_read_as_something_else(
     file: str, place: float, bit: int, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -103,7 +105,9 @@ def test_a_stage_in_the_place_of_another_is_told_of_and_made_again(tmp_path: Pat
         again = Store(tmp_path).stage({"a": 1}, lambda: ({"x": np.full(3, 1)}, 1.0))
         assert not again.reused and again.arrays["x"].tolist() == [1, 1, 1]
     (first, second) = [record.getMessage() for record in caplog.records]
-    assert first == f"the stage result {places[0]} is damaged and is computed again: arrays.npz is not as it was written"
+    assert (
+        first == f"the stage result {places[0]} is damaged and is computed again: arrays.npz is not as it was written"
+    )
     assert "it is of stage" in second
     meta = places[0] / "meta.json"
     for seconds in ("1e308", "true", "NaN"):

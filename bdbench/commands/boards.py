@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from bdbench import foreign
 from bdbench.commands import options
 from bdbench.errors import BdbenchError
 
@@ -63,7 +64,7 @@ def _work(jobs: list[Any], engine: str, address: str | None, **place: Any) -> No
             job = done.job
             click.echo(f"[{i}/{len(jobs)}] {job}: {done.records} of {len(job.defenses)} cells recorded", err=True)
             for defense, error in done.errors:
-                click.echo(f"    {defense} failed: {error}", err=True)
+                click.echo(f"    {defense} failed: {foreign.line(error)}", err=True)
             failed += len(done.errors)
             advance(len(job.defenses))
     if failed:
@@ -82,6 +83,8 @@ def leaderboard() -> None:
 def build(folder: Path, check: bool) -> None:
     """Make table.csv, README.md, index.html and cost.svg in DIR from DIR/records/*.json.
 
+    A record that does not read is told of and left out; --check then fails, too.
+
     Where DIR has a grid.toml, what it asks for and has no record is said to be not run, or not to apply, and why.
     """
     from bdbench import leaderboard as boards
@@ -90,11 +93,11 @@ def build(folder: Path, check: bool) -> None:
         for path in boards.build(folder):
             click.echo(path)
         return
-    _say_stale(folder)
+    unreadable = _say_stale(folder).unreadable
     stale = boards.stale(folder)
     for path in stale:
         click.echo(f"{path} differs from the records: run bdbench leaderboard build {folder}", err=True)
-    if stale:
+    if stale or unreadable:
         sys.exit(1)
 
 
@@ -127,13 +130,18 @@ def show(folder: Path, **part: Any) -> None:
     _say_stale(folder)
 
 
-def _say_stale(folder: Path) -> None:
-    """Name on stderr what other code than today's made. No table tells, since tables are of the records alone."""
+def _say_stale(folder: Path) -> Any:
+    """Name on stderr what other code than today's made. No table tells, since tables are of the records alone.
+
+    Returns the board.
+    """
     from bdbench import leaderboard as boards
     from bdbench.board import Board
 
-    for line in boards.made_by_other_code(Board.read(folder)):
-        click.echo(f"stale: {line}", err=True)
+    board = Board.read(folder)
+    for line in boards.made_by_other_code(board):
+        click.echo(f"stale: {foreign.line(line)}", err=True)
+    return board
 
 
 @click.command()

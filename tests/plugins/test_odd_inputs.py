@@ -185,7 +185,10 @@ def test_labels_are_read_in_every_form_that_says_the_same(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"y_train": np.arange(12) % 3 + 1, "y_test": np.arange(12) % 3 + 1}, r"labels are 1..3 with 3 different values"),
+        (
+            {"y_train": np.arange(12) % 3 + 1, "y_test": np.arange(12) % 3 + 1},
+            r"labels are 1..3 with 3 different values",
+        ),
         ({"y_train": np.where(np.arange(12) == 0, 2**40, np.arange(12) % 3)}, r"labels are 0..1099511627776 with 4"),
         ({"y_train": np.arange(12) % 2}, r"class 2 \('2'\) has no training images: expected some of each of 3"),
         ({"classes": list("abcde")}, r"class 3 \('d'\) and 1 others have no training images"),
