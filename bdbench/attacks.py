@@ -74,7 +74,7 @@ class TriggerAttack(Attack, ABC):
     clean_label: ClassVar[bool] = False
     bystanders: ClassVar[bool] = False
     target: Literal["seed"] | int = param(
-        0, help="the label that the trigger is to give (seed: drawn from the seed)", low=0
+        0, help="the label or class that the trigger is to give (seed: drawn from the seed)", low=0
     )
     rate: float = param(0.05, help="poisons / size of the whole training set", low=0, high=1, exclusive=True)
 

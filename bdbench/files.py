@@ -22,7 +22,7 @@ _DEEPEST = 50
 
 @functools.cache
 def notice(text: str) -> None:
-    """Tell the user something that is no error, once: a line of the logger ``bdbench``, by default on standard error."""
+    """Tell the user what is no error, once: a line of the logger ``bdbench``, by default on standard error."""
     logging.getLogger("bdbench").warning("%s", foreign.line(text))
 
 

@@ -221,6 +221,9 @@ def _specs(kind: str, entry: Any) -> Iterator[str | dict[str, Any] | list[Any]]:
         return
     if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
         raise BdbenchError(f"{entry} is no {kind}: expected a string, or a table with a name and parameters")
+    for key, value in entry.items():
+        if value == []:
+            raise BdbenchError(f"{key}=[] is not allowed for {kind} {entry['name']!r}: expected at least one value")
     values = [value if isinstance(value, list) else [value] for value in entry.values()]
     for choice in itertools.product(*values):
         yield dict(zip(entry, choice, strict=True))

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from bdbench import data, returned, sources
+from bdbench import data, params, returned, sources
 from bdbench.attacks import Attack
 from bdbench.data import ANY_OTHER, Challenge, ImageData, PoisonedData, Role, TrainingView
 from bdbench.defenses import Defense
@@ -146,6 +146,10 @@ class Scene:
             examples=len(self.view.labels),
         )
 
+    def _target_names(self) -> dict[str, list[str]]:
+        names = [self.images.classes[target] for target in self.targets]
+        return {"target_names": names} if names != [str(target) for target in self.targets] else {}
+
     def _oracle(self, name: Oracle) -> Any:
         if name == "poison_rate":
             return float((self.poisoned.roles == Role.POISON).mean())
@@ -173,6 +177,7 @@ class Scene:
             "attacked": int(attacked.sum()),
             "bystanders": int((~attacked).sum()),
             "targets": list(self.targets),
+            **self._target_names(),
             "poisoned": data.fingerprint(self.poisoned.images, self.poisoned.labels, roles),
             "challenge": ""
             if self.challenge is None
@@ -187,7 +192,7 @@ def made(setting: Setting) -> Scene:
     with _timed(seconds, "data"):
         where = "test" if setting.attack.foreign else "train"
         images = read_images(setting.dataset, setting.source, setting.seed, setting.reserve, setting.progress, where)
-    attack = setting.attack.settled(images.num_classes, streams.child("attack"))
+    attack = params.with_labels(setting.attack, images.classes).settled(images.num_classes, streams.child("attack"))
     train = images.train
     bench = _bench(setting, images, data.fingerprint(np.asarray(train.images), train.labels))
     own = {"attack": attack.config(), "code": sources.code_of(attack), "files": contents(attack)}

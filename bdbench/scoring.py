@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -57,6 +58,7 @@ def detect(
     missing = [o for o in chosen.told if o not in (oracles or {})]
     if missing:
         raise BdbenchError(f"detector {chosen.name!r} needs the oracle {missing[0]!r}: expected it in oracles")
+    num_classes, seed = operator.index(num_classes), operator.index(seed)
     view = data.view_of(images, labels, num_classes)
     architecture = installed().component("model", model)
     height, width, channels = images.shape[1:]

@@ -14,6 +14,7 @@ from bdbench.board import Board
 from bdbench.foreign import markup
 from bdbench.grid import Job, short_spec, show_seeds
 from bdbench.record import labels, number, parameters, shown
+from bdbench.record import targets as record_targets
 
 # (row, key in a part of the record): fractions are printed in percent, but AUROC, AP, scores and p-values as they are.
 # What no record of a table has is left out.
@@ -72,7 +73,7 @@ def show_runs(records: Sequence[Mapping[str, Any]]) -> None:
     told = [f"{k}={shown(v)}" for k, v in parameters(config["attack"]).items()]
     facts = config.get("data", {})
     covers = f", {facts['covers']} covers" if facts.get("covers") else ""
-    targets = f", target {'+'.join(map(str, facts['targets']))}" if 0 < len(facts.get("targets", [])) <= _FEW else ""
+    targets = f", target {'+'.join(record_targets(facts))}" if 0 < len(facts.get("targets", [])) <= _FEW else ""
     console = _console()
     for line in (
         f"{labels([config['attack']])[0]} on {config['dataset']['name']}, {config['model']['name']}, "
@@ -201,7 +202,7 @@ def show_plan(jobs: Sequence[Job], board: Board) -> None:
             else:
                 rows.setdefault(key, {state: [] for state in states})[board.state(job, defense)].append(job.seed)
     for names, known in rows.items():
-        table.add_row(*map(_plain, names), *(show_seeds(seeds) or "-" for seeds in known.values()))
+        table.add_row(*map(markup, names), *(show_seeds(seeds) or "-" for seeds in known.values()))
     console.print(table)
     for names, reason in apart.items():
         console.print(markup(f"{', '.join(names)} is not run: {reason}"))

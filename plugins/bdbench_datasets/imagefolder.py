@@ -71,7 +71,7 @@ class ImageFolder(Dataset):
             raise BdbenchError(f"test class {min(extra)!r} has no training folder: expected {', '.join(classes)}")
         if len(classes) < 2:
             raise BdbenchError(f"{train.root} has {len(classes)} class folders: expected at least 2")
-        return ImageData(*(self._split(part, classes) for part in (train, test)), classes)
+        return ImageData(self._split(train, classes), self._split(test, classes), classes)
 
     def _split(self, part: _Part, classes: tuple[str, ...]) -> Split:
         paths = [path for name in classes for path in part.files.get(name, [])]

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from bdbench import BdbenchError, Dataset, ImageData, Source, Split, param, read_arrays
 from bdbench_datasets.labels import column, names_of, numbered
 

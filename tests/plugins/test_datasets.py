@@ -3,9 +3,9 @@ from __future__ import annotations
 import gzip
 import hashlib
 import pickle
+import shutil
 import struct
 import sys
-import shutil
 from pathlib import Path
 
 import numpy as np
