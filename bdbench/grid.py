@@ -15,6 +15,7 @@ from bdbench.applicable import why_not
 from bdbench.attacks import Attack
 from bdbench.defenses import Defense
 from bdbench.errors import BdbenchError, unknown
+from bdbench.files import check_regular
 from bdbench.interfaces import Architecture, Component, Dataset
 from bdbench.params import parse_spec
 from bdbench.plugins import SEVERAL, installed
@@ -135,10 +136,11 @@ def read(path: Path) -> Grid:
     list in ``attacks`` is a cascade of several on one set.
     """
     try:
+        check_regular(path)
         data = tomllib.loads(path.read_text())
     except FileNotFoundError:
         raise BdbenchError(f"no grid at {path}: expected a TOML file") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise BdbenchError(f"cannot read the grid {path}: {error}") from None
     for key in data:
         if key not in _KEYS:

@@ -184,7 +184,10 @@ def parse_spec(spec: str) -> tuple[str, dict[str, str]]:
     for part in filter(None, split(rest, ",")):
         key, equals, value = part.partition("=")
         if not equals or not key.strip():
-            raise BdbenchError(f"cannot read {part!r} in {spec!r}: expected name:parameter=value,parameter=value")
+            raise BdbenchError(
+                f"cannot read {part!r} in {spec!r}: expected name:parameter=value,parameter=value, and quotes around a "
+                "value with commas"
+            )
         if key.strip() in values:
             raise BdbenchError(f"parameter {key.strip()!r} is given twice in {spec!r}: expected once")
         values[key.strip()] = _unquoted(value.strip())
