@@ -27,6 +27,7 @@ class Cell:
         self._events = events or Deaf()
         self._scene: Scene | None = None
         self._models: Models | None = None
+        self._told = False
 
     @property
     def scene(self) -> Scene:
@@ -42,18 +43,22 @@ class Cell:
             self._models = Models(self.scene)
         return self._models
 
+    def prepare(self, defenses: Sequence[Defense]) -> None:
+        """Make what all defenses share. Raises BdbenchError for what can be known before anything is trained."""
+        self._check(defenses)
+        _ = self.models.before
+
     def run(self, defenses: Sequence[Defense]) -> Iterator[Record | Exception]:
         """Every defense in turn: its record, or the error it failed with."""
         self._check(defenses)
-        told = False
         for defense in defenses:
             try:
                 config = self.config(defense)
                 run = run_id(config, self.setting.seed, self.setting.device)
                 self._events.started(run, config)
-                if not told:
+                if not self._told:
                     self._tell_shared(run)
-                    told = True
+                    self._told = True
                 made = self._one(run, defense, config)
             except Exception as error:
                 yield error

@@ -1,0 +1,144 @@
+"""Who does what: locks on files that whoever dies gives up, and how often somebody died at a piece of work.
+
+They are flock's: the system gives them up with the process that holds them, whatever becomes of it. On NFS they hold
+between machines as well (Linux gives them to the server); on a file system without any, everybody works for himself,
+and does work twice whose results are equal.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from bdbench import stopping
+from bdbench.errors import writable
+
+# As often as this a process may die at a piece of work; then it is that work's fault.
+TRIES = 3
+
+
+@dataclass
+class Claim:
+    """Work that is this process's alone. died: how often processes died that had it before, with the same ``code``."""
+
+    died: int
+    path: Path
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether it is not to be tried again."""
+        return self.died >= TRIES
+
+
+@contextmanager
+def locked(path: Path, wait: bool = True) -> Iterator[BinaryIO | None]:
+    """The open file of a lock, made for it and removed at the end; None: another holds it, and we do not wait.
+
+    Raises BdbenchError if the place cannot be written.
+    """
+    file = _acquired(path, wait)
+    if file is None:
+        yield None
+        return
+    _HELD[path] = file
+    try:
+        yield file
+    finally:
+        # While it is held: who waits for it sees that it is no longer the file of that name.
+        with contextlib.suppress(OSError):
+            path.unlink()
+        _released(path)
+
+
+@contextmanager
+def attempt(path: Path, code: str, wait: bool = True) -> Iterator[Claim | None]:
+    """A claim on a piece of work, known by its file; None: another has it, and we do not wait.
+
+    The file outlives a process that dies at the work, and says how often that happened with this ``code``. It stays
+    where a claim is ``hopeless``: whoever removes it lets the work be tried again.
+    """
+    with contextlib.ExitStack() as stack:
+        file = stack.enter_context(locked(path, wait))
+        if file is None:
+            yield None
+            return
+        claim = Claim(_died(file, code), path)
+        if claim.hopeless:
+            yield claim
+            stack.pop_all()
+            _released(path)
+            return
+        _note(file, code, claim.died + 1)
+        yield claim
+
+
+def _acquired(path: Path, wait: bool) -> BinaryIO | None:
+    while True:
+        with writable(path.parent):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                file = path.open("a+b")
+            except FileNotFoundError:  # somebody tidied up in between
+                continue
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except OSError as error:
+            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                file.close()
+                return None
+            # No locks here: as if nobody else were there.
+            return file
+        except BaseException:
+            file.close()
+            raise
+        with contextlib.suppress(OSError):
+            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                return file
+        file.close()
+
+
+def _died(file: BinaryIO, code: str) -> int:
+    file.seek(0)
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+        held = json.loads(file.read())
+        if held["code"] == code:
+            return int(held["died"])
+    return 0
+
+
+def _note(file: BinaryIO, code: str, died: int) -> None:
+    with contextlib.suppress(OSError):  # a full disk: then it is not counted
+        file.truncate(0)
+        file.write(json.dumps({"code": code, "died": died}).encode())
+        file.flush()
+
+
+def _released(path: Path) -> None:
+    _HELD.pop(path).close()
+
+
+def _forget() -> None:
+    """Take this process's claims away before it ends in the middle of them because it was asked to."""
+    for path in list(_HELD):
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
+def _leave_to_parent() -> None:
+    # A forked child would hold the locks as long as it lives, also when its parent is dead.
+    for file in _HELD.values():
+        os.close(file.fileno())
+    _HELD.clear()
+
+
+_HELD: dict[Path, BinaryIO] = {}
+os.register_at_fork(after_in_child=_leave_to_parent)
+stopping.BEFORE_END.append(_forget)
