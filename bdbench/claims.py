@@ -38,9 +38,17 @@ class Claim:
         return self.died >= TRIES
 
 
+@dataclass
+class Lock:
+    """A lock that this process has. kept: its file is not to be removed with it."""
+
+    file: BinaryIO
+    kept: bool = False
+
+
 @contextmanager
-def locked(path: Path, wait: bool = True) -> Iterator[BinaryIO | None]:
-    """The open file of a lock, made for it and removed at the end; None: another holds it, and we do not wait.
+def locked(path: Path, wait: bool = True) -> Iterator[Lock | None]:
+    """A lock, whose file is made for it and removed at the end; None: another holds it, and we do not wait.
 
     Raises BdbenchError if the place cannot be written.
     """
@@ -48,14 +56,17 @@ def locked(path: Path, wait: bool = True) -> Iterator[BinaryIO | None]:
     if file is None:
         yield None
         return
-    _HELD[path] = file
+    lock = Lock(file)
+    _HELD[path] = lock
     try:
-        yield file
+        yield lock
     finally:
         # While it is held: who waits for it sees that it is no longer the file of that name.
         with contextlib.suppress(OSError):
-            path.unlink()
-        _released(path)
+            if not lock.kept:
+                path.unlink()
+        _HELD.pop(path, None)
+        file.close()
 
 
 @contextmanager
@@ -65,18 +76,14 @@ def attempt(path: Path, code: str, wait: bool = True) -> Iterator[Claim | None]:
     The file outlives a process that dies at the work, and says how often that happened with this ``code``. It stays
     where a claim is ``hopeless``: whoever removes it lets the work be tried again.
     """
-    with contextlib.ExitStack() as stack:
-        file = stack.enter_context(locked(path, wait))
-        if file is None:
+    with locked(path, wait) as lock:
+        if lock is None:
             yield None
             return
-        claim = Claim(_died(file, code), path)
-        if claim.hopeless:
-            yield claim
-            stack.pop_all()
-            _released(path)
-            return
-        _note(file, code, claim.died + 1)
+        claim = Claim(_died(lock.file, code), path)
+        lock.kept = claim.hopeless
+        if not claim.hopeless:
+            _note(lock.file, code, claim.died + 1)
         yield claim
 
 
@@ -121,24 +128,21 @@ def _note(file: BinaryIO, code: str, died: int) -> None:
         file.flush()
 
 
-def _released(path: Path) -> None:
-    _HELD.pop(path).close()
-
-
 def _forget() -> None:
     """Take this process's claims away before it ends in the middle of them because it was asked to."""
-    for path in list(_HELD):
+    for path, lock in list(_HELD.items()):
         with contextlib.suppress(OSError):
-            path.unlink()
+            if not lock.kept:
+                path.unlink()
 
 
 def _leave_to_parent() -> None:
     # A forked child would hold the locks as long as it lives, also when its parent is dead.
-    for file in _HELD.values():
-        os.close(file.fileno())
+    for lock in _HELD.values():
+        os.close(lock.file.fileno())
     _HELD.clear()
 
 
-_HELD: dict[Path, BinaryIO] = {}
+_HELD: dict[Path, Lock] = {}
 os.register_at_fork(after_in_child=_leave_to_parent)
 stopping.BEFORE_END.append(_forget)

@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from bdbench import claims
+from bdbench.claims import TRIES, attempt, locked
+
+
+def child(work: Callable[[], object]) -> int:
+    """A process that does something, and ends without any clean-up."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            work()
+        finally:
+            os._exit(0)
+    return pid
+
+
+def until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.002)
+
+
+def test_one_process_has_a_lock_and_gives_it_up_with_its_life(tmp_path: Path) -> None:
+    path, there = tmp_path / "a" / "x.lock", tmp_path / "there"
+
+    def hold() -> None:
+        with locked(path):
+            there.touch()
+            time.sleep(60)
+
+    pid = child(hold)
+    until(there.exists)
+    with locked(path, wait=False) as file:
+        assert file is None
+    os.kill(pid, signal.SIGKILL)
+    with locked(path) as file:
+        assert file is not None
+        os.waitpid(pid, 0)
+    assert not path.exists()
+
+
+def test_a_lock_is_no_longer_held_by_children_of_who_died(tmp_path: Path) -> None:
+    path, there = tmp_path / "x.lock", tmp_path / "there"
+
+    def hold() -> None:
+        with locked(path):
+            there.write_text(str(child(lambda: time.sleep(60))))
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    os.waitpid(child(hold), 0)
+    with locked(path, wait=False) as file:
+        assert file is not None
+    os.kill(int(there.read_text()), signal.SIGKILL)
+
+
+def test_everybody_has_it_once_and_nobody_at_the_same_time(tmp_path: Path) -> None:
+    path, log = tmp_path / "x.lock", tmp_path / "log"
+
+    def work() -> None:
+        for _ in range(50):
+            with locked(path):
+                before = log.read_text() if log.exists() else ""
+                log.write_text(before + "x")
+
+    pids = [child(work) for _ in range(3)]
+    for pid in pids:
+        os.waitpid(pid, 0)
+    assert log.read_text() == "x" * 150
+    assert not path.exists()
+
+
+def test_deaths_at_a_piece_of_work_are_counted_until_it_is_hopeless(tmp_path: Path) -> None:
+    path = tmp_path / "x.lock"
+
+    def crash() -> None:
+        with attempt(path, "code"):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    for died in range(TRIES):
+        os.waitpid(child(crash), 0)
+        assert path.exists()
+        assert str(died + 1) in path.read_text()
+    for _ in range(2):
+        with attempt(path, "code") as claim:
+            assert claim is not None and claim.hopeless and claim.died == TRIES
+        assert path.exists()
+    with attempt(path, "mended code") as claim:
+        assert claim is not None and not claim.hopeless
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_an_error_is_no_death(tmp_path: Path, error: type[BaseException]) -> None:
+    for _ in range(TRIES + 1):
+        with pytest.raises(error), attempt(tmp_path / "x.lock", "code") as claim:
+            assert claim is not None and claim.died == 0
+            raise error
+    assert claims._HELD == {}
+
+
+def test_without_locks_everybody_works_for_himself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(file: object, how: int) -> None:
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with attempt(tmp_path / "x.lock", "code") as one, attempt(tmp_path / "y.lock", "code", wait=False) as two:
+        assert one is not None and two is not None
