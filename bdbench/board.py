@@ -123,7 +123,8 @@ class Board:
                     file.unlink(missing_ok=True)
         failure = self._failure(cell, data["seed"])
         for file in (failure, failure.with_suffix(".txt")):
-            file.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                file.unlink()
 
     def fail(self, cell: Mapping[str, Any], seed: int, error: str, trace: str = "") -> None:
         """Keep the error of a cell that has no record, and beside it its traceback, if there is one.
@@ -135,7 +136,8 @@ class Board:
         if trace:
             write_file(file.with_suffix(".txt"), trace)
         else:
-            file.with_suffix(".txt").unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                file.with_suffix(".txt").unlink()
 
     def settled(self, job: Job, defense: Defense, since: float) -> State | None:
         """Whether a cell is recorded, or has failed after ``since`` (seconds of the clock), as the disk has it now."""

@@ -14,7 +14,7 @@ import click
 from bdbench import __version__, stopping
 from bdbench.commands import boards, options
 from bdbench.commands.plugin import plugin
-from bdbench.errors import BdbenchError
+from bdbench.errors import BdbenchError, one_line
 
 if TYPE_CHECKING:
     from bdbench.progress import Bars
@@ -88,7 +88,7 @@ def run(as_json: bool, **cell: Any) -> None:
     options.warn_of_broken_plugins(known)
     records = [outcome.to_dict() for outcome in outcomes if not isinstance(outcome, Exception)]
     failed = [outcome for outcome in outcomes if isinstance(outcome, Exception)]
-    if len({str(error) for error in failed}) == 1 and not records and isinstance(failed[0], BdbenchError):
+    if len({one_line(error) for error in failed}) == 1 and not records and isinstance(failed[0], BdbenchError):
         # What all of them share, or the only one there is: an error in what was asked for.
         raise failed[0]
     if as_json:

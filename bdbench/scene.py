@@ -157,8 +157,16 @@ class Scene:
         return self.images.reserve
 
     def check_untouched(self, defense: Defense) -> None:
-        """Raise BdbenchError if a defense has changed the training set, round its being read-only."""
-        returned.untouched(f"defense {defense.name!r}", [self.view], [self.shown])
+        """Raise BdbenchError if a defense has changed the training set, round its being read-only; it is put back."""
+        try:
+            returned.untouched(f"defense {defense.name!r}", [self.view], [self.shown])
+        except BdbenchError:
+            for name in ("images", "labels"):
+                array = getattr(self.view, name)
+                array.flags.writeable = True
+                array[:] = getattr(self.poisoned, name)
+                array.flags.writeable = False
+            raise
 
     @functools.cached_property
     def facts(self) -> dict[str, Any]:
