@@ -22,6 +22,7 @@ _HOMES = {
         "Mitigation",
         "Model",
         "ModelDetector",
+        "Needs",
         "RobustTraining",
         "Verdict",
     ),
@@ -29,6 +30,7 @@ _HOMES = {
     "bdbench.experiment": ("load", "reopen", "run", "run_all"),
     "bdbench.hookspecs": ("hookimpl",),
     "bdbench.interfaces": ("Architecture", "Dataset", "Measured", "Metric", "ReportSection", "Source"),
+    "bdbench.memory": ("check_memory",),
     "bdbench.params": ("param",),
     "bdbench.progress": ("bars",),
     "bdbench.recipe": ("Batch", "Loss", "Recipe"),
@@ -54,6 +56,7 @@ if TYPE_CHECKING:
         Mitigation,
         Model,
         ModelDetector,
+        Needs,
         RobustTraining,
         Verdict,
     )
@@ -61,6 +64,7 @@ if TYPE_CHECKING:
     from bdbench.experiment import load, reopen, run, run_all
     from bdbench.hookspecs import hookimpl
     from bdbench.interfaces import Architecture, Dataset, Measured, Metric, ReportSection, Source
+    from bdbench.memory import check_memory
     from bdbench.params import param
     from bdbench.progress import bars
     from bdbench.recipe import Batch, Loss, Recipe
@@ -93,6 +97,7 @@ __all__ = [
     "Mitigation",
     "Model",
     "ModelDetector",
+    "Needs",
     "Oracle",
     "PoisonedData",
     "Recipe",
@@ -113,6 +118,7 @@ __all__ = [
     "Victim",
     "Workshop",
     "bars",
+    "check_memory",
     "detect",
     "detector",
     "export_command",

@@ -6,11 +6,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from bdbench import environment, record, scene, sources, stages
+import numpy as np
+
+from bdbench import environment, forecast, record, scene, sources, stages
 from bdbench.applicable import why_not
 from bdbench.defenses import Defense
 from bdbench.errors import BdbenchError
 from bdbench.events import Deaf, Events
+from bdbench.forecast import Forecast, Ground
 from bdbench.interfaces import Measured
 from bdbench.models import Models
 from bdbench.record import BASES, Cost, Record
@@ -42,6 +45,14 @@ class Cell:
         if self._models is None:
             self._models = Models(self.scene)
         return self._models
+
+    def forecast(self, defenses: Sequence[Defense]) -> Forecast:
+        """What it would take, by its data set alone; nothing is attacked, trained or kept."""
+        setting = self.setting
+        images = scene.read_images(setting.dataset, setting.source, setting.seed, setting.reserve, setting.progress)
+        trainer = scene.trainer_for(setting, images)
+        ground = Ground(setting, trainer, np.asarray(images.train.images), images.num_classes)
+        return forecast.forecast(ground, defenses)
 
     def prepare(self, defenses: Sequence[Defense]) -> None:
         """Make what all defenses share. Raises BdbenchError for what can be known before anything is trained."""
@@ -97,6 +108,7 @@ class Cell:
         if removes and budget != "auto" and budget and not 1 <= round(budget * n) < n:
             asked = f"budget={budget:g} removes {round(budget * n)} of {n} training examples"
             raise BdbenchError(f"{asked}: expected at least 1, and not all")
+        forecast.check(Ground.of(self.scene), defenses)
 
     def _one(self, run: str, defense: Defense, config: dict[str, Any]) -> Record:
         """The defense's own part, measured and recorded."""

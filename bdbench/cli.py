@@ -64,8 +64,9 @@ def cli() -> None:
 @click.option("--floor", is_flag=True, help="Try a model of the clean set with the triggers, too.")
 @options.workplace
 @click.option("--fresh", is_flag=True, help="Compute every stage again.")
+@click.option("--dry-run", is_flag=True, help="Say what it would take, and stop.")
 @click.option("--json", "as_json", is_flag=True, help="Print the records instead of a table.")
-def run(as_json: bool, **cell: Any) -> None:
+def run(as_json: bool, dry_run: bool, **cell: Any) -> None:
     """Poison, train, defend, measure, record: a table for each stage of defense.
 
     SPEC is a name, or a name with parameters: blend:alpha=0.2,rate=0.015. `bdbench list` shows them all.
@@ -80,11 +81,16 @@ def run(as_json: bool, **cell: Any) -> None:
     cell["defenses"] = [installed().component("defense", spec) for spec in cell["defenses"]]
     with progress.bars() as bars:
         with bars.busy("start"):
-            from bdbench.experiment import run_each
+            from bdbench import experiment
             from bdbench.store import STAGES
 
+        if dry_run:
+            lines = _forecast(cell, bars)
         stopping.keeps(f"finished stages are kept in {Path(cell['out']) / STAGES}")
-        outcomes = list(run_each(**cell, progress=bars))
+        outcomes = [] if dry_run else list(experiment.run_each(**cell, progress=bars))
+    if dry_run:
+        click.echo("\n".join(lines))
+        return
     options.warn_of_broken_plugins(known)
     records = [outcome.to_dict() for outcome in outcomes if not isinstance(outcome, Exception)]
     failed = [outcome for outcome in outcomes if isinstance(outcome, Exception)]
@@ -104,6 +110,18 @@ def run(as_json: bool, **cell: Any) -> None:
         click.echo(f"bdbench: {_failure(error, Path(cell['out']))}", err=True)
     if failed:
         sys.exit(1)
+
+
+def _forecast(cell: dict[str, Any], bars: Bars) -> list[str]:
+    """What a run would take, line by line; nothing is left of it."""
+    import tempfile
+
+    from bdbench import experiment
+
+    defenses = cell.pop("defenses")
+    with tempfile.TemporaryDirectory() as aside:
+        told = experiment.cell(**{**cell, "out": aside}, progress=bars).forecast(defenses)
+    return list(told.lines())
 
 
 def _failure(error: Exception, out: Path) -> str:

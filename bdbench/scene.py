@@ -26,7 +26,7 @@ from bdbench.seeds import Streams
 from bdbench.stealth import visibility
 from bdbench.store import Store
 from bdbench.tools import Bench, HarnessTools, HarnessWorkshop, Spread
-from bdbench.training import Victim
+from bdbench.training import Trainer, Victim
 from bdbench.workshop import Oracle, State
 
 
@@ -191,6 +191,11 @@ class Scene:
             if self.challenge is None
             else data.fingerprint(self.challenge.images, self.challenge.index, self.challenge.goal),
         }
+
+
+def trainer_for(setting: Setting, images: ImageData) -> Trainer:
+    """What would train a victim on a set, before any attack is at it."""
+    return _bench(setting, images, "").trainer
 
 
 def made(setting: Setting) -> Scene:
