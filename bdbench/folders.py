@@ -49,7 +49,7 @@ def exchange(one: Path, other: Path) -> bool:
         return True
     code = ctypes.get_errno()
     # ENOENT: another process, which cannot either, has one of them aside just now.
-    if code in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EPERM, errno.ENOENT):
+    if code in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EPERM, errno.EXDEV, errno.ENOENT):
         return False
     raise OSError(code, os.strerror(code), str(other))
 

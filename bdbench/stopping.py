@@ -20,6 +20,7 @@ from typing import Any, NoReturn
 # Seconds after which the process ends by itself, whatever it is at: a library's long call, a lock, its own clean-up.
 _PATIENCE = 1.0
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_SHOW_CURSOR = "\x1b[?25h\n"
 # Called before the process ends without unwinding: what a death would leave as if by accident.
 BEFORE_END: list[Callable[[], None]] = []
 
@@ -141,8 +142,8 @@ def _say() -> None:
         line += f": {_State.kept}; to go on: {shlex.join(['bdbench', *sys.argv[1:]])}"
     # Not through sys.stderr, which whoever was interrupted may hold, or have closed.
     with contextlib.suppress(OSError):
-        # On a terminal a bar, or ^C, may stand where the cursor is.
-        os.write(2, f"{chr(10) if os.isatty(2) else ''}{line}\n".encode())
+        # On a terminal a bar may stand where the cursor is, which it has hidden.
+        os.write(2, f"{_SHOW_CURSOR if os.isatty(2) else ''}{line}\n".encode())
 
 
 def _code() -> int:

@@ -11,14 +11,16 @@ from typing import Any
 
 import pytest
 
-from bdbench import engines, grid
+import bdbench
+from bdbench import Metric, engines, grid
 from bdbench.board import Board
 from bdbench.claims import TRIES, attempt
 from bdbench.engines import Workplace
 from bdbench.jobs import _Work
+from bdbench.plugins import Plugin, Registration, installed
 from bdbench.progress import Silent
 from tests.test_experiment import numbers
-from tests.test_grid import TOML, made
+from tests.test_grid import TOML, made, run
 
 SMALL = TOML.replace("[0.04, 0.06]", "0.04").replace('"0-1"', '"0"')
 
@@ -112,6 +114,26 @@ def test_a_record_that_cannot_be_kept_is_its_cells_failure_alone(
     jobs = grid.read(made(tmp_path / "board", SMALL)).only(["attack=none"]).jobs()
     (done,) = engines.local(jobs, place(tmp_path), Silent())
     assert done.records == 1 and "No space left" in done.errors[0][1]
+
+
+def test_a_run_that_is_made_again_leaves_alone_what_else_lies_in_its_folder(tiny: dict[str, Any]) -> None:
+    folder = tiny["out"] / bdbench.run(defense="random", **tiny).id
+    (folder / "report.html").write_text("mine")
+    before = (folder / "record.json").stat().st_ino
+    bdbench.run(defense="random", **tiny)
+    assert (folder / "record.json").stat().st_ino != before
+    assert {path.name for path in folder.iterdir()} == {"record.json", "scores.npz", "report.html"}
+
+
+def test_a_metric_that_fails_is_named_in_a_grid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plugin, known = Plugin("bad", "theirs", "1"), installed()
+    known._all("metric")
+    bad = Registration("bad", Metric("bad", lambda measured: 1 / 0), plugin)
+    monkeypatch.setitem(known._registered["metric"], "bad", [bad])
+    monkeypatch.setattr(known, "found", [*known.found, plugin])
+    done = run(made(tmp_path / "board", SMALL), "--only", "attack=none", "--only", "defense=random")
+    assert done.exit_code == 0
+    assert done.stderr.count("warning: plugin 'bad' of theirs is not usable: metric bad: ZeroDivisionError") == 1
 
 
 CRASHING = """
