@@ -57,13 +57,22 @@ class Cell:
     def prepare(self, defenses: Sequence[Defense]) -> None:
         """Make what all defenses share. Raises BdbenchError for what can be known before anything is trained."""
         self._check(defenses)
-        _ = self.models.before
+        if any(map(self._fits, defenses)):
+            _ = self.models.before
+
+    def _fits(self, defense: Defense) -> bool:
+        try:
+            forecast.check_defense(Ground.of(self.scene), defense)
+        except Exception:
+            return False  # said when the defense's turn comes
+        return True
 
     def run(self, defenses: Sequence[Defense]) -> Iterator[Record | Exception]:
         """Every defense in turn: its record, or the error it failed with."""
         self._check(defenses)
         for defense in defenses:
             try:
+                forecast.check_defense(Ground.of(self.scene), defense)
                 config = self.config(defense)
                 run = run_id(config, self.setting.seed, self.setting.device)
                 self._events.started(run, config)
@@ -108,7 +117,7 @@ class Cell:
         if removes and budget != "auto" and budget and not 1 <= round(budget * n) < n:
             asked = f"budget={budget:g} removes {round(budget * n)} of {n} training examples"
             raise BdbenchError(f"{asked}: expected at least 1, and not all")
-        forecast.check(Ground.of(self.scene), defenses)
+        forecast.check_training(Ground.of(self.scene))
 
     def _one(self, run: str, defense: Defense, config: dict[str, Any]) -> Record:
         """The defense's own part, measured and recorded."""

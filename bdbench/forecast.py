@@ -87,21 +87,25 @@ def forecast(ground: Ground, defenses: Sequence[Defense]) -> Forecast:
     return Forecast(trainings, seconds, of_training(ground), memory.available(), needs)
 
 
-def check(ground: Ground, defenses: Sequence[Defense]) -> None:
-    """Raise BdbenchError for a training, or a defense, that needs more memory than there is; it says what would fit."""
-    trainer, examples = ground.trainer, len(ground.images)
+def check_training(ground: Ground) -> None:
+    """Raise BdbenchError if a training of the victim's kind needs more memory than there is."""
+    trainer = ground.trainer
     if torch.device(trainer.device).type == "cpu":
         what = f"training model {ground.setting.model.name!r} in batches of {trainer.recipe.batch_size}"
         memory.check_memory(int(_SURELY * of_training(ground)), what, "a smaller batch_size, or smaller images")
-    for defense in defenses:
 
-        def needed(count: int, defense: Defense = defense) -> int:
-            return ground.needs(defense, count).memory or 0
 
-        most = memory.most(needed, examples)
-        if most < examples:
-            fits = f"at most {most} examples (subset={most})" if most else "a machine with more"
-            memory.check_memory(needed(examples), f"defense {defense.name!r} on {examples} examples", fits)
+def check_defense(ground: Ground, defense: Defense) -> None:
+    """Raise BdbenchError if a defense says that it needs more memory than there is; it says what would fit."""
+    examples = len(ground.images)
+
+    def needed(count: int) -> int:
+        return ground.needs(defense, count).memory or 0
+
+    most = memory.most(needed, examples)
+    if most < examples:
+        fits = f"at most {most} examples (subset={most})" if most else "a machine with more"
+        memory.check_memory(needed(examples), f"defense {defense.name!r} on {examples} examples", fits)
 
 
 def of_training(ground: Ground) -> int:

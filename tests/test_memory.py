@@ -10,8 +10,9 @@ import pytest
 from click.testing import CliRunner
 
 import bdbench
-from bdbench import BdbenchError, Detector, Needs, Tools, TrainingView, memory
+from bdbench import BdbenchError, Detector, Needs, Record, Tools, TrainingView, memory
 from bdbench.cli import cli
+from bdbench.experiment import run_each
 from tests.conftest import TINY
 
 GIB = 2**30
@@ -106,6 +107,13 @@ def test_a_defense_that_needs_too_much_is_refused_before_anything_is_trained(
     said = "defense 'quadratic' on 300 examples needs 351.6 KiB of memory, and 156.2 KiB are free: expected at most 200"
     with pytest.raises(BdbenchError, match=re.escape(said)):
         bdbench.run(defense=Quadratic(), **tiny)
+
+
+def test_others_run_beside_a_defense_that_needs_too_much(tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    leave(monkeypatch, 4 * 200**2)
+    monkeypatch.setattr("bdbench.forecast.of_training", lambda ground: 0)
+    refused, ran = run_each(defenses=[Quadratic(), "random"], **tiny)
+    assert isinstance(refused, BdbenchError) and isinstance(ran, Record)
 
 
 def test_a_training_that_needs_too_much_is_refused(tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:

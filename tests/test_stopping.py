@@ -41,11 +41,11 @@ def line(stream: IO[str] | None) -> str:
     return stream.readline()
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-@pytest.mark.parametrize("at", AT)
+@pytest.mark.parametrize(
+    ("at", "number", "code"),
+    [*((at, signal.SIGINT, 130) for at in AT), ("work", signal.SIGTERM, 143), ("work", signal.SIGHUP, 129)],
+)
 def test_it_ends_within_two_seconds_whatever_it_is_at(at: str, number: int, code: int) -> None:
-    if number == signal.SIGTERM and at != "work":
-        pytest.skip("as after Ctrl-C")
     program = PROGRAM.format(at=AT[at].replace("\n", "\n    "))
     command = [sys.executable, "-c", program, "--option", "two words"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
