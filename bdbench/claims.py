@@ -21,13 +21,13 @@ from typing import BinaryIO
 from bdbench import stopping
 from bdbench.errors import writable
 
-# As often as this a process may die at a piece of work; then it is that work's fault.
+# As often as this processes may die at a piece of work and get no further; then it is that work's fault.
 TRIES = 3
 
 
 @dataclass
 class Claim:
-    """Work that is this process's alone. died: how often processes died that had it before, with the same ``code``."""
+    """Work that is this process's alone. died: how often processes died at it in a row that got no further with it."""
 
     died: int
     path: Path
@@ -40,10 +40,11 @@ class Claim:
 
 @dataclass
 class Lock:
-    """A lock that this process has. kept: its file is not to be removed with it."""
+    """A lock that this process has. kept: its file is not to be removed with it; code: of the attempt that it is of."""
 
     file: BinaryIO
     kept: bool = False
+    code: str | None = None
 
 
 @contextmanager
@@ -73,8 +74,8 @@ def locked(path: Path, wait: bool = True) -> Iterator[Lock | None]:
 def attempt(path: Path, code: str, wait: bool = True) -> Iterator[Claim | None]:
     """A claim on a piece of work, known by its file; None: another has it, and we do not wait.
 
-    The file outlives a process that dies at the work, and says how often that happened with this ``code``. It stays
-    where a claim is ``hopeless``: whoever removes it lets the work be tried again.
+    The file outlives a process that dies at the work, and says how often that happened with this ``code`` and no step
+    done (``advanced``). It stays where a claim is ``hopeless``: whoever removes it lets the work be tried again.
     """
     with locked(path, wait) as lock:
         if lock is None:
@@ -83,8 +84,16 @@ def attempt(path: Path, code: str, wait: bool = True) -> Iterator[Claim | None]:
         claim = Claim(_died(lock.file, code), path)
         lock.kept = claim.hopeless
         if not claim.hopeless:
+            lock.code = code
             _note(lock.file, code, claim.died + 1)
         yield claim
+
+
+def advanced() -> None:
+    """Say that a step of the work is done and will be found: whoever died at it before did not die for nothing."""
+    for lock in _HELD.values():
+        if lock.code is not None:
+            _note(lock.file, lock.code, 1)
 
 
 def _acquired(path: Path, wait: bool) -> BinaryIO | None:

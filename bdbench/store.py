@@ -141,6 +141,7 @@ class Store:
             meta = {"config": config, "seconds": seconds}
             (aside / "meta.json").write_text(json.dumps(meta, indent=1, sort_keys=True))
         self._mine.add(key)
+        claims.advanced()
         return Stage(dict(arrays), seconds, reused=False)
 
     def made_elsewhere(self, config: Mapping[str, Any]) -> None:

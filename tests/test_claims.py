@@ -10,6 +10,7 @@ import pytest
 
 from bdbench import claims
 from bdbench.claims import TRIES, attempt, locked
+from bdbench.store import Store
 
 
 def child(work: Callable[[], object]) -> int:
@@ -97,6 +98,25 @@ def test_deaths_at_a_piece_of_work_are_counted_until_it_is_hopeless(tmp_path: Pa
     with attempt(path, "mended code") as claim:
         assert claim is not None and not claim.hopeless
     assert not path.exists()
+
+
+def test_who_gets_further_every_time_is_not_given_up(tmp_path: Path) -> None:
+    path = tmp_path / "x.lock"
+
+    def further(step: int) -> None:
+        store = Store(tmp_path / "stages")
+        with attempt(path, "code") as claim:
+            assert claim is not None and not claim.hopeless
+            for i in range(step + 1):
+                store.stage({"i": i}, lambda: ({}, 0.0))
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    for step in range(2 * TRIES):
+        os.waitpid(child(lambda step=step: further(step)), 0)  # type: ignore[misc]
+        assert (tmp_path / "stages").is_dir() and '"died": 1' in path.read_text()
+    for died in range(2, TRIES + 1):
+        os.waitpid(child(lambda: further(2 * TRIES - 1)), 0)
+        assert f'"died": {died}' in path.read_text()
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
