@@ -40,9 +40,7 @@ class Datamodel(Detector):
         "Of all groups of training examples with one label, the poisons support each other most: the trigger is the "
         "strongest feature of its size."
     )
-    models: Literal["auto"] | int = param(
-        "auto", help="networks in the ensemble (auto: 1000 mlp or 300 patches)", low=2
-    )
+    models: Literal["auto"] | int = param("auto", help="networks in the ensemble (auto: 1000 mlp, else 300)", low=2)
     seconds: float | None = param(
         None, help="train as many networks as this time allows, in place of a number", low=0, exclusive=True
     )
@@ -85,9 +83,15 @@ class Datamodel(Detector):
         exclusive=True,
     )
     starts: int = param(20, help="random starts of the search, for each size (the paper: 100)", low=1)
-    net: Literal["auto", "mlp", "patches"] = param("auto", help="the networks (auto: mlp below 16 pixels a side)")
-    hidden: int | None = param(None, help="their hidden units (none: 128 for mlp, 64 for patches)", low=1)
-    epochs: int | None = param(None, help="passes over the subset (none: 15 for mlp, 20 for patches)", low=1)
+    net: Literal["auto", "mlp", "patches", "resnet9"] = param(
+        "auto", help="the networks (auto: mlp below 16 pixels a side, else patches; resnet9: deeper, for a GPU)"
+    )
+    hidden: int | None = param(
+        None, help="their hidden units, or resnet9's first channels (none: 128 for mlp, 64 for patches, 32)", low=1
+    )
+    epochs: int | None = param(
+        None, help="passes over the subset (none: 15 for mlp, 20 for patches, 10 for resnet9)", low=1
+    )
     chunk: int | None = param(None, help="networks trained at once (none: by memory)", low=1)
 
     def __post_init__(self) -> None:
@@ -104,6 +108,8 @@ class Datamodel(Detector):
             raise BdbenchError(f"penalty={self.penalty:g} is not allowed with {given}: expected one of {expected}")
         if self.estimator == "lasso" and self.penalty is not None and self.penalty >= 1:
             raise BdbenchError(f"penalty={self.penalty:g} is not allowed with estimator=lasso: expected in (0, 1)")
+        if self.net == "resnet9" and self.matrix is None and self.estimator == "trak":
+            raise BdbenchError("net=resnet9 is not allowed with estimator=trak: expected one of auto, mlp, patches")
         if self.compat != "none" and (self.score_by, self.classes, self.sizes) != ("frequency", "ignore", None):
             raise BdbenchError(
                 f"compat={self.compat} is not allowed: expected with score_by=frequency, classes=ignore and no sizes"
@@ -149,9 +155,9 @@ class Datamodel(Detector):
             return Dense(read_matrix(Path(self.matrix), len(view.labels), self.rows))
         if masks is None or margins is None:
             plan = Plan.of(self, view, tools.precision)
-            checkpoints, inputs, labels = plan.train_few(view, tools)
+            network, checkpoints, inputs, labels = plan.train_few(view, tools)
             return trak(
-                plan.network,
+                network,
                 checkpoints,
                 inputs,
                 labels,
@@ -159,7 +165,7 @@ class Datamodel(Detector):
                 self.penalty or 0.1,
                 tools.streams.integer("projection"),
                 tools.track(len(checkpoints), "gradients"),
-                getattr(torch, plan.recipe.precision),
+                getattr(torch, plan.trainer.recipe.precision),
             )
         if self.estimator == "ridge":
             return ridge(masks, margins, self.penalty or 1.0)

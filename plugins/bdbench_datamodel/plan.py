@@ -7,7 +7,7 @@ import itertools
 import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -15,10 +15,10 @@ import torch
 
 from bdbench import BdbenchError, Tools, TrainingView
 from bdbench_datamodel import ensemble
-from bdbench_datamodel.ensemble import SurrogateRecipe
+from bdbench_datamodel.ensemble import BatchedTrainer, SurrogateRecipe, Trainer
+from bdbench_datamodel.resnet import ResNetTrainer
 from bdbench_datamodel.surrogates import BatchedMLP, BatchedNetwork, BatchedPatchNet, Parameters
 
-_CHUNK_FLOATS = 16e6
 # Fewer give a matrix that is all noise; so many are trained however slow the machine.
 _FEWEST = 50
 # TRAK's own default is a handful; its matrix hardly gets better with more.
@@ -71,11 +71,10 @@ class Options(Protocol):
 
 @dataclass(frozen=True)
 class Plan:
-    """Network, recipe and number of an ensemble for one training set."""
+    """Networks, recipe and number of an ensemble for one training set."""
 
     options: Options
-    network: BatchedNetwork
-    recipe: SurrogateRecipe
+    trainer: Trainer
     models: int
 
     @classmethod
@@ -93,27 +92,15 @@ class Plan:
             raise BdbenchError(
                 f"alpha={options.alpha:g} is not allowed with antithetic=true: expected 0.5 and an even set"
             )
-        small = min(shape[:2]) < 16
-        if small and options.net == "patches":
-            raise BdbenchError(f"net=patches needs images of at least 16 x 16, not {shape[0]} x {shape[1]}: use mlp")
-        network: BatchedNetwork
-        if options.net == "mlp" or small:
-            network = BatchedMLP(shape, view.num_classes, options.hidden or 128)
-            recipe = SurrogateRecipe(epochs=options.epochs or 15, batch_size=16, lr=0.05)
-            models = 1000
-        else:
-            network = BatchedPatchNet(shape, view.num_classes, options.hidden or 64)
-            recipe = SurrogateRecipe(epochs=options.epochs or 20, batch_size=25, lr=0.1, precision=precision)
-            models = 300
+        trainer = _trainer(options, shape, view.num_classes, held, precision)
+        models = 1000 if isinstance(trainer, BatchedTrainer) and isinstance(trainer.network, BatchedMLP) else 300
         if options.estimator == "trak":
             models = _CHECKPOINTS
-        return cls(options, network, recipe, models if options.models == "auto" else options.models)
+        return cls(options, trainer, models if options.models == "auto" else options.models)
 
-    @property
-    def chunk(self) -> int:
-        """Networks trained at once: as many as keep a step's numbers in about the size of a processor's caches."""
-        floats = self.recipe.batch_size * self.network.floats_per_example()
-        chunk = self.options.chunk or int(np.clip(_CHUNK_FLOATS / floats, 4, 100))
+    def chunk(self, device: str) -> int:
+        """Networks trained at once."""
+        chunk = self.options.chunk or self.trainer.chunk(device)
         # A pair stays together.
         return chunk + chunk % 2 if self.options.antithetic else chunk
 
@@ -124,12 +111,12 @@ class Plan:
         """
         streams = tools.shared_streams.child("ensemble")
         subsets, seed = self._subsets(len(view.labels), streams("subsets")), streams.integer("networks")
-        tensors = _Tensors(self.network, view, tools.device)
+        tensors, chunk = _Tensors(self.trainer, view, tools.device), self.chunk(tools.device)
         pieces: list[tuple[np.ndarray, dict[str, np.ndarray]]] = []
 
         def extend(until: int, label: str) -> None:
-            firsts = range(sum(len(masks) for masks, _ in pieces), until, self.chunk)
-            new = [np.array(list(itertools.islice(subsets, min(self.chunk, until - first)))) for first in firsts]
+            firsts = range(sum(len(masks) for masks, _ in pieces), until, chunk)
+            new = [np.array(list(itertools.islice(subsets, min(chunk, until - first)))) for first in firsts]
             make = functools.partial(self._piece, firsts, new, seed, tensors)
             configs = [self._config(first, len(masks)) for first, masks in zip(firsts, new, strict=True)]
             advance = tools.track(sum(map(len, new)), label)
@@ -140,7 +127,7 @@ class Plan:
         if self.options.seconds is None:
             extend(self.models, "networks")
         else:
-            extend(min(self.chunk, self.models), "the first networks, for their pace")
+            extend(min(chunk, self.models), "the first networks, for their pace")
             pace = float(pieces[0][1]["seconds"]) / len(pieces[0][0])
             extend(max(_FEWEST, math.floor(self.options.seconds / pace)), "networks")
         masks = np.concatenate([held for held, _ in pieces])
@@ -151,22 +138,27 @@ class Plan:
             raise BdbenchError(f"{broken} of {len(masks)} networks of the ensemble diverged: expected finite margins")
         return masks, margins
 
-    def train_few(self, view: TrainingView, tools: Tools) -> tuple[list[Parameters], torch.Tensor, torch.Tensor]:
+    def train_few(
+        self, view: TrainingView, tools: Tools
+    ) -> tuple[BatchedNetwork, list[Parameters], torch.Tensor, torch.Tensor]:
         """The parameters of ``models`` networks, one after another, with the inputs and labels they were trained on."""
+        if not isinstance(self.trainer, BatchedTrainer):
+            raise BdbenchError(f"net={self.options.net} is not allowed here: expected one of auto, mlp, patches")
+        network = self.trainer.network
         streams = tools.shared_streams.child("checkpoints")
         rng, seed = streams("subsets"), streams.integer("networks")
-        inputs, labels = _Tensors(self.network, view, tools.device)()
+        inputs, labels = _Tensors(self.trainer, view, tools.device)()
         advance = tools.track(self.models, "networks")
         checkpoints: list[Parameters] = []
         for index in range(self.models):
             masks = ensemble.draw_subsets(len(view.labels), 1, self.options.alpha, rng)
             trained = ensemble.train_parameters(
-                self.network, inputs, labels, masks, self.recipe, (seed + index) % 2**63
+                network, inputs, labels, masks, self.trainer.recipe, (seed + index) % 2**63
             )
             checkpoints.append([p[0] for p in trained])
             advance(1)
         tools.count_models(self.models)
-        return checkpoints, inputs, labels
+        return network, checkpoints, inputs, labels
 
     def _subsets(self, examples: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
         """Subsets, bool (examples,), without end: those of a short ensemble are the first of a longer one."""
@@ -182,15 +174,13 @@ class Plan:
         # Made once for all pieces, and so no part of the pace of the first.
         inputs, labels = tensors()
         start = time.perf_counter()
-        margins = ensemble.train_margins(self.network, inputs, labels, own, self.recipe, seeds)
+        margins = self.trainer.margins(inputs, labels, own, seeds)
         # Kept beside the margins, so that an ensemble that is resumed comes to the same number of networks.
         return {"margins": margins, "seconds": np.array(time.perf_counter() - start)}
 
     def _config(self, first: int, count: int) -> dict[str, Any]:
         what: dict[str, Any] = {
-            "net": type(self.network).__name__,
-            "hidden": self.network.hidden,
-            "recipe": asdict(self.recipe),
+            **self.trainer.config(),
             "alpha": self.options.alpha,
             "antithetic": self.options.antithetic,
             "shared_start": self.options.shared_start,
@@ -199,11 +189,33 @@ class Plan:
         return {"ensemble": what}
 
 
+def _trainer(
+    options: Options,
+    shape: tuple[int, ...],
+    classes: int,
+    held: int,
+    precision: Literal["float32", "bfloat16"],
+) -> Trainer:
+    """The networks for images (H, W, C) and subsets of ``held``. Raises BdbenchError where the images are too small."""
+    small = min(shape[:2]) < 16
+    if small and options.net in ("patches", "resnet9"):
+        raise BdbenchError(f"net={options.net} needs images of at least 16 x 16, not {shape[0]} x {shape[1]}: use mlp")
+    size = (shape[0], shape[1], shape[2])
+    if options.net == "resnet9":
+        return ResNetTrainer.of(size, classes, held, options.hidden, options.epochs, precision)
+    if options.net == "mlp" or small:
+        mlp = BatchedMLP(size, classes, options.hidden or 128)
+        return BatchedTrainer(mlp, SurrogateRecipe(epochs=options.epochs or 15, batch_size=16, lr=0.05))
+    patches = BatchedPatchNet(size, classes, options.hidden or 64)
+    recipe = SurrogateRecipe(epochs=options.epochs or 20, batch_size=25, lr=0.1, precision=precision)
+    return BatchedTrainer(patches, recipe)
+
+
 @dataclass
 class _Tensors:
     """Inputs and labels of a training set on a device; made where they are first asked for, and not pickled."""
 
-    network: BatchedNetwork
+    trainer: Trainer
     view: TrainingView
     device: str
 
@@ -212,8 +224,8 @@ class _Tensors:
 
     @functools.cached_property
     def _made(self) -> tuple[torch.Tensor, torch.Tensor]:
-        inputs, labels = self.network.prepare(np.array(self.view.images)), torch.from_numpy(self.view.labels.copy())
-        return inputs.to(self.device), labels.to(self.device)
+        inputs = self.trainer.prepare(np.array(self.view.images), self.device)
+        return inputs, torch.from_numpy(self.view.labels.copy()).to(self.device)
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "_made"}

@@ -25,6 +25,7 @@ class Scratch:
 
     def __init__(self) -> None:
         self._held: dict[tuple[str, torch.dtype, torch.device], torch.Tensor] = {}
+        self._copies: dict[tuple[str, torch.dtype, torch.device], torch.Tensor] = {}
 
     def __call__(self, name: str, shape: tuple[int, ...], like: torch.Tensor) -> torch.Tensor:
         """Unwritten memory of this shape, of the type and on the device of ``like``."""
@@ -33,6 +34,13 @@ class Scratch:
             self._held[key] = like.new_empty(size)
         return self._held[key][:size].view(shape)
 
+    def copy(self, name: str, constant: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+        """``constant`` in the type and on the device of ``like``, brought there once: a GPU would wait at each step."""
+        key = (name, like.dtype, like.device)
+        if key not in self._copies:
+            self._copies[key] = constant.to(like)
+        return self._copies[key]
+
 
 class BatchedNetwork(ABC):
     """M networks of one shape, of ``hidden`` units each, that compute as batched matrix products."""
@@ -40,8 +48,8 @@ class BatchedNetwork(ABC):
     hidden: int
 
     @abstractmethod
-    def prepare(self, images: np.ndarray) -> torch.Tensor:
-        """uint8 (n, H, W, C) -> normalised float32 (n, ...) as ``logits`` takes them."""
+    def prepare(self, images: np.ndarray, device: str = "cpu") -> torch.Tensor:
+        """uint8 (n, H, W, C) -> normalised float32 (n, ...) on the device, as ``logits`` takes them."""
 
     @abstractmethod
     def initial(self, generator: torch.Generator) -> list[torch.Tensor]:
@@ -74,11 +82,12 @@ def _whitened(patches: torch.Tensor, floor: float = 1e-2) -> torch.Tensor:
     flat = patches.flatten(0, 1)
     mean = flat.mean(0)
     covariance = (flat.T @ flat).double() / len(flat) - torch.outer(mean, mean).double()
-    variances, axes = torch.linalg.eigh(covariance)
+    # Small, and on the CPU for its signs: another library's axes are other networks.
+    variances, axes = torch.linalg.eigh(covariance.cpu())
     scale = (variances.clamp_min(0) + floor * variances.mean()).rsqrt()
-    turned = (axes * scale).float()
+    turned = (axes * scale).float().to(flat.device)
     # The ones come out of the same product, as the constant part of a last column.
-    constant = torch.cat([-mean @ turned, torch.ones(1)])
+    constant = torch.cat([-mean @ turned, torch.ones(1, device=flat.device)])
     whitened = torch.addmm(constant, flat, torch.nn.functional.pad(turned, (0, 1)))
     return whitened.view(*patches.shape[:2], -1)
 
@@ -89,9 +98,9 @@ class BatchedMLP(BatchedNetwork):
     def __init__(self, shape: tuple[int, int, int], num_classes: int, hidden: int) -> None:
         self.inputs, self.hidden, self.num_classes = int(np.prod(shape)), hidden, num_classes
 
-    def prepare(self, images: np.ndarray) -> torch.Tensor:
+    def prepare(self, images: np.ndarray, device: str = "cpu") -> torch.Tensor:
         """(n, H W C), with the set's mean and deviation taken out."""
-        x = torch.from_numpy(images.reshape(len(images), -1)).float()
+        x = torch.from_numpy(images.reshape(len(images), -1)).to(device).float()
         return (x - x.mean()) / x.std().clamp_min(1e-6)
 
     def initial(self, generator: torch.Generator) -> list[torch.Tensor]:
@@ -164,13 +173,13 @@ class BatchedPatchNet(BatchedNetwork):
         each = torch.eye(self.rows * self.columns).view(-1, self.rows, self.columns)
         self._pooling = torch.nn.functional.adaptive_avg_pool2d(each, self.grid).flatten(1).T
 
-    def prepare(self, images: np.ndarray) -> torch.Tensor:
+    def prepare(self, images: np.ndarray, device: str = "cpu") -> torch.Tensor:
         """(n, rows * columns, patch * patch * C + 1), whitened, and the one."""
-        return _whitened(self.patches(images))
+        return _whitened(self.patches(images, device))
 
-    def patches(self, images: np.ndarray) -> torch.Tensor:
+    def patches(self, images: np.ndarray, device: str = "cpu") -> torch.Tensor:
         """(n, rows * columns, patch * patch * C), normalised per channel; every pixel lies in one."""
-        x = torch.from_numpy(images).float().permute(0, 3, 1, 2)
+        x = torch.from_numpy(images).to(device).float().permute(0, 3, 1, 2)
         x = (x - x.mean((0, 2, 3), keepdim=True)) / x.std((0, 2, 3), keepdim=True).clamp_min(1e-6)
         height, width = ((count - 1) * self.stride + self.patch for count in (self.rows, self.columns))
         x = torch.nn.functional.pad(x, (0, width - x.shape[3], 0, height - x.shape[2]))
@@ -189,10 +198,11 @@ class BatchedPatchNet(BatchedNetwork):
         """(M, b, rows * columns, inputs + 1) -> (M, b, C)."""
         w1, w2, b2 = parameters
         models, batch = x.shape[:2]
-        flat, pooling = x.flatten(1, 2), self._pooling.to(x)
+        flat = x.flatten(1, 2)
         if scratch is None:
-            pooled = _pooled(torch.bmm(flat, w1.to(x.dtype)).relu_(), pooling)
+            pooled = _pooled(torch.bmm(flat, w1.to(x.dtype)).relu_(), self._pooling.to(x))
         else:
+            pooling = scratch.copy("pooling", self._pooling, x)
             pooled = _PooledUnits.apply(flat, w1.to(x.dtype), pooling, scratch)
         return _dense(pooled.view(models, batch, -1), w2, b2).float()
 

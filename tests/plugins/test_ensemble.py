@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from bdbench_datamodel.ensemble import SurrogateRecipe, draw_subsets, margins, train_margins
+from bdbench_datamodel.ensemble import BatchedTrainer, SurrogateRecipe, draw_subsets, margins, train_margins
 from bdbench_datamodel.surrogates import BatchedMLP, BatchedNetwork, BatchedPatchNet, Scratch
 
 
@@ -81,6 +81,28 @@ def test_a_models_margins_do_not_depend_on_the_chunk(name: str) -> None:
     assert np.allclose(whole, np.concatenate(parts), atol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["mlp", "patches"])
+def test_each_model_has_the_start_and_the_order_of_its_own_seed(name: str) -> None:
+    network, x, y, masks = _setting(name)
+    seeds = [4, 3, 4, 5, 3, 4]
+    whole = train_margins(network, x, y, masks, RECIPE, seeds)
+    alone = [train_margins(network, x, y, masks[i : i + 1], RECIPE, seed) for i, seed in enumerate(seeds)]
+    assert np.allclose(whole, np.concatenate(alone), atol=1e-4)
+    assert not np.allclose(whole[1], train_margins(network, x, y, masks[1:2], RECIPE, 4)[0], atol=1e-2)
+
+
+def test_on_a_gpu_as_many_are_trained_at_once_as_its_free_memory_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = BatchedTrainer(BatchedPatchNet((32, 32, 3), 10, 64), SurrogateRecipe(epochs=1, batch_size=25, lr=0.1))
+    # A network's step: 25 examples of 100 patches, each of 75 pixels and 64 units with their gradients, of four bytes.
+    each = 4 * 25 * 100 * (75 + 2 * 64)
+    chunks = []
+    for networks in (1, 120, 10_000):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, n=networks: (4 * n * each, 1 << 40))
+        chunks.append(trainer.chunk("cuda:0"))
+    assert chunks == [4, 120, 300]
+    assert trainer.chunk("cpu") == 31
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 @pytest.mark.parametrize("name", ["mlp", "patches"])
 def test_a_gpu_gives_the_cpus_margins(name: str) -> None:
@@ -142,3 +164,11 @@ def test_scratch_is_of_the_type_that_is_asked_for() -> None:
     first = scratch("a", (4, 2), like)
     assert scratch("a", (2, 3), like).data_ptr() == first.data_ptr()
     assert scratch("a", (4,), like.bfloat16()).dtype == torch.bfloat16
+
+
+def test_scratch_converts_a_constant_once() -> None:
+    scratch, constant = Scratch(), torch.ones(3)
+    half = scratch.copy("a", constant, torch.zeros(1).bfloat16())
+    assert half.dtype == torch.bfloat16 and half.tolist() == [1, 1, 1]
+    assert scratch.copy("a", constant, torch.zeros(1).bfloat16()) is half
+    assert scratch.copy("a", constant, torch.zeros(1)).dtype == torch.float32

@@ -237,7 +237,7 @@ def test_a_chunk_holds_whole_pairs() -> None:
     view = TrainingView(rng.integers(0, 256, (20, 8, 8, 1)).astype(np.uint8), np.arange(20) % 2, 2)
     plan = Plan.of(Datamodel(alpha=0.5, antithetic=True, chunk=5), view, "float32")
     masks = np.array(list(islice(plan._subsets(20, rng), 12)))
-    assert (masks[::2] ^ masks[1::2]).all() and plan.chunk == 6
+    assert (masks[::2] ^ masks[1::2]).all() and plan.chunk("cpu") == 6
 
 
 def test_antithetic_subsets_are_complements() -> None:
