@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 import bdbench
-from bdbench import foreign, machine, params, record, training
+from bdbench import guard, machine, params, record, training
 from bdbench.attacks import Attack
 from bdbench.cell import Cell
 from bdbench.data import ImageData
@@ -193,9 +193,9 @@ def _source(data_root: str | Path | None, download: bool) -> Source:
 def _untouchable(measured: Measured) -> Measured:
     """The same numbers in arrays that cannot be written to, and in dicts that nobody else has."""
     return Measured(
-        foreign.read_only(measured.roles),
-        None if measured.scores is None else foreign.read_only(measured.scores),
-        None if measured.kept is None else foreign.read_only(measured.kept),
+        guard.read_only(measured.roles),
+        None if measured.scores is None else guard.read_only(measured.scores),
+        None if measured.kept is None else guard.read_only(measured.kept),
         dict(measured.before),
         dict(measured.after),
     )

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from bdbench import foreign, memory
+from bdbench import guard, memory
 from bdbench.defenses import Defense, Needs
 from bdbench.progress import quiet
 from bdbench.record import BASES
@@ -44,7 +44,7 @@ class Ground:
     def needs(self, defense: Defense, examples: int | None = None) -> Needs:
         """What a defense says that it needs, for so many examples of this kind (None: for all)."""
         height, width, channels = self.images.shape[1:]
-        with foreign.call(defense):
+        with guard.call(defense):
             return defense.needs(examples or len(self.images), (height, width, channels), self.classes)
 
 
@@ -80,7 +80,7 @@ def forecast(ground: Ground, defenses: Sequence[Defense]) -> Forecast:
     setting = ground.setting
     removes = sum(d.stage == "training set" and setting.budget != 0 for d in defenses)
     compared = any(BASES[d.stage] == "reference" for d in defenses)
-    with foreign.call(setting.model):
+    with guard.call(setting.model):
         seconds = _seconds_per_image(ground) * len(ground.images) * ground.trainer.recipe.epochs
     needs = tuple((defense.name, ground.needs(defense)) for defense in defenses)
     trainings = 1 + compared + removes + setting.floor
@@ -115,7 +115,7 @@ def of_training(ground: Ground) -> int:
     """
     trainer = ground.trainer
     try:
-        with foreign.call(ground.setting.model), seeded(0), torch.device("meta"):
+        with guard.call(ground.setting.model), seeded(0), torch.device("meta"):
             network = trainer.build()
             outputs = _outputs(network, ground.images.shape[1:])
     except Exception:

@@ -9,7 +9,7 @@ from dataclasses import asdict
 
 import numpy as np
 
-from bdbench import data, foreign, metrics, sources
+from bdbench import data, guard, metrics, sources
 from bdbench.defenses import Model
 from bdbench.record import Performance
 from bdbench.scene import Scene
@@ -39,7 +39,7 @@ class Models:
     @functools.cached_property
     def _victim(self) -> tuple[Victim, Stage]:
         scene = self.scene
-        with foreign.call(scene.attack):
+        with guard.call(scene.attack):
             given = scene.attack.victim(scene.state, scene.workshop)
         found = (
             (given, Stage({}, 0.0, reused=True))
@@ -108,7 +108,7 @@ class Models:
 
     def performance(self, model: Model) -> Performance:
         """What a trained network does on the test set and the challenge."""
-        with foreign.call(self.scene.setting.model):
+        with guard.call(self.scene.setting.model):
             return self.measured(*self.predictions(model))
 
     def measured(self, clean: np.ndarray, challenged: np.ndarray | None) -> Performance:
@@ -142,10 +142,10 @@ def _trained(
 
     def make() -> tuple[Mapping[str, np.ndarray], float]:
         start = time.perf_counter()
-        with foreign.call(bench.architecture):
+        with guard.call(bench.architecture):
             victim = trainer.train(images[index], labels[index], seed, label)
         return victim.arrays(), time.perf_counter() - start
 
     stage = bench.store.stage(config, make)
-    with foreign.call(bench.architecture):
+    with guard.call(bench.architecture):
         return trainer.restore(stage.arrays), stage

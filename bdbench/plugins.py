@@ -15,7 +15,7 @@ from typing import Any
 
 import pluggy
 
-from bdbench import __version__, foreign, hookspecs, params
+from bdbench import __version__, guard, hookspecs, params
 from bdbench.errors import BdbenchError, one_line, unknown
 from bdbench.hookspecs import GROUP
 
@@ -80,7 +80,7 @@ class Plugins:
         plugin = Plugin(entry_point.name, dist.name if dist else "?", dist.version if dist else "?")
         self.found.append(plugin)
         try:
-            with foreign.call():
+            with guard.call():
                 module = entry_point.load()
             # Before its hooks are looked at: a newer plugin may use some that do not exist here.
             plugin.hooks_version = _asked_version(module)
@@ -143,7 +143,7 @@ class Plugins:
         """Call a notification hook of every plugin; one that fails is named and does not stop the others."""
         for name, plugin in self.manager.list_name_plugin():
             try:
-                with foreign.call():
+                with guard.call():
                     # What one of them writes into its arguments no other is to read.
                     self.caller(hook, plugin)(**_copied(arguments))
             except Exception as error:
@@ -154,7 +154,7 @@ class Plugins:
         found: list[Any] = []
         for name, plugin in self.manager.list_name_plugin():
             try:
-                with foreign.call():
+                with guard.call():
                     found += [item for items in self.caller(hook, plugin)(**arguments) for item in items]
             except Exception as error:
                 self._blame(name, hook, error)
@@ -163,7 +163,7 @@ class Plugins:
     def compute(self, metric: Registration, measured: Any) -> float | None:
         """A metric's number; None, and the plugin named, if it fails: hours of work must not be lost to it."""
         try:
-            with foreign.call():
+            with guard.call():
                 value = metric.component.compute(measured)
                 number = None if value is None else float(value)
             return number if number is None or math.isfinite(number) else None
@@ -176,7 +176,7 @@ class Plugins:
 
         Sentences of bdbench's own components are left as they are: they name what is to be mended.
         """
-        component = foreign.whose(error)
+        component = guard.whose(error)
         line = one_line(error)
         if component is None:
             return line
@@ -195,7 +195,7 @@ class Plugins:
             for name, module in self.manager.list_name_plugin():
                 plugin = next(p for p in self.found if p.unique == name)
                 try:
-                    with foreign.call():
+                    with guard.call():
                         for component in (c for result in self.caller(hook, module)() for c in result):
                             _check_component(kind, component)
                             registration = Registration(component.name, component, plugin)

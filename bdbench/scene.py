@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from bdbench import data, foreign, returned, sources
+from bdbench import data, guard, returned, sources
 from bdbench.attacks import Attack
 from bdbench.data import ANY_OTHER, Challenge, ImageData, PoisonedData, Role, TrainingView
 from bdbench.defenses import Defense
@@ -60,7 +60,7 @@ def read_images(
 ) -> ImageData:
     """A data set made ready for a seed: see ``prepare``. Raises BdbenchError if it is not there or not fit."""
     # All of it: images may be decoded only when they are picked.
-    with foreign.call(dataset):
+    with guard.call(dataset):
         return prepare(
             dataset.read(source),
             subset=dataset.subset,
@@ -135,7 +135,7 @@ class Scene:
     def tools(self, defense: Defense, victim: Victim) -> HarnessTools:
         """What the harness hands to ``defense``: a copy of the victim, and the oracles that it declares."""
         known = {name: self._oracle(name) for name in defense.told}
-        with foreign.call(self.setting.model):
+        with guard.call(self.setting.model):
             # A copy of its own: a defense may prune or fine-tune it in place.
             own = self.bench.restore(victim.arrays(), "the victim")
         return HarnessTools(
@@ -206,21 +206,21 @@ def made(setting: Setting) -> Scene:
         where = "test" if setting.attack.foreign else "train"
         images = read_images(setting.dataset, setting.source, setting.seed, setting.reserve, setting.progress, where)
     given = [images.train, images.test]
-    foreign.freeze(*given)
+    guard.freeze(*given)
     train, test = map(data.fingerprint_of, given)
-    with foreign.call(setting.attack):
+    with guard.call(setting.attack):
         attack = setting.attack.settled(images.num_classes, streams.child("attack"))
     bench = _bench(setting, images, train)
     own = {"attack": attack.config(), "code": sources.code_of(attack), "files": contents(attack)}
     workshop = HarnessWorkshop(attack.name, bench, streams.child("attack"), streams.child("crafting"), own)
     state = _crafted(attack, images, bench, workshop, seconds)
-    with _timed(seconds, "poison"), foreign.call(attack):
+    with _timed(seconds, "poison"), guard.call(attack):
         poisoned = returned.poisoned(attack, images, attack.poison(images.train, state, workshop))
         challenge = returned.challenge(attack, images, attack.challenge(images.test, state, workshop))
-    with foreign.call(attack):
+    with guard.call(attack):
         returned.untouched(f"attack {attack.name!r}", given, [train, test])
     # Defenses, their models, metrics and reporters are shown them.
-    foreign.freeze(poisoned, challenge)
+    guard.freeze(poisoned, challenge)
     view = poisoned.view(images.num_classes)
     shown = data.fingerprint_of(view)
     inspected = _bench(setting, images, shown)
@@ -232,7 +232,7 @@ def made(setting: Setting) -> Scene:
 def contents(component: Component) -> dict[str, str]:
     """A hash of what each file holds that a component reads. Raises BdbenchError for one that is not there."""
     found = {}
-    with foreign.call(component):
+    with guard.call(component):
         files = component.files()
     for path in files:
         if not path.is_file():
@@ -244,7 +244,7 @@ def contents(component: Component) -> dict[str, str]:
 
 
 def _bench(setting: Setting, images: ImageData, contents: str) -> Bench:
-    with foreign.call(setting.model):
+    with guard.call(setting.model):
         return Bench.of(
             setting.model,
             setting.dataset.recipes_of or setting.dataset.name,
@@ -270,12 +270,12 @@ def _crafted(
 
     def make() -> tuple[State, float]:
         start = time.perf_counter()
-        with foreign.call(attack):
+        with guard.call(attack):
             state = returned.arrays(f"attack {attack.name!r}", attack.craft(images.train, workshop))
         return state, time.perf_counter() - start + workshop.reused_seconds
 
     stage = bench.store.stage(config, make)
-    foreign.freeze(stage.arrays)
+    guard.freeze(stage.arrays)
     seconds["craft"] = stage.seconds
     return stage.arrays
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from bdbench import data, foreign, machine, metrics, training
+from bdbench import data, guard, machine, metrics, training
 from bdbench.defenses import Detector
 from bdbench.errors import BdbenchError, unknown
 from bdbench.interfaces import Architecture
@@ -82,7 +82,7 @@ def detect(
         elif isinstance(victim, Mapping):
             victim = bench.trainer.restore(victim)
         tools = HarnessTools(chosen.name, bench, streams, victim=victim, oracles=told, examples=len(view.labels))
-        with foreign.call(chosen):
+        with guard.call(chosen):
             return np.asarray(chosen.score(view, tools), np.float64)
 
 

@@ -13,8 +13,8 @@ from typing import IO
 import pytest
 
 import bdbench
-from bdbench import Detector, Tools, TrainingView, foreign
-from bdbench.foreign import Quit
+from bdbench import Detector, Tools, TrainingView, guard
+from bdbench.guard import Quit
 from tests.conftest import TINY
 
 # What the main thread is at when the signal comes, after its word that it is there.
@@ -112,5 +112,5 @@ def test_in_a_program_of_somebody_else_only_a_real_ctrl_c_ends_a_run(tmp_path: P
         bdbench.run(defense=Interrupts(), **options)
     with pytest.raises(Quit, match="it raised KeyboardInterrupt, which ends programs"):
         bdbench.run(defense=Pretends(), **options)
-    with pytest.raises(KeyboardInterrupt), foreign.call(), foreign.call():
+    with pytest.raises(KeyboardInterrupt), guard.call(), guard.call():
         signal.raise_signal(signal.SIGINT)

@@ -18,12 +18,12 @@ import torch
 from click.testing import CliRunner, Result
 
 import bdbench
-from bdbench import BdbenchError, Detector, Measured, Metric, Tools, TrainingView, TriggerAttack, Verdict, foreign
+from bdbench import BdbenchError, Detector, Measured, Metric, Tools, TrainingView, TriggerAttack, Verdict, guard
 from bdbench.cli import cli
 from bdbench.defenses import ModelDetector
 from bdbench.errors import one_line
 from bdbench.experiment import run_each
-from bdbench.foreign import Quit
+from bdbench.guard import Quit
 from bdbench.plugins import Plugin, Registration, installed
 from tests.conftest import TINY
 
@@ -210,7 +210,7 @@ class Odd(TriggerAttack):
 def test_an_attack_that_misbehaves_fails(tmp_path: Path, way: str, message: str) -> None:
     with pytest.raises((BdbenchError, ValueError, Quit), match=message) as error:
         next(run_each(**{**TINY, "attack": Odd(way=way)}, defenses=["random"], out=tmp_path))
-    assert isinstance(foreign.whose(error.value), Odd)
+    assert isinstance(guard.whose(error.value), Odd)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -316,7 +316,7 @@ CHANGES: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
 def test_what_foreign_code_sets_is_put_back(what: str, error: type[BaseException] | None) -> None:
     change, read = CHANGES[what]
     before = read()
-    with pytest.raises((ZeroDivisionError, Quit)) if error else foreign.call(), foreign.call():
+    with pytest.raises((ZeroDivisionError, Quit)) if error else guard.call(), guard.call():
         change()
         assert read() != before
         if error:
@@ -326,8 +326,8 @@ def test_what_foreign_code_sets_is_put_back(what: str, error: type[BaseException
 
 def test_closed_streams_are_open_again() -> None:
     program = (
-        "import os, sys\nfrom bdbench import foreign\n"
-        "with foreign.call():\n    sys.stdout.close(); sys.stderr.close(); os.close(0)\n"
+        "import os, sys\nfrom bdbench import guard\n"
+        "with guard.call():\n    sys.stdout.close(); sys.stderr.close(); os.close(0)\n"
         "print('out', flush=True); print('err', file=sys.stderr, flush=True); assert sys.stdin.read() == 'in'\n"
     )
     done = subprocess.run([sys.executable, "-c", program], input="in", capture_output=True, text=True)
