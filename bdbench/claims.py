@@ -9,33 +9,43 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import faulthandler
 import fcntl
 import json
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
 from bdbench import stopping
 from bdbench.errors import writable
 
-# As often as this processes may die at a piece of work and get no further; then it is that work's fault.
-TRIES = 3
+# As often as this processes may crash, or run out of memory, at a piece of work and get no further; then it is that
+# work's fault. Who was killed may have been killed by anybody: that takes more.
+TRIES, KILLS = 3, 20
+_FATAL = "Fatal Python error"
 
 
 @dataclass
 class Claim:
-    """Work that is this process's alone. died: how often processes died at it in a row that got no further with it."""
+    """Work that is this process's alone.
 
-    died: int
+    died: how often processes died at it in a row that got no further with it; crashed: how many of them by themselves;
+    trace: where the last of these was.
+    """
+
     path: Path
+    died: int = 0
+    crashed: int = 0
+    trace: str = ""
 
     @property
     def hopeless(self) -> bool:
         """Whether it is not to be tried again."""
-        return self.died >= TRIES
+        return self.crashed >= TRIES or self.died >= KILLS
 
 
 @dataclass
@@ -81,19 +91,36 @@ def attempt(path: Path, code: str, wait: bool = True) -> Iterator[Claim | None]:
         if lock is None:
             yield None
             return
-        claim = Claim(_died(lock.file, code), path)
+        claim = _claim(path, lock.file, code)
         lock.kept = claim.hopeless
-        if not claim.hopeless:
-            lock.code = code
-            _note(lock.file, code, claim.died + 1)
-        yield claim
+        if claim.hopeless:
+            yield claim
+            return
+        lock.code = code
+        _note(lock.file, code, replace(claim, died=claim.died + 1))
+        with _crashes_told(lock.file):
+            yield claim
 
 
 def advanced() -> None:
     """Say that a step of the work is done and will be found: whoever died at it before did not die for nothing."""
-    for lock in _HELD.values():
+    for path, lock in _HELD.items():
         if lock.code is not None:
-            _note(lock.file, lock.code, 1)
+            _note(lock.file, lock.code, Claim(path, died=1))
+
+
+@contextmanager
+def _crashes_told(file: BinaryIO) -> Iterator[None]:
+    """A crash in here writes to the file where it was."""
+    before = faulthandler.is_enabled()
+    faulthandler.enable(file=file, all_threads=False)
+    try:
+        yield
+    finally:
+        faulthandler.disable()
+        if before:
+            with contextlib.suppress(OSError, RuntimeError, ValueError, AttributeError):
+                faulthandler.enable(file=sys.__stderr__)  # type: ignore[arg-type]
 
 
 def _acquired(path: Path, wait: bool) -> BinaryIO | None:
@@ -121,20 +148,35 @@ def _acquired(path: Path, wait: bool) -> BinaryIO | None:
         file.close()
 
 
-def _died(file: BinaryIO, code: str) -> int:
+def _claim(path: Path, file: BinaryIO, code: str) -> Claim:
+    """What the file says of those that had the work before: a line of JSON, and what a crash wrote below it."""
     file.seek(0)
+    noted, _, below = file.read().decode(errors="replace").partition("\n")
     with contextlib.suppress(ValueError, KeyError, TypeError):
-        held = json.loads(file.read())
+        held = json.loads(noted)
         if held["code"] == code:
-            return int(held["died"])
-    return 0
+            crash = _FATAL in below
+            starved = not crash and _starved() > held["starved"]
+            trace = below if crash else str(held["trace"])
+            return Claim(path, int(held["died"]), int(held["crashed"]) + (crash or starved), trace)
+    return Claim(path)
 
 
-def _note(file: BinaryIO, code: str, died: int) -> None:
+def _note(file: BinaryIO, code: str, claim: Claim) -> None:
+    held = {"code": code, "died": claim.died, "crashed": claim.crashed, "starved": _starved(), "trace": claim.trace}
     with contextlib.suppress(OSError):  # a full disk: then it is not counted
         file.truncate(0)
-        file.write(json.dumps({"code": code, "died": died}).encode())
+        file.write(json.dumps(held).encode() + b"\n")
         file.flush()
+
+
+def _starved() -> int:
+    """How many processes the system has ended for want of memory since it was started; 0 where it does not say."""
+    with contextlib.suppress(OSError, ValueError):
+        for line in Path("/proc/vmstat").read_text().splitlines():
+            if line.startswith("oom_kill "):
+                return int(line.split()[1])
+    return 0
 
 
 def _forget() -> None:

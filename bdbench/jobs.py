@@ -185,17 +185,28 @@ def _outcome(shared: Cell | Exception, defense: Defense) -> Record | Exception:
         return error
 
 
-def _dead(claim: Claim) -> BdbenchError:
-    return BdbenchError(
-        f"the process that worked on it died {claim.died} times, by a crash, for want of memory or killed: it is not "
-        f"tried again before its code changes or {claim.path} is removed"
+class Dead(BdbenchError):
+    """Why a cell is not tried any more. trace: where the last crash was, if that is known."""
+
+    trace: str = ""
+
+
+def _dead(claim: Claim) -> Dead:
+    why = f"crashed {claim.crashed} times" if claim.crashed else f"was killed {claim.died} times"
+    where = next((line for line in claim.trace.splitlines() if "Fatal" in line), "")
+    error = Dead(
+        f"the process that worked on it {why}{f' ({where})' if where else ''}: it is not tried again before its code "
+        f"changes or {claim.path} is removed"
     )
+    error.trace = claim.trace
+    return error
 
 
 def failed(job: Job, defense: Defense, error: BaseException, board: Board) -> tuple[str, str]:
     """Keep what a cell failed with, if that can be; its spec, and the error in a line."""
     text = installed().told(error)
-    trace = "" if isinstance(error, BdbenchError) else "".join(traceback.format_exception(error))
+    plain = error.trace if isinstance(error, Dead) else ""
+    trace = plain if isinstance(error, BdbenchError) else "".join(traceback.format_exception(error))
     try:
         board.fail(job.config(defense), job.seed, text, trace)
     except Exception as trouble:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bdbench import claims
-from bdbench.claims import TRIES, attempt, locked
+from bdbench.claims import KILLS, TRIES, attempt, locked
 from bdbench.store import Store
 
 
@@ -80,20 +80,24 @@ def test_everybody_has_it_once_and_nobody_at_the_same_time(tmp_path: Path) -> No
     assert not path.exists()
 
 
-def test_deaths_at_a_piece_of_work_are_counted_until_it_is_hopeless(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGKILL])
+def test_deaths_at_a_piece_of_work_are_counted_until_it_is_hopeless(tmp_path: Path, number: int) -> None:
     path = tmp_path / "x.lock"
 
-    def crash() -> None:
-        with attempt(path, "code"):
-            os.kill(os.getpid(), signal.SIGKILL)
+    def die(how: int) -> None:
+        with attempt(path, "code") as claim:
+            assert claim is not None and not claim.hopeless
+            os.kill(os.getpid(), how)
 
-    for died in range(TRIES):
-        os.waitpid(child(crash), 0)
-        assert path.exists()
-        assert str(died + 1) in path.read_text()
+    tries = {signal.SIGSEGV: TRIES, signal.SIGKILL: KILLS}[number]
+    for died in range(tries):
+        os.waitpid(child(lambda: die(number)), 0)
+        assert f'"died": {died + 1}' in path.read_text()
     for _ in range(2):
         with attempt(path, "code") as claim:
-            assert claim is not None and claim.hopeless and claim.died == TRIES
+            assert claim is not None and claim.hopeless and claim.died == tries
+            assert claim.crashed == (tries if number == signal.SIGSEGV else 0)
+            assert ("Segmentation fault" in claim.trace and "in die" in claim.trace) == bool(claim.crashed)
         assert path.exists()
     with attempt(path, "mended code") as claim:
         assert claim is not None and not claim.hopeless
@@ -114,7 +118,7 @@ def test_who_gets_further_every_time_is_not_given_up(tmp_path: Path) -> None:
     for step in range(2 * TRIES):
         os.waitpid(child(lambda step=step: further(step)), 0)  # type: ignore[misc]
         assert (tmp_path / "stages").is_dir() and '"died": 1' in path.read_text()
-    for died in range(2, TRIES + 1):
+    for died in range(2, TRIES):
         os.waitpid(child(lambda: further(2 * TRIES - 1)), 0)
         assert f'"died": {died}' in path.read_text()
 

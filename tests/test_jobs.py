@@ -70,7 +70,8 @@ def test_cells_of_others_are_left_to_them_and_done_if_they_die(alone: Path, tmp_
 def dead(path: Path, code: str) -> None:
     """What processes leave that died at a piece of work."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"code": code, "died": TRIES}))
+    held = {"code": code, "died": TRIES, "crashed": TRIES - 1, "starved": 0, "trace": ""}
+    path.write_text(json.dumps(held) + "\nFatal Python error: Segmentation fault\n\n  File 'x.py', line 7 in score\n")
 
 
 def test_a_cell_that_ends_its_process_again_and_again_is_recorded_as_failed(tmp_path: Path) -> None:
@@ -82,7 +83,8 @@ def test_a_cell_that_ends_its_process_again_and_again_is_recorded_as_failed(tmp_
     for _ in range(2):
         done = list(engines.local(board.pending(jobs), place(tmp_path), Silent()))
         assert [len(d.errors) for d in done] == [2, 1]
-        assert f"the process that worked on it died {TRIES} times" in done[1].errors[0][1]
+        assert f"crashed {TRIES} times (Fatal Python error: Segmentation fault)" in done[1].errors[0][1]
+        assert all("line 7 in score" in f.read_text() for f in (tmp_path / "board" / "failed").glob("*.txt"))
         board = Board.read(tmp_path / "board")
         assert len(board.failed) == 3 and len(board.records) == 1
     board.claim_of(first).unlink()
@@ -169,5 +171,5 @@ def test_a_component_that_crashes_takes_no_grid_with_it_for_ever(tmp_path: Path)
     for _ in range(TRIES):
         assert subprocess.run([*command, f"--out={tmp_path / 'runs'}"], capture_output=True).returncode < 0
     last = subprocess.run([*command, f"--out={tmp_path / 'runs'}"], capture_output=True, text=True)
-    assert last.returncode == 1 and "died 3 times" in last.stderr
+    assert last.returncode == 1 and "crashed 3 times (Fatal Python error: Segmentation fault)" in last.stderr
     assert [r["config"]["defense"]["name"] for r in Board.read(tmp_path / "board").records.values()] == ["low-loss"]
