@@ -110,7 +110,7 @@ def test_a_grid_fills_a_leaderboard_and_repeats_nothing(tmp_path: Path, monkeypa
     assert "2 cells are recorded, 10 are to run, on 5 poisoned sets: at most about 0:00:" in planned
     assert run(file).exit_code == 0
     assert len(list(records.glob("*.json"))) == 12
-    monkeypatch.setattr("bdbench.experiment.run_each", lambda **options: pytest.fail("ran again"))
+    monkeypatch.setattr("bdbench.experiment.cell", lambda **options: pytest.fail("ran again"))
     again = run(file)
     assert again.exit_code == 0 and "12 cells are recorded, 0 are to run" in again.stdout
     assert "nothing to do" in again.stdout
