@@ -23,6 +23,7 @@ _HOMES = {
         "Mitigation",
         "Model",
         "ModelDetector",
+        "Needs",
         "RobustTraining",
         "Verdict",
     ),
@@ -31,6 +32,7 @@ _HOMES = {
     "bdbench.files": ("check_regular", "notice", "read_arrays", "reading"),
     "bdbench.hookspecs": ("hookimpl",),
     "bdbench.interfaces": ("Architecture", "Dataset", "Measured", "Metric", "ReportSection", "Source"),
+    "bdbench.memory": ("check_memory",),
     "bdbench.params": ("param",),
     "bdbench.progress": ("bars",),
     "bdbench.recipe": ("Batch", "Loss", "Recipe"),
@@ -57,6 +59,7 @@ if TYPE_CHECKING:
         Mitigation,
         Model,
         ModelDetector,
+        Needs,
         RobustTraining,
         Verdict,
     )
@@ -65,6 +68,7 @@ if TYPE_CHECKING:
     from bdbench.files import check_regular, notice, read_arrays, reading
     from bdbench.hookspecs import hookimpl
     from bdbench.interfaces import Architecture, Dataset, Measured, Metric, ReportSection, Source
+    from bdbench.memory import check_memory
     from bdbench.params import param
     from bdbench.progress import bars
     from bdbench.recipe import Batch, Loss, Recipe
@@ -97,6 +101,7 @@ __all__ = [
     "Mitigation",
     "Model",
     "ModelDetector",
+    "Needs",
     "Oracle",
     "PoisonedData",
     "Recipe",
@@ -117,6 +122,7 @@ __all__ = [
     "Victim",
     "Workshop",
     "bars",
+    "check_memory",
     "check_regular",
     "decoded",
     "detect",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import glob
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,6 +20,8 @@ from bdbench.grid import read as read_grid
 from bdbench.store import key_of, write_file
 
 State = Literal["recorded", "stale", "failed", "not run"]
+# Who works on what; empty while nobody does.
+_CLAIMS = ".claims"
 
 
 @dataclass
@@ -133,15 +136,54 @@ class Board:
         cell = record.cell_of(data["config"])
         # By their names, since others may be writing records here that need not be read.
         for file in folder.glob(glob.escape(f"{_names(cell)}-s{data['seed']}-") + "*.json"):
-            if file != own and _outdated(file, data):
-                file.unlink(missing_ok=True)
-        self._failure(cell, data["seed"]).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                if file != own and _outdated(file, data):
+                    file.unlink(missing_ok=True)
+        failure = self._failure(cell, data["seed"])
+        for file in (failure, failure.with_suffix(".txt")):
+            with contextlib.suppress(OSError):
+                file.unlink()
 
-    def fail(self, cell: Mapping[str, Any], seed: int, error: str) -> None:
-        """Keep the error of a cell that has no record."""
+    def fail(self, cell: Mapping[str, Any], seed: int, error: str, trace: str = "") -> None:
+        """Keep the error of a cell that has no record, and beside it its traceback, if there is one.
+
+        Raises BdbenchError if that cannot be written.
+        """
         file = self._failure(cell, seed)
-        file.parent.mkdir(parents=True, exist_ok=True)
         write_file(file, record.dumps({"cell": cell, "seed": seed, "error": error}))
+        if trace:
+            write_file(file.with_suffix(".txt"), trace)
+        else:
+            with contextlib.suppress(OSError):
+                file.with_suffix(".txt").unlink()
+
+    def settled(self, job: Job, defense: Defense, since: float) -> State | None:
+        """Whether a cell is recorded, or has failed after ``since`` (seconds of the clock), as the disk has it now."""
+        cell = job.config(defense)
+        files = (self.folder / "records").glob(glob.escape(f"{_names(cell)}-s{job.seed}-") + "*.json")
+        now = Board(self.folder)
+        for file in files:
+            with contextlib.suppress(BdbenchError):
+                now.records[file.name] = record.load(file)
+        if now.state(job, defense) == "recorded":
+            return "recorded"
+        with contextlib.suppress(OSError):
+            if self._failure(cell, job.seed).stat().st_mtime >= since:
+                return "failed"
+        return None
+
+    def failure_of(self, job: Job, defense: Defense) -> str:
+        """The error that a cell has failed with, as the disk has it now; "" if there is none."""
+        with contextlib.suppress(OSError, BdbenchError):
+            return _failed(self._failure(job.config(defense), job.seed))[1]
+        return ""
+
+    def claim_of(self, job: Job, defense: Defense | None = None) -> Path:
+        """The lock of a cell; without a defense, of what those of the job share."""
+        if defense is not None:
+            return self.folder / _CLAIMS / f"{self._failure(job.config(defense), job.seed).stem}.lock"
+        shared = _setting(job.config(job.defenses[0])) | {"attack": job.attack.config(), "reserve": job.reserve}
+        return self.folder / _CLAIMS / f"{job.attack.name}-s{job.seed}-{_key(shared, job.seed)[:8]}.lock"
 
     def _failure(self, cell: Mapping[str, Any], seed: int) -> Path:
         return self.folder / "failed" / f"{_names(cell)}-s{seed}-{_key(cell, seed)[:8]}.json"

@@ -184,6 +184,11 @@ def checked_split(name: str, images: np.ndarray, labels: np.ndarray, classes: Se
     return Split(np.ascontiguousarray(images), labels.astype(np.int64))
 
 
+def fingerprint_of(part: Split | TrainingView) -> str:
+    """The ``fingerprint`` of images, which are decoded, with their labels."""
+    return fingerprint(np.asarray(part.images), part.labels)
+
+
 def fingerprint(*arrays: np.ndarray) -> str:
     """A hash of the contents, types and shapes of arrays: what a stage was made from."""
     digest = hashlib.blake2b(digest_size=16)

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 import bdbench
-from bdbench import machine, params, record, training
+from bdbench import guard, machine, params, record, training
 from bdbench.attacks import Attack
 from bdbench.cell import Cell
 from bdbench.data import ImageData
@@ -213,6 +213,17 @@ def _source(data_root: str | Path | None, download: bool) -> Source:
     return Source(root, download)
 
 
+def _untouchable(measured: Measured) -> Measured:
+    """The same numbers in arrays that cannot be written to, and in dicts that nobody else has."""
+    return Measured(
+        guard.read_only(measured.roles),
+        None if measured.scores is None else guard.read_only(measured.scores),
+        None if measured.kept is None else guard.read_only(measured.kept),
+        dict(measured.before),
+        dict(measured.after),
+    )
+
+
 class Hooks:
     """The plugins of this environment as listeners of a cell."""
 
@@ -230,7 +241,8 @@ class Hooks:
 
     def extra(self, measured: Measured) -> dict[str, float | None]:
         """The numbers of metric plugins."""
-        return {r.name: installed().compute(r, measured) for r in installed().registered("metric")}
+        # Each is handed its own: what one writes into it no other reads.
+        return {r.name: installed().compute(r, _untouchable(measured)) for r in installed().registered("metric")}
 
     def versions(self, *components: Component) -> dict[str, str]:
         """The version of bdbench and of every distribution that a component came from."""

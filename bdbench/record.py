@@ -391,10 +391,10 @@ def validate(data: Any, where: str = "record") -> None:
 
 
 def write(folder: Path, record: Record, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write record.json and scores.npz into ``folder``, replacing it whole. Raises BdbenchError."""
+    """Write record.json and scores.npz into ``folder``; what else lies there stays. Raises BdbenchError."""
     data = record.to_dict()
     validate(data)
-    with written_whole(folder) as aside:
+    with written_whole(folder, keep_others=True) as aside:
         np.savez_compressed(aside / "scores.npz", **dict(arrays))  # type: ignore[arg-type]
         (aside / "record.json").write_text(dumps(data))
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from bdbench import data, machine, metrics, training
+from bdbench import data, guard, machine, metrics, training
 from bdbench.defenses import Detector
 from bdbench.errors import BdbenchError, unknown
 from bdbench.interfaces import Architecture
@@ -84,7 +84,8 @@ def detect(
         elif isinstance(victim, Mapping):
             victim = bench.trainer.restore(victim)
         tools = HarnessTools(chosen.name, bench, streams, victim=victim, oracles=told, examples=len(view.labels))
-        return np.asarray(chosen.score(view, tools), np.float64)
+        with guard.call(chosen):
+            return np.asarray(chosen.score(view, tools), np.float64)
 
 
 def most_suspicious(scores: np.ndarray, budget: float, seed: int = 0) -> np.ndarray:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import hashlib
-import itertools
 import json
 import os
 import shutil
@@ -19,7 +16,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from bdbench.errors import BdbenchError
+from bdbench import claims, folders
+from bdbench.errors import BdbenchError, writable
 from bdbench.files import check_regular, notice, read_json, unpacked
 
 # Where stage results are kept, in the folder of runs.
@@ -34,10 +32,11 @@ def key_of(config: Mapping[str, Any]) -> str:
 
 
 @contextmanager
-def written_whole(folder: Path) -> Iterator[Path]:
+def written_whole(folder: Path, keep_others: bool = False) -> Iterator[Path]:
     """A temporary folder that becomes ``folder`` at the end, replacing it, or vanishes on an error.
 
-    Its files are flushed to disk before the rename. Raises BdbenchError if the place cannot be written.
+    keep_others: what lies in the folder under other names than the new files stays there. The new files are flushed to
+    disk before the rename. Raises BdbenchError if the place cannot be written.
     """
     with writable(folder.parent):
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -48,7 +47,7 @@ def written_whole(folder: Path) -> Iterator[Path]:
         for path in aside.iterdir():
             _sync(path)
         _sync(aside)
-        _replace(folder, aside)
+        folders.replace(folder, aside, keep_others)
         _sync(folder.parent)
     except OSError as error:
         shutil.rmtree(aside, ignore_errors=True)
@@ -56,28 +55,6 @@ def written_whole(folder: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise
-
-
-def _replace(folder: Path, aside: Path) -> None:
-    """Rename ``aside`` to ``folder``, whatever is there or comes there meanwhile from another process."""
-    for again in itertools.count():
-        # A folder cannot be renamed over a full one. The old one steps aside, so that at every moment one of the two
-        # is whole on disk.
-        old = Path(f"{aside}-old{again}")
-        with contextlib.suppress(FileNotFoundError):
-            os.utime(folder)  # what is old is swept
-            folder.rename(old)
-        try:
-            aside.rename(folder)
-        except BaseException as error:
-            if not isinstance(error, OSError) or error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                with contextlib.suppress(OSError):
-                    old.rename(folder)
-                raise
-            shutil.rmtree(old, ignore_errors=True)
-        else:
-            shutil.rmtree(old, ignore_errors=True)
-            return
 
 
 def write_file(path: Path, content: str | bytes) -> None:
@@ -90,15 +67,6 @@ def write_file(path: Path, content: str | bytes) -> None:
         os.chmod(aside, 0o644)
         _sync(Path(aside))
         os.replace(aside, path)
-
-
-@contextmanager
-def writable(folder: Path) -> Iterator[None]:
-    """Turn an OSError met inside into the one-line error for a folder that cannot be written."""
-    try:
-        yield
-    except OSError as error:
-        raise BdbenchError(f"cannot write to {folder}: {error.strerror}: expected a writable folder") from None
 
 
 def sweep(folder: Path) -> None:
@@ -150,6 +118,14 @@ class Store:
         """
         key = key_of(config)
         folder = self.root / key[:2] / key
+        found = self._found(key, folder)
+        if found is not None:
+            return found
+        # Who makes it is waited for, rather than that it is made twice.
+        with claims.locked(folder.with_suffix(".lock")):
+            return self._found(key, folder) or self._made(key, folder, config, make)
+
+    def _found(self, key: str, folder: Path) -> Stage | None:
         if not self._fresh or key in self._mine:
             try:
                 return self._read(folder, key)
@@ -157,6 +133,11 @@ class Store:
                 pass
             except Exception as error:  # bytes that are not what was written may trip whatever reads them
                 notice(f"the stage result {folder} is damaged and is computed again: {error}")
+        return None
+
+    def _made(
+        self, key: str, folder: Path, config: Mapping[str, Any], make: Callable[[], tuple[Mapping[str, Any], float]]
+    ) -> Stage:
         arrays, seconds = make()
         with written_whole(folder) as aside:
             np.savez(aside / "arrays.npz", **dict(arrays))  # type: ignore[arg-type]
@@ -166,6 +147,7 @@ class Store:
             text = json.dumps({**meta, "digest": key_of(meta)}, indent=1, sort_keys=True)
             (aside / "meta.json").write_text(text)
         self._mine.add(key)
+        claims.advanced()
         return Stage(dict(arrays), seconds, reused=False)
 
     def made_elsewhere(self, config: Mapping[str, Any]) -> None:

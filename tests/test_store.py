@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bdbench import BdbenchError
+from bdbench import BdbenchError, folders
 from bdbench.store import Store, key_of, written_whole
 
 
@@ -118,6 +118,7 @@ def test_a_stage_that_another_process_finishes_meanwhile_is_replaced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The other one comes right before the rename, twice, after any look at whether the place is free."""
+    monkeypatch.setattr(folders, "exchange", lambda one, other: False)
     rename, others = Path.rename, iter(range(2))
 
     def raced(path: Path, target: Path) -> Path:
@@ -146,7 +147,8 @@ def test_what_was_there_stays_if_the_new_cannot_take_its_place(
 ) -> None:
     with written_whole(tmp_path / "run") as aside:
         (aside / "old").write_text("whole")
-    rename, failing = Path.rename, iter([False, True])
+    monkeypatch.setattr(folders, "exchange", lambda one, other: False)
+    rename, failing = Path.rename, iter([False, False, True])
 
     def interrupted(path: Path, target: Path) -> Path:
         if next(failing, False):

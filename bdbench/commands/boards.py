@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from bdbench import foreign
+from bdbench import foreign, stopping
 from bdbench.commands import options
 from bdbench.errors import BdbenchError
 
@@ -32,13 +32,15 @@ def grid(
     A record that was made by other code of the attack, the defense or the model than today's is stale: its cell is run
     again, and the new record takes its place.
 
-    Started again after any interruption, it repeats no finished stage. A cell that fails is recorded with its
+    Started again after any interruption, it repeats no finished stage. Several processes on one grid share its cells,
+    if they see the same folders. A cell that fails is recorded with its
     error and the rest goes on; the exit code is then 1.
     """
-    options.warn_of_broken_plugins()
+    known = options.warn_of_broken_plugins()
     from bdbench import grid as grids
     from bdbench import tables
     from bdbench.board import Board
+    from bdbench.store import STAGES
 
     jobs = grids.read(file).only(only).jobs(grids.read_seeds(seeds) if seeds else None)
     board = Board.read(file.parent)
@@ -48,11 +50,15 @@ def grid(
         return
     if place["data_root"] is not None and not Path(place["data_root"]).is_dir():
         raise BdbenchError(f"data root {place['data_root']!r} is not there: expected a folder")
-    _work(pending, engine, address, board=file.parent, **place)
+    stopping.keeps(f"records are in {file.parent / 'records'}, finished stages in {Path(place['out']) / STAGES}")
+    _work(pending, engine, address, set(known), board=file.parent, **place)
 
 
-def _work(jobs: list[Any], engine: str, address: str | None, **place: Any) -> None:
-    """Do the jobs, with a line for each and a bar for all; exit with 1 if any cell failed."""
+def _work(jobs: list[Any], engine: str, address: str | None, known: set[str], **place: Any) -> None:
+    """Do the jobs, with a line for each and a bar for all; exit with 1 if any cell failed.
+
+    known: what is wrong with plugins and has been said.
+    """
     from bdbench import engines, progress
 
     place = {key: Path(v).absolute() if key in ("board", "out", "data_root") and v else v for key, v in place.items()}
@@ -62,9 +68,15 @@ def _work(jobs: list[Any], engine: str, address: str | None, **place: Any) -> No
         advance = bars.track(sum(len(job.defenses) for job in jobs), "cells")
         for i, done in enumerate(run(jobs, engines.Workplace(**place), bars), 1):
             job = done.job
-            click.echo(f"[{i}/{len(jobs)}] {job}: {done.records} of {len(job.defenses)} cells recorded", err=True)
+            others = f", {done.elsewhere} by another process" if done.elsewhere else ""
+            click.echo(
+                f"[{i}/{len(jobs)}] {job}: {done.records} of {len(job.defenses)} cells recorded{others}", err=True
+            )
             for defense, error in done.errors:
                 click.echo(f"    {defense} failed: {foreign.line(error)}", err=True)
+            for line in set(done.broken) - known:
+                click.echo(f"bdbench: warning: {foreign.line(line)}", err=True)
+            known |= set(done.broken)
             failed += len(done.errors)
             advance(len(job.defenses))
     if failed:
