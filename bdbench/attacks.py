@@ -117,7 +117,7 @@ class TriggerAttack(Attack, ABC):
     def poison(self, train: Split, state: State, tools: Workshop) -> PoisonedData:
         """Stamp ``round(rate * n)`` of the sources, and give them the label that they are to teach."""
         images, labels = np.array(train.images), train.labels.copy()
-        goal = self._labels(self.taught(train.labels, tools), len(labels))
+        goal = _integers(self.name, self.taught(train.labels, tools), len(labels))
         chosen = self.chosen(train, goal, state, tools)
         images[chosen] = self._checked(self.poisoned(images[chosen], chosen, state, tools))
         labels[chosen] = goal[chosen]
@@ -143,14 +143,6 @@ class TriggerAttack(Attack, ABC):
         index = np.arange(len(goal)) if self.bystanders else np.flatnonzero(goal != test.labels)
         images = np.asarray(test.images)[index]
         return Challenge(self._checked(self.triggered(images, state, tools)), index, goal[index])
-
-    def _labels(self, goal: np.ndarray, count: int) -> np.ndarray:
-        """Numbers that are no integers would be rounded where they are assigned."""
-        if goal.shape != (count,) or not np.issubdtype(goal.dtype, np.integer):
-            raise BdbenchError(
-                f"attack {self.name!r} teaches labels of {goal.dtype} {goal.shape}: expected integers ({count},)"
-            )
-        return goal
 
     def _checked(self, stamped: np.ndarray) -> np.ndarray:
         if stamped.dtype != np.uint8:
@@ -245,3 +237,11 @@ class CraftedTrigger(TriggerAttack, ABC):
     def triggered(self, images: np.ndarray, state: State, tools: Workshop) -> np.ndarray:
         """Test images, stamped."""
         return self.stamp_with(images, state, tools.streams, tools.device)
+
+
+# No method: an attack may have one of any private name.
+def _integers(name: str, goal: np.ndarray, count: int) -> np.ndarray:
+    """The labels that an attack teaches; numbers that are no integers would be rounded where they are assigned."""
+    if goal.shape != (count,) or not np.issubdtype(goal.dtype, np.integer):
+        raise BdbenchError(f"attack {name!r} teaches labels of {goal.dtype} {goal.shape}: expected integers ({count},)")
+    return goal
