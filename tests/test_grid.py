@@ -290,7 +290,7 @@ datasets = ["{TINY["dataset"]}"]
 models = ["{TINY["model"]}"]
 attacks = ["none", "badnets:rate=0.05"]
 defenses = ["random", "spectral", "{TINY_DATAMODEL}"]
-seeds = "0-2"
+seeds = "0-1"
 """
 
 
