@@ -15,6 +15,7 @@ _HOMES = {
     "bdbench.attacks": ("Attack", "Covers", "CraftedTrigger", "SourceSpecific", "TriggerAttack"),
     "bdbench.commands.options": ("export_command",),
     "bdbench.data": ("ANY_OTHER", "Challenge", "ImageData", "PoisonedData", "Role", "Split", "TrainingView"),
+    "bdbench.decoding": ("decoded",),
     "bdbench.defenses": (
         "Defense",
         "Detector",
@@ -22,13 +23,16 @@ _HOMES = {
         "Mitigation",
         "Model",
         "ModelDetector",
+        "Needs",
         "RobustTraining",
         "Verdict",
     ),
     "bdbench.errors": ("BdbenchError", "unknown"),
     "bdbench.experiment": ("load", "reopen", "run", "run_all"),
+    "bdbench.files": ("check_regular", "notice", "read_arrays", "reading"),
     "bdbench.hookspecs": ("hookimpl",),
     "bdbench.interfaces": ("Architecture", "Dataset", "Measured", "Metric", "ReportSection", "Source"),
+    "bdbench.memory": ("check_memory",),
     "bdbench.params": ("param",),
     "bdbench.progress": ("bars",),
     "bdbench.recipe": ("Batch", "Loss", "Recipe"),
@@ -47,6 +51,7 @@ if TYPE_CHECKING:
     from bdbench.attacks import Attack, Covers, CraftedTrigger, SourceSpecific, TriggerAttack
     from bdbench.commands.options import export_command
     from bdbench.data import ANY_OTHER, Challenge, ImageData, PoisonedData, Role, Split, TrainingView
+    from bdbench.decoding import decoded
     from bdbench.defenses import (
         Defense,
         Detector,
@@ -54,13 +59,16 @@ if TYPE_CHECKING:
         Mitigation,
         Model,
         ModelDetector,
+        Needs,
         RobustTraining,
         Verdict,
     )
     from bdbench.errors import BdbenchError, unknown
     from bdbench.experiment import load, reopen, run, run_all
+    from bdbench.files import check_regular, notice, read_arrays, reading
     from bdbench.hookspecs import hookimpl
     from bdbench.interfaces import Architecture, Dataset, Measured, Metric, ReportSection, Source
+    from bdbench.memory import check_memory
     from bdbench.params import param
     from bdbench.progress import bars
     from bdbench.recipe import Batch, Loss, Recipe
@@ -93,6 +101,7 @@ __all__ = [
     "Mitigation",
     "Model",
     "ModelDetector",
+    "Needs",
     "Oracle",
     "PoisonedData",
     "Recipe",
@@ -113,13 +122,19 @@ __all__ = [
     "Victim",
     "Workshop",
     "bars",
+    "check_memory",
+    "check_regular",
+    "decoded",
     "detect",
     "detector",
     "export_command",
     "hookimpl",
     "load",
     "most_suspicious",
+    "notice",
     "param",
+    "read_arrays",
+    "reading",
     "reopen",
     "run",
     "run_all",

@@ -74,7 +74,7 @@ class TriggerAttack(Attack, ABC):
     clean_label: ClassVar[bool] = False
     bystanders: ClassVar[bool] = False
     target: Literal["seed"] | int = param(
-        0, help="the label that the trigger is to give (seed: drawn from the seed)", low=0
+        0, help="the label or class that the trigger is to give (seed: drawn from the seed)", low=0
     )
     rate: float = param(0.05, help="poisons / size of the whole training set", low=0, high=1, exclusive=True)
 
@@ -117,7 +117,7 @@ class TriggerAttack(Attack, ABC):
     def poison(self, train: Split, state: State, tools: Workshop) -> PoisonedData:
         """Stamp ``round(rate * n)`` of the sources, and give them the label that they are to teach."""
         images, labels = np.array(train.images), train.labels.copy()
-        goal = self.taught(train.labels, tools)
+        goal = _integers(self.name, self.taught(train.labels, tools), len(labels))
         chosen = self.chosen(train, goal, state, tools)
         images[chosen] = self._checked(self.poisoned(images[chosen], chosen, state, tools))
         labels[chosen] = goal[chosen]
@@ -237,3 +237,11 @@ class CraftedTrigger(TriggerAttack, ABC):
     def triggered(self, images: np.ndarray, state: State, tools: Workshop) -> np.ndarray:
         """Test images, stamped."""
         return self.stamp_with(images, state, tools.streams, tools.device)
+
+
+# No method: an attack may have one of any private name.
+def _integers(name: str, goal: np.ndarray, count: int) -> np.ndarray:
+    """The labels that an attack teaches; numbers that are no integers would be rounded where they are assigned."""
+    if goal.shape != (count,) or not np.issubdtype(goal.dtype, np.integer):
+        raise BdbenchError(f"attack {name!r} teaches labels of {goal.dtype} {goal.shape}: expected integers ({count},)")
+    return goal

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import glob
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -13,33 +14,54 @@ from typing import Any, Literal
 from bdbench import record
 from bdbench.defenses import Defense
 from bdbench.errors import BdbenchError
+from bdbench.files import notice, read_json
 from bdbench.grid import Grid, Job
 from bdbench.grid import read as read_grid
 from bdbench.store import key_of, write_file
 
 State = Literal["recorded", "stale", "failed", "not run"]
+# Who works on what; empty while nobody does.
+_CLAIMS = ".claims"
 
 
 @dataclass
 class Board:
     """A leaderboard's folder.
 
-    records: what record.json holds, by file name; failed: the error of each cell and seed, by their hash.
+    records: what record.json holds, by file name; failed: the error of each cell and seed, by their hash;
+    unreadable: what is wrong with each file that does not read, by its name: the others count all the same.
     """
 
     folder: Path
     records: dict[str, dict[str, Any]] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
+    unreadable: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def read(cls, folder: Path) -> Board:
-        """What is there. Raises BdbenchError for a record that is not valid, or of other definitions."""
-        records = {}
+        """What is there; what does not read is told of. Raises BdbenchError for a record of other definitions."""
+        board = cls(folder)
         for file in sorted((folder / "records").glob("*.json")):
-            records[file.name] = record.load(file)
-            check_definitions(records[file.name], file)
-        failures = [json.loads(file.read_text()) for file in sorted((folder / "failed").glob("*.json"))]
-        return cls(folder, records, {_key(f["cell"], f["seed"]): f["error"] for f in failures})
+            with board._unless_unreadable(file):
+                board.records[file.name] = record.load(file)
+        for name, data in board.records.items():
+            check_definitions(data, folder / "records" / name)
+        for file in sorted((folder / "failed").glob("*.json")):
+            with board._unless_unreadable(file):
+                key, error = _failed(file)
+                board.failed[key] = error
+        return board
+
+    @contextmanager
+    def _unless_unreadable(self, file: Path) -> Iterator[None]:
+        """Note that ``file`` is left out if a BdbenchError is raised inside."""
+        try:
+            yield
+        except FileNotFoundError:  # another process has just removed it
+            pass
+        except BdbenchError as error:
+            self.unreadable[file.name] = str(error)
+            notice(f"left out: {error}")
 
     @functools.cached_property
     def grid(self) -> Grid | None:
@@ -114,15 +136,54 @@ class Board:
         cell = record.cell_of(data["config"])
         # By their names, since others may be writing records here that need not be read.
         for file in folder.glob(glob.escape(f"{_names(cell)}-s{data['seed']}-") + "*.json"):
-            if file != own and _outdated(json.loads(file.read_text()), data):
-                file.unlink(missing_ok=True)
-        self._failure(cell, data["seed"]).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                if file != own and _outdated(file, data):
+                    file.unlink(missing_ok=True)
+        failure = self._failure(cell, data["seed"])
+        for file in (failure, failure.with_suffix(".txt")):
+            with contextlib.suppress(OSError):
+                file.unlink()
 
-    def fail(self, cell: Mapping[str, Any], seed: int, error: str) -> None:
-        """Keep the error of a cell that has no record."""
+    def fail(self, cell: Mapping[str, Any], seed: int, error: str, trace: str = "") -> None:
+        """Keep the error of a cell that has no record, and beside it its traceback, if there is one.
+
+        Raises BdbenchError if that cannot be written.
+        """
         file = self._failure(cell, seed)
-        file.parent.mkdir(parents=True, exist_ok=True)
         write_file(file, record.dumps({"cell": cell, "seed": seed, "error": error}))
+        if trace:
+            write_file(file.with_suffix(".txt"), trace)
+        else:
+            with contextlib.suppress(OSError):
+                file.with_suffix(".txt").unlink()
+
+    def settled(self, job: Job, defense: Defense, since: float) -> State | None:
+        """Whether a cell is recorded, or has failed after ``since`` (seconds of the clock), as the disk has it now."""
+        cell = job.config(defense)
+        files = (self.folder / "records").glob(glob.escape(f"{_names(cell)}-s{job.seed}-") + "*.json")
+        now = Board(self.folder)
+        for file in files:
+            with contextlib.suppress(BdbenchError):
+                now.records[file.name] = record.load(file)
+        if now.state(job, defense) == "recorded":
+            return "recorded"
+        with contextlib.suppress(OSError):
+            if self._failure(cell, job.seed).stat().st_mtime >= since:
+                return "failed"
+        return None
+
+    def failure_of(self, job: Job, defense: Defense) -> str:
+        """The error that a cell has failed with, as the disk has it now; "" if there is none."""
+        with contextlib.suppress(OSError, BdbenchError):
+            return _failed(self._failure(job.config(defense), job.seed))[1]
+        return ""
+
+    def claim_of(self, job: Job, defense: Defense | None = None) -> Path:
+        """The lock of a cell; without a defense, of what those of the job share."""
+        if defense is not None:
+            return self.folder / _CLAIMS / f"{self._failure(job.config(defense), job.seed).stem}.lock"
+        shared = _setting(job.config(job.defenses[0])) | {"attack": job.attack.config(), "reserve": job.reserve}
+        return self.folder / _CLAIMS / f"{job.attack.name}-s{job.seed}-{_key(shared, job.seed)[:8]}.lock"
 
     def _failure(self, cell: Mapping[str, Any], seed: int) -> Path:
         return self.folder / "failed" / f"{_names(cell)}-s{seed}-{_key(cell, seed)[:8]}.json"
@@ -137,8 +198,21 @@ def check_definitions(data: Mapping[str, Any], path: Path) -> None:
         )
 
 
-def _outdated(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
-    """Whether two records are of one cell and seed, and of other code or files."""
+def _failed(file: Path) -> tuple[str, str]:
+    """The hash of a cell and seed, and its error, in a file. Raises BdbenchError if it holds no such things."""
+    data = read_json(file)
+    try:
+        return _key(data["cell"], data["seed"]), str(data["error"])
+    except (KeyError, TypeError) as error:
+        raise BdbenchError(f"{file} holds no failure: expected cell, seed and error ({error})") from None
+
+
+def _outdated(file: Path, new: Mapping[str, Any]) -> bool:
+    """Whether a file holds a record of the cell and seed of ``new``, and of other code or files."""
+    try:
+        old = record.load(file)
+    except BdbenchError:  # nobody knows what it is
+        return False
     same = old["seed"] == new["seed"] and record.cell_of(old["config"]) == record.cell_of(new["config"])
     return same and any(old["config"].get(made) != new["config"].get(made) for made in ("code", "files"))
 

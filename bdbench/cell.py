@@ -6,11 +6,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from bdbench import environment, record, scene, sources, stages
+import numpy as np
+
+from bdbench import environment, forecast, record, scene, sources, stages
 from bdbench.applicable import why_not
 from bdbench.defenses import Defense
 from bdbench.errors import BdbenchError
 from bdbench.events import Deaf, Events
+from bdbench.forecast import Forecast, Ground
 from bdbench.interfaces import Measured
 from bdbench.models import Models
 from bdbench.record import BASES, Cost, Record
@@ -27,6 +30,7 @@ class Cell:
         self._events = events or Deaf()
         self._scene: Scene | None = None
         self._models: Models | None = None
+        self._told = False
 
     @property
     def scene(self) -> Scene:
@@ -42,18 +46,39 @@ class Cell:
             self._models = Models(self.scene)
         return self._models
 
+    def forecast(self, defenses: Sequence[Defense]) -> Forecast:
+        """What it would take, by its data set alone; nothing is attacked, trained or kept."""
+        setting = self.setting
+        images = scene.read_images(setting.dataset, setting.source, setting.seed, setting.reserve, setting.progress)
+        trainer = scene.trainer_for(setting, images)
+        ground = Ground(setting, trainer, np.asarray(images.train.images), images.num_classes)
+        return forecast.forecast(ground, defenses)
+
+    def prepare(self, defenses: Sequence[Defense]) -> None:
+        """Make what all defenses share. Raises BdbenchError for what can be known before anything is trained."""
+        self._check(defenses)
+        if any(map(self._fits, defenses)):
+            _ = self.models.before
+
+    def _fits(self, defense: Defense) -> bool:
+        try:
+            forecast.check_defense(Ground.of(self.scene), defense)
+        except Exception:
+            return False  # said when the defense's turn comes
+        return True
+
     def run(self, defenses: Sequence[Defense]) -> Iterator[Record | Exception]:
         """Every defense in turn: its record, or the error it failed with."""
         self._check(defenses)
-        told = False
         for defense in defenses:
             try:
+                forecast.check_defense(Ground.of(self.scene), defense)
                 config = self.config(defense)
                 run = run_id(config, self.setting.seed, self.setting.device)
                 self._events.started(run, config)
-                if not told:
+                if not self._told:
                     self._tell_shared(run)
-                    told = True
+                    self._told = True
                 made = self._one(run, defense, config)
             except Exception as error:
                 yield error
@@ -92,6 +117,7 @@ class Cell:
         if removes and budget != "auto" and budget and not 1 <= round(budget * n) < n:
             asked = f"budget={budget:g} removes {round(budget * n)} of {n} training examples"
             raise BdbenchError(f"{asked}: expected at least 1, and not all")
+        forecast.check_training(Ground.of(self.scene))
 
     def _one(self, run: str, defense: Defense, config: dict[str, Any]) -> Record:
         """The defense's own part, measured and recorded."""

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import sys
+import traceback
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from bdbench import __version__
+from bdbench import __version__, foreign, stopping
 from bdbench.commands import boards, options
 from bdbench.commands.plugin import plugin
-from bdbench.errors import BdbenchError
+from bdbench.errors import BdbenchError, one_line
 
 if TYPE_CHECKING:
     from bdbench.progress import Bars
@@ -28,7 +30,7 @@ class _Program(click.Group):
         try:
             return super().invoke(context)
         except BdbenchError as error:
-            click.echo(f"bdbench: {error}", err=True)
+            click.echo(f"bdbench: {foreign.line(error)}", err=True)
             context.exit(2)
 
 
@@ -62,8 +64,9 @@ def cli() -> None:
 @click.option("--floor", is_flag=True, help="Try a model of the clean set with the triggers, too.")
 @options.workplace
 @click.option("--fresh", is_flag=True, help="Compute every stage again.")
+@click.option("--dry-run", is_flag=True, help="Say what it would take, and stop.")
 @click.option("--json", "as_json", is_flag=True, help="Print the records instead of a table.")
-def run(as_json: bool, **cell: Any) -> None:
+def run(as_json: bool, dry_run: bool, **cell: Any) -> None:
     """Poison, train, defend, measure, record: a table for each stage of defense.
 
     SPEC is a name, or a name with parameters: blend:alpha=0.2,rate=0.015. `bdbench list` shows them all.
@@ -78,18 +81,61 @@ def run(as_json: bool, **cell: Any) -> None:
     cell["defenses"] = [installed().component("defense", spec) for spec in cell["defenses"]]
     with progress.bars() as bars:
         with bars.busy("start"):
-            from bdbench.experiment import run_all
+            from bdbench import experiment
+            from bdbench.store import STAGES
 
-        records = [r.to_dict() for r in run_all(**cell, progress=bars)]
+        if dry_run:
+            lines = _forecast(cell, bars)
+        stopping.keeps(f"finished stages are kept in {Path(cell['out']) / STAGES}")
+        outcomes = [] if dry_run else list(experiment.run_each(**cell, progress=bars))
+    if dry_run:
+        click.echo("\n".join(lines))
+        return
     options.warn_of_broken_plugins(known)
+    records = [outcome.to_dict() for outcome in outcomes if not isinstance(outcome, Exception)]
+    failed = [outcome for outcome in outcomes if isinstance(outcome, Exception)]
+    if len({one_line(error) for error in failed}) == 1 and not records and isinstance(failed[0], BdbenchError):
+        # What all of them share, or the only one there is: an error in what was asked for.
+        raise failed[0]
     if as_json:
         click.echo(json.dumps(records, indent=1))
     else:
         from bdbench import tables
 
-        tables.show_runs(records)
+        if records:
+            tables.show_runs(records)
         for record in records:
             click.echo(f"{Path(cell['out']) / record['id']}", err=True)
+    for error in failed:
+        click.echo(f"bdbench: {foreign.line(_failure(error, Path(cell['out'])))}", err=True)
+    if failed:
+        sys.exit(1)
+
+
+def _forecast(cell: dict[str, Any], bars: Bars) -> list[str]:
+    """What a run would take, line by line; nothing is left of it."""
+    import tempfile
+
+    from bdbench import experiment
+
+    defenses = cell.pop("defenses")
+    with tempfile.TemporaryDirectory() as aside:
+        told = experiment.cell(**{**cell, "out": aside}, progress=bars).forecast(defenses)
+    return list(told.lines())
+
+
+def _failure(error: Exception, out: Path) -> str:
+    """A line on what a defense failed with; the traceback of what is no plain mistake is in a file that it names."""
+    from bdbench.plugins import installed
+    from bdbench.store import key_of, write_file
+
+    line = installed().told(error)
+    if isinstance(error, BdbenchError):
+        return line
+    trace = "".join(traceback.format_exception(error))
+    file = out / ".failed" / f"{key_of({'trace': trace})[:8]}.txt"
+    write_file(file, trace)
+    return f"{line} ({file})"
 
 
 @cli.command()
@@ -198,7 +244,7 @@ OWN_COMMANDS = frozenset(cli.commands)
 
 
 def main() -> None:
-    """The ``bdbench`` program, with the commands that plugins add."""
+    """The commands, with those that plugins add; ``bdbench.__main__`` is the program."""
     from bdbench import machine
     from bdbench.plugins import installed
 
@@ -210,4 +256,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    from bdbench.__main__ import main as program
+
+    program()

@@ -12,6 +12,8 @@ import numpy as np
 
 from bdbench.errors import BdbenchError
 
+# Resizing and half precision leave values that much outside of 0..1.
+_ROUNDING = 1e-3
 ANY_OTHER = -1
 """The goal of a row whose attacker wants any label but the image's own: an untargeted attack."""
 
@@ -164,10 +166,10 @@ def checked_split(name: str, images: np.ndarray, labels: np.ndarray, classes: Se
     if np.issubdtype(images.dtype, np.floating):
         if not np.isfinite(images).all():
             raise BdbenchError(f"the {name} images hold NaN or infinite values: expected finite ones")
-        if images.size and (images.min() < 0 or images.max() > 1):
+        if images.size and (images.min() < -_ROUNDING or images.max() > 1 + _ROUNDING):
             span = f"{images.min():g}..{images.max():g}"
             raise BdbenchError(f"the {name} images are {images.dtype} in {span}: expected uint8, or floats in 0..1")
-        images = np.rint(images * 255).astype(np.uint8)
+        images = np.rint(np.clip(images, 0, 1) * 255).astype(np.uint8)
     if images.dtype != np.uint8:
         raise BdbenchError(f"the {name} images are {images.dtype}: expected uint8, or floats in 0..1")
     if images.ndim == 3:
@@ -180,6 +182,11 @@ def checked_split(name: str, images: np.ndarray, labels: np.ndarray, classes: Se
         found = f"{labels.dtype} in {labels.min()}..{labels.max()}"
         raise BdbenchError(f"{name} labels are {found}: expected integers in 0..{len(classes) - 1}")
     return Split(np.ascontiguousarray(images), labels.astype(np.int64))
+
+
+def fingerprint_of(part: Split | TrainingView) -> str:
+    """The ``fingerprint`` of images, which are decoded, with their labels."""
+    return fingerprint(np.asarray(part.images), part.labels)
 
 
 def fingerprint(*arrays: np.ndarray) -> str:

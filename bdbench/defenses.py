@@ -36,6 +36,16 @@ class Verdict:
     p_value: float | None = None
 
 
+@dataclass(frozen=True)
+class Needs:
+    """What a defense will take, as far as it can tell. memory: bytes at its peak, beyond the images; models: how many
+    it trains itself; None: not known.
+    """
+
+    memory: int | None = None
+    models: int | None = None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Defense(Component, ABC):
     """What defenses share.
@@ -60,6 +70,13 @@ class Defense(Component, ABC):
     def access(self) -> tuple[str, ...]:
         """All that it is given beside the model: the training set, and what it is told."""
         return (*(["training_set"] if self.takes_training_set else []), *self.told)
+
+    def needs(self, examples: int, shape: tuple[int, int, int], num_classes: int) -> Needs:
+        """What it takes for a training set of so many images of ``shape`` (H, W, C), told before anything is trained.
+
+        A run for which there is too little memory is refused, with the number of examples that would fit.
+        """
+        return Needs()
 
 
 @dataclass(frozen=True, kw_only=True)

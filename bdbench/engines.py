@@ -6,61 +6,38 @@ import functools
 import logging
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import Any
 
-from bdbench import machine, record
+from bdbench import machine
 from bdbench.board import Board
-from bdbench.defenses import Defense
 from bdbench.errors import BdbenchError
 from bdbench.grid import Job
-from bdbench.progress import Progress, Silent
-
-if TYPE_CHECKING:
-    from bdbench.tools import Spread
+from bdbench.jobs import Done, Workplace, carry_out, failed
+from bdbench.progress import Progress
 
 # A task whose worker died goes to another; one that dies this often is at fault itself.
 _RETRIES = 3
 # Seconds for the next piece of an ensemble to end.
 _PATIENCE = 900.0
 
-
-@dataclass(frozen=True)
-class Workplace:
-    """Where jobs read and write, and with what. On a cluster, every machine must see the same folders.
-
-    board: the leaderboard's folder; out: runs and stage results; precision: "auto" or that of large products; threads:
-    CPU threads of a job, None for as many as are free.
-    """
-
-    board: Path
-    out: Path
-    device: str = "auto"
-    precision: str = "auto"
-    data_root: Path | None = None
-    download: bool = False
-    threads: int | None = None
-
-
-@dataclass(frozen=True)
-class Done:
-    """What came of a job: the number of records, and the error of each defense that has none, by its spec."""
-
-    job: Job
-    records: int
-    errors: tuple[tuple[str, str], ...]
-
-
 Engine = Callable[[Sequence[Job], Workplace, Progress], Iterator[Done]]
 
 
 def local(jobs: Sequence[Job], place: Workplace, progress: Progress) -> Iterator[Done]:
-    """One job after the other, in this process."""
+    """One job after the other, in this process; first those that no other process is at, then what others left."""
+    begun: list[Done] = []
     for job in jobs:
         with progress.section():
-            done = carry_out(job, place, progress)
-        yield done
+            done = carry_out(job, place, progress, wait=False)
+        if done.left:
+            begun.append(done)
+        else:
+            yield done
+    for done in begun:
+        with progress.section():
+            rest = carry_out(replace(done.job, defenses=done.left), place, progress)
+        yield done.with_rest(rest)
 
 
 def on_ray(address: str | None) -> Engine:
@@ -90,51 +67,6 @@ def on_ray(address: str | None) -> Engine:
             ray.shutdown()
 
     return run
-
-
-def carry_out(job: Job, place: Workplace, progress: Progress | None = None, spread: Spread | None = None) -> Done:
-    """Run a job and keep its records, or the errors of what failed, in the leaderboard's folder."""
-    from bdbench import experiment
-
-    board = Board(place.board)
-    outcomes: list[Any] = []
-    try:
-        for outcome in experiment.run_each(
-            dataset=job.dataset,
-            model=job.model,
-            attack=job.attack,
-            defenses=job.defenses,
-            seed=job.seed,
-            budget=job.budget,
-            reserve=job.reserve,
-            floor=job.floor,
-            device=place.device,
-            precision=place.precision,
-            threads=place.threads,
-            out=place.out,
-            data_root=place.data_root,
-            download=place.download,
-            progress=progress or Silent(),
-            spread=spread,
-        ):
-            if not isinstance(outcome, Exception):
-                board.add(outcome.to_dict())
-            outcomes.append(outcome)
-    except Exception as error:
-        # In what all defenses share, so that it is the error of each that is left.
-        outcomes += [error] * (len(job.defenses) - len(outcomes))
-    failed = [(d, o) for d, o in zip(job.defenses, outcomes, strict=True) if isinstance(o, Exception)]
-    return _failed(job, failed, board)
-
-
-def _failed(job: Job, failed: Sequence[tuple[Defense, Exception]], board: Board) -> Done:
-    errors = []
-    for defense, error in failed:
-        line = (str(error).splitlines() or [""])[0]
-        text = line if isinstance(error, BdbenchError) else f"{type(error).__name__}: {line}"
-        board.fail(job.config(defense), job.seed, text)
-        errors.append((record.spec(defense.config()), text))
-    return Done(job, len(job.defenses) - len(errors), tuple(errors))
 
 
 def _connected(address: str | None) -> Any:
@@ -197,6 +129,7 @@ def _result(ray: Any, ref: Any, job: Job, place: Workplace) -> Done:
     try:
         return ray.get(ref)
     except ray.exceptions.RayError as error:
-        board = Board.read(place.board)
-        lost = [defense for left in board.pending([job]) for defense in left.defenses]
-        return _failed(job, [(defense, error) for defense in lost], board)
+        board = Board(place.board)
+        lost = [d for d in job.defenses if not board.settled(job, d, place.since)]
+        errors = tuple(failed(job, defense, error, board) for defense in lost)
+        return Done(job, len(job.defenses) - len(errors), errors)

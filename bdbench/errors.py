@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 
 class BdbenchError(Exception):
@@ -19,3 +21,27 @@ def unknown(kind: str, value: str, allowed: Iterable[str]) -> BdbenchError:
     close = difflib.get_close_matches(value, names, n=1, cutoff=0.5)
     hint = f"did you mean {close[0]!r}? " if close else ""
     return BdbenchError(f"unknown {kind} {value!r}: {hint}known: {', '.join(names) or 'none'}")
+
+
+def one_line(error: BaseException) -> str:
+    """An error in one line: bdbench's own are sentences, others need their type to be understood.
+
+    Its text is foreign: it may be empty, or of many lines, or raise itself.
+    """
+    try:
+        text = next(iter(str(error).splitlines()), "")
+    except Exception:
+        text = "(its text cannot be read)"
+    if isinstance(error, BdbenchError):
+        return text
+    name = type(error).__name__
+    return f"{name}: {text}" if text else name
+
+
+@contextmanager
+def writable(folder: Path) -> Iterator[None]:
+    """Turn an OSError met inside into the one-line error for a folder that cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise BdbenchError(f"cannot write to {folder}: {error.strerror}: expected a writable folder") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -10,12 +11,13 @@ from typing import Any, Literal
 import numpy as np
 
 import bdbench
-from bdbench import machine, params, record, training
+from bdbench import guard, machine, params, record, training
 from bdbench.attacks import Attack
 from bdbench.cell import Cell
 from bdbench.data import ImageData
 from bdbench.defenses import Defense
 from bdbench.errors import BdbenchError
+from bdbench.files import read_arrays
 from bdbench.interfaces import Architecture, Component, Dataset, Measured, Source
 from bdbench.plugins import installed
 from bdbench.progress import Progress, Silent
@@ -68,6 +70,7 @@ def cell(
         spread=spread,
     )
     sweep(Path(out))
+    machine.keep_compiled(Path(out))
     return Cell(setting, Hooks())
 
 
@@ -112,7 +115,9 @@ def load(
     Raises BdbenchError if it is not there or not fit.
     """
     found = installed().component("dataset", dataset)
-    return read_images(found, _source(data_root, download), seed, check_reserve(reserve), progress or Silent())
+    return read_images(
+        found, _source(data_root, download), _checked_seed(seed), check_reserve(reserve), progress or Silent()
+    )
 
 
 def reopen(
@@ -157,6 +162,7 @@ def reopen(
     opened = Cell(setting)
     _check_same(path, opened.scene.facts, config["data"])
     arrays = _arrays(folder) if path.is_dir() else {}
+    _check_scores(folder / "scores.npz", arrays, opened)
     return Reopened(found, arrays, installed().component("defense", config["defense"]), opened)
 
 
@@ -170,17 +176,34 @@ def _check_same(path: Path, here: Mapping[str, Any], then: Mapping[str, Any]) ->
 
 
 def _arrays(folder: Path) -> dict[str, np.ndarray]:
-    file = folder / "scores.npz"
-    if not file.exists():
+    try:
+        return read_arrays(folder / "scores.npz")
+    except FileNotFoundError:
         return {}
-    with np.load(file, allow_pickle=False) as arrays:
-        return dict(arrays)
 
 
-def _checked_seed(seed: int) -> int:
-    if seed < 0:
-        raise BdbenchError(f"seed={seed} is not allowed: expected an integer >= 0")
-    return seed
+def _check_scores(file: Path, arrays: Mapping[str, np.ndarray], opened: Cell) -> None:
+    """Raise BdbenchError unless what was kept beside a record is finite, and of as many examples as the run has."""
+    scene = opened.scene
+    challenged = 0 if scene.challenge is None else len(scene.challenge.index)
+    counts = {name: len(scene.view.labels) for name in ("scores", "kept")}
+    counts |= {"clean_scores": len(scene.images.test.labels), "challenge_scores": challenged}
+    for name in counts.keys() & arrays.keys():
+        array = arrays[name]
+        if array.shape[:1] != (counts[name],):
+            raise BdbenchError(f"{file}: {name} have shape {array.shape}: expected ({counts[name]},), as the run")
+        if array.dtype.kind not in "bif" or not np.isfinite(array).all():
+            raise BdbenchError(f"{file}: {name} are {array.dtype}, not all finite: expected finite numbers")
+
+
+def _checked_seed(seed: Any) -> int:
+    try:
+        whole = -1 if isinstance(seed, bool) else operator.index(seed)
+    except TypeError:
+        whole = -1
+    if whole < 0:
+        raise BdbenchError(f"seed={seed!r} is not allowed: expected an integer >= 0")
+    return whole
 
 
 def _source(data_root: str | Path | None, download: bool) -> Source:
@@ -188,6 +211,17 @@ def _source(data_root: str | Path | None, download: bool) -> Source:
     if root is not None and not root.is_dir():
         raise BdbenchError(f"data root {str(root)!r} is not there: expected a folder")
     return Source(root, download)
+
+
+def _untouchable(measured: Measured) -> Measured:
+    """The same numbers in arrays that cannot be written to, and in dicts that nobody else has."""
+    return Measured(
+        guard.read_only(measured.roles),
+        None if measured.scores is None else guard.read_only(measured.scores),
+        None if measured.kept is None else guard.read_only(measured.kept),
+        dict(measured.before),
+        dict(measured.after),
+    )
 
 
 class Hooks:
@@ -207,7 +241,8 @@ class Hooks:
 
     def extra(self, measured: Measured) -> dict[str, float | None]:
         """The numbers of metric plugins."""
-        return {r.name: installed().compute(r, measured) for r in installed().registered("metric")}
+        # Each is handed its own: what one writes into it no other reads.
+        return {r.name: installed().compute(r, _untouchable(measured)) for r in installed().registered("metric")}
 
     def versions(self, *components: Component) -> dict[str, str]:
         """The version of bdbench and of every distribution that a component came from."""

@@ -15,6 +15,7 @@ from bdbench.applicable import why_not
 from bdbench.attacks import Attack
 from bdbench.defenses import Defense
 from bdbench.errors import BdbenchError, unknown
+from bdbench.files import check_regular
 from bdbench.interfaces import Architecture, Component, Dataset
 from bdbench.params import parse_spec
 from bdbench.plugins import SEVERAL, installed
@@ -135,10 +136,11 @@ def read(path: Path) -> Grid:
     list in ``attacks`` is a cascade of several on one set.
     """
     try:
+        check_regular(path)
         data = tomllib.loads(path.read_text())
     except FileNotFoundError:
         raise BdbenchError(f"no grid at {path}: expected a TOML file") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise BdbenchError(f"cannot read the grid {path}: {error}") from None
     for key in data:
         if key not in _KEYS:
@@ -221,6 +223,9 @@ def _specs(kind: str, entry: Any) -> Iterator[str | dict[str, Any] | list[Any]]:
         return
     if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
         raise BdbenchError(f"{entry} is no {kind}: expected a string, or a table with a name and parameters")
+    for key, value in entry.items():
+        if value == []:
+            raise BdbenchError(f"{key}=[] is not allowed for {kind} {entry['name']!r}: expected at least one value")
     values = [value if isinstance(value, list) else [value] for value in entry.values()]
     for choice in itertools.product(*values):
         yield dict(zip(entry, choice, strict=True))

@@ -26,6 +26,14 @@ _LOOK = 0.1
 _PRODUCT = 256
 
 
+def keep_compiled(folder: Path) -> None:
+    """Let numba keep what it compiles below ``folder`` where it has no other place: packages and home are read-only."""
+    cache = Path.home() / ".cache"
+    nearest = next((path for path in (cache, *cache.parents) if path.exists()), cache)
+    if not os.access(nearest, os.W_OK):
+        os.environ.setdefault("NUMBA_CACHE_DIR", str((folder / ".numba").absolute()))
+
+
 def wait_kindly() -> None:
     """Let threads that wait give their core away soon, unless the user has said how they wait, or torch is loaded."""
     if "torch" not in sys.modules and not any(name in os.environ for name in _TOLD):

@@ -9,7 +9,7 @@ from dataclasses import asdict
 
 import numpy as np
 
-from bdbench import data, metrics, sources
+from bdbench import data, guard, metrics, sources
 from bdbench.defenses import Model
 from bdbench.record import Performance
 from bdbench.scene import Scene
@@ -39,7 +39,8 @@ class Models:
     @functools.cached_property
     def _victim(self) -> tuple[Victim, Stage]:
         scene = self.scene
-        given = scene.attack.victim(scene.state, scene.workshop)
+        with guard.call(scene.attack):
+            given = scene.attack.victim(scene.state, scene.workshop)
         found = (
             (given, Stage({}, 0.0, reused=True))
             if given is not None
@@ -106,8 +107,9 @@ class Models:
         return heap[: len(images)], heap[len(images) :]
 
     def performance(self, model: Model) -> Performance:
-        """What a model does on the test set and the challenge."""
-        return self.measured(*self.predictions(model))
+        """What a trained network does on the test set and the challenge."""
+        with guard.call(self.scene.setting.model):
+            return self.measured(*self.predictions(model))
 
     def measured(self, clean: np.ndarray, challenged: np.ndarray | None) -> Performance:
         """What predictions on the test set and the challenge amount to."""
@@ -140,8 +142,10 @@ def _trained(
 
     def make() -> tuple[Mapping[str, np.ndarray], float]:
         start = time.perf_counter()
-        victim = trainer.train(images[index], labels[index], seed, label)
+        with guard.call(bench.architecture):
+            victim = trainer.train(images[index], labels[index], seed, label)
         return victim.arrays(), time.perf_counter() - start
 
     stage = bench.store.stage(config, make)
-    return trainer.restore(stage.arrays), stage
+    with guard.call(bench.architecture):
+        return trainer.restore(stage.arrays), stage

@@ -10,12 +10,15 @@ import dataclasses
 import math
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Union, get_args, get_origin
 
 from bdbench.errors import BdbenchError, unknown
 
+_QUOTES = ("'", '"')
+# Of attacks.
+_LABELS = ("target", "source")
 _TRUE, _FALSE = {"true", "yes", "on", "1"}, {"false", "no", "off", "0"}
 
 
@@ -57,6 +60,12 @@ def param(
     oracle: what a defense is told where this parameter, a bool, is true.
     """
     return dataclasses.field(default=default, metadata={"limits": _Limits(help, low, high, exclusive, oracle)})
+
+
+class ClassName(str):
+    """A class of the data set, in the place of its label, until the data set is there to say which that is."""
+
+    __slots__ = ()
 
 
 @dataclass(frozen=True)
@@ -111,9 +120,12 @@ def check(component: Any) -> None:
     """Raise BdbenchError unless every field has its declared type and lies in its range."""
     for name, (hint, field) in _fields(type(component)).items():
         value = getattr(component, name)
+        if isinstance(value, ClassName) and _is_label(name, hint):
+            continue
         if not _fits(value, hint) or not all(_limits(field).admits(v) for v in _numbers(value)):
             expected = _allowed(hint, field) or _type_name(hint)
-            raise BdbenchError(f"{_title(component)}: {name}={_show(value)} is not allowed: expected {expected}")
+            kind = f" ({type(value).__name__} of numpy)" if _of_numpy(value) else ""
+            raise BdbenchError(f"{_title(component)}: {name}={_show(value)}{kind} is not allowed: expected {expected}")
 
 
 def make(cls: type, kind: str, values: Mapping[str, Any], build: Callable[[str, Any], Any] | None = None) -> Any:
@@ -123,7 +135,7 @@ def make(cls: type, kind: str, values: Mapping[str, Any], build: Callable[[str, 
     BdbenchError for a parameter that does not exist, does not parse or is out of range.
     """
     fields = _fields(cls)
-    parsed = {}
+    parsed: dict[str, Any] = {}
     for name, value in values.items():
         if name not in fields:
             raise unknown(f"parameter of {kind} '{cls.name}'", name, fields)  # type: ignore[attr-defined]
@@ -135,14 +147,35 @@ def make(cls: type, kind: str, values: Mapping[str, Any], build: Callable[[str, 
         try:
             parsed[name] = _parse(value, hint) if isinstance(value, str) else _convert(value, hint)
         except ValueError:
+            if _is_label(name, hint):
+                parsed[name] = ClassName(value)
+                continue
             expected = " ".join(filter(None, [_type_name(hint), _limits(field).allowed()]))
             title = f"{kind} '{cls.name}'"  # type: ignore[attr-defined]
             raise BdbenchError(f"{title}: {name}={value} is not allowed: expected {expected}") from None
     return cls(**parsed)
 
 
+def with_labels(component: Any, classes: Sequence[str]) -> Any:
+    """A component with the labels of the classes that it names. Raises BdbenchError for one that is not there."""
+    changes: dict[str, Any] = {}
+    for name in _fields(type(component)):
+        value = getattr(component, name)
+        if isinstance(value, ClassName):
+            if value not in classes:
+                raise unknown(f"class of {_title(component)} in {name}", value, classes)
+            changes[name] = list(classes).index(value)
+        elif any(hasattr(one, "kind") for one in _tuple(value)):
+            inner = tuple(with_labels(one, classes) for one in _tuple(value))
+            if inner != _tuple(value):
+                changes[name] = inner
+    return dataclasses.replace(component, **changes) if changes else component
+
+
 def parse_spec(spec: str) -> tuple[str, dict[str, str]]:
-    """Split ``name:key=value,key=value`` into its name and its raw values; brackets hold specs inside a value together.
+    """Split ``name:key=value,key=value`` into its name and its raw values.
+
+    Brackets hold specs inside a value together, and quotes around a value all that is in it.
 
     Raises BdbenchError if a part has no ``=`` or a key comes twice.
     """
@@ -151,23 +184,59 @@ def parse_spec(spec: str) -> tuple[str, dict[str, str]]:
     for part in filter(None, split(rest, ",")):
         key, equals, value = part.partition("=")
         if not equals or not key.strip():
-            raise BdbenchError(f"cannot read {part!r} in {spec!r}: expected name:parameter=value,parameter=value")
+            raise BdbenchError(
+                f"cannot read {part!r} in {spec!r}: expected name:parameter=value,parameter=value, and quotes around a "
+                "value with commas"
+            )
         if key.strip() in values:
             raise BdbenchError(f"parameter {key.strip()!r} is given twice in {spec!r}: expected once")
-        values[key.strip()] = value.strip()
+        values[key.strip()] = _unquoted(value.strip())
     return name.strip(), values
 
 
+def quoted(text: str) -> str:
+    """A value as ``parse_spec`` reads it, in quotes where it would be read otherwise."""
+    if not (set(text) & set(",[]") or text != text.strip() or text[:1] in ("'", '"')):
+        return text
+    mark = '"' if "'" in text else "'"
+    return f"{mark}{text}{mark}"
+
+
+def plain(value: Any) -> Any:
+    """A number of numpy as Python's own; anything else as it is."""
+    return value.item() if _of_numpy(value) and getattr(value, "ndim", None) == 0 else value
+
+
 def split(text: str, separator: str) -> list[str]:
-    """The parts of a text between separators that are in no brackets; brackets that are not closed are none."""
-    found, depth = [""], 0
+    """The parts of a text between separators that are in no brackets or quotes; those that are not closed are none."""
+    found, depth, quote = [""], 0, ""
     for character in text:
-        depth += (character == "[") - (character == "]")
-        if character == separator and not depth:
+        if quote:
+            quote = "" if character == quote else quote
+        elif character in _QUOTES and found[-1][-1:] in ("=", "+", "["):
+            quote = character
+        else:
+            depth += (character == "[") - (character == "]")
+        if character == separator and not depth and not quote:
             found.append("")
         else:
             found[-1] += character
-    return text.split(separator) if depth else found
+    return text.split(separator) if depth or quote else found
+
+
+def _unquoted(value: str) -> str:
+    whole = len(value) > 1 and value[0] in _QUOTES and value[0] == value[-1] and value[0] not in value[1:-1]
+    return value[1:-1] if whole else value
+
+
+def _of_numpy(value: Any) -> bool:
+    return type(value).__module__ == "numpy"
+
+
+def _is_label(name: str, hint: Any) -> bool:
+    """Whether a parameter of an attack is a label, or drawn from the seed: a class's name then does as well."""
+    options = _options(hint)
+    return name in _LABELS and int in options and any("seed" in get_args(o) for o in options)
 
 
 def _opened(spec: Any) -> Any:
@@ -247,8 +316,9 @@ def _fits(value: Any, hint: Any) -> bool:
 
 def _convert(value: Any, hint: Any) -> Any:
     """A Python value as the field wants it: lists become tuples, ints become floats."""
+    value = plain(value)
     if isinstance(value, list):
-        return tuple(value)
+        return tuple(map(plain, value))
     if _fits(value, int) and float in _options(hint) and int not in _options(hint):
         return float(value)
     return value

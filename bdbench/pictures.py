@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from bdbench import foreign
 from bdbench.data import Role
 
 COLOURS = {Role.CLEAN: "#0072b2", Role.POISON: "#d55e00", Role.COVER: "#e69f00"}
@@ -32,7 +33,7 @@ def examples(clean: np.ndarray, poisoned: np.ndarray, titles: Sequence[str]) -> 
         for axis, image in zip(row, images, strict=True):
             _image(axis, image)
     for axis, title in zip(axes[0], titles, strict=True):
-        axis.set_title(title, fontsize=8)
+        axis.set_title(foreign.figure(title), fontsize=8)
     for axis, label in zip(axes[:, 0], ("clean", "poisoned", f"difference x {gain:.1f}"), strict=True):
         axis.set_ylabel(label, fontsize=8)
     return figure
@@ -53,7 +54,7 @@ def gallery(pairs: Mapping[str, tuple[np.ndarray, np.ndarray]], across: int = 8)
         for axis, image in zip(top, (clean, changed, amplified), strict=False):
             axis.axis("on")
             _image(axis, image)
-        top[0].set_title(name, fontsize=8)
+        top[0].set_title(foreign.figure(name), fontsize=8)
         top[2].set_xlabel(f"x {gain:.1f}", fontsize=7)
     return figure
 
@@ -78,7 +79,7 @@ def flagged(images: np.ndarray, roles: np.ndarray, labels: np.ndarray) -> Figure
         colour = COLOURS[Role(roles[i])]
         for side in axis.spines.values():
             side.set(visible=True, color=colour, linewidth=4)
-        axis.set_xlabel(str(labels[i]), fontsize=7, color=colour)
+        axis.set_xlabel(foreign.figure(labels[i]), fontsize=7, color=colour)
     figure.legend(handles=_handles(roles), loc="outside upper left", ncols=3, frameon=False, fontsize=8)
     return figure
 
@@ -87,7 +88,7 @@ def histogram(scores: np.ndarray, roles: np.ndarray, threshold: float | None) ->
     """Scores (n,) by role, each role's counts on a log scale, and the budget's threshold, if there is one."""
     figure = Figure(figsize=(7, 3), layout="constrained")
     axis = figure.subplots()
-    bins = np.histogram_bin_edges(scores, 60).tolist()
+    bins = _bins(scores)
     for role in Role:
         if (roles == role).any():
             label = f"{role.name.lower()} ({np.count_nonzero(roles == role)})"
@@ -97,6 +98,16 @@ def histogram(scores: np.ndarray, roles: np.ndarray, threshold: float | None) ->
     axis.set(xlabel="score (higher: more suspicious)", ylabel="examples", yscale="log")
     axis.legend(frameon=False, fontsize=8)
     return figure
+
+
+def _bins(scores: np.ndarray) -> list[float]:
+    """The edges of 60 bins; of fewer where floating point has none between the scores."""
+    middle, reach = float(scores.mean()), float(np.ptp(scores)) / 2
+    # So little apart, the scores are one bar.
+    if reach <= 1e-9 * max(abs(middle), 1e-300):
+        width = max(abs(middle), 1.0) / 2
+        return np.linspace(middle - width, middle + width, 61).tolist()
+    return np.histogram_bin_edges(scores, 60).tolist()
 
 
 def curves(scores: np.ndarray, roles: np.ndarray, point: tuple[float, float] | None) -> Figure:

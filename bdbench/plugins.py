@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import importlib.metadata
 import inspect
@@ -14,8 +15,8 @@ from typing import Any
 
 import pluggy
 
-from bdbench import __version__, hookspecs, params
-from bdbench.errors import BdbenchError, unknown
+from bdbench import __version__, guard, hookspecs, params
+from bdbench.errors import BdbenchError, one_line, unknown
 from bdbench.hookspecs import GROUP
 
 KINDS = {
@@ -79,13 +80,14 @@ class Plugins:
         plugin = Plugin(entry_point.name, dist.name if dist else "?", dist.version if dist else "?")
         self.found.append(plugin)
         try:
-            module = entry_point.load()
+            with guard.call():
+                module = entry_point.load()
             # Before its hooks are looked at: a newer plugin may use some that do not exist here.
             plugin.hooks_version = _asked_version(module)
             plugin.hooks = self._hooks_of(module)
             self.manager.register(module, name=plugin.unique)
-        except (Exception, SystemExit) as error:
-            plugin.error = _said(error)
+        except Exception as error:
+            plugin.error = one_line(error)
             if self.manager.has_plugin(plugin.unique):
                 self.manager.unregister(name=plugin.unique)
 
@@ -141,7 +143,9 @@ class Plugins:
         """Call a notification hook of every plugin; one that fails is named and does not stop the others."""
         for name, plugin in self.manager.list_name_plugin():
             try:
-                self.caller(hook, plugin)(**arguments)
+                with guard.call():
+                    # What one of them writes into its arguments no other is to read.
+                    self.caller(hook, plugin)(**_copied(arguments))
             except Exception as error:
                 self._blame(name, hook, error)
 
@@ -150,7 +154,8 @@ class Plugins:
         found: list[Any] = []
         for name, plugin in self.manager.list_name_plugin():
             try:
-                found += [item for items in self.caller(hook, plugin)(**arguments) for item in items]
+                with guard.call():
+                    found += [item for items in self.caller(hook, plugin)(**arguments) for item in items]
             except Exception as error:
                 self._blame(name, hook, error)
         return found
@@ -158,12 +163,30 @@ class Plugins:
     def compute(self, metric: Registration, measured: Any) -> float | None:
         """A metric's number; None, and the plugin named, if it fails: hours of work must not be lost to it."""
         try:
-            value = metric.component.compute(measured)
-            number = None if value is None else float(value)
+            with guard.call():
+                value = metric.component.compute(measured)
+                number = None if value is None else float(value)
             return number if number is None or math.isfinite(number) else None
         except Exception as error:
-            metric.plugin.error = f"metric {metric.name}: {_said(error)}"
+            metric.plugin.error = f"metric {metric.name}: {one_line(error)}"
             return None
+
+    def told(self, error: BaseException) -> str:
+        """An error in one line, with the component that it came from and that one's distribution.
+
+        Sentences of bdbench's own components are left as they are: they name what is to be mended.
+        """
+        component = guard.whose(error)
+        line = one_line(error)
+        if component is None:
+            return line
+        owner = next((r.plugin.distribution for r in self._made_of(component)), "no distribution")
+        if isinstance(error, BdbenchError) and owner == __package__:
+            return line
+        return f"{component.kind} {component.name!r} of {owner}: {line}"
+
+    def _made_of(self, component: Any) -> list[Registration]:
+        return [r for r in self.registered(component.kind) if r.component is type(component)]
 
     def _all(self, kind: str) -> dict[str, list[Registration]]:
         if kind not in self._registered:
@@ -172,9 +195,11 @@ class Plugins:
             for name, module in self.manager.list_name_plugin():
                 plugin = next(p for p in self.found if p.unique == name)
                 try:
-                    for component in (c for result in self.caller(hook, module)() for c in result):
-                        _check_component(kind, component)
-                        names.setdefault(component.name, []).append(Registration(component.name, component, plugin))
+                    with guard.call():
+                        for component in (c for result in self.caller(hook, module)() for c in result):
+                            _check_component(kind, component)
+                            registration = Registration(component.name, component, plugin)
+                            names.setdefault(component.name, []).append(registration)
                 except Exception as error:
                     self._blame(name, hook, error)
             self._registered[kind] = names
@@ -183,7 +208,7 @@ class Plugins:
     def _blame(self, name: str, hook: str, error: Exception) -> None:
         for plugin in self.found:
             if plugin.unique == name:
-                plugin.error = f"{hook}: {_said(error)}"
+                plugin.error = f"{hook}: {one_line(error)}"
 
     @staticmethod
     def _clash(kind: str, regs: list[Registration]) -> str:
@@ -212,10 +237,9 @@ class Plugins:
         return tuple(sorted(hooks))
 
 
-def _said(error: BaseException) -> str:
-    """One line: bdbench's own errors are sentences, others need their type to be understood."""
-    text = str(error) if isinstance(error, BdbenchError) else f"{type(error).__name__}: {error}"
-    return text.splitlines()[0]
+def _copied(arguments: dict[str, Any]) -> dict[str, Any]:
+    """The same, with plain containers copied to the bottom."""
+    return {name: copy.deepcopy(value) if isinstance(value, dict) else value for name, value in arguments.items()}
 
 
 def _broken(plugin: Plugin) -> str:

@@ -107,6 +107,22 @@ def _check_lengths(data: ImageData) -> None:
         raise BdbenchError(f"the data set has {data.num_classes} classes: expected at least 2")
 
 
+def check_classes(data: ImageData) -> None:
+    """Raise BdbenchError unless each class has a name of its own and a training image.
+
+    An attack on an empty class would make poisons the whole of it, and detectors look perfect.
+    """
+    named: dict[str, int] = {}
+    for label, name in enumerate(data.classes):
+        if named.setdefault(name, label) != label:
+            raise BdbenchError(f"classes {named[name]} and {label} are both called {name!r}: expected different names")
+    labels = np.asarray(data.train.labels)
+    if (empty := np.setdiff1d(np.arange(data.num_classes), labels)).size:
+        first = f"{empty[0]} ({data.classes[empty[0]]!r})"
+        others = f" and {len(empty) - 1} others have" if len(empty) > 1 else " has"
+        raise BdbenchError(f"class {first}{others} no training images: expected some of each of {data.num_classes}")
+
+
 def _part(name: str, split: Split, index: np.ndarray, classes: tuple[str, ...], track: Track) -> Split:
     made = checked_split(name, _decoded(split.images, index, track), split.labels[index], classes)
     return Split(made.images, made.labels, split.places[index].astype(np.int64))

@@ -15,6 +15,8 @@ from typing import Any, Literal
 import numpy as np
 
 from bdbench.errors import BdbenchError
+from bdbench.files import read_json
+from bdbench.params import plain, quoted
 from bdbench.store import key_of, written_whole
 
 SCHEMA = "bdbench.record/2"
@@ -294,6 +296,7 @@ def check_budget(budget: Any) -> float | Literal["auto"]:
 
 def check_reserve(reserve: Any) -> float:
     """The share of the training part that is set apart, as a number. Raises BdbenchError unless it is in [0, 1)."""
+    reserve = plain(reserve)
     if isinstance(reserve, bool) or not isinstance(reserve, int | float) or not 0 <= reserve < 1:
         raise BdbenchError(f"reserve={reserve} is not allowed: expected a share in [0, 1)")
     return float(reserve)
@@ -307,9 +310,15 @@ def number(data: Mapping[str, Any], path: str) -> float | None:
     return value
 
 
+def targets(facts: Mapping[str, Any]) -> list[str]:
+    """The labels that triggers are to give, of the ``data`` in a config, each with its class's name if it has one."""
+    names = facts.get("target_names", [""] * len(facts["targets"]))
+    return [f"{t} ({name})" if name else str(t) for t, name in zip(facts["targets"], names, strict=True)]
+
+
 def spec(component: Mapping[str, Any]) -> str:
     """A component's config as the command line takes it: ``name:key=value,...``."""
-    values = ",".join(f"{k}={shown(v)}" for k, v in parameters(component).items())
+    values = ",".join(f"{k}={quoted(v) if isinstance(v, str) else shown(v)}" for k, v in parameters(component).items())
     return f"{component['name']}:{values}" if values else component["name"]
 
 
@@ -382,10 +391,10 @@ def validate(data: Any, where: str = "record") -> None:
 
 
 def write(folder: Path, record: Record, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write record.json and scores.npz into ``folder``, replacing it whole. Raises BdbenchError."""
+    """Write record.json and scores.npz into ``folder``; what else lies there stays. Raises BdbenchError."""
     data = record.to_dict()
     validate(data)
-    with written_whole(folder) as aside:
+    with written_whole(folder, keep_others=True) as aside:
         np.savez_compressed(aside / "scores.npz", **dict(arrays))  # type: ignore[arg-type]
         (aside / "record.json").write_text(dumps(data))
 
@@ -404,10 +413,8 @@ def load(path: Path) -> dict[str, Any]:
     """What ``read`` reads, as record.json holds it, or, if it is older, would hold it: see ``upgraded``."""
     file = path / "record.json" if path.is_dir() else path
     try:
-        data = json.loads(file.read_text())
+        data = read_json(file)
     except FileNotFoundError:
         raise BdbenchError(f"no record at {path}: expected a run's folder or a record.json") from None
-    except (OSError, ValueError) as error:
-        raise BdbenchError(f"cannot read the record {file}: {error}") from None
     validate(data, str(file))
     return upgraded(data)

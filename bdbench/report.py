@@ -163,6 +163,8 @@ def _inputs(run: Reopened) -> Iterator[ReportSection]:
 def _facts(made: Record) -> Iterator[tuple[str, str]]:
     data, environment = made.config.get("data", {}), made.environment
     yield "training set", f"{data.get('train')} examples, {data.get('poisons')} of them poisons"
+    if data.get("targets"):
+        yield "targets", ", ".join(record.targets(data))
     yield "stage of defense", made.stage
     if made.detection is not None:
         shown = {"AUROC": made.detection.auroc, "average precision": made.detection.average_precision}

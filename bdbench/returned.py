@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from bdbench.attacks import Attack
-from bdbench.data import ANY_OTHER, Challenge, ImageData, PoisonedData, Role
+from bdbench.data import ANY_OTHER, Challenge, ImageData, PoisonedData, Role, Split, TrainingView, fingerprint_of
 from bdbench.defenses import Defense, Verdict
 from bdbench.errors import BdbenchError
 from bdbench.metrics import REFUSED
+from bdbench.workshop import State
+
+# What numpy's savez takes for its own arguments.
+_NO_NAMES = ("file", "allow_pickle")
 
 
 def poisoned(attack: Attack, images: ImageData, made: PoisonedData) -> PoisonedData:
@@ -25,6 +31,8 @@ def poisoned(attack: Attack, images: ImageData, made: PoisonedData) -> PoisonedD
         raise BdbenchError(f"{who} returned {n} training examples: expected at least 2")
     if not 0 <= made.labels.min() <= made.labels.max() < images.num_classes:
         raise BdbenchError(f"{who} returned labels outside 0..{images.num_classes - 1}")
+    if not 0 <= made.original_labels.min() <= made.original_labels.max() < images.num_classes:
+        raise BdbenchError(f"{who} returned original labels outside 0..{images.num_classes - 1}")
     if not np.isin(made.roles, list(Role)).all():
         raise BdbenchError(f"{who} returned roles {sorted(set(made.roles.tolist()))}: expected {list(map(int, Role))}")
     _check_origin(who, images, made)
@@ -101,6 +109,33 @@ def verdict(defense: Defense, made: Verdict, classes: int) -> Verdict:
             f"0..{classes - 1}, and its p_value, if there is one, in 0..1"
         )
     return made
+
+
+def arrays(who: str, made: State) -> dict[str, np.ndarray]:
+    """Arrays by name that can be kept: not of objects, and under names that numpy's archives have."""
+    found = {}
+    for name, value in dict(made).items():
+        array = np.asarray(value)
+        if not isinstance(name, str) or name in _NO_NAMES or array.dtype.hasobject:
+            raise BdbenchError(
+                f"{who} keeps {type(value).__name__} {name!r}: expected arrays of numbers by names other than "
+                f"{' and '.join(map(repr, _NO_NAMES))}"
+            )
+        found[name] = array
+    return found
+
+
+def count(who: str, number: int) -> int:
+    """How many models somebody says that he trained."""
+    if isinstance(number, bool) or not isinstance(number, int | np.integer) or number < 0:
+        raise BdbenchError(f"{who} counts {number!r} models: expected an integer >= 0")
+    return int(number)
+
+
+def untouched(who: str, given: Sequence[Split | TrainingView], before: Sequence[str]) -> None:
+    """Raise BdbenchError if what somebody was given, read-only, is no longer what it was, by fingerprints."""
+    if [fingerprint_of(part) for part in given] != list(before):
+        raise BdbenchError(f"{who} wrote to the images or labels that it was given: expected copies of them")
 
 
 def _check_origin(who: str, images: ImageData, made: PoisonedData) -> None:

@@ -12,21 +12,21 @@ from typing import Any, Literal
 
 import numpy as np
 
-from bdbench import data, returned, sources
+from bdbench import data, guard, params, returned, sources
 from bdbench.attacks import Attack
 from bdbench.data import ANY_OTHER, Challenge, ImageData, PoisonedData, Role, TrainingView
 from bdbench.defenses import Defense
 from bdbench.errors import BdbenchError
 from bdbench.interfaces import Architecture, Component, Dataset, Source
 from bdbench.machine import Precision
-from bdbench.preparation import prepare
+from bdbench.preparation import check_classes, prepare
 from bdbench.progress import Progress, Silent
 from bdbench.record import Stealth
 from bdbench.seeds import Streams
 from bdbench.stealth import visibility
 from bdbench.store import Store
 from bdbench.tools import Bench, HarnessTools, HarnessWorkshop, Spread
-from bdbench.training import Victim
+from bdbench.training import Trainer, Victim
 from bdbench.workshop import Oracle, State
 
 
@@ -59,14 +59,20 @@ def read_images(
     dataset: Dataset, source: Source, seed: int, reserve: float, progress: Progress, reserve_from: str = "train"
 ) -> ImageData:
     """A data set made ready for a seed: see ``prepare``. Raises BdbenchError if it is not there or not fit."""
-    return prepare(
-        dataset.read(source),
-        subset=dataset.subset,
-        reserve=reserve,
-        reserve_from=reserve_from,
-        streams=Streams(seed),
-        track=progress.track,
-    )
+    # All of it: images may be decoded only when they are picked.
+    with guard.call(dataset):
+        read = dataset.read(source)
+        check_classes(read)
+        prepared = prepare(
+            read,
+            subset=dataset.subset,
+            reserve=reserve,
+            reserve_from=reserve_from,
+            streams=Streams(seed),
+            track=progress.track,
+        )
+        check_classes(prepared)
+        return prepared
 
 
 @dataclass(frozen=True)
@@ -74,8 +80,8 @@ class Scene:
     """A poisoned training set and a challenge, with all that led to them.
 
     attack: with what its parameters leave to the seed drawn; state: what it crafted; view: the poisoned set as defenses
-    see it; bench: where defenses work on it; clean: the same on the set before it was poisoned; workshop: the
-    attacker's; seconds: of each stage.
+    see it; shown: a hash of that; bench: where defenses work on it; clean: the same on the set before it was poisoned;
+    workshop: the attacker's; seconds: of each stage.
     """
 
     setting: Setting
@@ -85,6 +91,7 @@ class Scene:
     poisoned: PoisonedData
     challenge: Challenge | None
     view: TrainingView
+    shown: str
     streams: Streams
     bench: Bench
     clean: Bench
@@ -132,15 +139,21 @@ class Scene:
     def tools(self, defense: Defense, victim: Victim) -> HarnessTools:
         """What the harness hands to ``defense``: a copy of the victim, and the oracles that it declares."""
         known = {name: self._oracle(name) for name in defense.told}
+        with guard.call(self.setting.model):
+            # A copy of its own: a defense may prune or fine-tune it in place.
+            own = self.bench.restore(victim.arrays(), "the victim")
         return HarnessTools(
             defense.name,
             self.bench,
             self.streams,
-            # A copy of its own: a defense may prune or fine-tune it in place.
-            victim=self.bench.restore(victim.arrays(), "the victim"),
+            victim=own,
             oracles=known,
             examples=len(self.view.labels),
         )
+
+    def _target_names(self) -> dict[str, list[str]]:
+        names = [self.images.classes[target] for target in self.targets]
+        return {"target_names": names} if names != [str(target) for target in self.targets] else {}
 
     def _oracle(self, name: Oracle) -> Any:
         if name == "poison_rate":
@@ -150,6 +163,18 @@ class Scene:
         if name == "poisons":
             return self.poisoned.roles == Role.POISON
         return self.images.reserve
+
+    def check_untouched(self, defense: Defense) -> None:
+        """Raise BdbenchError if a defense has changed the training set, round its being read-only; it is put back."""
+        try:
+            returned.untouched(f"defense {defense.name!r}", [self.view], [self.shown])
+        except BdbenchError:
+            for name in ("images", "labels"):
+                array = getattr(self.view, name)
+                array.flags.writeable = True
+                array[:] = getattr(self.poisoned, name)
+                array.flags.writeable = False
+            raise
 
     @functools.cached_property
     def facts(self) -> dict[str, Any]:
@@ -169,11 +194,17 @@ class Scene:
             "attacked": int(attacked.sum()),
             "bystanders": int((~attacked).sum()),
             "targets": list(self.targets),
+            **self._target_names(),
             "poisoned": data.fingerprint(self.poisoned.images, self.poisoned.labels, roles),
             "challenge": ""
             if self.challenge is None
             else data.fingerprint(self.challenge.images, self.challenge.index, self.challenge.goal),
         }
+
+
+def trainer_for(setting: Setting, images: ImageData) -> Trainer:
+    """What would train a victim on a set, before any attack is at it."""
+    return _bench(setting, images, "").trainer
 
 
 def made(setting: Setting) -> Scene:
@@ -183,31 +214,37 @@ def made(setting: Setting) -> Scene:
     with _timed(seconds, "data"):
         where = "test" if setting.attack.foreign else "train"
         images = read_images(setting.dataset, setting.source, setting.seed, setting.reserve, setting.progress, where)
-    attack = setting.attack.settled(images.num_classes, streams.child("attack"))
-    train = images.train
-    bench = _bench(setting, images, data.fingerprint(np.asarray(train.images), train.labels))
+    given = [images.train, images.test]
+    guard.freeze(*given)
+    train, test = map(data.fingerprint_of, given)
+    with guard.call(setting.attack):
+        attack = params.with_labels(setting.attack, images.classes)
+        attack = attack.settled(images.num_classes, streams.child("attack"))
+    bench = _bench(setting, images, train)
     own = {"attack": attack.config(), "code": sources.code_of(attack), "files": contents(attack)}
     workshop = HarnessWorkshop(attack.name, bench, streams.child("attack"), streams.child("crafting"), own)
     state = _crafted(attack, images, bench, workshop, seconds)
-    with _timed(seconds, "poison"):
+    with _timed(seconds, "poison"), guard.call(attack):
         poisoned = returned.poisoned(attack, images, attack.poison(images.train, state, workshop))
         challenge = returned.challenge(attack, images, attack.challenge(images.test, state, workshop))
-    # Every model that a defense brings is shown them.
-    for shown in (images.test, challenge):
-        for array in [] if shown is None else vars(shown).values():
-            if isinstance(array, np.ndarray):
-                array.flags.writeable = False
+    with guard.call(attack):
+        returned.untouched(f"attack {attack.name!r}", given, [train, test])
+    # Defenses, their models, metrics and reporters are shown them.
+    guard.freeze(poisoned, challenge)
     view = poisoned.view(images.num_classes)
-    inspected = _bench(setting, images, data.fingerprint(view.images, view.labels))
+    shown = data.fingerprint_of(view)
+    inspected = _bench(setting, images, shown)
     return Scene(
-        setting, attack, images, state, poisoned, challenge, view, streams, inspected, bench, workshop, seconds
+        setting, attack, images, state, poisoned, challenge, view, shown, streams, inspected, bench, workshop, seconds
     )
 
 
 def contents(component: Component) -> dict[str, str]:
     """A hash of what each file holds that a component reads. Raises BdbenchError for one that is not there."""
     found = {}
-    for path in component.files():
+    with guard.call(component):
+        files = component.files()
+    for path in files:
         if not path.is_file():
             raise BdbenchError(
                 f"{component.kind} {component.name!r} reads {str(path)!r}, which is not there: expected a file"
@@ -217,19 +254,20 @@ def contents(component: Component) -> dict[str, str]:
 
 
 def _bench(setting: Setting, images: ImageData, contents: str) -> Bench:
-    return Bench.of(
-        setting.model,
-        setting.dataset.recipes_of or setting.dataset.name,
-        images.shape,
-        images.num_classes,
-        contents=contents,
-        seed=setting.seed,
-        device=setting.device,
-        precision=setting.precision,
-        store=setting.store,
-        progress=setting.progress,
-        spread=setting.spread,
-    )
+    with guard.call(setting.model):
+        return Bench.of(
+            setting.model,
+            setting.dataset.recipes_of or setting.dataset.name,
+            images.shape,
+            images.num_classes,
+            contents=contents,
+            seed=setting.seed,
+            device=setting.device,
+            precision=setting.precision,
+            store=setting.store,
+            progress=setting.progress,
+            spread=setting.spread,
+        )
 
 
 def _crafted(
@@ -242,10 +280,12 @@ def _crafted(
 
     def make() -> tuple[State, float]:
         start = time.perf_counter()
-        state = attack.craft(images.train, workshop)
+        with guard.call(attack):
+            state = returned.arrays(f"attack {attack.name!r}", attack.craft(images.train, workshop))
         return state, time.perf_counter() - start + workshop.reused_seconds
 
     stage = bench.store.stage(config, make)
+    guard.freeze(stage.arrays)
     seconds["craft"] = stage.seconds
     return stage.arrays
 

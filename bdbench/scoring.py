@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from bdbench import data, machine, metrics, training
+from bdbench import data, guard, machine, metrics, training
 from bdbench.defenses import Detector
 from bdbench.errors import BdbenchError, unknown
 from bdbench.interfaces import Architecture
@@ -57,6 +58,7 @@ def detect(
     missing = [o for o in chosen.told if o not in (oracles or {})]
     if missing:
         raise BdbenchError(f"detector {chosen.name!r} needs the oracle {missing[0]!r}: expected it in oracles")
+    num_classes, seed = operator.index(num_classes), operator.index(seed)
     view = data.view_of(images, labels, num_classes)
     architecture = installed().component("model", model)
     height, width, channels = images.shape[1:]
@@ -82,7 +84,8 @@ def detect(
         elif isinstance(victim, Mapping):
             victim = bench.trainer.restore(victim)
         tools = HarnessTools(chosen.name, bench, streams, victim=victim, oracles=told, examples=len(view.labels))
-        return np.asarray(chosen.score(view, tools), np.float64)
+        with guard.call(chosen):
+            return np.asarray(chosen.score(view, tools), np.float64)
 
 
 def most_suspicious(scores: np.ndarray, budget: float, seed: int = 0) -> np.ndarray:

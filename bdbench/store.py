@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import hashlib
-import itertools
 import json
 import os
 import shutil
@@ -15,11 +12,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
-from bdbench.errors import BdbenchError
+from bdbench import claims, folders
+from bdbench.errors import BdbenchError, writable
+from bdbench.files import check_regular, notice, read_json, unpacked
 
 # Where stage results are kept, in the folder of runs.
 STAGES = ".stages"
@@ -33,10 +32,11 @@ def key_of(config: Mapping[str, Any]) -> str:
 
 
 @contextmanager
-def written_whole(folder: Path) -> Iterator[Path]:
+def written_whole(folder: Path, keep_others: bool = False) -> Iterator[Path]:
     """A temporary folder that becomes ``folder`` at the end, replacing it, or vanishes on an error.
 
-    Its files are flushed to disk before the rename. Raises BdbenchError if the place cannot be written.
+    keep_others: what lies in the folder under other names than the new files stays there. The new files are flushed to
+    disk before the rename. Raises BdbenchError if the place cannot be written.
     """
     with writable(folder.parent):
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -47,7 +47,7 @@ def written_whole(folder: Path) -> Iterator[Path]:
         for path in aside.iterdir():
             _sync(path)
         _sync(aside)
-        _replace(folder, aside)
+        folders.replace(folder, aside, keep_others)
         _sync(folder.parent)
     except OSError as error:
         shutil.rmtree(aside, ignore_errors=True)
@@ -55,28 +55,6 @@ def written_whole(folder: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise
-
-
-def _replace(folder: Path, aside: Path) -> None:
-    """Rename ``aside`` to ``folder``, whatever is there or comes there meanwhile from another process."""
-    for again in itertools.count():
-        # A folder cannot be renamed over a full one. The old one steps aside, so that at every moment one of the two
-        # is whole on disk.
-        old = Path(f"{aside}-old{again}")
-        with contextlib.suppress(FileNotFoundError):
-            os.utime(folder)  # what is old is swept
-            folder.rename(old)
-        try:
-            aside.rename(folder)
-        except BaseException as error:
-            if not isinstance(error, OSError) or error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                with contextlib.suppress(OSError):
-                    old.rename(folder)
-                raise
-            shutil.rmtree(old, ignore_errors=True)
-        else:
-            shutil.rmtree(old, ignore_errors=True)
-            return
 
 
 def write_file(path: Path, content: str | bytes) -> None:
@@ -89,15 +67,6 @@ def write_file(path: Path, content: str | bytes) -> None:
         os.chmod(aside, 0o644)
         _sync(Path(aside))
         os.replace(aside, path)
-
-
-@contextmanager
-def writable(folder: Path) -> Iterator[None]:
-    """Turn an OSError met inside into the one-line error for a folder that cannot be written."""
-    try:
-        yield
-    except OSError as error:
-        raise BdbenchError(f"cannot write to {folder}: {error.strerror}: expected a writable folder") from None
 
 
 def sweep(folder: Path) -> None:
@@ -145,20 +114,40 @@ class Store:
     def stage(self, config: Mapping[str, Any], make: Callable[[], tuple[Mapping[str, np.ndarray], float]]) -> Stage:
         """The stage of that configuration, from disk if it is there, else from ``make`` (arrays, seconds).
 
-        A folder that does not read back (a full disk, a stray hand) is computed again.
+        A folder that is not as it was written (a bit that fell over, a stray hand) is told of and computed again.
         """
         key = key_of(config)
         folder = self.root / key[:2] / key
+        found = self._found(key, folder)
+        if found is not None:
+            return found
+        # Who makes it is waited for, rather than that it is made twice.
+        with claims.locked(folder.with_suffix(".lock")):
+            return self._found(key, folder) or self._made(key, folder, config, make)
+
+    def _found(self, key: str, folder: Path) -> Stage | None:
         if not self._fresh or key in self._mine:
-            # Bytes that are not what was written may trip whatever reads them.
-            with contextlib.suppress(Exception):
-                return self._read(folder)
+            try:
+                return self._read(folder, key)
+            except FileNotFoundError:
+                pass
+            except Exception as error:  # bytes that are not what was written may trip whatever reads them
+                notice(f"the stage result {folder} is damaged and is computed again: {error}")
+        return None
+
+    def _made(
+        self, key: str, folder: Path, config: Mapping[str, Any], make: Callable[[], tuple[Mapping[str, Any], float]]
+    ) -> Stage:
         arrays, seconds = make()
         with written_whole(folder) as aside:
             np.savez(aside / "arrays.npz", **dict(arrays))  # type: ignore[arg-type]
-            meta = {"config": config, "seconds": seconds}
-            (aside / "meta.json").write_text(json.dumps(meta, indent=1, sort_keys=True))
+            with (aside / "arrays.npz").open("rb") as file:
+                meta = {"key": key, "config": config, "seconds": seconds, "arrays": _digest(file)}
+            meta = json.loads(json.dumps(meta))  # as it will be read: its digest is of that
+            text = json.dumps({**meta, "digest": key_of(meta)}, indent=1, sort_keys=True)
+            (aside / "meta.json").write_text(text)
         self._mine.add(key)
+        claims.advanced()
         return Stage(dict(arrays), seconds, reused=False)
 
     def made_elsewhere(self, config: Mapping[str, Any]) -> None:
@@ -166,7 +155,21 @@ class Store:
         self._mine.add(key_of(config))
 
     @staticmethod
-    def _read(folder: Path) -> Stage:
-        meta = json.loads((folder / "meta.json").read_text())
-        with np.load(folder / "arrays.npz", allow_pickle=False) as arrays:
-            return Stage(dict(arrays), float(meta["seconds"]), reused=True)
+    def _read(folder: Path, key: str) -> Stage:
+        """What is there, if it is what was written for ``key``. Raises anything else."""
+        meta = read_json(folder / "meta.json")
+        if not isinstance(meta, dict) or meta.pop("digest", None) != key_of(meta):
+            raise ValueError("meta.json is not as it was written")
+        if meta["key"] != key:
+            raise ValueError(f"it is of stage {meta['key']}")
+        check_regular(folder / "arrays.npz")
+        # One file, whatever takes its place between the two.
+        with (folder / "arrays.npz").open("rb") as file:
+            if _digest(file) != meta["arrays"]:
+                raise ValueError("arrays.npz is not as it was written")
+            file.seek(0)
+            return Stage(unpacked(file), float(meta["seconds"]), reused=True)
+
+
+def _digest(file: BinaryIO) -> str:
+    return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]

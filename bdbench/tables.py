@@ -11,8 +11,10 @@ from rich.table import Table
 
 from bdbench.applicable import why_not
 from bdbench.board import Board
+from bdbench.foreign import markup
 from bdbench.grid import Job, short_spec, show_seeds
 from bdbench.record import labels, number, parameters, shown
+from bdbench.record import targets as record_targets
 
 # (row, key in a part of the record): fractions are printed in percent, but AUROC, AP, scores and p-values as they are.
 # What no record of a table has is left out.
@@ -71,17 +73,16 @@ def show_runs(records: Sequence[Mapping[str, Any]]) -> None:
     told = [f"{k}={shown(v)}" for k, v in parameters(config["attack"]).items()]
     facts = config.get("data", {})
     covers = f", {facts['covers']} covers" if facts.get("covers") else ""
-    targets = f", target {'+'.join(map(str, facts['targets']))}" if 0 < len(facts.get("targets", [])) <= _FEW else ""
+    targets = f", target {'+'.join(record_targets(facts))}" if 0 < len(facts.get("targets", [])) <= _FEW else ""
     console = _console()
-    console.print(
-        _plain(
-            f"{labels([config['attack']])[0]} on {config['dataset']['name']}, {config['model']['name']}, "
-            f"seed {records[0]['seed']}{targets}\n{', '.join(told)}\n"
-            f"{facts.get('poisons')} poisons{covers} in {facts.get('train')} training images, "
-            f"{facts.get('test')} test images"
-        ),
-        style="italic",
-    )
+    for line in (
+        f"{labels([config['attack']])[0]} on {config['dataset']['name']}, {config['model']['name']}, "
+        f"seed {records[0]['seed']}{targets}",
+        ", ".join(told),
+        f"{facts.get('poisons')} poisons{covers} in {facts.get('train')} training images, "
+        f"{facts.get('test')} test images",
+    ):
+        console.print(markup(line), style="italic")
     for stage in dict.fromkeys(record["stage"] for record in records):
         console.print(_stage_table(stage, [record for record in records if record["stage"] == stage]))
 
@@ -92,7 +93,7 @@ def _stage_table(stage: str, records: Sequence[Mapping[str, Any]]) -> Table:
     table = Table(title=f"{stage}{removed}", title_justify="left")
     table.add_column("")
     for name in labels([record["config"]["defense"] for record in records]):
-        table.add_column(name.replace(" ", "\n"), justify="right", overflow="fold")
+        table.add_column(markup(name).replace(" ", "\n"), justify="right", overflow="fold")
     targets = records[0]["config"].get("data", {}).get("targets", [])
     goals = tuple((f"ASR to {t} %", f"by_goal.{t}") for t in targets) if 1 < len(targets) <= _FEW else ()
     model = (*_MODEL[:2], *goals, *_MODEL[2:])
@@ -118,9 +119,9 @@ def _stage_table(stage: str, records: Sequence[Mapping[str, Any]]) -> Table:
     table.add_row("seconds", *(f"{sum(r['cost']['seconds'].values()):.1f}" for r in records))
     table.add_row("models trained", *(str(r["cost"]["models_trained"]) for r in records))
     if any(r["oracles"] for r in records):
-        table.add_row("oracles", *(", ".join(r["oracles"]) or "none" for r in records))
+        table.add_row("oracles", *(markup(", ".join(r["oracles"])) or "none" for r in records))
     for name in sorted({name for r in records for name in r["extra"]}):
-        table.add_row(name, *(_number(r["extra"].get(name), percent=False) for r in records))
+        table.add_row(markup(name), *(_number(r["extra"].get(name), percent=False) for r in records))
     return table
 
 
@@ -144,19 +145,19 @@ def show_catalogue(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
         console.print(f"[bold]{what}[/bold]")
         for entry in entries:
             if what == "plugins":
-                state = f"[red]{_plain(entry['error'])}[/red]" if entry["error"] else "ok"
+                state = f"[red]{markup(entry['error'])}[/red]" if entry["error"] else "ok"
                 console.print(f"  {entry['name']:<24} {entry['distribution']} {entry['version']}  {state}")
                 hooks = [hook.removeprefix("bdbench_") for hook in entry["hooks"]]
                 console.print(f"      hooks v{entry['hooks_version']}: {', '.join(hooks) or 'none'}", style="dim")
                 continue
-            console.print(f"  [bold]{entry['name']}[/bold]  {_plain(entry['help'])}")
+            console.print(f"  [bold]{entry['name']}[/bold]  {markup(entry['help'])}")
             for p in entry["parameters"]:
                 limits = f" ({p['allowed']})" if p["allowed"] else f" ({p['type']})"
-                console.print(f"      {p['name']}={_shown(p['default'])}  {_plain(p['help'] + limits)}", style="dim")
+                console.print(f"      {p['name']}={_shown(p['default'])}  {markup(p['help'] + limits)}", style="dim")
             for line in _told_of_kind(entry):
-                console.print(f"      {_plain(line)}")
+                console.print(f"      {markup(line)}")
             origin = f"{entry['plugin']}, {entry['distribution']} {entry['version']}"
-            console.print(f"      {_plain('; '.join(filter(None, [entry['paper'], origin])))}", style="dim italic")
+            console.print(f"      {markup('; '.join(filter(None, [entry['paper'], origin])))}", style="dim italic")
 
 
 def _told_of_kind(entry: Mapping[str, Any]) -> Iterator[str]:
@@ -180,10 +181,6 @@ def _shown(default: Any) -> str:
     return "none" if default is None else str(default)
 
 
-def _plain(text: str) -> str:
-    return text.replace("[", r"\[")
-
-
 def _console() -> Console:
     return Console(highlight=False, soft_wrap=True)
 
@@ -205,10 +202,10 @@ def show_plan(jobs: Sequence[Job], board: Board) -> None:
             else:
                 rows.setdefault(key, {state: [] for state in states})[board.state(job, defense)].append(job.seed)
     for names, known in rows.items():
-        table.add_row(*map(_plain, names), *(show_seeds(seeds) or "-" for seeds in known.values()))
+        table.add_row(*map(markup, names), *(show_seeds(seeds) or "-" for seeds in known.values()))
     console.print(table)
     for names, reason in apart.items():
-        console.print(_plain(f"{', '.join(names)} is not run: {reason}"))
+        console.print(markup(f"{', '.join(names)} is not run: {reason}"))
     if any(known["stale"] for known in rows.values()):
         console.print("stale: made by other code or files than today's, and run again")
     pending = board.pending(jobs)
@@ -225,7 +222,7 @@ def show_plan(jobs: Sequence[Job], board: Board) -> None:
 def show_comparison(found: Mapping[str, Any]) -> None:
     """Paired differences: a row for each cell and number."""
     console = _console()
-    console.print(_plain(f"differences from {found['baseline']}: mean over shared seeds, 95 % interval"))
+    console.print(markup(f"differences from {found['baseline']}: mean over shared seeds, 95 % interval"))
     table = Table()
     for heading in ("cell", "number", "seeds", "baseline", "cell's", "difference", "95 % interval"):
         table.add_column(heading, justify="left" if heading in ("cell", "number") else "right")
@@ -234,7 +231,7 @@ def show_comparison(found: Mapping[str, Any]) -> None:
             low, high = row["low"], row["high"]
             interval = "-" if low is None else f"{low:+.3f} .. {high:+.3f}"
             table.add_row(
-                _plain(cell["cell"]) if not i else "",
+                markup(cell["cell"]) if not i else "",
                 row["number"],
                 show_seeds(row["seeds"]),
                 f"{row['baseline']:.3f}",

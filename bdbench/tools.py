@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import torch
 
-from bdbench import environment, sources
+from bdbench import environment, returned, sources
 from bdbench.data import Split, fingerprint
 from bdbench.errors import BdbenchError
 from bdbench.interfaces import Architecture
@@ -269,7 +269,7 @@ class HarnessWorkshop(Workshop):
     def _kept(self, config: Mapping[str, Any], make: Callable[[], State]) -> dict[str, np.ndarray]:
         def counted() -> tuple[State, float]:
             models, reused, start = self.models_trained, self.reused_seconds, time.perf_counter()
-            arrays = dict(make())
+            arrays = returned.arrays(self._title, make())
             # A piece cost what it took when all of it was made, whichever of the pieces in it are found today.
             seconds = time.perf_counter() - start + self.reused_seconds - reused
             return {**arrays, _MODELS: np.array(self.models_trained - models)}, seconds
@@ -291,8 +291,8 @@ class HarnessWorkshop(Workshop):
         return self._bench.progress.track(total, f"{self._title}: {label}")
 
     def count_models(self, number: int) -> None:
-        """Say how many models were trained otherwise than by ``train``, for the record's cost."""
-        self._spent.models += number
+        """Say how many models were trained otherwise than by ``train``. Raises BdbenchError for no count."""
+        self._spent.models += returned.count(self._title, number)
 
 
 class HarnessTools(HarnessWorkshop, Tools):

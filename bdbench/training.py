@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +19,9 @@ from bdbench.progress import Track, quiet
 from bdbench.recipe import Batch, Loss, Recipe
 from bdbench.resuming import Keep, Part, Progressing, pieces
 
+# Images that are predicted at once: so many, and of larger ones than 64 x 64 x 3 as many as take that many bytes.
 _BATCH = 1024
+_BATCH_BYTES = _BATCH * 64 * 64 * 3
 # Passes over fewer images end before a bar could be read.
 _QUIET = 4096
 
@@ -92,8 +95,9 @@ class Victim:
         advance = self.track(len(images), "predict") if len(images) > _QUIET else quiet(0, "")
         with torch.inference_mode(), _autocast(self.device, self.precision):
             # No images are one empty batch, so that what comes out has its shape.
-            for start in range(0, max(1, len(images)), _BATCH):
-                x = torch.from_numpy(np.array(images[start : start + _BATCH])).to(self.device)
+            size = max(1, min(_BATCH, _BATCH_BYTES // max(1, math.prod(images.shape[1:]))))
+            for start in range(0, max(1, len(images)), size):
+                x = torch.from_numpy(np.array(images[start : start + size])).to(self.device)
                 out.append(function(_prepare(x, self.mean, self.std, self.channels_last)).float().cpu())
                 advance(len(x))
         return torch.cat(out).numpy()
@@ -156,7 +160,9 @@ class Trainer:
             mean, std = (start.mean, start.std) if start else _moments(images)
             victim = self._victim(network, mean, std, recipe)
             # Dropout draws from the global generator: the loop runs inside, too.
-            self._descend(victim, images, labels, seed, label, recipe, loss or _cross_entropy(recipe), each_epoch, keep)
+            with _batches_of_one(min(recipe.batch_size, len(labels))):
+                loss = loss or _cross_entropy(recipe)
+                self._descend(victim, images, labels, seed, label, recipe, loss, each_epoch, keep)
         if not all(torch.isfinite(t).all() for t in network.state_dict().values()):
             raise BdbenchError(f"training diverged at lr={recipe.lr:g}: weights are not finite; expected a smaller lr")
         network.eval()
@@ -239,6 +245,20 @@ def seeded(seed: int) -> Iterator[None]:
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
         yield
+
+
+@contextmanager
+def _batches_of_one(size: int) -> Iterator[None]:
+    """Say what is wrong where a batch of one image has no statistics."""
+    try:
+        yield
+    except ValueError as error:
+        if size > 1 or "more than 1 value per channel" not in str(error):
+            raise
+        raise BdbenchError(
+            "batches of 1 image have no statistics to normalise them by, as this model does on images this small: "
+            "expected batch_size >= 2, and 2 or more training images"
+        ) from None
 
 
 def _moments(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,10 @@ import numpy as np
 import pytest
 
 from bdbench import ImageData, Split
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Beside others: a core is a process's own, and so it is for the programs that tests start. Before torch is loaded.
+    os.environ |= {"OMP_NUM_THREADS": "1", "GOMP_SPINCOUNT": "1000"}
 
 # One cell of the smallest size at which every stage does its work.
 TINY: dict[str, Any] = {

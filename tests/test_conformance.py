@@ -84,7 +84,10 @@ def test_files_that_are_there(tmp_path: Path) -> None:
     labels = np.arange(12) % 2
     np.savez(tmp_path / "set.npz", x_train=images, y_train=labels, x_test=images[:4], y_test=labels[:4])
     gap = labels * 2
-    np.savez(tmp_path / "empty-class.npz", x_train=images, y_train=gap, x_test=images[:4], y_test=gap[:4])
+    names = np.array(["0", "1", "2"])
+    np.savez(
+        tmp_path / "empty-class.npz", x_train=images, y_train=gap, x_test=images[:4], y_test=gap[:4], classes=names
+    )
     check_dataset(Npz(path="set.npz"), tmp_path)
     with pytest.raises(Fault, match="none for 1"):
         check_dataset(Npz(path="empty-class.npz"), tmp_path)

@@ -112,5 +112,5 @@ def test_a_missing_or_garbled_record_is_named(tmp_path: Path) -> None:
     with pytest.raises(BdbenchError, match="no record at"):
         record.read(tmp_path)
     (tmp_path / "record.json").write_text("{")
-    with pytest.raises(BdbenchError, match="cannot read the record"):
+    with pytest.raises(BdbenchError, match=r"cannot read .*record\.json: Expecting property name"):
         record.read(tmp_path)

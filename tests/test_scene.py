@@ -82,7 +82,7 @@ def test_a_craft_that_was_interrupted_goes_on_where_it_was(tmp_path: Path, monke
     CALLS.clear()
     with monkeypatch.context() as patch:
         patch.setitem(globals(), "STOP", [True])
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(RuntimeError, match="it raised KeyboardInterrupt"):
             scene(tmp_path, Crafted())
     scene(tmp_path, Crafted())
     assert CALLS == ["craft", "surrogate", "craft"]

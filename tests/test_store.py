@@ -1,13 +1,17 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from bdbench import BdbenchError
+from bdbench import BdbenchError, folders
 from bdbench.store import Store, key_of, written_whole
 
 
@@ -69,10 +73,52 @@ def test_a_damaged_stage_is_made_again(tmp_path: Path, name: str, left: Callable
     assert make.calls == 2
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    file=st.sampled_from(["arrays.npz", "meta.json"]), place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7)
+)
+def test_no_bit_that_falls_over_is_read_as_something_else(
+    file: str, place: float, bit: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("flipped")
+    arrays = {"labels": np.arange(3), "weights": np.arange(4.0).reshape(2, 2)}
+    Store(folder).stage({"a": (1, 2.5), "b": {10: 1, 9: 2}}, lambda: (arrays, 1.5))
+    (path,) = folder.rglob(file)
+    content = bytearray(path.read_bytes())
+    content[int(place * len(content))] ^= 1 << bit
+    path.write_bytes(content)
+    again = Store(folder).stage({"a": (1, 2.5), "b": {10: 1, 9: 2}}, lambda: (arrays, 1.5))
+    assert again.seconds == 1.5 and again.arrays.keys() == arrays.keys()
+    assert all(np.array_equal(again.arrays[name], arrays[name]) for name in arrays)
+
+
+def test_a_stage_in_the_place_of_another_is_told_of_and_made_again(tmp_path: Path, caplog: Any) -> None:
+    store = Store(tmp_path)
+    places = []
+    for a in (1, 2):
+        store.stage({"a": a}, lambda a=a: ({"x": np.full(3, a)}, float(a)))
+        places.append(tmp_path / key_of({"a": a})[:2] / key_of({"a": a}))
+    assert Store(tmp_path).stage({"a": 1}, Counter()).reused and not caplog.records
+    for name in ("arrays.npz", "meta.json"):
+        shutil.copy(places[1] / name, places[0] / name)
+        again = Store(tmp_path).stage({"a": 1}, lambda: ({"x": np.full(3, 1)}, 1.0))
+        assert not again.reused and again.arrays["x"].tolist() == [1, 1, 1]
+    (first, second) = [record.getMessage() for record in caplog.records]
+    assert (
+        first == f"the stage result {places[0]} is damaged and is computed again: arrays.npz is not as it was written"
+    )
+    assert "it is of stage" in second
+    meta = places[0] / "meta.json"
+    for seconds in ("1e308", "true", "NaN"):
+        meta.write_text(meta.read_text().replace('"seconds": 1.0', f'"seconds": {seconds}'))
+        assert Store(tmp_path).stage({"a": 1}, lambda: ({"x": np.full(3, 1)}, 1.0)).seconds == 1.0
+
+
 def test_a_stage_that_another_process_finishes_meanwhile_is_replaced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The other one comes right before the rename, twice, after any look at whether the place is free."""
+    monkeypatch.setattr(folders, "exchange", lambda one, other: False)
     rename, others = Path.rename, iter(range(2))
 
     def raced(path: Path, target: Path) -> Path:
@@ -101,7 +147,8 @@ def test_what_was_there_stays_if_the_new_cannot_take_its_place(
 ) -> None:
     with written_whole(tmp_path / "run") as aside:
         (aside / "old").write_text("whole")
-    rename, failing = Path.rename, iter([False, True])
+    monkeypatch.setattr(folders, "exchange", lambda one, other: False)
+    rename, failing = Path.rename, iter([False, False, True])
 
     def interrupted(path: Path, target: Path) -> Path:
         if next(failing, False):

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from bdbench import foreign, stopping
 from bdbench.commands import options
 from bdbench.errors import BdbenchError
 
@@ -31,13 +32,15 @@ def grid(
     A record that was made by other code of the attack, the defense or the model than today's is stale: its cell is run
     again, and the new record takes its place.
 
-    Started again after any interruption, it repeats no finished stage. A cell that fails is recorded with its
+    Started again after any interruption, it repeats no finished stage. Several processes on one grid share its cells,
+    if they see the same folders. A cell that fails is recorded with its
     error and the rest goes on; the exit code is then 1.
     """
-    options.warn_of_broken_plugins()
+    known = options.warn_of_broken_plugins()
     from bdbench import grid as grids
     from bdbench import tables
     from bdbench.board import Board
+    from bdbench.store import STAGES
 
     jobs = grids.read(file).only(only).jobs(grids.read_seeds(seeds) if seeds else None)
     board = Board.read(file.parent)
@@ -47,11 +50,15 @@ def grid(
         return
     if place["data_root"] is not None and not Path(place["data_root"]).is_dir():
         raise BdbenchError(f"data root {place['data_root']!r} is not there: expected a folder")
-    _work(pending, engine, address, board=file.parent, **place)
+    stopping.keeps(f"records are in {file.parent / 'records'}, finished stages in {Path(place['out']) / STAGES}")
+    _work(pending, engine, address, set(known), board=file.parent, **place)
 
 
-def _work(jobs: list[Any], engine: str, address: str | None, **place: Any) -> None:
-    """Do the jobs, with a line for each and a bar for all; exit with 1 if any cell failed."""
+def _work(jobs: list[Any], engine: str, address: str | None, known: set[str], **place: Any) -> None:
+    """Do the jobs, with a line for each and a bar for all; exit with 1 if any cell failed.
+
+    known: what is wrong with plugins and has been said.
+    """
     from bdbench import engines, progress
 
     place = {key: Path(v).absolute() if key in ("board", "out", "data_root") and v else v for key, v in place.items()}
@@ -61,9 +68,15 @@ def _work(jobs: list[Any], engine: str, address: str | None, **place: Any) -> No
         advance = bars.track(sum(len(job.defenses) for job in jobs), "cells")
         for i, done in enumerate(run(jobs, engines.Workplace(**place), bars), 1):
             job = done.job
-            click.echo(f"[{i}/{len(jobs)}] {job}: {done.records} of {len(job.defenses)} cells recorded", err=True)
+            others = f", {done.elsewhere} by another process" if done.elsewhere else ""
+            click.echo(
+                f"[{i}/{len(jobs)}] {job}: {done.records} of {len(job.defenses)} cells recorded{others}", err=True
+            )
             for defense, error in done.errors:
-                click.echo(f"    {defense} failed: {error}", err=True)
+                click.echo(f"    {defense} failed: {foreign.line(error)}", err=True)
+            for line in set(done.broken) - known:
+                click.echo(f"bdbench: warning: {foreign.line(line)}", err=True)
+            known |= set(done.broken)
             failed += len(done.errors)
             advance(len(job.defenses))
     if failed:
@@ -82,6 +95,8 @@ def leaderboard() -> None:
 def build(folder: Path, check: bool) -> None:
     """Make table.csv, README.md, index.html and cost.svg in DIR from DIR/records/*.json.
 
+    A record that does not read is told of and left out; --check then fails, too.
+
     Where DIR has a grid.toml, what it asks for and has no record is said to be not run, or not to apply, and why.
     """
     from bdbench import leaderboard as boards
@@ -90,11 +105,11 @@ def build(folder: Path, check: bool) -> None:
         for path in boards.build(folder):
             click.echo(path)
         return
-    _say_stale(folder)
+    unreadable = _say_stale(folder).unreadable
     stale = boards.stale(folder)
     for path in stale:
         click.echo(f"{path} differs from the records: run bdbench leaderboard build {folder}", err=True)
-    if stale:
+    if stale or unreadable:
         sys.exit(1)
 
 
@@ -127,13 +142,18 @@ def show(folder: Path, **part: Any) -> None:
     _say_stale(folder)
 
 
-def _say_stale(folder: Path) -> None:
-    """Name on stderr what other code than today's made. No table tells, since tables are of the records alone."""
+def _say_stale(folder: Path) -> Any:
+    """Name on stderr what other code than today's made. No table tells, since tables are of the records alone.
+
+    Returns the board.
+    """
     from bdbench import leaderboard as boards
     from bdbench.board import Board
 
-    for line in boards.made_by_other_code(Board.read(folder)):
-        click.echo(f"stale: {line}", err=True)
+    board = Board.read(folder)
+    for line in boards.made_by_other_code(board):
+        click.echo(f"stale: {foreign.line(line)}", err=True)
+    return board
 
 
 @click.command()

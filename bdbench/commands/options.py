@@ -9,6 +9,8 @@ from typing import Any
 
 import click
 
+from bdbench import foreign
+
 attack = click.option(
     "--attack",
     default=["blend"],
@@ -101,5 +103,5 @@ def warn_of_broken_plugins(known: frozenset[str] = frozenset()) -> frozenset[str
     found = plugins.errors()
     for line in found:
         if line not in known:
-            click.echo(f"bdbench: warning: {line}", err=True)
+            click.echo(f"bdbench: warning: {foreign.line(line)}", err=True)
     return frozenset(found)

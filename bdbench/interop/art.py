@@ -56,7 +56,7 @@ def activation_scores(victim: Victim, view: TrainingView, seed: int) -> np.ndarr
 
     Raises BdbenchError for a set with too small a class: ART reduces each to 10 dimensions.
     """
-    fewest = int(np.bincount(view.labels).min(where=np.bincount(view.labels) > 0, initial=len(view.labels)))
+    fewest = int(np.bincount(view.labels, minlength=view.num_classes).min())
     if fewest < _DIMENSIONS:
         raise BdbenchError(
             f"a class has {fewest} examples: ART's activation defence expects {_DIMENSIONS} or more in each"
@@ -130,7 +130,10 @@ class BdbenchDefence(PoisonFilteringDefence):
         return GroundTruthEvaluator().analyze_correctness(*by_class)[1]
 
     def _labels(self) -> np.ndarray:
-        return self.y_train.argmax(1) if self.y_train.ndim == 2 else self.y_train
+        labels = np.asarray(self.y_train)
+        if labels.ndim == 2 and labels.shape[1] == 1:  # a column of integers, not one-hot
+            return labels[:, 0]
+        return labels.argmax(1) if labels.ndim == 2 else labels
 
     def _check_params(self) -> None:
         if not 0 < self.budget < 1:
@@ -160,6 +163,10 @@ class _Pixels:
 
     def to_uint8(self, x: np.ndarray) -> np.ndarray:
         x = x.transpose(0, 2, 3, 1) if self.channels_first else x
+        slack = 1e-3 * (self.high - self.low)  # as resizing leaves
+        if not (np.min(x) >= self.low - slack and np.max(x) <= self.high + slack):
+            span = f"{np.min(x):g}..{np.max(x):g}"
+            raise BdbenchError(f"pixels are {span}: expected them in clip_values, {self.low:g}..{self.high:g}")
         return np.rint((x - self.low) / (self.high - self.low) * 255).clip(0, 255).astype(np.uint8)
 
     def to_art(self, images: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from bdbench.board import Board
 from bdbench.leaderboard.coverage import covered, made_by_other_code
-from bdbench.leaderboard.frame import add, frame_of, load
+from bdbench.leaderboard.frame import add, csv_of, frame_of, load
 from bdbench.leaderboard.overall import overall
 from bdbench.leaderboard.summary import BySeed, summarise
 from bdbench.store import write_file
@@ -52,7 +52,7 @@ def render(folder: Path) -> dict[str, str]:
     title, notes = folder.resolve().name, board.grid.notes if board.grid else ()
     picture = plot.auroc_against_cost(table)
     return {
-        "table.csv": table.to_csv(index=False, float_format="%.6g", lineterminator="\n"),
+        "table.csv": csv_of(table),
         "README.md": markdown.render(title, table, overviews, bool(picture), notes),
         "index.html": page.render(title, frame, table, overviews, picture),
         **({"cost.svg": picture} if picture else {}),

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from bdbench import record
+from bdbench import foreign, record
 from bdbench.board import Board, check_definitions
 from bdbench.errors import BdbenchError
 from bdbench.leaderboard import columns, identity
@@ -43,7 +43,14 @@ def load(folder: Path) -> pd.DataFrame:
 def frame_of(board: Board) -> pd.DataFrame:
     """One row for each record of a leaderboard, sorted. Raises BdbenchError."""
     if not board.records:
-        raise BdbenchError(f"no records in {board.folder / 'records'}: expected *.json files, copies of record.json")
+        bad = (
+            f"; {len(board.unreadable)} do not read: {next(iter(board.unreadable.values()))}"
+            if board.unreadable
+            else ""
+        )
+        raise BdbenchError(
+            f"no records in {board.folder / 'records'}: expected *.json files, copies of record.json{bad}"
+        )
     frame = pd.DataFrame([{**_row(data), "file": name} for name, data in board.records.items()])
     frame = frame.astype(dict.fromkeys([*columns.NUMBERS, "p_value", *COSTS, "score", "accused", "hit"], float))
     frame["ca_cost"] = frame["ca_base"] - frame["ca_after"]
@@ -57,6 +64,13 @@ def frame_of(board: Board) -> pd.DataFrame:
 def rows_of(frame: pd.DataFrame) -> list[dict[str, Any]]:
     """The rows of a data frame, by column."""
     return [{str(column): value for column, value in row.items()} for row in frame.to_dict("records")]
+
+
+def csv_of(table: pd.DataFrame) -> str:
+    """A table as CSV, in which no text is a formula."""
+    texts = [name for name in table if not pd.api.types.is_numeric_dtype(table[name])]
+    harmless = table.assign(**{name: table[name].map(foreign.cell) for name in texts})
+    return harmless.to_csv(index=False, float_format="%.6g", lineterminator="\n")
 
 
 def add(folder: Path, runs: Iterable[Path]) -> list[Path]:

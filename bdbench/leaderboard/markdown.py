@@ -8,13 +8,14 @@ from pathlib import Path
 import pandas as pd
 from tabulate import tabulate
 
+from bdbench import foreign, record
 from bdbench.board import Board
 from bdbench.errors import unknown
 from bdbench.grid import Note
 from bdbench.leaderboard import overview, views
 from bdbench.leaderboard.columns import HEADINGS
 from bdbench.leaderboard.coverage import covered
-from bdbench.leaderboard.frame import frame_of
+from bdbench.leaderboard.frame import csv_of, frame_of
 from bdbench.leaderboard.overview import Overview
 from bdbench.leaderboard.summary import summarise
 from bdbench.leaderboard.views import GROUNDS, SETTING, displayed, gaps, greyed, matrix, select
@@ -44,6 +45,8 @@ _MISSING = "Not run, failed, or not to be run:\n\n"
 _LEFT_OUT = ("der", "signed", "peak_memory_mb", "device")
 _MATRICES = ("auroc", "input_auroc", "model_auroc", "asr_after")
 _GREY = "*{}*"
+# What records and errors say in their own words.
+_FOREIGN = (*record.KINDS, "access", "device", "processor", "failed", "not_applicable")
 
 
 def render(
@@ -52,9 +55,9 @@ def render(
     """README.md: the attacks, with ``notes`` on them; every stage, data set, model and budget with its table, two of
     its numbers by attack and defense, and what was not run.
     """
-    shown = greyed(displayed(table, bold="**{}**"), _GREY)
+    shown = _shown(table)
     made = "Made from `records/*.json` by `bdbench leaderboard build`; do not edit."
-    parts = [f"# {title}", f"{made} {NOTE.format(grey='In italics')}"]
+    parts = [f"# {foreign.markdown(title)}", f"{made} {NOTE.format(grey='In italics')}"]
     parts.append("[index.html](index.html) is the same to sort and filter, with the records and commands behind it.")
     if picture:
         parts.append("![AUROC against the defense's seconds](cost.svg)")
@@ -81,11 +84,13 @@ def render(
         if not views.stages(table) and (missing := gaps(shown[_same(shown, shown.loc[group.index[0]])])):
             parts.append(_MISSING + "\n".join(f"- {line}" for line in missing))
     for one in overviews:
-        parts.append(f"## Overall: {one.heading}")
+        parts.append(f"## Overall: {foreign.markdown(one.heading)}")
         if one.rows:
-            parts.append(tabulate(one.rows, overview.HEADINGS, "github", disable_numparse=True))
+            own = [overview.HEADINGS.index(name) for name in ("defense", "access", "worst attack")]
+            rows = [[foreign.markdown(v) if i in own else v for i, v in enumerate(row)] for row in one.rows]
+            parts.append(tabulate(rows, overview.HEADINGS, "github", disable_numparse=True))
         if one.missing:
-            parts.append("\n".join(f"- {line}" for line in one.missing))
+            parts.append("\n".join(f"- {foreign.markdown(line)}" for line in one.missing))
     if overviews:
         parts.append(overview.NOTE)
     return "\n\n".join(parts) + "\n"
@@ -109,8 +114,8 @@ def part(
     board = Board.read(folder)
     table = select(covered(summarise(frame_of(board)), board), where, sort)
     if as_csv:
-        return table.to_csv(index=False, float_format="%.6g", lineterminator="\n")
-    shown = greyed(displayed(table, bold="**{}**"), _GREY)
+        return csv_of(table)
+    shown = _shown(table)
     asked = None if columns is None else columns.split(",")
     for name in (*(asked or []), *([matrix] if matrix else [])):
         if name not in {*SETTING, *HEADINGS}:
@@ -128,6 +133,12 @@ def part(
             heading = ", ".join(filter(None, [_title(stage) if len(stages) > 1 else "", value]))
             parts.append(f"## {heading}\n\n{body}" if heading else body)
     return "\n\n".join(parts) + "\n"
+
+
+def _shown(table: pd.DataFrame) -> pd.DataFrame:
+    """``displayed`` as Markdown, in which names are nothing but names."""
+    shown = displayed(table, bold="**{}**")
+    return greyed(shown.assign(**{name: shown[name].map(foreign.markdown) for name in _FOREIGN}), _GREY)
 
 
 def _same(shown: pd.DataFrame, row: pd.Series) -> pd.Series:

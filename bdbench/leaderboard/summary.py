@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from bdbench import record
+from bdbench import foreign, record
 from bdbench.leaderboard import identity, intervals, standing, verdicts
 from bdbench.leaderboard.columns import NUMBERS
 from bdbench.leaderboard.frame import CELL, COSTS, DEFENDED
@@ -99,7 +99,8 @@ def labelled(table: pd.DataFrame) -> pd.DataFrame:
         made = [json.loads(m) for m in table[f"{kind}_made"]]
         # A model's recipe is its own for each data set.
         beside: list[Hashable] = list(names["dataset"]) if kind == "model" else [""] * len(table)
-        names[kind] = identity.labels(components, made, beside, always.get(kind, ()))
+        labels = identity.labels(components, made, beside, always.get(kind, ()))
+        names[kind] = [foreign.line(label) for label in labels]
     spent = [f"{kind}_{part}" for kind in record.KINDS for part in ("parameters", "made")]
     return table.assign(**names).drop(columns=spent)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from bdbench import returned, sources
+from bdbench import guard, returned, sources
 from bdbench.defenses import Defense, Model
 from bdbench.models import Models
 from bdbench.record import Decision, Derived, Detection, Inputs, Judgement, Performance
@@ -68,7 +68,9 @@ class Work:
 
         def timed() -> tuple[State, float]:
             start = time.perf_counter()
-            arrays = dict(make())
+            with guard.call(defense):
+                arrays = returned.arrays(f"defense {defense.name!r}", make())
+                scene.check_untouched(defense)
             arrays["models_trained"] = np.array(tools.models_trained)
             arrays["p_value"] = np.array(np.nan if tools.p_value is None else tools.p_value)
             if tools.flagged is not None:

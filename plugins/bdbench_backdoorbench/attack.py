@@ -18,6 +18,7 @@ from bdbench import (
     Split,
     State,
     Workshop,
+    notice,
     param,
     unknown,
 )
@@ -26,6 +27,10 @@ from bdbench_backdoorbench.record import RESULT, AttackResult, read
 
 if TYPE_CHECKING:
     from bdbench import Victim
+
+
+# Of fewer images nothing can be told, nor where fewer of them are nearer than this: half are by chance.
+_FEW, _NEARER = 20, 0.75
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +81,9 @@ class BackdoorBenchRecord(Attack):
                 f"expected {result.clean_data} in its own order"
             )
         roles = np.full(len(labels), Role.CLEAN, np.int8)
-        images[changed] = part.decoded(images.shape[1:])
+        marked = part.decoded(images.shape[1:])
+        self._compare(images[changed], marked, "training")
+        images[changed] = marked
         labels[changed] = part.labels
         roles[changed] = result.roles()
         index = np.sort(row[part.index])
@@ -104,6 +111,7 @@ class BackdoorBenchRecord(Attack):
                 f"{part.original_labels[first]}, but in the data set it is of class {test.labels[index[first]]}"
             )
         images = part.decoded(np.asarray(test.images).shape[1:])
+        self._compare(np.asarray(test.images)[index[there]], images[there], "test")
         return Challenge(images[there], index[there], part.labels[there])
 
     def victim(self, state: State, tools: Workshop) -> Victim | None:
@@ -114,7 +122,24 @@ class BackdoorBenchRecord(Attack):
         if result.clean_data not in CLEAN_SETS:
             raise unknown("BackdoorBench data set", result.clean_data, CLEAN_SETS)
         weights = {f"state.{name}": value for name, value in result.state.items()}
-        return tools.restore({**weights, **CLEAN_SETS[result.clean_data].normalisation()})
+        victim = tools.restore({**weights, **CLEAN_SETS[result.clean_data].normalisation()})
+        victim.precision = "float32"  # as it was trained
+        return victim
+
+    def _compare(self, own: np.ndarray, marked: np.ndarray, part: str) -> None:
+        """Tell the user where marked images are no nearer to those that they were made of than to their neighbours'.
+
+        Images of another order within the classes have the right labels. A trigger may hide all of an image, so that
+        this is no error.
+        """
+        if len(own) < _FEW:
+            return
+        distances = [np.abs(marked - other.astype(np.int16)).mean((1, 2, 3)) for other in (own, np.roll(own, 1, 0))]
+        if (distances[0] < distances[1]).mean() < _NEARER:
+            notice(
+                f"{self._title()}: its {part} images are no nearer to the data set's own images than to others: "
+                f"expected {self.result().clean_data} in its own order"
+            )
 
     def result(self) -> AttackResult:
         """What the record holds. Raises BdbenchError if it does not read."""

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from bdbench import BdbenchError, Dataset, ImageData, Source, Split, param
+from bdbench import BdbenchError, Dataset, ImageData, Source, Split, decoded, param, reading
+
+_IMAGES = (".JPEG", ".jpg", ".png")
 
 
 class _Files:
@@ -23,16 +25,8 @@ class _Files:
 
     def __getitem__(self, index: np.ndarray) -> np.ndarray:
         """Decode the files at ``index``. Raises BdbenchError for one that does not read."""
-        return np.stack([self._decode(self.paths[i]) for i in index])
-
-    def _decode(self, path: Path) -> np.ndarray:
-        from PIL import Image
-
-        try:
-            with Image.open(path) as file:
-                return np.asarray(file.convert("RGB").resize((self.size, self.size), Image.Resampling.BILINEAR))
-        except (OSError, ValueError) as error:
-            raise BdbenchError(f"cannot read the image {path}: {error}") from None
+        paths = [self.paths[i] for i in index]
+        return np.stack([decoded(p, str(p), self.size, resampling="bilinear") for p in paths])
 
 
 def _below(source: Source, dataset: str, marker: str, *folders: str) -> Path:
@@ -85,13 +79,33 @@ class TinyImageNet(Dataset):
         """Files sorted by class and name. Raises BdbenchError for what is missing."""
         inside = "tiny-imagenet-200"
         root = _below(source, self.name, "wnids.txt", inside, f"tiny/{inside}")
-        classes = tuple(sorted((root / "wnids.txt").read_text().split()))
-        label = {name: i for i, name in enumerate(classes)}
-        train = [(p, label[name]) for name in classes for p in sorted((root / "train" / name / "images").iterdir())]
-        lines = (root / "val" / "val_annotations.txt").read_text().splitlines()
-        names = sorted(tuple(line.split("\t")[:2]) for line in lines)
-        test = [(root / "val" / "images" / file, label[name]) for file, name in names]
+        with reading(root, "Tiny ImageNet"):
+            classes = tuple(sorted((root / "wnids.txt").read_text().split()))
+            train, test = _tiny_files(root / "train", classes), _tiny_tests(root / "val", classes)
         return ImageData(self._split(train), self._split(test), classes)
 
     def _split(self, files: list[tuple[Path, int]]) -> Split:
         return Split(_Files([p for p, _ in files], self.size), np.array([y for _, y in files], np.int64))
+
+
+def _tiny_files(folder: Path, classes: tuple[str, ...]) -> list[tuple[Path, int]]:
+    """The files of each class, in its folder or in ``images`` there, by their names. Raises BdbenchError if none."""
+    found = []
+    for label, name in enumerate(classes):
+        inside = folder / name / "images"
+        own = sorted(p for p in (inside if inside.is_dir() else folder / name).iterdir() if p.suffix in _IMAGES)
+        if not own:
+            raise BdbenchError(f"{folder / name} holds no images: expected files ending in .JPEG")
+        found += [(path, label) for path in own]
+    return found
+
+
+def _tiny_tests(folder: Path, classes: tuple[str, ...]) -> list[tuple[Path, int]]:
+    """The files of val, by class and name: as it is in the archive, or as BackdoorBench moves it into class folders."""
+    table = folder / "val_annotations.txt"
+    if not table.is_file():
+        return _tiny_files(folder, classes)
+    label = {name: i for i, name in enumerate(classes)}
+    rows = [line.split("\t")[:2] for line in table.read_text().splitlines() if line]
+    found = sorted((label[name], file) for file, name in rows)
+    return [(folder / "images" / file, y) for y, file in found]

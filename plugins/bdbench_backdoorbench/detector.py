@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from bdbench import Role, bars, detect, detector, most_suspicious, write_file
+from bdbench import BdbenchError, Role, bars, detect, detector, most_suspicious, write_file
 from bdbench_backdoorbench.known import CLEAN_SETS, MODELS
 from bdbench_backdoorbench.record import read
 
@@ -24,7 +24,10 @@ def write(folder: Path, spec: str) -> list[Path]:
     spec: a detector, NAME:KEY=VALUE,... Raises BdbenchError if there is none such or the place cannot be written.
     """
     name = detector(spec).name
-    method = "bdbench_" + name.replace("-", "_")
+    if not (folder / "detection_pretrain").is_dir():
+        raise BdbenchError(f"{folder} is not BackdoorBench's root: expected a folder with detection_pretrain in it")
+    # Python looks for modules beside the script first: it must not be called as a package that it needs is.
+    method = name.replace("-", "_") + "_of_bdbench"
     package = resources.files("bdbench_backdoorbench")
     code = Template(package.joinpath("method.py.template").read_text()).substitute(method=method, name=name)
     written = {folder / "detection_pretrain" / f"{method}.py": code}

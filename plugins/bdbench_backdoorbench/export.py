@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from bdbench import ANY_OTHER, BdbenchError, Reopened, Role, unknown, written_whole
+from bdbench import ANY_OTHER, BdbenchError, Reopened, Role, notice, unknown, written_whole
 from bdbench_backdoorbench.known import CLEAN_SETS, MODELS, CleanSet
 from bdbench_backdoorbench.record import RESULT, ROLES
 from bdbench_backdoorbench.weights import renormalised
@@ -31,6 +31,11 @@ def write(run: Reopened, folder: Path, track: Any, clean_data: str | None = None
     model_name = _model_name(run)
     if run.challenge is None:
         raise BdbenchError(f"attack {run.attack.name!r} attacks nothing: BackdoorBench has no record of that")
+    if len(run.places) < run.whole:
+        notice(
+            f"the record has {len(run.places)} of the {run.whole} training images of {clean_data}: what BackdoorBench "
+            "counts by place, as its spectral does, is wrong on it; a run with --reserve 0 and no subset has all"
+        )
     victim = run.victim()
     state = renormalised(victim, **clean.normalisation())
     with written_whole(folder) as aside:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import numpy as np
 
-from bdbench import BdbenchError, Role
+from bdbench import BdbenchError, Role, reading
 from bdbench_backdoorbench.unpickling import load
 
 RESULT = "attack_result.pt"
@@ -94,16 +94,25 @@ def read(record: str | Path) -> AttackResult:
     missing = [k for k in _KEYS if not isinstance(data, dict) or data.get(k) is None]
     if missing:
         raise BdbenchError(f"{folder / RESULT} has no {missing[0]!r}: expected {', '.join(_KEYS)}")
+    if np.shape(data["img_size"]) != (3,):
+        raise BdbenchError(f"{folder / RESULT}: img_size is {data['img_size']!r}: expected three numbers, H, W and C")
+    with reading(folder / RESULT, "a record of BackdoorBench v2"):
+        return _result(folder, data)
+
+
+def _result(folder: Path, data: Mapping[str, Any]) -> AttackResult:
     state = {k.removeprefix("module."): v for k, v in data["model"].items() if isinstance(v, np.ndarray)}
-    train, test = (_part(folder, name, data[name]) for name in ("bd_train", "bd_test"))
+    classes = int(data["num_classes"])
+    train, test = (_part(folder, name, data[name], classes) for name in ("bd_train", "bd_test"))
     sizes = tuple(int(s) for s in data["img_size"])
     roles = data.get(ROLES)
-    if roles is not None and np.shape(roles) != train.changed.shape:
-        raise BdbenchError(f"{folder / RESULT} has {np.shape(roles)} {ROLES}: expected {train.changed.shape}")
+    if roles is not None and (np.shape(roles) != train.changed.shape or not np.isin(roles, list(Role)).all()):
+        expected = f"{train.changed.shape} of {', '.join(str(int(role)) for role in Role)}"
+        raise BdbenchError(f"{folder / RESULT} has odd {ROLES} of shape {np.shape(roles)}: expected {expected}")
     return AttackResult(
         folder=folder,
         model_name=str(data["model_name"]),
-        num_classes=int(data["num_classes"]),
+        num_classes=classes,
         clean_data=str(data["clean_data"]),
         img_size=sizes,
         state=state,
@@ -113,7 +122,7 @@ def read(record: str | Path) -> AttackResult:
     )
 
 
-def _part(folder: Path, name: str, state: Mapping[str, Any]) -> Part:
+def _part(folder: Path, name: str, state: Mapping[str, Any], classes: int) -> Part:
     where = f"{folder / RESULT}: {name}"
     try:
         container = state["bd_data_container"]
@@ -128,8 +137,14 @@ def _part(folder: Path, name: str, state: Mapping[str, Any]) -> Part:
         if index.size and not 0 <= index.min() <= index.max() < len(indicator):
             span = f"{index.min()}..{index.max()}"
             raise BdbenchError(f"{where}: indices are {span}: expected them in 0..{len(indicator) - 1}")
+        if len(np.unique(index)) < len(index):
+            raise BdbenchError(f"{where}: original_index_array has examples twice: expected each once")
         found = [_entry(folder, entries[i]) for i in changed.tolist()]
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        for place, (_, label, original) in zip(changed.tolist(), found, strict=True):
+            if not (0 <= label < classes and 0 <= original < classes):
+                told = f"example {place} is labelled {label} and was {original}"
+                raise BdbenchError(f"{where}: {told}: expected labels in 0..{classes - 1}")
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise BdbenchError(f"{where} is not what BackdoorBench v2 writes: {reason}") from None
     images, labels, originals = zip(*found, strict=True) if found else ((), (), ())
@@ -142,9 +157,11 @@ def _entry(folder: Path, value: Any) -> tuple[Any, int, int]:
         image, label, original = value
         return image, int(label), int(original)
     label, original = value["other_info"]
-    # The record may have been moved; inside it an image is always at SET/LABEL/INDEX.png.
-    inside = PurePosixPath(value["path"]).parts[-3:]
-    if ".." in inside or inside[0] == "/":
+    # The record may have been moved, and written on Windows, whose paths have either separator; inside it an image is
+    # always at SET/LABEL/INDEX.png.
+    path = PureWindowsPath(value["path"])
+    inside = path.parts[-3:]
+    if len(inside) < 3 or ".." in inside or path.anchor in inside or any(":" in part for part in inside):
         raise ValueError(f"image path {value['path']!r} leads out of the record")
     return folder.joinpath(*inside), int(label), int(original)
 

@@ -10,9 +10,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from bdbench import check_memory
 from bdbench_datamodel.influence import Factors, Influence
 
 _ROWS = 2048
+# What is searched in factors, or class by class, never forms all of W.
+_INSTEAD = "classes=each, estimator=covariance without compat, or fewer examples (subset=N)"
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,7 @@ def difference_of_means(masks: np.ndarray, margins: np.ndarray, targets: np.ndar
     lacks = 1 - holds
     centred = _centred(margins)
     targets = np.arange(n) if targets is None else targets
+    check_memory(4 * len(targets) * n, f"the matrix of {len(targets)} by {n} examples", _INSTEAD)
     weights = np.empty((len(targets), n), np.float32)
     for start in range(0, len(targets), _ROWS):
         rows = targets[start : start + _ROWS]

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from bdbench import check_memory
+
 
 class Influence(ABC):
     """W (n, n). ``block`` gives the part among some examples, so that a large W need never be formed."""
@@ -65,6 +67,7 @@ class Factors(Influence):
 
     def block(self, index: np.ndarray) -> np.ndarray:
         """float32 (k, k)."""
+        check_memory(4 * len(index) ** 2, f"the matrix of {len(index)} examples")
         return _hollow(self.left[index] @ self.right[index].T)
 
     def root_mean_square(self, index: np.ndarray) -> float:

@@ -14,6 +14,7 @@ import numba
 import numpy as np
 import torch
 
+from bdbench import check_memory
 from bdbench_datamodel.influence import Dense
 
 # .8 to .019, each .75 of the one before: on digits the best are about .4 with 100 networks and .06 with 1,000.
@@ -41,11 +42,12 @@ def lasso(
     Cyclic coordinate descent on a working set that grows by the largest violations (Massias et al. 2018), until
     correlations with what is left keep l_i to 1e-3 of it, or a thousand passes were made. Equal columns, which a
     few dozen networks leave, share their weight. ``advance`` counts targets. In memory: two matrices, float32 (n,
-    n). Raises ValueError unless penalties are in (0, 1).
+    n). Raises ValueError unless penalties are in (0, 1), and BdbenchError if there is too little memory.
     """
     penalties = np.broadcast_to(penalty, masks.shape[1])
     if not ((penalties > 0) & (penalties < 1)).all():
         raise ValueError(f"penalty={penalty} is not allowed: expected in (0, 1)")
+    _check_memory(*masks.shape)
     fitted = _Regression.of(masks, margins)
     weights = np.zeros((len(penalties), len(penalties)), np.float32)
 
@@ -71,6 +73,8 @@ def chosen_penalties(
     """
     if len(masks) < 2:
         raise ValueError(f"models={len(masks)} is not allowed: expected at least 2")
+    # What follows takes the two matrices: told now, before the path of penalties.
+    _check_memory(*masks.shape)
     count = len(masks) - max(1, len(masks) // _HELD_OUT)
     fitted = _Regression.of(masks[:count], margins[:count])
     held = np.ascontiguousarray((masks[count:] - masks[:count].mean(0)).T, np.float32)
@@ -82,6 +86,11 @@ def chosen_penalties(
 
     _each_block(choose, len(chosen), advance)
     return chosen
+
+
+def _check_memory(networks: int, examples: int) -> None:
+    """Raises BdbenchError if the Gram matrix and the weights do not fit, beside subsets and margins in float32."""
+    check_memory(8 * examples**2 + 8 * networks * examples, f"estimator=lasso on {examples} examples")
 
 
 def _share_among_equals(weights: np.ndarray, masks: np.ndarray) -> None:

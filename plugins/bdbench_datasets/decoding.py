@@ -1,32 +1,12 @@
-"""Image files of any format and size as arrays of one shape."""
+"""Images that are decoded one by one as one array."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
-from typing import BinaryIO, Literal
 
 import numpy as np
 
 from bdbench import BdbenchError
-
-
-def decoded(file: Path | BinaryIO, where: str, size: int | None, mode: Literal["RGB", "L"] = "RGB") -> np.ndarray:
-    """One image, uint8 (H, W, 3 or 1), resized to size x size unless that is None.
-
-    Raises BdbenchError, which says ``where`` the image is, for one that does not read.
-    """
-    from PIL import Image
-
-    try:
-        with Image.open(file) as opened:
-            image = opened.convert(mode)
-            if size is not None and image.size != (size, size):
-                image = image.resize((size, size), Image.Resampling.BICUBIC)
-            pixels = np.asarray(image)
-            return pixels[..., None] if mode == "L" else pixels
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise BdbenchError(f"cannot read the image {where}: {error}") from None
 
 
 def gathered(images: Iterable[tuple[int, str, np.ndarray]], count: int, dataset: str) -> np.ndarray:

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from bdbench import BdbenchError, Dataset, ImageData, Source, Split, param
-from bdbench_datasets.decoding import decoded, gathered
+from bdbench import BdbenchError, Dataset, ImageData, Source, Split, decoded, notice, param, reading
+from bdbench_datasets.decoding import gathered
 
-_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+_SUFFIXES = {
+    *(".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tga"),
+    *(".tif", ".tiff", ".webp"),
+}
+# Folders that other programs leave behind and do not hide.
+_TOOLS = {"@eaDir", "__MACOSX", "$RECYCLE.BIN", "System Volume Information", "lost+found"}
 
 
 class Files:
@@ -49,34 +55,82 @@ class ImageFolder(Dataset):
     size: int | None = param(None, help="resize to size x size pixels (none: all files have one size)", low=4)
 
     def read(self, source: Source) -> ImageData:
-        """The files below the root; classes in order of their names. Raises BdbenchError for what is missing."""
+        """The files below the root; classes in order of their names. Raises BdbenchError for what is missing.
+
+        Class folders are those with an image directly in them, but for hidden ones. What is passed over is told.
+        """
         if source.root is None:
             raise BdbenchError("dataset 'imagefolder' needs --data-root: expected a folder with train/ and test/")
         for part in ("train", "test"):
             if not (source.root / part).is_dir():
                 raise BdbenchError(f"{source.root / part} is not there: expected class folders of images in it")
-        classes = _classes(source.root / "train")
-        extra = set(_classes(source.root / "test")) - set(classes)
+        train, test = _Part(source.root / "train", whole=True), _Part(source.root / "test")
+        classes = tuple(sorted(train.files))
+        extra = set(test.files) - set(classes)
         if extra:
             raise BdbenchError(f"test class {min(extra)!r} has no training folder: expected {', '.join(classes)}")
         if len(classes) < 2:
-            raise BdbenchError(f"{source.root / 'train'} has {len(classes)} class folders: expected at least 2")
-        train, test = (self._split(source.root / part, classes) for part in ("train", "test"))
-        return ImageData(train, test, classes)
+            raise BdbenchError(f"{train.root} has {len(classes)} class folders: expected at least 2")
+        return ImageData(self._split(train, classes), self._split(test, classes), classes)
 
-    def _split(self, root: Path, classes: tuple[str, ...]) -> Split:
-        paths: list[Path] = []
-        labels: list[int] = []
-        for label, name in enumerate(classes):
-            if (root / name).is_dir():
-                found = sorted(p for p in (root / name).iterdir() if p.suffix.lower() in _SUFFIXES)
-                paths += found
-                labels += [label] * len(found)
+    def _split(self, part: _Part, classes: tuple[str, ...]) -> Split:
+        paths = [path for name in classes for path in part.files.get(name, [])]
+        labels = [label for label, name in enumerate(classes) for _ in part.files.get(name, [])]
         if not paths:
-            raise BdbenchError(f"{root} holds no images: expected files ending in {', '.join(sorted(_SUFFIXES))}")
+            raise BdbenchError(
+                f"{part.root} holds no images: expected files ending in {', '.join(sorted(_SUFFIXES))}{part.told()}"
+            )
+        if part.skipped:
+            notice(f"{part.root}: read {len(paths)} images of {len(part.files)} classes{part.told()}")
         return Split(Files(paths, self.size), np.array(labels, np.int64))
 
 
-def _classes(folder: Path) -> tuple[str, ...]:
-    """The class folders, in order of their names; hidden ones are a tool's, not a class."""
-    return tuple(sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")))
+class _Part:
+    """What is in ``root``: the images of each class folder, sorted, by its name, and what was passed over, by kind.
+
+    whole: a class folder without images is an error.
+    """
+
+    def __init__(self, root: Path, whole: bool = False) -> None:
+        self.root, self._whole = root, whole
+        self.files: dict[str, list[Path]] = {}
+        self.skipped: dict[str, list[Path]] = {}
+        with reading(root, "a folder of class folders"):
+            for folder in sorted(root.iterdir()):
+                if not folder.is_dir():
+                    self._skip("files beside the class folders", folder)
+                elif folder.name.startswith(".") or folder.name in _TOOLS:
+                    self._skip("hidden folders", folder)
+                else:
+                    self._read(folder)
+
+    def told(self) -> str:
+        """What was passed over: how many of each kind, and one of them; nothing if that is nothing."""
+        kinds = [f"{len(paths)} {kind} ({paths[0].relative_to(self.root)})" for kind, paths in self.skipped.items()]
+        return f"; left out: {', '.join(kinds)}" if kinds else ""
+
+    def _read(self, folder: Path) -> None:
+        with reading(folder, "a folder of images"):
+            found = sorted(folder.iterdir())
+        images = [p for p in found if p.suffix.lower() in _SUFFIXES and not p.name.startswith(".")]
+        for path in found:
+            if path.is_dir():
+                self._skip("nested folders", path)
+            elif path not in images:
+                self._skip("files that are no images by their names", path)
+        images = [path for path in images if not path.is_dir()]
+        if not images:
+            if not self._whole:
+                self._skip("folders without images", folder)
+                return
+            raise BdbenchError(
+                f"{folder} holds no images: expected files ending in {', '.join(sorted(_SUFFIXES))}{self.told()}"
+            )
+        # Two systems may write the accents of one name in two ways.
+        name = unicodedata.normalize("NFC", folder.name)
+        if name in self.files:
+            raise BdbenchError(f"{self.root} has two folders {name!r}, in two Unicode forms: expected one for a class")
+        self.files[name] = images
+
+    def _skip(self, kind: str, path: Path) -> None:
+        self.skipped.setdefault(kind, []).append(path)

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
-from bdbench import BdbenchError, Dataset, ImageData, Source, Split, param
+from bdbench import BdbenchError, Dataset, ImageData, Source, Split, param, read_arrays
+from bdbench_datasets.labels import column, names_of, numbered
 
 _NEEDED = ("x_train", "y_train", "x_test", "y_test")
 
@@ -18,7 +15,7 @@ _NEEDED = ("x_train", "y_train", "x_test", "y_test")
 class Npz(Dataset):
     """An npz file with x_train, y_train, x_test, y_test and, if you like, class names in ``classes``.
 
-    Images: uint8, or floats in 0..1, of shape (n, H, W) or (n, H, W, 1 or 3); labels: integers.
+    Images: uint8, or floats in 0..1, of shape (n, H, W) or (n, H, W, 1 or 3); labels: integers (n,).
     """
 
     name = "npz"
@@ -30,19 +27,14 @@ class Npz(Dataset):
             raise BdbenchError("dataset 'npz' needs a file: expected npz:path=FILE.npz")
         path = (source.root or Path()) / self.path
         try:
-            with np.load(path, allow_pickle=False) as file:
-                missing = [k for k in _NEEDED if k not in file]
-                if missing:
-                    raise BdbenchError(f"{path} has no array {missing[0]!r}: expected {', '.join(_NEEDED)}")
-                x_train, y_train, x_test, y_test = (file[k] for k in _NEEDED)
-                names = file["classes"] if "classes" in file else None
+            file = read_arrays(path)
         except FileNotFoundError:
             raise BdbenchError(f"no file at {path}: expected an npz with {', '.join(_NEEDED)}") from None
-        except (OSError, ValueError, AttributeError, TypeError, zipfile.BadZipFile, zlib.error) as error:
-            raise BdbenchError(f"cannot read {path} as npz: {error or type(error).__name__}") from None
-        labels = [np.atleast_1d(y) for y in (y_train, y_test)]
-        if not all(np.issubdtype(y.dtype, np.integer) and y.size for y in labels):
-            raise BdbenchError(f"{path}: labels are {y_train.dtype} and {y_test.dtype}: expected integers")
-        count = int(max(y.max() for y in labels)) + 1
-        classes = tuple(str(c) for c in (np.arange(count) if names is None else np.atleast_1d(names)))
-        return ImageData(Split(x_train, y_train), Split(x_test, y_test), classes)
+        missing = [k for k in _NEEDED if k not in file]
+        if missing:
+            raise BdbenchError(f"{path} has no array {missing[0]!r}: expected {', '.join(_NEEDED)}")
+        x_train, y_train, x_test, y_test = (file[k] for k in _NEEDED)
+        labels = [column(y, f"{path}: labels") for y in (y_train, y_test)]
+        names = file.get("classes")
+        classes = numbered(labels, str(path)) if names is None else names_of(names, f"{path}: classes")
+        return ImageData(Split(x_train, labels[0]), Split(x_test, labels[1]), classes)

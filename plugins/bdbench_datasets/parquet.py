@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from bdbench import BdbenchError, Dataset, ImageData, Source, Split, param
-from bdbench_datasets.decoding import decoded, gathered
+from bdbench import BdbenchError, Dataset, ImageData, Source, Split, check_regular, decoded, param
+from bdbench_datasets.decoding import gathered
+from bdbench_datasets.labels import numbered
 
 # Encoded images of a part whose files take no more are read once and kept; of larger ones, one row group at a time.
 _KEPT_BYTES = 2**30
@@ -110,8 +111,7 @@ class Parquet(Dataset):
         names = {file.names for file in train + test if file.names}
         if len(names) > 1:
             raise BdbenchError(f"the files in {source.root} name their classes differently: expected the same in all")
-        highest = max(int(file.labels.max()) for file in train + test if len(file.labels))
-        classes = names.pop() if names else tuple(str(c) for c in range(highest + 1))
+        classes = names.pop() if names else numbered([file.labels for file in train + test], str(source.root))
         return ImageData(self._part(train), self._part(test), classes)
 
     def _part(self, files: list[_File]) -> Split:
@@ -153,6 +153,7 @@ class Parquet(Dataset):
 def _opened(path: Path) -> Any:
     from pyarrow import parquet
 
+    check_regular(path)
     return parquet.ParquetFile(path)
 
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from bdbench import BdbenchError, Dataset, ImageData, Source, Split, param
+from bdbench import BdbenchError, Dataset, ImageData, Source, Split, decoded, param
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,15 +28,20 @@ class TorchvisionDataset(Dataset):
             if source.download:
                 root.mkdir(parents=True, exist_ok=True)
             train, test = (peer(str(root), download=source.download, **part) for part in self.parts)
-        except (RuntimeError, OSError) as error:
+        except Exception as error:  # torchvision's readers raise anything on damaged files
             if source.download:
-                reason = str(error).splitlines()[0]
+                reason = (str(error) or type(error).__name__).splitlines()[0]
                 raise BdbenchError(f"could not download {self.name} to {root}: {reason}") from None
             raise BdbenchError(
                 f"{self.name} was not found in {root}, or its files are damaged: "
                 "expected torchvision's files there; --data-root names another folder, --download fetches them"
             ) from None
-        return ImageData(self.split(train), self.split(test), self.class_names(train))
+        found = self.split(train), self.split(test)
+        for part, name in zip(found, ("training", "test"), strict=True):
+            if len(part.images) != len(part.labels):
+                told = f"{len(part.images)} {name} images but {len(part.labels)} labels"
+                raise BdbenchError(f"the files of {self.name} in {root} are damaged: {told}")
+        return ImageData(*found, self.class_names(train))
 
     def split(self, part: Any) -> Split:
         """The arrays of one part; most keep them in ``data`` and ``targets``."""
@@ -105,16 +110,13 @@ class _Decoded:
     """GTSRB's files, of many sizes, decoded and resized when they are picked."""
 
     def __init__(self, part: Any, size: int) -> None:
-        self.part, self.size = part, size
+        self.paths, self.size = [Path(path) for path, _ in part._samples], size
 
     def __len__(self) -> int:
-        return len(self.part)
+        return len(self.paths)
 
     def __getitem__(self, index: np.ndarray) -> np.ndarray:
-        from PIL import Image
-
-        bicubic = Image.Resampling.BICUBIC
-        return np.stack([np.asarray(self.part[int(i)][0].resize((self.size,) * 2, bicubic)) for i in index])
+        return np.stack([decoded(self.paths[i], str(self.paths[i]), self.size) for i in index])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""The batched ensemble against the plain loop, in one run: ``pytest tests/benchmarks --benchmark-only``."""
+"""The batched ensemble against the plain loop, in one run: ``pytest tests/benchmarks --benchmark-only -n 0``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sparse regressions of every example beside scikit-learn's: ``pytest tests/benchmarks --benchmark-only``."""
+"""Sparse regressions of every example beside scikit-learn's: ``pytest tests/benchmarks --benchmark-only -n 0``."""
 
 from __future__ import annotations
 

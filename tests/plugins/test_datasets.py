@@ -3,6 +3,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import pickle
+import shutil
 import struct
 import sys
 from pathlib import Path
@@ -142,6 +143,7 @@ def test_image_folder_is_known_by_its_files_before_they_are_decoded(folder: Path
 
 def test_image_folder_refuses_an_unknown_test_class(folder: Path) -> None:
     (folder / "test" / "cat").mkdir()
+    shutil.copy(folder / "test" / "ant" / "0.png", folder / "test" / "cat")
     with pytest.raises(BdbenchError, match="test class 'cat' has no training folder: expected ant, bee"):
         ImageFolder().read(Source(folder))
 

@@ -49,8 +49,20 @@ def test_tiny_imagenet_is_read_sorted(tmp_path: Path) -> None:
         save(root / "val" / "images" / f"val_{i}.png", (0, i, 0), 64)
     (root / "wnids.txt").write_text("n02\nn01\n")
     (root / "val" / "val_annotations.txt").write_text("val_1.png\tn01\t0\nval_0.png\tn02\t0\n")
-    data = in_order(bdbench.load("tiny-imagenet", data_root=tmp_path, reserve=0))
-    assert data.classes == ("n01", "n02") and data.shape == (64, 64, 3)
-    assert np.asarray(data.train.images)[:, 0, 0, :2].tolist() == [[1, 0], [1, 1], [2, 0], [2, 1]]
-    assert data.train.labels.tolist() == [0, 0, 1, 1]
-    assert data.test.labels.tolist() == [1, 0]
+    pristine = in_order(bdbench.load("tiny-imagenet", data_root=tmp_path, reserve=0))
+    # BackdoorBench moves the tests into class folders, reads those, and removes the table.
+    for name, file in (("n01", "val_1.png"), ("n02", "val_0.png")):
+        (root / "val" / name).mkdir()
+        (root / "val" / "images" / file).rename(root / "val" / name / file)
+    (root / "val" / "val_annotations.txt").unlink()
+    (root / "val" / "images").rmdir()
+    for data in (pristine, in_order(bdbench.load("tiny-imagenet", data_root=tmp_path, reserve=0))):
+        assert data.classes == ("n01", "n02") and data.shape == (64, 64, 3)
+        assert np.asarray(data.train.images)[:, 0, 0, :2].tolist() == [[1, 0], [1, 1], [2, 0], [2, 1]]
+        assert data.train.labels.tolist() == [0, 0, 1, 1]
+        assert data.test.labels.tolist() == [0, 1]
+        assert np.asarray(data.test.images)[:, 0, 0, 1].tolist() == [1, 0]
+    for file in (root / "val").rglob("*.png"):
+        file.unlink()
+    with pytest.raises(BdbenchError, match="val/n01 holds no images"):
+        bdbench.load("tiny-imagenet", data_root=tmp_path)

@@ -73,6 +73,7 @@ def root(tmp_path: Path) -> Path:
     white = np.full((32, 32, 3), 255, np.uint8)
     train = {i: (white, y, int(labels[i])) for i, y in ((3, 0), (17, 0), (25, 0), (36, 6))}
     torch.manual_seed(0)
+    (tmp_path / "detection_pretrain").mkdir()
     write_record(
         tmp_path / "record" / "badnet_demo",
         train,
@@ -90,12 +91,12 @@ def test_the_method_runs_there_and_writes_its_table_and_our_scores(root: Path) -
     add(cli)
     done = CliRunner().invoke(cli, ["export-detector", "backdoorbench", str(root), "--defense", "low-loss"])
     assert done.exit_code == 0, done.output
-    method = root / "detection_pretrain" / "bdbench_low_loss.py"
+    method = root / "detection_pretrain" / "low_loss_of_bdbench.py"
     assert str(method) in done.stdout
-    assert len(list((root / "config" / "detection" / "bdbench_low_loss").glob("*.yaml"))) == 5
+    assert len(list((root / "config" / "detection" / "low_loss_of_bdbench").glob("*.yaml"))) == 5
     command = [
         sys.executable,
-        "detection_pretrain/bdbench_low_loss.py",
+        "detection_pretrain/low_loss_of_bdbench.py",
         "--result_file",
         "badnet_demo",
         "--device",
@@ -104,7 +105,7 @@ def test_the_method_runs_there_and_writes_its_table_and_our_scores(root: Path) -
     for _ in range(2):
         ran = subprocess.run(command, cwd=root, capture_output=True, text=True)
         assert ran.returncode == 0, ran.stderr
-    folder = root / "record" / "badnet_demo" / "detection" / "bdbench_low_loss"
+    folder = root / "record" / "badnet_demo" / "detection" / "low_loss_of_bdbench"
     with (folder / "detection_info.csv").open(newline="") as file:
         head, row, again = csv.reader(file)
     assert head == ["record", "TN", "FP", "FN", "TP", "TPR", "FPR", "target"]
@@ -121,6 +122,26 @@ def test_the_method_runs_there_and_writes_its_table_and_our_scores(root: Path) -
     assert len(set(scores[np.isin(places, [3, 17, 25])].round(5))) == 1
 
 
+def test_a_detector_runs_there_whatever_its_package_is_called_and_a_mistyped_record_is_one_line(root: Path) -> None:
+    add(cli)
+    spec = "datamodel:models=20,starts=2"
+    assert CliRunner().invoke(cli, ["export-detector", "backdoorbench", str(root), "--defense", spec]).exit_code == 0
+    command = [sys.executable, "detection_pretrain/datamodel_of_bdbench.py", "--result_file"]
+    ran = subprocess.run([*command, "NOSUCH"], cwd=root, capture_output=True, text=True)
+    assert ran.returncode == 1 and ran.stderr.startswith("bdbench: no record at record/NOSUCH")
+    assert len(ran.stderr.splitlines()) == 1 and not (root / "record" / "NOSUCH").exists()
+    # The plugin's own module is found, not the script: all that was wrong is that there is nothing to run it on.
+    found = "import sys; sys.path.insert(0, 'detection_pretrain'); import bdbench_datamodel as m; print(m.__file__)"
+    where = subprocess.run([sys.executable, "-c", found], cwd=root, capture_output=True, text=True).stdout
+    assert where.strip().endswith("bdbench_datamodel/__init__.py")
+
+
+def test_a_folder_that_is_not_its_root_is_refused(tmp_path: Path) -> None:
+    add(cli)
+    done = CliRunner().invoke(cli, ["export-detector", "backdoorbench", str(tmp_path), "--defense", "random"])
+    assert done.exit_code == 2 and "is not BackdoorBench's root" in done.stderr and not list(tmp_path.iterdir())
+
+
 def test_a_file_that_could_run_something_is_not_handed_to_its_loader(root: Path) -> None:
     add(cli)
     CliRunner().invoke(cli, ["export-detector", "backdoorbench", str(root), "--defense", "random"])
@@ -130,7 +151,7 @@ def test_a_file_that_could_run_something_is_not_handed_to_its_loader(root: Path)
             return exec, ("open('ran', 'w').close()",)
 
     torch.save({"model": Evil()}, root / "record" / "badnet_demo" / "attack_result.pt")
-    command = [sys.executable, "detection_pretrain/bdbench_random.py", "--result_file", "badnet_demo"]
+    command = [sys.executable, "detection_pretrain/random_of_bdbench.py", "--result_file", "badnet_demo"]
     ran = subprocess.run(command, cwd=root, capture_output=True, text=True)
     assert ran.returncode != 0 and "it asks for __builtin__.exec, which is refused" in ran.stderr
     assert not (root / "ran").exists()

@@ -60,10 +60,15 @@ def test_the_records_own_victim_is_measured(
     assert trained == ["train the victim", "train the reference", "low-loss: retrain"]
 
 
+class _Restored(dict[str, Any]):
+    precision = "bfloat16"
+
+
 def test_weights_are_a_victim_of_their_own_architecture_only(tmp_path: Path, clean: Clean) -> None:
     record = str(clean.badnet(tmp_path / "r"))
-    tools: Any = SimpleNamespace(architecture=PreActResNet18(), restore=dict)
+    tools: Any = SimpleNamespace(architecture=PreActResNet18(), restore=_Restored)
     own: Any = BackdoorBenchRecord(record=record).victim({}, tools)
+    assert own.precision == "float32"
     assert own is not None and {"state.conv1.weight", "mean", "std"} == own.keys()
     assert BackdoorBenchRecord(record=record).victim({}, SimpleNamespace(architecture=ConvNet())) is None  # type: ignore[arg-type]
     assert BackdoorBenchRecord(record=record, weights=False).victim({}, tools) is None

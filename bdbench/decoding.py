@@ -1,0 +1,76 @@
+"""Image files of any format, as a person sees them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, Literal
+
+import numpy as np
+
+from bdbench.errors import BdbenchError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as Opened
+
+_TRANSPARENT = ("LA", "La", "PA", "RGBA", "RGBa")
+
+
+def decoded(
+    file: Path | BinaryIO,
+    where: str,
+    size: int | None = None,
+    mode: Literal["RGB", "L"] = "RGB",
+    resampling: Literal["bicubic", "bilinear"] = "bicubic",
+) -> np.ndarray:
+    """One image, uint8 (H, W, 3 or 1), resized to size x size unless that is None.
+
+    It is what viewers show: turned as its EXIF data say, the first of several frames, 16 bits scaled to 8, and what is
+    transparent laid on white. Raises BdbenchError, which says ``where`` the image is, for one that does not read.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(file) as opened:
+            image = _seen(opened).convert(mode)
+            if size is not None and image.size != (size, size):
+                image = image.resize((size, size), Image.Resampling[resampling.upper()])
+            pixels = np.asarray(image)
+            return pixels[..., None] if mode == "L" else pixels
+    except Exception as error:  # Pillow's readers raise anything on damaged files
+        told = str(error) or type(error).__name__
+        raise BdbenchError(f"cannot read the image {where}: {told}") from None
+
+
+def _seen(opened: Opened) -> Opened:
+    """The image in a mode whose conversion to RGB or L loses nothing that one sees."""
+    from PIL import Image
+
+    deep = opened.mode.startswith("I;16") or (opened.mode == "I" and opened.format in ("PNG", "PPM"))
+    image = _turned(opened)
+    if deep or image.mode in ("I", "F"):
+        return _eight_bits(image, 257 if deep else 1)
+    if image.mode in _TRANSPARENT or "transparency" in image.info:
+        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, image.convert("RGBA"))
+    return image.convert("RGB") if image.mode == "CMYK" else image
+
+
+def _turned(image: Opened) -> Opened:
+    from PIL import ImageOps
+
+    image.load()
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # damaged EXIF data; the pixels are there
+        return image
+
+
+def _eight_bits(image: Opened, scale: int) -> Opened:
+    """A grey image of integers in 0..255 ``scale``, divided by that. Raises ValueError for others."""
+    from PIL import Image
+
+    values = np.asarray(image).astype(np.float64)
+    if not (values.min() >= 0 and values.max() <= 255 * scale and (values == np.rint(values)).all()):
+        span = f"{values.min():g}..{values.max():g}"
+        raise ValueError(f"its values are {span} (mode {image.mode}): expected integers of 8 or 16 bits")
+    return Image.fromarray(np.rint(values / scale).astype(np.uint8))

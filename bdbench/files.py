@@ -1,0 +1,111 @@
+"""Files that anybody may have written, read with one line of what is wrong. Imports no torch."""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from bdbench import foreign
+from bdbench.errors import BdbenchError
+
+# Deeper than any file of ours; recursive code gives up at some hundred.
+_DEEPEST = 50
+
+
+@functools.cache
+def notice(text: str) -> None:
+    """Tell the user what is no error, once: a line of the logger ``bdbench``, by default on standard error."""
+    logging.getLogger("bdbench").warning("%s", foreign.line(text))
+
+
+def check_regular(path: Path) -> None:
+    """Raise FileNotFoundError, or BdbenchError for what is there and no file: a pipe may wait for ever to be read."""
+    try:
+        found = path.stat()
+        regular = path.is_file()
+    except ValueError as error:  # a null character in the name
+        raise BdbenchError(f"cannot read {str(path)!r}: {error}") from None
+    if not regular:
+        what = "a folder" if path.is_dir() else f"no regular file (mode {found.st_mode:o})"
+        raise BdbenchError(f"cannot read {path}: it is {what}, expected a file")
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds. Raises FileNotFoundError, or BdbenchError for what does not read.
+
+    Numbers must be finite, and values no deeper than 50 in each other.
+    """
+    check_regular(path)
+    try:
+        data = json.loads(path.read_bytes(), parse_constant=_no_number, parse_int=_int, parse_float=_float)
+    except (OSError, ValueError, RecursionError) as error:
+        raise BdbenchError(f"cannot read {path}: {_why(error)}") from None
+    level, depth = [data], 0
+    while level:
+        depth += 1
+        if depth > _DEEPEST:
+            raise BdbenchError(f"cannot read {path}: its values lie in each other, expected {_DEEPEST} deep at most")
+        level = [
+            v for one in level if isinstance(one, dict | list) for v in (one.values() if isinstance(one, dict) else one)
+        ]
+    return data
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of an npz file. Raises FileNotFoundError, or BdbenchError for one that does not read."""
+    check_regular(path)
+    with reading(path, "npz"), path.open("rb") as file:
+        return unpacked(file)
+
+
+def unpacked(file: BinaryIO) -> dict[str, np.ndarray]:
+    """The arrays of an open npz file. Damaged ones raise anything."""
+    with np.load(file, allow_pickle=False) as arrays:
+        if not isinstance(arrays, np.lib.npyio.NpzFile):
+            raise ValueError("it is one array, not several")
+        return dict(arrays)
+
+
+@contextmanager
+def reading(path: Path | str, what: str) -> Iterator[None]:
+    """Turn what a reader raises inside into the one-line error for a file that does not read as ``what``.
+
+    Readers of other projects raise anything on damaged files. FileNotFoundError and BdbenchError pass.
+    """
+    try:
+        yield
+    except (FileNotFoundError, BdbenchError):
+        raise
+    except Exception as error:
+        raise BdbenchError(f"cannot read {path} as {what}: {_why(error)}") from None
+
+
+def _why(error: Exception) -> str:
+    told = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join(told.split())[:300] or type(error).__name__
+
+
+def _no_number(text: str) -> Any:
+    raise ValueError(f"{text} is no number of JSON")
+
+
+def _int(text: str) -> int:
+    value = int(text)
+    if len(text) > 300:
+        raise ValueError(f"a number of {len(text)} digits is too large")
+    return value
+
+
+def _float(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text[:30]} is too large")
+    return value

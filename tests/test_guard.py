@@ -1,0 +1,334 @@
+"""Plugins that misbehave: what they do ends nothing but their own cell, and disturbs no other."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner, Result
+
+import bdbench
+from bdbench import BdbenchError, Detector, Measured, Metric, Tools, TrainingView, TriggerAttack, Verdict, guard
+from bdbench.cli import cli
+from bdbench.defenses import ModelDetector
+from bdbench.errors import one_line
+from bdbench.experiment import run_each
+from bdbench.guard import Quit
+from bdbench.plugins import Plugin, Registration, installed
+from tests.conftest import TINY
+
+
+class Unspeakable(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no words")
+
+
+def fails(how: Callable[[TrainingView, Tools], Any]) -> type[Detector]:
+    """A detector of its own name that does something before it scores."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Misbehaves(Detector):
+        name: ClassVar[str] = how.__name__.replace("_", "-")
+
+        def score(self, view: TrainingView, tools: Tools) -> np.ndarray:
+            how(view, tools)
+            return np.linspace(0, 1, len(view.labels))
+
+    return Misbehaves
+
+
+def exits(view: TrainingView, tools: Tools) -> None:
+    sys.exit(0)
+
+
+def is_interrupted(view: TrainingView, tools: Tools) -> None:
+    raise KeyboardInterrupt
+
+
+def cannot_say(view: TrainingView, tools: Tools) -> None:
+    raise Unspeakable
+
+
+def runs_out(view: TrainingView, tools: Tools) -> None:
+    raise MemoryError
+
+
+def writes_images(view: TrainingView, tools: Tools) -> None:
+    view.images[0] = 0
+
+
+def writes_round_the_back(view: TrainingView, tools: Tools) -> None:
+    view.labels.flags.writeable = True
+    view.labels[:] = 0
+
+
+def counts_down(view: TrainingView, tools: Tools) -> None:
+    tools.count_models(-5)
+
+
+def counts_nan(view: TrainingView, tools: Tools) -> None:
+    tools.count_models(float("nan"))  # type: ignore[arg-type]
+
+
+def concludes_nan(view: TrainingView, tools: Tools) -> None:
+    tools.conclude(p_value=float("nan"))
+
+
+def keeps_objects(view: TrainingView, tools: Tools) -> None:
+    tools.saved({"a": 1}, lambda: {"x": object()})  # type: ignore[dict-item]
+
+
+def keeps_a_file(view: TrainingView, tools: Tools) -> None:
+    tools.saved({"a": 2}, lambda: {"file": np.zeros(1)})
+
+
+def keeps_a_number(view: TrainingView, tools: Tools) -> None:
+    tools.saved({"a": 3}, lambda: {7: np.zeros(1)})  # type: ignore[dict-item]
+
+
+def keeps_nothing_known(view: TrainingView, tools: Tools) -> None:
+    tools.saved({"a": 4}, lambda: 3)  # type: ignore[arg-type, return-value]
+
+
+def asks_for_the_truth(view: TrainingView, tools: Tools) -> None:
+    tools.oracle("poisons")
+
+
+SAID = {
+    exits: "Quit: it raised SystemExit: 0, which ends programs: expected an error",
+    is_interrupted: "Quit: it raised KeyboardInterrupt, which ends programs: expected an error",
+    cannot_say: "Unspeakable: (its text cannot be read)",
+    runs_out: "MemoryError",
+    writes_images: "ValueError: assignment destination is read-only",
+    writes_round_the_back: "wrote to the images or labels that it was given: expected copies of them",
+    counts_down: "counts -5 models: expected an integer >= 0",
+    counts_nan: "counts nan models: expected an integer >= 0",
+    concludes_nan: "ValueError: p_value=nan is not allowed: expected a probability in [0, 1]",
+    keeps_objects: "keeps object 'x': expected arrays of numbers by names other than 'file' and 'allow_pickle'",
+    keeps_a_file: "keeps ndarray 'file': expected arrays of numbers",
+    keeps_a_number: "keeps ndarray 7: expected arrays of numbers",
+    keeps_nothing_known: "TypeError: 'int' object is not iterable",
+    asks_for_the_truth: "asks for the oracle 'poisons' but declares none",
+}
+
+
+@pytest.fixture
+def misbehaving(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of all detectors above, registered by a distribution called theirs."""
+    known = installed()._all("defense")
+    for how in SAID:
+        made = fails(how)
+        monkeypatch.setitem(known, made.name, [Registration(made.name, made, Plugin("made", "theirs", "1"))])
+    return [fails(how).name for how in SAID]
+
+
+def run(*arguments: str, out: Path) -> Result:
+    options = [f"--{key}={value}" for key, value in TINY.items()]
+    return CliRunner().invoke(cli, ["run", *options, "--out", str(out), *arguments])
+
+
+def test_of_several_defenses_each_that_fails_is_a_line_and_the_others_run(
+    tmp_path: Path, misbehaving: list[str]
+) -> None:
+    asked = [word for name in (*misbehaving[:3], "random", *misbehaving[3:]) for word in ("--defense", name)]
+    result = run(*asked, "--budget", "0", out=tmp_path)
+    assert result.exit_code == 1, result.output
+    assert len(list(tmp_path.glob("*/record.json"))) == 1 and "AUROC" in result.stdout
+    lines = [line for line in result.stderr.splitlines() if line.startswith("bdbench: ")]
+    assert len(lines) == len(SAID) and "Traceback" not in result.output
+    for name, said, line in zip(misbehaving, SAID.values(), lines, strict=True):
+        assert line.startswith(f"bdbench: defense {name!r} of theirs: ") and said in line
+    trace = Path(lines[3].rpartition("(")[2].rstrip(")"))
+    assert trace.read_text().endswith("raise MemoryError\nMemoryError\n")
+    # Started again they fail again: nothing of them was kept.
+    assert run("--defense", misbehaving[5], "--defense", "random", "--budget", "0", out=tmp_path).exit_code == 1
+
+
+def test_one_defense_that_fails_is_a_line_and_code_1_or_2_if_it_is_a_mistake(
+    tmp_path: Path, misbehaving: list[str]
+) -> None:
+    assert run("--defense", "exits", out=tmp_path).exit_code == 1
+    assert run("--defense", "counts-down", out=tmp_path).exit_code == 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Odd(TriggerAttack):
+    """Misbehaves in one way."""
+
+    name = "odd"
+    way: str = "none"
+
+    def stamp(self, images: np.ndarray, streams: Any) -> np.ndarray:
+        stamped = images.copy()
+        stamped[:, :2, :2] = 255
+        return stamped
+
+    def poison(self, train: Any, state: Any, tools: Any) -> Any:
+        if self.way == "in place":
+            train.images[:, :2, :2] = 255
+        if self.way == "round the back":
+            train.labels.flags.writeable = True
+            train.labels[0] = (train.labels[0] + 1) % 10
+        if self.way == "exit":
+            sys.exit(0)
+        made = super().poison(train, state, tools)
+        if self.way == "role":
+            made.roles[0] = 3
+        if self.way == "original":
+            made.original_labels[0] = 99
+        return made
+
+    def goal(self, labels: np.ndarray, num_classes: int) -> np.ndarray:
+        if self.way == "labels":
+            labels[:] = 0
+        return np.full(len(labels), {"half": 0.5, "far": 99}.get(self.way, 0))
+
+
+@pytest.mark.parametrize(
+    ("way", "message"),
+    [
+        ("in place", "assignment destination is read-only"),
+        ("labels", "assignment destination is read-only"),
+        ("round the back", "attack 'odd' wrote to the images or labels that it was given"),
+        ("exit", "it raised SystemExit: 0"),
+        ("role", r"attack 'odd' returned roles \[0, 1, 3\]: expected \[0, 1, 2\]"),
+        ("original", "attack 'odd' returned original labels outside 0..9"),
+        ("half", r"attack 'odd' teaches labels of float64 \(300,\): expected integers"),
+        ("far", "attack 'odd' returned labels outside 0..9"),
+    ],
+)
+def test_an_attack_that_misbehaves_fails(tmp_path: Path, way: str, message: str) -> None:
+    with pytest.raises((BdbenchError, ValueError, Quit), match=message) as error:
+        next(run_each(**{**TINY, "attack": Odd(way=way)}, defenses=["random"], out=tmp_path))
+    assert isinstance(guard.whose(error.value), Odd)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sure(ModelDetector):
+    """Has a p-value of NaN."""
+
+    name = "sure"
+
+    def inspect(self, tools: Tools) -> Verdict:
+        return Verdict(1.0, True, p_value=float("nan"))
+
+
+def test_a_p_value_that_is_none_is_refused(tiny: dict[str, Any]) -> None:
+    with pytest.raises(BdbenchError, match="defense 'sure' returned .*p_value=nan.*: expected a Verdict"):
+        bdbench.run(defense=Sure(), **tiny)
+
+
+def test_metrics_and_reporters_write_into_nothing_and_end_nothing(
+    tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def scribble(measured: Measured) -> float:
+        measured.before["clean_accuracy"] = 0.0  # type: ignore[index]
+        measured.roles[:] = 0
+        return 1.0
+
+    def leave(measured: Measured) -> float:
+        sys.exit(0)
+
+    class Reporter:
+        @staticmethod
+        @bdbench.hookimpl
+        def bdbench_run_started(run_id: str, config: dict[str, Any]) -> None:
+            config["budget"] = 0.7
+            config["data"].clear()
+            sys.exit(0)
+
+    known = installed()
+    plugins = {name: Plugin(name, "theirs", "1") for name in ("scribble", "leave", "reporter")}
+    own = [Registration(f.__name__, Metric(f.__name__, f), plugins[f.__name__]) for f in (scribble, leave)]
+    registered = dict(known._all("metric"))
+    for registration in own:
+        monkeypatch.setitem(known._registered["metric"], registration.name, [registration])
+    monkeypatch.setattr(known, "found", [*known.found, plugins["reporter"]])
+    known.manager.register(Reporter, name=plugins["reporter"].unique)
+    try:
+        made = bdbench.run(defense="random", **tiny)
+    finally:
+        known.manager.unregister(name=plugins["reporter"].unique)
+    assert registered.keys() == known._all("metric").keys() - {"scribble", "leave"}
+    assert made.config["budget"] == 0.1 and made.config["data"]["poisons"] == 15
+    assert made.detection is not None and made.detection.auroc is not None and made.before.clean_accuracy > 0
+    assert made.extra["scribble"] is None and made.extra["leave"] is None
+    assert "read-only" in str(plugins["scribble"].error) and "SystemExit: 0" in str(plugins["leave"].error)
+    assert "bdbench_run_started: Quit" in str(plugins["reporter"].error)
+
+
+def test_an_import_whose_error_cannot_be_read_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import importlib.metadata
+
+    (tmp_path / "made_mute.py").write_text("from tests.test_guard import Unspeakable\nraise Unspeakable\n")
+    (tmp_path / "made_key.py").write_text("raise KeyboardInterrupt\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    known = installed()
+    before = len(known.found)
+    for name in ("made_mute", "made_key"):
+        known.load(importlib.metadata.EntryPoint(name, name, "bdbench"))
+    mute, key = known.found[before:]
+    del known.found[before:]
+    assert mute.error == "Unspeakable: (its text cannot be read)"
+    assert key.error == "Quit: it raised KeyboardInterrupt, which ends programs: expected an error"
+
+
+def test_a_line_is_a_line() -> None:
+    assert one_line(ValueError("")) == "ValueError"
+    assert one_line(ValueError("a\nb")) == "ValueError: a"
+    assert one_line(BdbenchError("a sentence")) == "a sentence"
+
+
+CHANGES: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
+    "dtype": (lambda: torch.set_default_dtype(torch.float64), torch.get_default_dtype),
+    "device": (lambda: torch.set_default_device("meta"), torch.get_default_device),
+    "gradients": (lambda: torch.set_grad_enabled(False), torch.is_grad_enabled),
+    "threads": (lambda: torch.set_num_threads(torch.get_num_threads() + 1), torch.get_num_threads),
+    "deterministic": (
+        lambda: torch.use_deterministic_algorithms(True),
+        torch.are_deterministic_algorithms_enabled,
+    ),
+    "anomalies": (lambda: torch.autograd.set_detect_anomaly(True), torch.is_anomaly_enabled),
+    "numpy": (lambda: np.seterr(all="raise"), np.geterr),
+    "warnings": (lambda: warnings.simplefilter("error"), lambda: list(warnings.filters)),
+    "folder": (lambda: os.chdir("/"), os.getcwd),
+    "umask": (lambda: os.umask(0o777), lambda: (os.umask(0o022), os.umask(0o022))[0]),
+    "environment": (lambda: os.environ.update(HOME="/nowhere", BDBENCH_NEW="1"), lambda: dict(os.environ)),
+    "missing": (lambda: os.environ.pop("PATH"), lambda: dict(os.environ)),
+    "signals": (lambda: signal.signal(signal.SIGINT, signal.SIG_IGN), lambda: signal.getsignal(signal.SIGINT)),
+    "recursion": (lambda: sys.setrecursionlimit(5000), sys.getrecursionlimit),
+    "streams": (lambda: setattr(sys, "stdout", None), lambda: sys.stdout),
+}
+
+
+@pytest.mark.parametrize("what", CHANGES)
+@pytest.mark.parametrize("error", [None, ZeroDivisionError, SystemExit])
+def test_what_foreign_code_sets_is_put_back(what: str, error: type[BaseException] | None) -> None:
+    change, read = CHANGES[what]
+    before = read()
+    with pytest.raises((ZeroDivisionError, Quit)) if error else guard.call(), guard.call():
+        change()
+        assert read() != before
+        if error:
+            raise error
+    assert read() == before
+
+
+def test_closed_streams_are_open_again() -> None:
+    program = (
+        "import os, sys\nfrom bdbench import guard\n"
+        "with guard.call():\n    sys.stdout.close(); sys.stderr.close(); os.close(0)\n"
+        "print('out', flush=True); print('err', file=sys.stderr, flush=True); assert sys.stdin.read() == 'in'\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], input="in", capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "out\n", "err\n")

@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+import bdbench
+from bdbench import BdbenchError, Detector, Needs, Record, Tools, TrainingView, memory
+from bdbench.cli import cli
+from bdbench.experiment import run_each
+from tests.conftest import TINY
+
+GIB = 2**30
+MEMINFO = "MemTotal: 25000000 kB\nMemAvailable: 20971520 kB\n"
+# Where limits are, by the version of control groups and where the group is mounted; each leaves 2 of 3 GiB.
+GROUPS = {
+    "v2": (
+        "0::/user/job",
+        {
+            "user/memory.max": "max",
+            "user/job/memory.max": 3 * GIB,
+            "user/job/memory.current": 1.5 * GIB,
+            "user/job/memory.stat": f"anon 1\ninactive_file {GIB // 2}",
+        },
+    ),
+    "v2, above": (
+        "0::/user/job",
+        {
+            "user/job/memory.max": "max",
+            "user/memory.max": 3 * GIB,
+            "user/memory.current": GIB,
+            "user/memory.stat": "inactive_file 0",
+        },
+    ),
+    "v2, container": ("0::/", {"memory.max": 3 * GIB, "memory.current": GIB, "memory.stat": ""}),
+    "v1": (
+        "7:cpu,cpuacct:/x\n4:memory:/docker/1",
+        {
+            "memory/docker/1/memory.limit_in_bytes": 3 * GIB,
+            "memory/docker/1/memory.usage_in_bytes": GIB,
+            "memory/docker/1/memory.stat": "total_inactive_file 0",
+        },
+    ),
+    "v1, container": (
+        "4:memory:/docker/1",
+        {"memory/memory.limit_in_bytes": 3 * GIB, "memory/memory.usage_in_bytes": GIB, "memory/memory.stat": ""},
+    ),
+}
+
+
+def machine(root: Path, groups: str = "", files: dict[str, Any] | None = None) -> Path:
+    for name, text in {
+        "proc/meminfo": MEMINFO,
+        "proc/self/cgroup": groups,
+        **{f"sys/fs/cgroup/{name}": value for name, value in (files or {}).items()},
+    }.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(str(int(text) if isinstance(text, float) else text))
+    return root
+
+
+@pytest.mark.parametrize("how", GROUPS)
+def test_limits_of_control_groups_count(tmp_path: Path, how: str) -> None:
+    assert memory.available(machine(tmp_path, *GROUPS[how])) == 2 * GIB
+
+
+def test_without_limits_it_is_what_the_system_has(tmp_path: Path) -> None:
+    unlimited = {"memory/memory.limit_in_bytes": 9223372036854771712, "memory/memory.usage_in_bytes": GIB}
+    assert memory.available(machine(tmp_path, "4:memory:/", unlimited)) == 20 * GIB
+    here = memory.available()
+    assert here is not None and here > 0
+
+
+@pytest.mark.parametrize(("size", "text"), [(0, "0 bytes"), (1536, "1.5 KiB"), (13.41 * GIB, "13.4 GiB")])
+def test_bytes_are_shown_for_people(size: float, text: str) -> None:
+    assert memory.shown(size) == text
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quadratic(Detector):
+    """Takes a matrix."""
+
+    name = "quadratic"
+
+    def needs(self, examples: int, shape: tuple[int, int, int], num_classes: int) -> Needs:
+        return Needs(4 * examples**2, models=7)
+
+    def score(self, view: TrainingView, tools: Tools) -> np.ndarray:
+        return np.zeros(len(view.labels))
+
+
+def leave(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    monkeypatch.setattr(memory, "available", lambda: size)
+
+
+def test_a_defense_that_needs_too_much_is_refused_before_anything_is_trained(
+    tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leave(monkeypatch, 4 * 200**2)
+    monkeypatch.setattr("bdbench.forecast.of_training", lambda ground: 0)
+    monkeypatch.setattr("bdbench.training.Trainer.train", lambda *a, **k: pytest.fail("trained"))
+    said = "defense 'quadratic' on 300 examples needs 351.6 KiB of memory, and 156.2 KiB are free: expected at most 200"
+    with pytest.raises(BdbenchError, match=re.escape(said)):
+        bdbench.run(defense=Quadratic(), **tiny)
+
+
+def test_others_run_beside_a_defense_that_needs_too_much(tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    leave(monkeypatch, 4 * 200**2)
+    monkeypatch.setattr("bdbench.forecast.of_training", lambda ground: 0)
+    refused, ran = run_each(defenses=[Quadratic(), "random"], **tiny)
+    assert isinstance(refused, BdbenchError) and isinstance(ran, Record)
+
+
+def test_a_training_that_needs_too_much_is_refused(tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    leave(monkeypatch, 1000)
+    with pytest.raises(BdbenchError, match="training model 'convnet' in batches of .*: expected a smaller batch_size"):
+        bdbench.run(defense="random", **tiny)
+
+
+def test_a_lasso_that_needs_too_much_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    from bdbench_datamodel.lasso import chosen_penalties, lasso
+
+    masks = np.arange(400).reshape(4, 100) % 3 == 0
+    leave(monkeypatch, 8 * 100**2 - 1)
+    for fit in (lambda: lasso(masks, masks * 1.0, 0.1), lambda: chosen_penalties(masks, masks * 1.0)):
+        with pytest.raises(BdbenchError, match="estimator=lasso on 100 examples needs"):
+            fit()
+
+
+@pytest.mark.parametrize("options", ["score_by=frequency", "compat=khaddaj2023,score_by=frequency,classes=ignore"])
+def test_a_whole_matrix_that_does_not_fit_is_refused(
+    tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch, options: str
+) -> None:
+    monkeypatch.setattr("bdbench.forecast.of_training", lambda ground: 0)
+    leave(monkeypatch, 4 * 300**2 - 1)
+    for estimator in ("out-of-sample", "covariance"):
+        defense = f"datamodel:models=12,chunk=4,epochs=1,hidden=8,starts=2,estimator={estimator},{options}"
+        with pytest.raises(BdbenchError, match="the matrix of 300 .*examples needs 351.6 KiB of memory"):
+            bdbench.run(defense=defense, **tiny)
+
+
+def test_a_dry_run_says_what_it_takes_and_leaves_nothing(tmp_path: Path) -> None:
+    options = [f"--{key}={value}" for key, value in TINY.items()]
+    command = ["run", *options, "--defense", "random", "--defense", "strip", "--out", str(tmp_path / "runs")]
+    said = CliRunner().invoke(cli, [*command, "--dry-run"])
+    assert said.exit_code == 0, said.output
+    assert "models: 3 trainings of the victim's kind" in said.stdout
+    assert re.search(r"time: about 0:00:\d\d, ", said.stdout) and "free" in said.stdout
+    assert "defense strip: its own models: not told; its own memory: not told" in said.stdout
+    assert not (tmp_path / "runs").exists()
+
+
+def test_the_forecast_of_a_training_is_about_what_it_takes(tmp_path: Path) -> None:
+    """Memory by the sizes of a convnet that are easily told; the time within a factor that a busy machine may have."""
+    from bdbench.experiment import cell, installed
+
+    made = cell(dataset="digits", model="convnet", device="cpu", out=tmp_path).forecast(
+        [installed().component("defense", "random")]
+    )
+    assert 2**20 < made.memory < 2**30
+    assert 0.2 < made.seconds < 120
+    assert made.trainings == 3

@@ -1,0 +1,116 @@
+"""The program is stopped: within two seconds, with one line and its own exit code."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import IO
+
+import pytest
+
+import bdbench
+from bdbench import Detector, Tools, TrainingView, guard
+from bdbench.guard import Quit
+from tests.conftest import TINY
+
+# What the main thread is at when the signal comes, after its word that it is there.
+AT = {
+    "work": "while True: pass",
+    "work that swallows everything": "while True:\n    try:\n        time.sleep(9)\n    except BaseException: pass",
+    "a library's long call": "import ctypes; ctypes.CDLL(None).sleep(9)",
+}
+PROGRAM = """
+import sys, time
+from bdbench import stopping
+stopping.listen()
+stopping.keeps("all of it is kept")
+try:
+    print("here", flush=True)
+    {at}
+except stopping.Stopped:
+    stopping.goodbye()
+"""
+
+
+def line(stream: IO[str] | None) -> str:
+    assert stream is not None
+    return stream.readline()
+
+
+@pytest.mark.parametrize(
+    ("at", "number", "code"),
+    [*((at, signal.SIGINT, 130) for at in AT), ("work", signal.SIGTERM, 143), ("work", signal.SIGHUP, 129)],
+)
+def test_it_ends_within_two_seconds_whatever_it_is_at(at: str, number: int, code: int) -> None:
+    program = PROGRAM.format(at=AT[at].replace("\n", "\n    "))
+    command = [sys.executable, "-c", program, "--option", "two words"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert line(process.stdout) == "here\n"
+    time.sleep(0.05)
+    process.send_signal(number)
+    start = time.monotonic()
+    said = process.communicate(timeout=20)[1]
+    assert time.monotonic() - start < 2
+    assert process.returncode == code
+    assert said == "bdbench: stopped: all of it is kept; to go on: bdbench --option 'two words'\n"
+
+
+def test_what_a_shell_lets_ignore_ctrl_c_goes_on() -> None:
+    program = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)" + PROGRAM.format(at="time.sleep(.3)")
+    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    line(process.stdout)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(20) == 0
+
+
+def test_a_run_that_is_stopped_says_what_is_kept_and_how_it_goes_on(tmp_path: Path) -> None:
+    options = [f"--{key}={value}" for key, value in {**TINY, "model": "convnet:epochs=9999"}.items()]
+    command = [sys.executable, "-m", "bdbench", "run", "--defense", "random", *options, "--out", str(tmp_path)]
+    loading = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    time.sleep(0.5)
+    loading.send_signal(signal.SIGINT)
+    assert "Traceback" not in loading.communicate(timeout=20)[1] and loading.returncode == 130
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and not list(tmp_path.glob(".stages/*/*.lock")):
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    said = process.communicate(timeout=20)[1]
+    assert process.returncode == 143
+    assert said.startswith(f"bdbench: stopped: finished stages are kept in {tmp_path}/.stages; to go on: bdbench run ")
+    assert len(said.splitlines()) == 1
+    # Not even the lock of what it was at.
+    assert not list(tmp_path.glob(".stages/*/*"))
+
+
+class Interrupts(Detector):
+    """Presses Ctrl-C, or only says so."""
+
+    name = "interrupts"
+    real = True
+
+    def score(self, view: TrainingView, tools: Tools) -> None:  # type: ignore[override]
+        if self.real:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(1)
+        raise KeyboardInterrupt
+
+
+class Pretends(Interrupts):
+    """Nobody pressed anything."""
+
+    name = "pretends"
+    real = False
+
+
+def test_in_a_program_of_somebody_else_only_a_real_ctrl_c_ends_a_run(tmp_path: Path) -> None:
+    options = {**TINY, "out": tmp_path}
+    with pytest.raises(KeyboardInterrupt):
+        bdbench.run(defense=Interrupts(), **options)
+    with pytest.raises(Quit, match="it raised KeyboardInterrupt, which ends programs"):
+        bdbench.run(defense=Pretends(), **options)
+    with pytest.raises(KeyboardInterrupt), guard.call(), guard.call():
+        signal.raise_signal(signal.SIGINT)

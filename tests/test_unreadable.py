@@ -1,0 +1,98 @@
+"""Files that are no records, or odd ones: a line each, and the others count all the same."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from bdbench import BdbenchError, record
+from bdbench import leaderboard as boards
+from bdbench.board import Board
+from bdbench.cli import cli
+from bdbench.leaderboard.frame import frame_of
+from tests.records import made
+
+UNREADABLE = {
+    "empty": "",
+    "not a number": record.dumps(made(1)).replace('"clean_accuracy": 0.9', '"clean_accuracy": NaN'),
+    "infinite": record.dumps(made(1)).replace('"seed": 1', '"seed": 1e999'),
+    "huge": record.dumps(made(1)).replace('"seed": 1', f'"seed": {10**400}'),
+    "nested": "[" * 1000 + "]" * 1000,
+    "deep": record.dumps(made(1)).replace('"recipe": {', '"recipe": {"x": ' + "[" * 400 + "]" * 400 + ","),
+    "a list": "[1]",
+    "no text": "\ud800".encode("utf-16", "surrogatepass").decode("latin1"),
+}
+
+
+@pytest.mark.parametrize("kind", [*UNREADABLE, "pipe", "device", "folder"])
+def test_what_is_no_record_gives_one_line(kind: str, tmp_path: Path) -> None:
+    file = tmp_path / "record.json"
+    if kind == "pipe":
+        os.mkfifo(file)
+    elif kind == "device":
+        file.symlink_to("/dev/zero")
+    elif kind == "folder":
+        (file / "record.json").mkdir(parents=True)
+    else:
+        assert "NaN" in UNREADABLE[kind] or kind != "not a number"
+        file.write_text(UNREADABLE[kind])
+    for command in (["show", str(file)], ["leaderboard", "add", str(tmp_path / "board"), str(file)]):
+        result = CliRunner().invoke(cli, command)
+        assert result.exit_code == 2 and len(result.stderr.splitlines()) == 1, result.stderr
+    assert not (tmp_path / "board" / "records").exists()
+
+
+def test_one_unreadable_file_stops_no_board(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "records").mkdir()
+    (tmp_path / "failed").mkdir()
+    (tmp_path / "records" / "good.json").write_text(record.dumps(made(0)))
+    alone = boards.render(tmp_path)
+    for name, text in UNREADABLE.items():
+        (tmp_path / "records" / f"{name}.json").write_text(text)
+    for name, text in {"x": "{", "y": "[]", "z": '{"cell": 1}'}.items():
+        (tmp_path / "failed" / f"{name}.json").write_text(text)
+    assert boards.render(tmp_path) == alone
+    assert Board.read(tmp_path).unreadable.keys() == {f"{n}.json" for n in [*UNREADABLE, "x", "y", "z"]}
+    told = [r.getMessage() for r in caplog.records]
+    assert len(told) == len(UNREADABLE) + 3 and all(line.startswith("left out: ") for line in told)
+    assert CliRunner().invoke(cli, ["leaderboard", "build", str(tmp_path)]).exit_code == 0
+    assert CliRunner().invoke(cli, ["leaderboard", "build", "--check", str(tmp_path)]).exit_code == 1
+    new = made(2)
+    Board(tmp_path).add(new)
+    assert set(Board.read(tmp_path).records) == {"good.json", f"{new['id']}.json"}
+
+
+def places(data: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    items = data.items() if isinstance(data, dict) else enumerate(data) if isinstance(data, list) else ()
+    return [*([path] if path else []), *(p for key, value in items for p in places(value, (*path, key)))]
+
+
+PLACES = places(json.loads(record.dumps(made(0))))
+ODD = st.sampled_from([None, True, "", "x", "<b>", -1, 0, 2**70, 1e308, -0.5, [], {}, [[]], {"name": "x"}])
+
+
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(place=st.sampled_from(PLACES), value=ODD)
+def test_a_record_that_is_odd_anywhere_is_refused_or_shown(place: Any, value: Any, tmp_path: Path) -> None:
+    data = json.loads(record.dumps(made(0)))
+    inner = data
+    for key in place[:-1]:
+        inner = inner[key]
+    inner[place[-1]] = value
+    (tmp_path / "records").mkdir(exist_ok=True)
+    (tmp_path / "records" / "odd.json").write_text(json.dumps(data))
+    (tmp_path / "records" / "good.json").write_text(record.dumps(made(1)))
+    try:
+        frame_of(Board.read(tmp_path))
+        record.read(tmp_path / "records" / "odd.json")
+    except BdbenchError as error:
+        assert "\n" not in str(error)
+    result = CliRunner().invoke(cli, ["show", str(tmp_path / "records" / "odd.json")])
+    assert result.exit_code in (0, 2), f"{place} {value!r}: {result.exception!r}"
