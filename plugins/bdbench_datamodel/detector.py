@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from bdbench import BdbenchError, Detector, Tools, TrainingView, param
+from bdbench import BdbenchError, Detector, Needs, Tools, TrainingView, param
 
 if TYPE_CHECKING:
     from bdbench_datamodel.influence import Influence
@@ -131,6 +132,23 @@ class Datamodel(Detector):
     def files(self) -> tuple[Path, ...]:
         """The matrix, if it is read from a file."""
         return () if self.matrix is None else (Path(self.matrix),)
+
+    def needs(self, examples: int, shape: tuple[int, int, int], num_classes: int) -> Needs:
+        """Margins, subsets and residuals of the ensemble, and the matrix: of a class, or whole where it is searched."""
+        models = self._networks(shape)
+        memory = 4 * examples * math.prod(shape) + 17 * models * examples
+        if self.trains_ensemble and self.estimator == "lasso":
+            memory += 8 * examples**2 + 8 * models * examples
+        largest = -(-examples // num_classes) if self._by_class else examples
+        return Needs(memory + 5 * largest**2, models)
+
+    def _networks(self, shape: tuple[int, int, int]) -> int:
+        """How many are trained, by default or as asked; as many as in the default time, where time is what is given."""
+        if self.matrix is not None:
+            return 0
+        few = 10 if self.estimator == "trak" else 1000 if self.net == "mlp" or min(shape[:2]) < 16 else 300
+        models = few if self.models == "auto" else self.models
+        return models + round(self.withheld * models) if self._withholds else models
 
     @property
     def _withholds(self) -> bool:
