@@ -231,7 +231,7 @@ class Datamodel(Detector):
         view: TrainingView,
         tools: Tools,
     ) -> np.ndarray:
-        from bdbench_datamodel import evidence, standout, withheld
+        from bdbench_datamodel import evidence, scoring, standout, withheld
         from bdbench_datamodel.estimators import residuals
 
         labels, examples = view.labels, len(view.labels)
@@ -244,8 +244,11 @@ class Datamodel(Detector):
             networks, size = max(1, round(self.withheld * len(masks))), int(masks[0].sum())
             denied, subsets = withheld.draw(suspects, examples, networks, size, tools.streams("withheld"))
             effects = withheld.effects(suspects, denied, subsets, plan.withhold(subsets, view, tools))
+        affinities = [standout.covariance_affinity(residual, group) for group in groups]
+        sharpest, share = withheld.sharpest_parts(suspects, groups), float(np.mean(self._fractions()))
+        otherwise = scoring.suspicion(groups, affinities, sharpest, examples, share)
         accuracy = float((margins > 0)[~masks].mean())
-        judged = evidence.judge(suspects, effects, examples, view.num_classes, accuracy)
+        judged = evidence.judge(suspects, effects, examples, view.num_classes, accuracy, otherwise)
         tools.conclude(judged.p_value, flagged=judged.flagged)
         return judged.scores
 

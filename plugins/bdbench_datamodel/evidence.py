@@ -11,8 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bdbench_datamodel.scoring import class_posterior, membership
+from bdbench_datamodel.scoring import membership
 from bdbench_datamodel.separation import standardised, upper
+from bdbench_datamodel.sharpest import AS_LARGE
 from bdbench_datamodel.withheld import Effect, Suspects
 
 # Of natural groups the logarithm of strength times odds of sharpness, at most: in sets of many classes it is their own
@@ -28,6 +29,10 @@ _LOCATION, _SCALE, _CLASSES = -1.28, 1.30, 10
 _LEVEL = 0.05
 # Neither of a sharpness is so near to 0 or 1, nor strength so near to 0, that its logarithm decides alone.
 _LEAST_SHARPNESS, _EXACT, _LEAST_STRENGTH = 0.01, 1e-3, 0.3
+# How much more the rest of a class must do than a clearly smaller part.
+_CLEARLY = 1.5
+# How fast the log odds of a class grow, for ranking, with evidence beyond what is natural at that level.
+_STEEP = 2.0
 # What is left of a budget falls at random, not on the natural groups of classes that nothing speaks for.
 _PRIOR = 0.23
 
@@ -50,30 +55,34 @@ def judge(
     examples: int,
     num_classes: int,
     accuracy: float,
+    otherwise: np.ndarray,
 ) -> Judgement:
     """Judge every class by the group that most speaks against it.
 
-    accuracy: of the networks on what they did not hold. The score is the probability that either of two is so: the
-    example belongs to the group that speaks most against its class, and that one is the backdoor's by ``evidence``; or
-    it belongs to its class's sharpest group, and that is sharper than the other classes' (``class_posterior``), which
-    tells where labels are clean and evidence is weak. Flagged are the members (``_members``) of the groups of those
-    classes that Benjamini and Hochberg's (1995) procedure names at a level of 5 %.
+    accuracy: of the networks on what they did not hold; otherwise: float64 (n,), the probability of each example to be
+    a poison by a comparison of classes (``suspicion``). The score is the larger of two: the probability that the
+    example belongs to the group to blame in its class (``_blamed``) and that one is a backdoor's, which is as likely as
+    not where ``evidence`` is as large as in one clean set of twenty; and ``otherwise`` as far as no class's is, which
+    ranks where evidence is weak. Flagged are the members of the groups to blame in those classes that Benjamini and
+    Hochberg's (1995) procedure names at a level of 5 %.
     """
     if not classes:
-        return Judgement(np.full(examples, _PRIOR), np.zeros(examples, bool), None, {})
+        return Judgement(otherwise, np.zeros(examples, bool), None, {})
     odds = evidence(classes, effects, num_classes, accuracy)
     largest = np.array([own.max() for own in odds])
-    best = [_whole(groups, int(own.argmax())) for groups, own in zip(classes, odds, strict=True)]
+    best = [
+        _blamed(groups, own, int(log_odds.argmax()))
+        for groups, own, log_odds in zip(classes, effects, odds, strict=True)
+    ]
     flagged_classes = _named(_natural(largest))
-    sharper = class_posterior(np.array([np.exp(_odds(groups[0].sharpness)) for groups in classes]))
-    scores, flagged = np.zeros(examples), np.zeros(examples, bool)
+    poisoned = 1 / (1 + np.exp(-_STEEP * (largest - _at_level(len(largest)))))
+    scores, flagged = otherwise * np.prod(1 - poisoned), np.zeros(examples, bool)
     for index, (groups, own) in enumerate(zip(classes, effects, strict=True)):
-        place, first = best[index], groups[0]
-        strong = _belonging(groups[place], own[place]) / (1 + np.exp(-largest[index]))
-        sharp = _belonging(first, own[0]) * sharper[index]
-        scores[first.examples] = 1 - (1 - strong) * (1 - sharp)
+        group, effect = groups[best[index]], own[best[index]]
+        blamed = _belonging(group, effect) * poisoned[index]
+        scores[group.examples] = np.maximum(scores[group.examples], blamed)
         if flagged_classes[index]:
-            flagged[first.examples] = _members(groups[place], own[place]) > 0.5
+            flagged[group.examples] = _members(group, effect) > 0.5
     p_value = float(-np.expm1(len(largest) * np.log1p(-_natural(largest).min())))
     named = {groups[0].label: float(value) for groups, value in zip(classes, largest, strict=True)}
     return Judgement(np.maximum(scores, _PRIOR / len(classes)), flagged, p_value, named)
@@ -106,13 +115,22 @@ def evidence(
     return found
 
 
-def _whole(groups: Sequence[Suspects], place: int) -> int:
-    """The place of the group at ``place``, or that of the sharpest where a handful is but a part of it: where it is
-    sharper still, and holds most of the handful.
+def _blamed(groups: Sequence[Suspects], effects: Sequence[Effect], place: int) -> int:
+    """The place of the group to blame, in a class against which the group at ``place`` speaks most.
+
+    A handful that lies in the sharpest group, and is less sharp, is a part of it. Of the two parts of a class either
+    may be the trigger's, and the other then has as little to do with it: it is the one that does more by itself, its
+    fall times what the other part does not tell of it; but the smaller part unless the rest clearly does.
     """
     found, first = groups[place], groups[0]
-    part = found.kind == "handful" and first.members[found.members].mean() > 0.5
-    return 0 if part and first.sharpness > found.sharpness else place
+    if found.kind == "handful":
+        part = first.members[found.members].mean() > 0.5 and first.sharpness > found.sharpness
+        return 0 if part else place
+    if len(groups) < 2 or groups[1].kind != "rest":
+        return place
+    own = [(e.strength - e.alone) * (1 - g.explained) for g, e in zip(groups[:2], effects[:2], strict=True)]
+    clearly = 1.0 if first.members.mean() > AS_LARGE else _CLEARLY
+    return int(own[1] > clearly * max(own[0], 0.0))
 
 
 def _usual(classes: Sequence[Sequence[Suspects]], strengths: Sequence[np.ndarray]) -> dict[str, float]:
@@ -135,6 +153,11 @@ def _natural(evidence: np.ndarray) -> np.ndarray:
     """The probability of a natural class to have evidence (K,) as large, float64 (K,)."""
     location = _LOCATION - _SCALE * np.log(_CLASSES)
     return -np.expm1(-np.exp(-(evidence - location) / _SCALE))
+
+
+def _at_level(classes: int) -> float:
+    """What the largest evidence of so many natural classes exceeds with the probability of the level."""
+    return float(_LOCATION + _SCALE * (np.log(classes / _CLASSES) - np.log(-np.log1p(-_LEVEL))))
 
 
 def _named(p_values: np.ndarray) -> np.ndarray:

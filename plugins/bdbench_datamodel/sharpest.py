@@ -20,7 +20,7 @@ _FEW_NEIGHBOURS = (0.01, 0.025, 0.05)
 _FEW = 6
 _FEW_SHARE = 0.05
 # From this share on the group and the rest are about as large, and either may be the poisons.
-_AS_LARGE = 0.4
+AS_LARGE = 0.4
 # Of the mean eigenvalue; one for all, so that groups compare.
 _PENALTY = 1.0
 _ROUNDS = 30
@@ -34,7 +34,7 @@ def sharpest(residuals: np.ndarray, spectrum: Spectrum, rng: np.random.Generator
     """
     best = sharpest_of(residuals, spectrum, rng)
     group = best.members
-    if group.mean() > _AS_LARGE and explained(residuals, ~group) < explained(residuals, group):
+    if group.mean() > AS_LARGE and explained(residuals, ~group) < explained(residuals, group):
         return Separation(1 - best.fits, ~group, best.sharpness)
     return best
 

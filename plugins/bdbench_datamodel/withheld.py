@@ -10,12 +10,12 @@ the k-output of Khaddaj et al. 2023, sec. 3, from k = 0 to alpha p).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from bdbench_datamodel.separation import FEWEST, separate
-from bdbench_datamodel.sharpest import sharpest_of
+from bdbench_datamodel.separation import FEWEST, Separation, separate
+from bdbench_datamodel.sharpest import AS_LARGE, explained, sharpest_of
 from bdbench_datamodel.spectrum import Spectrum
 from bdbench_datamodel.standout import Group, covariance_affinity
 
@@ -26,7 +26,8 @@ _EITHER = 0.25
 @dataclass(frozen=True)
 class Suspects:
     """A group of one class. examples: int64 (n_c,), the class; members: bool (n_c,); fits: float64 (n_c,), how surely a
-    discriminant tells each as a member; sharpness: see ``Separation``; kind: "sharpest", "rest" or "handful".
+    discriminant tells each as a member; sharpness: see ``Separation``; kind: "sharpest", "rest" or "handful";
+    explained: of the first two, where there are both, how much of what the group does the other part's margins tell.
     """
 
     label: int
@@ -35,16 +36,17 @@ class Suspects:
     fits: np.ndarray
     sharpness: float
     kind: str
+    explained: float = 0.0
+
+    @property
+    def separation(self) -> Separation:
+        """What a discriminant tells of it."""
+        return Separation(self.fits, self.members, self.sharpness)
 
     @property
     def group(self) -> np.ndarray:
         """The members' places in the training set, int64 (k,)."""
         return self.examples[self.members]
-
-    @property
-    def rest(self) -> Suspects:
-        """The other part of the class, which is as sharp."""
-        return Suspects(self.label, self.examples, ~self.members, 1 - self.fits, self.sharpness, "rest")
 
 
 @dataclass(frozen=True)
@@ -87,10 +89,36 @@ def suspects(
                 best = sharpest_of(own, spectrum, rng, kind == "handful", guess if kind == "sharpest" else None)
                 if best.sharpness > 0:
                     groups.append(Suspects(int(label), examples, best.members, best.fits, best.sharpness, kind))
-            groups += [group.rest for group in groups if group.kind == "sharpest" and group.members.mean() >= _EITHER]
+            if groups and groups[0].kind == "sharpest" and groups[0].members.mean() >= _EITHER:
+                groups[:1] = _parts(groups[0], own)
         if groups:
             found.append(groups)
         advance(1)
+    return found
+
+
+def _parts(group: Suspects, residuals: np.ndarray) -> list[Suspects]:
+    """A class's sharpest group and the rest of it, which is as sharp. residuals: float (m, n_c)."""
+    members = group.members
+    rest = replace(group, members=~members, fits=1 - group.fits, kind="rest", explained=explained(residuals, ~members))
+    return [replace(group, explained=explained(residuals, members)), rest]
+
+
+def sharpest_parts(classes: Sequence[Sequence[Suspects]], groups: Sequence[Group]) -> list[Separation]:
+    """The sharpest group of each one's class as ``sharpest`` gives it: of two parts of about one size the one that the
+    other tells less of. Nothing (sharpness 0) where there is none.
+    """
+    own = {suspects[0].label: suspects for suspects in classes}
+    found = []
+    for group in groups:
+        parts = [s for s in own.get(group.label, ()) if s.kind != "handful"]
+        if not parts:
+            nothing = np.zeros(len(group.examples))
+            found.append(Separation(nothing, nothing > 0, 0.0))
+        elif len(parts) == 2 and parts[0].members.mean() > AS_LARGE and parts[1].explained < parts[0].explained:
+            found.append(parts[1].separation)
+        else:
+            found.append(parts[0].separation)
     return found
 
 

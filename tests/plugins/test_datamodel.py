@@ -24,6 +24,7 @@ from bdbench_datamodel.sharpest import sharpest
         "score_by=frequency,classes=each",
         "score_by=frequency,classes=ignore",
         "score_by=frequency,classes=ignore,compat=khaddaj2023",
+        "score_by=posterior",
         "estimator=all",
         "estimator=covariance",
         "estimator=ridge",
@@ -41,7 +42,8 @@ def test_every_option_runs(tiny: dict[str, Any], option: str) -> None:
     record = bdbench.run(defense=f"{TINY_DATAMODEL},{option}", **tiny)
     scores = np.load(tiny["out"] / record.id / "scores.npz")["scores"]
     assert np.isfinite(scores).all() and scores.min() >= 0 and len(np.unique(scores)) > 1
-    assert record.cost.models_trained == 13
+    # With a quarter more from which suspect groups are withheld, where there are margins.
+    assert record.cost.models_trained == (13 if "score_by" in option or "trak" in option else 16)
 
 
 def test_the_sharpest_group_is_looked_for_in_every_class_and_believed(
@@ -60,7 +62,7 @@ def test_the_sharpest_group_is_looked_for_in_every_class_and_believed(
 
     monkeypatch.setattr(standout, "sharpest", looked)
     monkeypatch.setattr(scoring, "suspicion", suspected)
-    bdbench.run(defense="datamodel:models=20,epochs=1,hidden=4,starts=2", **tiny)
+    bdbench.run(defense="datamodel:score_by=posterior,models=20,epochs=1,hidden=4,starts=2", **tiny)
     assert len(found) == 10 and believed == [found]
 
 
@@ -81,7 +83,7 @@ def test_the_p_value_is_of_what_the_strongest_groups_grow_to(
 
     monkeypatch.setattr(standout, "separate", separated)
     monkeypatch.setattr(standout, "p_value", answered)
-    record = bdbench.run(defense="datamodel:models=20,epochs=1,hidden=4,starts=2", **tiny)
+    record = bdbench.run(defense="datamodel:score_by=posterior,models=20,epochs=1,hidden=4,starts=2", **tiny)
     assert record.p_value == 0.123
     assert len(asked) == 1 and asked[0][1].tolist() == grown and len(asked[0][0]) == 10
 
@@ -92,8 +94,8 @@ def test_a_time_budget_sets_the_number_of_networks(tiny: dict[str, Any]) -> None
         bdbench.run(defense=f"datamodel:seconds={seconds},{small}", **tiny).cost.models_trained - 1
         for seconds in (0.001, 1)
     )
-    assert fewest == 50
-    assert more > 50
+    assert fewest == 50 + 12
+    assert more > fewest
 
 
 @pytest.mark.parametrize(
@@ -137,6 +139,7 @@ def test_a_subset_is_known_by_its_place_whatever_was_trained_at_once(
         ({"models": 5, "seconds": 1.0}, "models=5 is not allowed with seconds=1: expected auto"),
         ({"seconds": 60.0, "estimator": "trak"}, "seconds=60 is not allowed with estimator=trak: expected an ensemble"),
         ({"seconds": 60.0, "matrix": "w.npy"}, "seconds=60 is not allowed with matrix=w.npy: expected an ensemble"),
+        ({"score_by": "withheld", "matrix": "w.npy"}, "score_by=withheld is not allowed with matrix=w.npy"),
         ({"estimator": "lasso", "penalty": 1.0}, "penalty=1 is not allowed with estimator=lasso"),
         (
             {"penalty": 0.5},
@@ -160,6 +163,9 @@ def test_it_finds_a_backdoor_and_the_retrained_model_is_free_of_it(tmp_path: Any
     assert record.before.clean_accuracy > 0.95
     assert record.detection.auroc > 0.95
     assert record.after.attack_success_rate is not None and record.after.attack_success_rate < 0.1
+    assert record.p_value is not None and record.p_value < 0.05
+    assert record.decision is not None and record.decision.tpr is not None and record.decision.tpr > 0.9
+    assert record.decision.fpr < 0.01
 
 
 def test_large_images_meet_the_patch_networks(tmp_path: Any) -> None:
@@ -172,4 +178,4 @@ def test_large_images_meet_the_patch_networks(tmp_path: Any) -> None:
         attack="badnets:rate=0.1", defense="datamodel:models=6,chunk=4,epochs=1,starts=2", dataset="npz:path=d.npz",
         model="convnet:width=4,epochs=1", data_root=tmp_path, out=tmp_path / "runs", device="cpu",
     )  # fmt: skip
-    assert record.cost.models_trained == 7
+    assert record.cost.models_trained == 9

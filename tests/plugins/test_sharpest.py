@@ -141,7 +141,7 @@ def test_the_split_has_the_least_error_of_all(examples: int, power: int) -> None
     fits = np.random.default_rng(0).normal(size=(examples, 7))
     if power != 1:  # few that lie far above, or below: the best of all splits is less even than is allowed
         fits = np.sign(power) * np.exp(np.abs(power) * fits)
-    found = module._split(fits)
+    found = module._split(fits, module._SHARES)
     least, most = (int(share * examples) for share in (0.04, 0.6))
     for column, members in zip(fits.T, found.T, strict=True):
         ranked = np.sort(column)[::-1]
@@ -166,7 +166,7 @@ def test_starts_are_an_example_and_those_that_co_vary_with_it() -> None:
     residuals = rng.normal(size=(30, 50))
     centred = residuals - residuals.mean(1, keepdims=True)
     correlations = np.corrcoef(centred.T)
-    found = module._neighbourhoods(residuals, np.array([3, 40]))
+    found = module._neighbourhoods(residuals, np.array([3, 40]), 0.1)
     assert found.shape == (50, 2)
     for place, members in zip((3, 40), found.T, strict=True):
         assert set(np.flatnonzero(members)) == set(np.argsort(-correlations[place])[:5])

@@ -1,0 +1,206 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from bdbench_datamodel import evidence, withheld
+from bdbench_datamodel.evidence import judge
+from bdbench_datamodel.standout import Group
+from bdbench_datamodel.withheld import Effect, Suspects, draw, effects, sharpest_parts, suspects
+
+
+def group(
+    label: int, members: int, size: int = 40, sharpness: float = 0.75, kind: str = "sharpest", explained: float = 0.0
+) -> Suspects:
+    """The first ``members`` of a class of ``size`` that starts at ``label * size``, told perfectly."""
+    inside = np.arange(size) < members
+    return Suspects(label, label * size + np.arange(size), inside, inside.astype(float), sharpness, kind, explained)
+
+
+def effect(suspect: Suspects, strength: float, alone: float) -> Effect:
+    """One whose members' margins all fall by ``strength``, and whose class-mates' by nothing."""
+    return Effect(np.where(suspect.members, strength, 0.0), strength, alone)
+
+
+def judged(classes: list[list[Suspects]], found: list[list[Effect]], accuracy: float = 0.95) -> evidence.Judgement:
+    examples = sum(len(groups[0].examples) for groups in classes)
+    return judge(classes, found, examples, max(len(classes), 2), accuracy, np.full(examples, 0.02))
+
+
+def natural(label: int) -> tuple[list[Suspects], list[Effect]]:
+    own = group(label, 10)
+    return [own], [effect(own, 4.0, 1.0)]
+
+
+def planted(label: int) -> tuple[list[Suspects], list[Effect]]:
+    own = group(label, 8, sharpness=0.95)
+    return [own], [effect(own, 12.0, -9.0)]
+
+
+def test_a_network_is_denied_its_groups_and_nothing_else() -> None:
+    classes = [[group(0, 10), group(0, 4, kind="handful")], [group(1, 12)]]
+    denied, masks = draw(classes, 80, 200, 30, np.random.default_rng(0))
+    assert denied.shape == (200, 2) and masks.shape == (200, 80)
+    assert (masks.sum(1) == 30).all()
+    assert set(denied[:, 0]) == {0, 1, 2} and set(denied[:, 1]) == {0, 1}
+    for row, own in zip(masks, denied, strict=True):
+        for groups, place in zip(classes, own, strict=True):
+            if place:
+                assert not row[groups[place - 1].group].any()
+    # Who is in no group that a network is denied is drawn as often as in any other network.
+    free = masks[denied[:, 0] == 0][:, :10].mean()
+    assert free == pytest.approx(30 / 74, abs=0.05)
+
+
+def test_subsets_are_as_large_as_what_is_left_to_every_network() -> None:
+    _, masks = draw([[group(0, 30)]], 40, 50, 25, np.random.default_rng(0))
+    assert (masks.sum(1) == 10).all()
+
+
+def test_effects_by_hand() -> None:
+    own = Suspects(3, np.array([0, 1, 2]), np.array([True, True, False]), np.zeros(3), 0.5, "sharpest")
+    denied = np.array([[0], [0], [1], [1]])
+    masks = np.array([[1, 0, 0, 1], [0, 0, 1, 0], [0, 0, 1, 1], [0, 0, 0, 1]], bool)
+    margins = np.array([[9.0, 2, 1, 0], [4, 4, 7, 0], [-1, 1, 0, 0], [-3, 1, 2, 0]])
+    ((found,),) = effects([[own]], denied, masks, margins)
+    # In reach and not held: example 0 in network 1, example 1 in both, example 2 in network 0.
+    assert found.lift.tolist() == [4 - -2, 3 - 1, 1 - 1]
+    assert found.strength == 4 and found.alone == -0.5
+
+
+def test_a_group_that_no_network_was_denied_has_no_effect() -> None:
+    own = group(0, 5, size=10)
+    ((found,),) = effects([[own]], np.zeros((3, 1), int), np.zeros((3, 10), bool), np.ones((3, 10)))
+    assert found.strength == 0 and not found.lift.any()
+
+
+def test_what_moves_together_is_found_whatever_its_size() -> None:
+    rng = np.random.default_rng(0)
+    residuals = rng.normal(size=(200, 180)).astype(np.float32)
+    labels = np.repeat([0, 1, 2], 60)
+    for members in (slice(0, 4), slice(60, 90)):
+        residuals[:, members] += 3 * rng.normal(size=(200, 1)).astype(np.float32)
+    found = suspects(residuals, labels, [], rng)
+    kinds = [[own.kind for own in groups] for groups in found]
+    assert kinds[1][:2] == ["sharpest", "rest"] and "handful" in kinds[0]
+    handful = next(own for own in found[0] if own.kind == "handful")
+    assert sorted(handful.group) == [0, 1, 2, 3]
+    half, rest = found[1][:2]
+    assert sorted(half.group) in ([*range(60, 90)], [*range(90, 120)])
+    assert (half.members == ~rest.members).all() and half.sharpness == rest.sharpness
+
+
+def test_a_guess_is_one_start_more() -> None:
+    rng = np.random.default_rng(1)
+    residuals = rng.normal(size=(100, 400)).astype(np.float32)
+    labels = np.zeros(400, int)
+    without = suspects(residuals, labels, [], np.random.default_rng(2))[0][0]
+    residuals[:, :60] += 0.8 * rng.normal(size=(100, 1)).astype(np.float32)
+    guess = Group(0, np.arange(400), np.arange(400) < 60, 1.0)
+    found = suspects(residuals, labels, [guess], np.random.default_rng(2))[0][0]
+    assert found.sharpness > without.sharpness
+    assert found.members[:60].mean() > 0.9 and found.members[60:].mean() < 0.1
+
+
+def test_classes_too_small_to_be_told_anything_of_are_left_out() -> None:
+    residuals = np.random.default_rng(0).normal(size=(50, 27)).astype(np.float32)
+    labels = np.array([0] * 20 + [1] * 7)
+    assert [groups[0].label for groups in suspects(residuals, labels, [], np.random.default_rng(0))] == [0]
+
+
+def test_of_two_halves_the_one_that_the_other_tells_less_of_is_compared() -> None:
+    half = group(0, 20, explained=0.8)
+    rest = Suspects(0, half.examples, ~half.members, 1 - half.fits, 0.75, "rest", 0.1)
+    of = [Group(0, half.examples, half.members, 1.0), Group(1, np.arange(40, 80), half.members, 1.0)]
+    first, second = sharpest_parts([[half, rest]], of)
+    assert (first.members == rest.members).all() and second.sharpness == 0
+
+
+def test_one_poisoned_class_among_natural_ones_is_named_and_its_members_flagged() -> None:
+    classes, found = map(list, zip(*[natural(c) for c in range(9)], planted(9), strict=True))
+    result = judged(classes, found)
+    assert sorted(np.flatnonzero(result.flagged)) == sorted(classes[9][0].group)
+    assert result.p_value is not None and result.p_value < 0.01
+    assert (
+        result.scores[classes[9][0].group].min()
+        > result.scores[np.setdiff1d(np.arange(400), classes[9][0].group)].max()
+    )
+
+
+def test_nothing_is_said_of_natural_classes() -> None:
+    classes, found = map(list, zip(*[natural(c) for c in range(10)], strict=True))
+    result = judged(classes, found)
+    assert not result.flagged.any()
+    assert result.p_value is not None and result.p_value > 0.2
+
+
+@pytest.mark.parametrize("classes", [2, 10])
+def test_there_need_be_no_clean_class_to_compare_with(classes: int) -> None:
+    groups, found = map(list, zip(*[planted(c) for c in range(classes)], strict=True))
+    result = judged(groups, found)
+    assert sorted(np.flatnonzero(result.flagged)) == sorted(np.concatenate([own[0].group for own in groups]))
+
+
+def test_a_strong_group_near_its_label_is_natural_where_networks_know_the_classes() -> None:
+    own = group(0, 8, sharpness=0.95)
+    near = [[own]], [[effect(own, 9.0, -4.0)]]
+    reach = group(1, 10)
+    others = [[reach]], [[effect(reach, 4.0, 1.5)]]
+    sure = judged(near[0] + others[0], near[1] + others[1], accuracy=0.97).evidence[0]
+    unsure = judged(near[0] + others[0], near[1] + others[1], accuracy=0.5).evidence[0]
+    assert sure < unsure
+
+
+def test_the_evidence_by_hand() -> None:
+    own, other = group(0, 8, sharpness=0.9), group(1, 10, sharpness=0.5)
+    found = [[effect(own, 12.0, -9.0)], [effect(other, 3.0, 2.0)]]
+    result = judged([[own], [other]], found, accuracy=1.0)
+    # By hand: the usual is the lower quartile of the two, and .15; the reach is the median of 3 and 5.
+    strong = np.log(12) + np.log(9), np.log(3.0)
+    usual = strong[1] + (strong[0] - strong[1]) / 4 + 0.15
+    deep = 9 / 4
+    assert result.evidence[0] == pytest.approx(2.08 * (strong[0] - usual) + 2.37 * deep - 3.07)
+    assert result.evidence[1] == pytest.approx(2.08 * (strong[1] - usual) - 3.07)
+
+
+def test_the_law_of_the_largest_of_ten_natural_classes() -> None:
+    # By hand: Gumbel's law at -1.28 with scale 1.30, of which 5 % lie above 2.58.
+    assert 1 - (1 - evidence._natural(np.array([2.58]))[0]) ** 10 == pytest.approx(0.05, abs=0.001)
+    assert evidence._at_level(10) == pytest.approx(2.58, abs=0.01)
+
+
+def test_benjamini_and_hochberg_by_hand() -> None:
+    assert evidence._named(np.array([0.024, 0.9, 0.012, 0.03])).tolist() == [True, False, True, True]
+    assert not evidence._named(np.array([0.03, 0.9, 0.04, 0.2])).any()
+
+
+def test_a_handful_that_is_part_of_a_sharper_group_stands_for_that() -> None:
+    whole, part = group(0, 20, sharpness=0.9), group(0, 5, sharpness=0.7, kind="handful")
+    assert evidence._blamed([whole, part], [effect(whole, 5, -8), effect(part, 5, -9)], 1) == 0
+    alone = group(0, 5, sharpness=0.95, kind="handful")
+    assert evidence._blamed([whole, alone], [effect(whole, 5, -8), effect(alone, 5, -9)], 1) == 1
+
+
+def test_of_two_parts_the_smaller_is_blamed_unless_the_rest_does_clearly_more() -> None:
+    small = group(0, 12, explained=0.5)
+    rest = Suspects(0, small.examples, ~small.members, 1 - small.fits, 0.75, "rest", 0.5)
+    assert evidence._blamed([small, rest], [effect(small, 8, -4), effect(rest, 9, -6)], 1) == 0
+    assert evidence._blamed([small, rest], [effect(small, 8, -4), effect(rest, 12, -9)], 1) == 1
+
+
+def test_without_suspects_the_comparison_of_classes_is_all_there_is() -> None:
+    otherwise = np.linspace(0, 1, 6)
+    result = judge([], [], 6, 2, 0.5, otherwise)
+    assert (result.scores == otherwise).all() and result.p_value is None and not result.flagged.any()
+
+
+def test_as_many_networks_more_as_asked_are_trained(monkeypatch: pytest.MonkeyPatch) -> None:
+    import bdbench
+
+    asked: list[int] = []
+    monkeypatch.setattr(withheld, "draw", lambda *a: asked.append(a[2]) or draw(*a))
+    rng = np.random.default_rng(0)
+    images, labels = rng.integers(0, 256, (60, 8, 8, 1)).astype(np.uint8), np.arange(60) % 3
+    small = "datamodel:models=40,epochs=1,hidden=4,starts=2,withheld=0.5"
+    scores = bdbench.detect(small, images, labels, num_classes=3, device="cpu")
+    assert asked == [20] and scores.shape == (60,)
