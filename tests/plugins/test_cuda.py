@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import roc_auc_score
 
 import bdbench
 from bdbench import training
@@ -113,14 +114,15 @@ def test_without_a_graph_it_goes_on_and_says_so(monkeypatch: pytest.MonkeyPatch)
     _near(expected, found, 0.98)
 
 
-def test_the_detector_scores_on_a_gpu_as_on_the_cpu() -> None:
-    """The search itself is the CPU's; here the whole way of an image set to its scores."""
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_the_detector_finds_on_a_gpu_what_it_finds_on_the_cpu(device: str) -> None:
+    """Scores hinge on which group is taken, and rounding can tip that: what was planted must come first on both."""
     images, labels = _pictures()
-    images[:12, :4, :4] = 255
-    labels = np.where(np.arange(N) < 12, 0, labels)
-    defense = Datamodel(net="patches", hidden=8, models=60, epochs=5, starts=3, alpha=0.5)
-    scores = [bdbench.detect(defense, images, labels, num_classes=3, seed=1, device=d) for d in ("cpu", "cuda")]
-    assert np.corrcoef(*scores)[0, 1] > 0.9
+    images[:24, :4, :4] = 255
+    labels = np.where(np.arange(N) < 24, 0, labels)
+    defense = Datamodel(net="patches", hidden=16, models=200, epochs=15, starts=3, alpha=0.5)
+    scores = bdbench.detect(defense, images, labels, num_classes=3, seed=1, device=device)
+    assert roc_auc_score(np.arange(N) < 24, scores) > 0.9
 
 
 def test_a_victim_trained_on_a_gpu_predicts_as_the_cpus() -> None:
