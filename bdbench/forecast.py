@@ -63,9 +63,9 @@ class Forecast:
     def lines(self) -> Iterator[str]:
         """The forecast for a person."""
         total = timedelta(seconds=round(self.trainings * self.seconds))
-        each = timedelta(seconds=round(self.seconds, 1 if self.seconds < 10 else None))
         yield f"models: {self.trainings} trainings of the victim's kind, as far as can be told before"
-        yield f"time: about {total}, {each} each at this machine's pace; what the attack crafts is not counted"
+        pace = f"{self.seconds:.3g} s each at this machine's pace"
+        yield f"time: about {total}, {pace}; what the attack crafts is not counted"
         there = "an unknown amount is" if self.available is None else f"{memory.shown(self.available)} are"
         known = f"{memory.shown(self.memory)} for a training" if self.memory else "not known for a training"
         yield f"memory: {known}; {there} free"

@@ -88,7 +88,7 @@ def test_two_estimators_share_one_ensemble(tiny: dict[str, Any], monkeypatch: py
     original = ensemble.train_margins
     monkeypatch.setattr(ensemble, "train_margins", lambda *a, **k: calls.append(1) or original(*a, **k))
     records = bdbench.run_all(
-        defenses=[TINY_DATAMODEL, f"{TINY_DATAMODEL},estimator=all", f"{TINY_DATAMODEL},estimator=covariance"], **tiny
+        defenses=[f"{TINY_DATAMODEL},score_by=posterior,estimator={e}" for e in ("all", "covariance", "ridge")], **tiny
     )
     assert len(calls) == 3  # chunks of one ensemble
     assert [r.cost.models_trained for r in records] == [13, 13, 13]
@@ -285,7 +285,8 @@ def test_progress_is_reported_to_the_end(tiny: dict[str, Any]) -> None:
     bdbench.run(defense=TINY_DATAMODEL, progress=bars, **tiny)
     assert set(bars.left) == {
         "train the victim", "train the reference",
-        "datamodel: networks", "datamodel: search", "datamodel: separation", "datamodel: retrain",
+        "datamodel: networks", "datamodel: search", "datamodel: suspects", "datamodel: networks without suspects",
+        "datamodel: retrain",
     }  # fmt: skip
     assert set(bars.left.values()) == {0}
 
@@ -359,7 +360,7 @@ def test_killed_in_the_ensemble_and_started_again_it_ends_the_same(tmp_path: Pat
     assert not list(broken.glob("*/record.json"))
     for out in (broken, whole):
         subprocess.run(_command(out), check=True, capture_output=True)
-    assert len(pieces(broken)) == 12
+    assert len(pieces(broken)) == 12 + 3
     assert all((p / "meta.json").stat().st_mtime_ns == t for p, t in done.items())
     records = [json.loads(next(out.glob("*/record.json")).read_text()) for out in (broken, whole)]
     assert numbers(records[0]) == numbers(records[1])
@@ -407,4 +408,4 @@ def test_fresh_pieces_made_elsewhere_are_made_once(tiny: dict[str, Any], monkeyp
     for _ in range(2):
         outcome = next(experiment.run_each(defenses=[TINY_DATAMODEL], spread=_elsewhere, fresh=True, **tiny))
         assert isinstance(outcome, Record)
-    assert len(calls) == 6
+    assert len(calls) == 2 * (3 + 1)  # chunks of the ensemble, and of the networks without suspects

@@ -133,15 +133,34 @@ def test_a_lasso_that_needs_too_much_is_refused(monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.parametrize("options", ["score_by=frequency", "compat=khaddaj2023,score_by=frequency,classes=ignore"])
-def test_a_whole_matrix_that_does_not_fit_is_refused(
+def test_a_detector_whose_whole_matrix_does_not_fit_is_refused_before_anything_is_trained(
     tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch, options: str
 ) -> None:
     monkeypatch.setattr("bdbench.forecast.of_training", lambda ground: 0)
+    monkeypatch.setattr("bdbench.training.Trainer.train", lambda *a, **k: pytest.fail("trained"))
     leave(monkeypatch, 4 * 300**2 - 1)
     for estimator in ("out-of-sample", "covariance"):
         defense = f"datamodel:models=12,chunk=4,epochs=1,hidden=8,starts=2,estimator={estimator},{options}"
-        with pytest.raises(BdbenchError, match="the matrix of 300 .*examples needs 351.6 KiB of memory"):
+        with pytest.raises(BdbenchError, match="defense 'datamodel' on 300 examples needs .*: expected at most"):
             bdbench.run(defense=defense, **tiny)
+
+
+def test_a_class_by_class_search_needs_less() -> None:
+    from bdbench_datamodel.detector import Datamodel
+
+    whole, each = (Datamodel(score_by=by).needs(20_000, (8, 8, 1), 10).memory for by in ("frequency", "auto"))
+    assert whole is not None and each is not None and whole - each > 5 * 20_000**2 - 5 * 2_000**2 - 1e9
+
+
+def test_a_matrix_that_does_not_fit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    from bdbench_datamodel.estimators import difference_of_means
+    from bdbench_datamodel.influence import Factors
+
+    leave(monkeypatch, 4 * 300**2 - 1)
+    masks, rows = np.arange(1200).reshape(4, 300) % 3 == 0, np.ones((300, 4), np.float32)
+    for matrix in (lambda: difference_of_means(masks, masks * 1.0), lambda: Factors(rows, rows).dense()):
+        with pytest.raises(BdbenchError, match="the matrix of 300 .*examples needs 351.6 KiB of memory"):
+            matrix()
 
 
 def test_a_dry_run_says_what_it_takes_and_leaves_nothing(tmp_path: Path) -> None:
