@@ -30,7 +30,7 @@ _LEVEL = 0.05
 # Neither of a sharpness is so near to 0 or 1, nor strength so near to 0, that its logarithm decides alone.
 _LEAST_SHARPNESS, _EXACT, _LEAST_STRENGTH = 0.01, 1e-3, 0.3
 # How much more the rest of a class must do than a clearly smaller part.
-_CLEARLY = 1.5
+_CLEARLY = 3.0
 # How fast the log odds of a class grow, for ranking, with evidence beyond what is natural at that level.
 _STEEP = 2.0
 # What is left of a budget falls at random, not on the natural groups of classes that nothing speaks for.

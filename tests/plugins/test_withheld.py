@@ -185,7 +185,7 @@ def test_of_two_parts_the_smaller_is_blamed_unless_the_rest_does_clearly_more() 
     small = group(0, 12, explained=0.5)
     rest = Suspects(0, small.examples, ~small.members, 1 - small.fits, 0.75, "rest", 0.5)
     assert evidence._blamed([small, rest], [effect(small, 8, -4), effect(rest, 9, -6)], 1) == 0
-    assert evidence._blamed([small, rest], [effect(small, 8, -4), effect(rest, 12, -9)], 1) == 1
+    assert evidence._blamed([small, rest], [effect(small, 8, -4), effect(rest, 25, -15)], 1) == 1
 
 
 def test_without_suspects_the_comparison_of_classes_is_all_there_is() -> None:
