@@ -44,8 +44,6 @@ TARGET: Any = "seed"
         (BadNets(rate=0.05, target=TARGET), 0.98),
         (Blend(rate=0.03, target=TARGET), 0.97),
         (Blend(rate=0.05, target=TARGET), 0.97),
-        (LabelConsistent(corners="four", target=TARGET), 0.99),
-        (Tact(target=TARGET), 0.99),
     ],
     ids=lambda value: value.name if isinstance(value, Attack) else str(value),
 )
@@ -58,14 +56,34 @@ def test_the_default_detector_ends_these_on_every_seed(attack: Attack, auroc: fl
         assert found["after"]["attack_success_rate"] <= 0.05
 
 
+@pytest.mark.parametrize("rate", [0.015, 0.03, 0.05])
+def test_its_own_decision_is_right_on_every_seed_of_badnets(rate: float) -> None:
+    for found in _promised("digits", Datamodel(), BadNets(rate=rate, target=TARGET)):
+        assert found["p_value"] < 0.05
+        assert found["decision"]["tpr"] >= 0.95 and found["decision"]["fpr"] == 0
+
+
+def test_it_finds_all_to_all_and_raises_the_alarm() -> None:
+    promised = _promised("digits", Datamodel(), BadNets(mapping="all-to-all"))
+    assert len(promised) == 5
+    for found in promised:
+        assert found["detection"]["auroc"] >= 0.96 and found["p_value"] < 0.001
+        assert found["decision"]["tpr"] >= 0.92 and found["decision"]["fpr"] <= 0.02
+
+
 def test_what_it_does_not_end_is_told_as_well() -> None:
-    """All-to-all and Blend at 1.5 % are among the results as they are; so are the control's false alarms: none."""
-    all_to_all = _promised("digits", Datamodel(), BadNets(mapping="all-to-all"))
-    assert all(found["after"]["attack_success_rate"] > 0.15 for found in all_to_all) and len(all_to_all) == 5
+    """Blend at 1.5 % is among the results as it is, and the seed of TaCT and of label-consistent on which the wrong
+    part of the class is blamed; so are the control's false alarms: none.
+    """
     faint = _promised("digits", Datamodel(), Blend(rate=0.015, target=TARGET))
     assert sorted(found["after"]["attack_success_rate"] > 0.05 for found in faint) == [False] * 4 + [True]
+    for attack in (Tact(target=TARGET), LabelConsistent(corners="four", target=TARGET)):
+        promised = _promised("digits", Datamodel(), attack)
+        assert sorted(found["after"]["attack_success_rate"] > 0.05 for found in promised) == [False] * 4 + [True]
+        assert all(found["p_value"] < 0.05 for found in promised)
     control = _promised("digits", Datamodel(), NoAttack())
     assert [found["p_value"] < 0.05 for found in control] == [False] * 5
+    assert [found["decision"]["flagged"] for found in control] == [0] * 5
 
 
 def test_no_row_of_a_board_mixes_two_experiments() -> None:
