@@ -236,7 +236,7 @@ def parquet(run: Reopened, target: Path, bars: Bars) -> None:
 
 @options.export_command("DIR")
 def imagefolder(run: Reopened, target: Path, bars: Bars) -> None:
-    """The same as PNG files in class folders: DIR/train, DIR/test and DIR/triggered, with the truth in DIR/truth.csv."""
+    """The same as PNG files in class folders: DIR/train, DIR/test and DIR/triggered; the truth is in DIR/truth.csv."""
     from bdbench.export import write_imagefolder
 
     write_imagefolder(run, target, bars.track)

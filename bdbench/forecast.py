@@ -141,11 +141,11 @@ def _outputs(network: torch.nn.Module, shape: Sequence[int]) -> int:
     return found[0] // 2
 
 
-def seconds_per_image(ground: Ground) -> float:
-    """What an image takes in training, by an epoch of a few of them, and of more if that is too fast to tell."""
+def seconds_per_image(ground: Ground, least: int = _FEW) -> float:
+    """What an image takes in training, by an epoch of ``least`` of them, and of more if that is too fast to tell."""
     trainer = replace(ground.trainer, track=quiet)
     recipe = replace(trainer.recipe, epochs=1)
-    count = min(_FEW, len(ground.images))
+    count = min(least, len(ground.images))
 
     def epoch(count: int) -> float:
         start = time.perf_counter()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
+import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +45,9 @@ class _Scan(click.Command):
 )
 @click.option("--seconds", type=click.FloatRange(0, min_open=True), help="Time for the detectors that can be told one.")
 @click.option("--subset", type=click.IntRange(1), metavar="N", help="Scan N of the images, by chance and by class.")
-@click.option("--size", type=click.IntRange(8), metavar="N", help="Bring images to N x N. [default: their own, 64 at most]")
+@click.option(
+    "--size", type=click.IntRange(8), metavar="N", help="Bring images to N x N. [default: their own, 64 at most]"
+)
 @click.option("--strict", is_flag=True, help="Refuse a set in which a file does not read or is no image.")
 @click.option("--model", default="convnet", show_default=True, metavar="SPEC", help="What detectors look into.")
 @click.option("--seed", default=0, show_default=True, help="The root of all random streams.")
@@ -65,31 +69,32 @@ def scan(
     as_json: bool,
     **plan: Any,
 ) -> None:
-    """Look for poisoned images in PATH: folders of classes, with or without train/ and test/; an .npz file; .parquet
-    files; or the name of a data set. It changes nothing there; see bdbench scan apply.
+    """Look for poisoned images in PATH: a folder of class folders, with or without train/ and test/; an .npz file;
+    .parquet files; or the name of a data set. Nothing there is changed: see bdbench scan apply.
 
-    Leaves report.html, suspects.csv, scan.json, keep.txt and quarantine.txt. Exit codes: 0 nothing found, 1 found, 2 bad
-    input, 3 cannot tell, 130 interrupted; started again, it goes on where it was.
+    Leaves report.html, suspects.csv, scan.json, keep.txt and quarantine.txt. Exit codes: 0 nothing found, 1 found, 2
+    bad input, 3 cannot tell, 130 interrupted. Started again, it goes on where it was.
     """
     options.warn_of_broken_plugins()
     from bdbench import progress
 
-    with progress.bars() as bars:
+    with ExitStack() as stack:
+        bars = stack.enter_context(progress.bars())
         with bars.busy("start"):
             from bdbench.scanning import files, front
             from bdbench.store import STAGES, sweep
 
-        stages = _nowhere() if dry_run else report / STAGES
-        with bars.busy("look at what is there"):
-            prepared = front.prepare(
-                source, front.Plan(**plan), stages, data_root=data_root, download=download, progress=bars
-            )
+        # A dry run leaves nothing.
+        stages = Path(stack.enter_context(tempfile.TemporaryDirectory())) if dry_run else report / STAGES
+        stopping.keeps("" if dry_run else f"finished stages are kept in {stages}")
+        prepared = front.prepare(
+            source, front.Plan(**plan), stages, data_root=data_root, download=download, progress=bars
+        )
         for line in prepared.lines():
             bars.say(foreign.line(line))
         if dry_run:
             return
         sweep(report)
-        stopping.keeps(f"finished stages are kept in {stages}")
         found = prepared.run()
         with bars.busy("write the report"):
             files.write(report, found)
@@ -101,11 +106,6 @@ def scan(
             click.echo(f"  not seen: {foreign.line(line)}")
     click.echo(str(report / "report.html"), err=True)
     sys.exit(found.exit_code)
-
-
-def _nowhere() -> Path:
-    """A folder for what a dry run would keep, and does not: nothing is written to it."""
-    return Path("/dev/null/nothing")
 
 
 @click.command()

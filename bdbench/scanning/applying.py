@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,26 +68,27 @@ def _carried(
         return
     advance = progress.track(len(names), verb)
     if move:
-        _moved(zip(paths, names, strict=True), new, advance)
+        # One by one: broken off, it leaves each file in one of the two places.
+        with writable(new):
+            _carry(paths, names, new, shutil.move, advance)
     else:
         with written_whole(new) as aside:
-            for path, name in zip(paths, names, strict=True):
-                _placed(aside / name, lambda target, path=path: shutil.copy2(path, target))
-                advance(1)
+            _carry(paths, names, aside, shutil.copy2, advance)
     yield f"{'moved' if move else 'copied'} {len(names)} images to {new}"
 
 
-def _moved(pairs: Any, new: Path, advance: Callable[[int], None]) -> None:
-    """One by one: a move that is broken off leaves each file in one of the two places, and can be gone on with."""
-    with writable(new):
-        for path, name in pairs:
-            _placed(new / name, lambda target, path=path: shutil.move(os.fspath(path), os.fspath(target)))
-            advance(1)
-
-
-def _placed(target: Path, put: Callable[[Path], Any]) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    put(target)
+def _carry(
+    paths: Sequence[Path],
+    names: Sequence[str],
+    to: Path,
+    carry: Callable[[str, str], Any],
+    advance: Callable[[int], None],
+) -> None:
+    for path, name in zip(paths, names, strict=True):
+        target = to / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        carry(os.fspath(path), os.fspath(target))
+        advance(1)
 
 
 def _root(told: dict[str, Any]) -> Path:
@@ -123,7 +124,9 @@ def _compared(folder: Path, told: dict[str, Any], progress: Progress) -> Iterato
         listing, size=size, subset=settings["subset"], strict=False, streams=streams, track=progress.track
     )
     if found.fingerprint != told["data"]["fingerprint"]:
-        raise BdbenchError(f"{told['data']['source']} is not as it was scanned: expected to be told before it is changed")
+        raise BdbenchError(
+            f"{told['data']['source']} is not as it was scanned: expected to be told before it is changed"
+        )
     machine.use_threads(None)
     device = training.pick_device("auto")
     model = installed().component("model", settings["model"])

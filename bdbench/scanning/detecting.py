@@ -24,7 +24,7 @@ _SECONDS = "seconds"
 class Said:
     """What a detector said. scores: float64 (n,), higher = more suspicious; flagged: bool (n,), None if it has no rule;
     p_value: how likely a clean set would look at least as suspicious, None if it cannot tell; usual: how many models it
-    trains where no time is set, None if it does not say; error: what it failed with, and then there is nothing else.
+    trains where no time is set, None if it does not say; evidence: what speaks against each class, by label; error: what it failed with, and then there is nothing else.
     """
 
     detector: Detector
@@ -34,6 +34,7 @@ class Said:
     seconds: float = 0.0
     models_trained: int = 0
     usual: int | None = None
+    evidence: dict[int, float] | None = None
     error: str | None = None
 
 
@@ -55,9 +56,9 @@ def chosen(specs: Sequence[str | Detector], seconds: float | None) -> list[Detec
         return found
     able = [one for one in found if timed(one)]
     if not able:
+        names = ", ".join(one.name for one in found)
         raise BdbenchError(
-            f"--seconds {seconds:g} is not allowed: none of {', '.join(one.name for one in found)} can be told how long "
-            "to work"
+            f"--seconds {seconds:g} is not allowed: expected a detector that can be told, unlike {names}"
         )
     return [dataclasses.replace(one, **{_SECONDS: seconds / len(able)}) if one in able else one for one in found]
 
@@ -104,4 +105,5 @@ def _heard(laboratory: Laboratory, one: Detector) -> Said:
         stage.seconds,
         conclusion.models_trained,
         untimed(one).needs(n, (height, width, channels), view.num_classes).models,
+        conclusion.evidence,
     )

@@ -68,6 +68,9 @@ def to_dict(scan: Scan) -> dict[str, Any]:
                 "seconds": round(one.seconds, 3),
                 "models_trained": one.models_trained,
                 "models_usual": one.usual,
+                "evidence": None
+                if one.evidence is None
+                else {read.classes[label]: value for label, value in one.evidence.items()},
                 "error": one.error,
             }
             for one in scan.said
@@ -151,7 +154,9 @@ def read(folder: Path) -> dict[str, Any]:
     try:
         data = read_json(file)
     except FileNotFoundError:
-        raise BdbenchError(f"no scan at {folder}: expected a folder with a scan.json, as bdbench scan leaves it") from None
+        raise BdbenchError(
+            f"no scan at {folder}: expected a folder with a scan.json, as bdbench scan leaves it"
+        ) from None
     validate(data, str(file))
     return data
 
@@ -177,5 +182,7 @@ def _table(scan: Scan) -> str:
     writer.writerow(["path", "label", "score", "flagged", "group"])
     for one in scan.suspects():
         score = f"{one.score:.6g}"
-        writer.writerow([foreign.cell(one.name), foreign.cell(one.label), score, int(one.flagged), foreign.cell(one.group)])
+        writer.writerow(
+            [foreign.cell(one.name), foreign.cell(one.label), score, int(one.flagged), foreign.cell(one.group)]
+        )
     return text.getvalue()

@@ -1,18 +1,19 @@
 """What a scan will take, told before it starts: memory by what components say, time by this machine's own pace.
 
-The pace of a detector is that of a small part of the set, which it is let at with as little time as it takes, where it
-can be told how long to work: its own models trained are then counted against those that it would train.
+The pace of a detector is that of two small parts of the set: what it takes for more images is taken from how much
+longer it takes for the larger one. Where it can be told how long to work, it is told to train few models there, and
+those that it would train are counted against them.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -25,9 +26,12 @@ from bdbench.progress import Progress, Silent
 from bdbench.scanning import detecting
 from bdbench.scanning.laboratory import Laboratory
 
-_PART, _EACH = 300, 4
-# A second-long look would train networks for a second; this asks for as few as there may be.
-_LITTLE = 0.01
+# Images of the parts, and of each class at the least.
+_PARTS, _EACH = (150, 450), 4
+# Seconds that no model can be trained in: then a detector trains as few as it ever does.
+_HASTE: dict[str, Any] = {"seconds": 0.01}
+# Batches that a model is trained by for its pace, at the least.
+_BATCHES = 2
 # A model for the detectors, and, where something is found, one without it.
 _MODELS = 2
 
@@ -66,7 +70,8 @@ class Foresight:
             held = "" if one.memory is None else f", {memory.shown(one.memory)} of memory"
             yield f"detector {one.detector.name}: {models}{seconds}{held}"
         there = "an unknown amount" if self.available is None else memory.shown(self.available)
-        yield f"in all: about {_time(self.seconds)} at this machine's pace, {memory.shown(self.memory)} of memory; {there} free"
+        held = memory.shown(self.memory)
+        yield f"in all: about {_time(self.seconds)} at this machine's pace, {held} of memory; {there} free"
 
 
 def check_fits(laboratory: Laboratory, detectors: Sequence[Detector]) -> None:
@@ -86,21 +91,34 @@ def check_fits(laboratory: Laboratory, detectors: Sequence[Detector]) -> None:
 
 
 def foresee(laboratory: Laboratory, detectors: Sequence[Detector], device: str, progress: Progress) -> Foresight:
-    """Measure the pace, in some seconds; nothing is kept of it."""
-    ground = _ground(laboratory)
-    with guard.call(laboratory.bench.architecture):
-        recipe = ground.trainer.recipe
-        each = forecast.seconds_per_image(ground) * len(ground.images) * recipe.epochs
-    advance = progress.track(len(detectors), "measure the pace")
-    expected = []
-    for one in detectors:
-        needs = ground.needs(one)
-        expected.append(Expected(one, needs.models, _seconds(laboratory, one, device), needs.memory))
+    """Measure the pace, in some seconds, unless it was measured before."""
+    ground, bench = _ground(laboratory), laboratory.bench
+
+    def measured() -> tuple[Mapping[str, np.ndarray], float]:
+        start = time.perf_counter()
+        advance = progress.track(1 + len(detectors), "measure the pace")
+        with guard.call(bench.architecture):
+            each = (
+                forecast.seconds_per_image(ground, _BATCHES * ground.trainer.recipe.batch_size)
+                * len(ground.images)
+                * ground.trainer.recipe.epochs
+            )
         advance(1)
-    held = laboratory.view.images.nbytes + max(
-        forecast.of_training(ground), *(one.memory or 0 for one in expected), 0
-    )
-    return Foresight(_MODELS, each, held, memory.available(), tuple(expected))
+        seconds = []
+        for one in detectors:
+            seconds.append(_seconds(laboratory, one, device))
+            advance(1)
+        return {"each": np.array(each), "seconds": np.array(seconds)}, time.perf_counter() - start
+
+    config = {"stage": "pace", **bench.made_from, "model": bench.architecture.config()}
+    told = bench.store.stage({**config, "detectors": [one.config() for one in detectors]}, measured).arrays
+    expected = []
+    for one, seconds in zip(detectors, told["seconds"].tolist(), strict=True):
+        needs = ground.needs(one)
+        expected.append(Expected(one, needs.models, None if np.isnan(seconds) else seconds, needs.memory))
+    most = max(forecast.of_training(ground), *(one.memory or 0 for one in expected), 0)
+    held = laboratory.view.images.nbytes + most
+    return Foresight(_MODELS, float(told["each"]), held, memory.available(), tuple(expected))
 
 
 def _ground(laboratory: Laboratory) -> forecast.Ground:
@@ -108,38 +126,48 @@ def _ground(laboratory: Laboratory) -> forecast.Ground:
     return forecast.Ground(bench.architecture, bench.trainer, view.images, view.num_classes)
 
 
-def _seconds(laboratory: Laboratory, one: Detector, device: str) -> float | None:
-    """What a detector will take, from a small part; None if it fails on that."""
+def _seconds(laboratory: Laboratory, one: Detector, device: str) -> float:
+    """What a detector will take; NaN if it fails on a small part."""
     limit = getattr(one, "seconds", None)
     if limit is not None:
         return float(limit)
     view = laboratory.view
-    size = min(len(view.labels), max(_PART, _EACH * view.num_classes))
-    rows = np.arange(size) if size == len(view.labels) else stratified(view.labels, size, laboratory.streams("pace"))
+    n, least = len(view.labels), _EACH * view.num_classes
+    low, high = (min(n, max(size, least * size // _PARTS[0])) for size in _PARTS)
+    hasty = replace(one, **_HASTE) if detecting.timed(one) and _open(one) else one
+    try:
+        _let_at(laboratory, hasty, low, device)  # what libraries do when they are first used is no pace
+        (few, models), (more, _) = (_let_at(laboratory, hasty, size, device) for size in (low, high))
+    except Exception:
+        return float("nan")  # said, if it happens again, when its turn comes
+    shape = (view.images.shape[1], view.images.shape[2], view.images.shape[3])
+    whole = one.needs(n, shape, view.num_classes).models
+    share = whole / models if hasty is not one and whole and models else 1.0
+    slope = (more - few) / (high - low) if high > low and more > few else more / high
+    return few + slope * (n * share - low)
+
+
+def _let_at(laboratory: Laboratory, one: Detector, size: int, device: str) -> tuple[float, int]:
+    """Seconds, and models trained, of a detector on so many of the images."""
+    view = laboratory.view
+    n = len(view.labels)
+    rows = np.arange(n) if size == n else stratified(view.labels, size, laboratory.streams("pace"))
     part = TrainingView(guard.read_only(view.images[rows]), guard.read_only(view.labels[rows]), view.num_classes)
-    hasty = dataclasses.replace(one, seconds=_LITTLE) if detecting.timed(one) and _open(one) else one
     with tempfile.TemporaryDirectory() as aside:
-        small = Laboratory.on(
-            part, laboratory.bench.architecture, laboratory.streams, device, Path(aside), Silent()
-        )
-        try:
-            tools = small.tools(hasty)
-            start = time.perf_counter()
-            with guard.call(hasty):
-                hasty.score(part, tools)
-            seconds = time.perf_counter() - start
-        except Exception:
-            return None  # said, if it happens again, when its turn comes
-    height, width, channels = part.images.shape[1:]
-    models = one.needs(size, (height, width, channels), part.num_classes).models
-    share = models / tools.models_trained if hasty is not one and models and tools.models_trained else 1.0
-    return seconds * share * len(view.labels) / size
+        small = Laboratory.on(part, laboratory.bench.architecture, laboratory.streams, device, Path(aside), Silent())
+        trainer = small.bench.trainer
+        quick = replace(trainer, recipe=replace(trainer.recipe, epochs=1))
+        tools = replace(small, bench=replace(small.bench, trainer=quick)).tools(one)
+        start = time.perf_counter()
+        with guard.call(one):
+            one.score(part, tools)
+        return time.perf_counter() - start, tools.models_trained
 
 
 def _open(one: Detector) -> bool:
     """Whether it may be told a time: its number of models was not asked for."""
     try:
-        dataclasses.replace(one, seconds=_LITTLE)  # type: ignore[call-arg]
+        replace(one, **_HASTE)
     except BdbenchError:
         return False
     return True

@@ -117,7 +117,11 @@ class Prepared:
     def _settings(self) -> dict[str, Any]:
         plan, model = self.plan, installed().component("model", self.plan.model)
         names = ("seconds", "subset", "size", "strict", "seed")
-        return {"model": spec(model.config()), "data_root": self.data_root, **{name: getattr(plan, name) for name in names}}
+        return {
+            "model": spec(model.config()),
+            "data_root": self.data_root,
+            **{name: getattr(plan, name) for name in names},
+        }
 
     def _environment(self) -> dict[str, Any]:
         model = installed().component("model", self.plan.model)

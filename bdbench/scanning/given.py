@@ -153,7 +153,7 @@ def _pixels(image: Any) -> np.ndarray:
         pixels = pixels.transpose(1, 2, 0)
     if pixels.ndim == 2:
         pixels = pixels[..., None]
-    if np.issubdtype(pixels.dtype, np.floating) and 0 <= pixels.min() and pixels.max() <= 1:
+    if np.issubdtype(pixels.dtype, np.floating) and pixels.min() >= 0 and pixels.max() <= 1:
         pixels = np.rint(pixels * 255).astype(np.uint8)
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] not in (1, 3):
         raise ValueError(f"{pixels.dtype} of shape {pixels.shape}: expected uint8, or 0..1, of (H, W, 1 or 3)")

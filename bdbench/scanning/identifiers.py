@@ -5,7 +5,12 @@ from __future__ import annotations
 IDENTIFIERS: tuple[dict[str, str], ...] = (
     {"scheme": "MITRE ATLAS", "id": "AML.T0020", "name": "Poison Training Data", "what": "the attack looked for"},
     {"scheme": "MITRE ATLAS", "id": "AML.M0007", "name": "Sanitize Training Data", "what": "this scan"},
-    {"scheme": "NIST AI 100-2 E2025", "id": "NISTAML.023", "name": "Backdoor Poisoning", "what": "the attack looked for"},
+    {
+        "scheme": "NIST AI 100-2 E2025",
+        "id": "NISTAML.023",
+        "name": "Backdoor Poisoning",
+        "what": "the attack looked for",
+    },
     {
         "scheme": "NIST AI 100-2 E2025",
         "id": "NISTAML.021",

@@ -34,7 +34,8 @@ class Scan:
     """What ``bdbench.scan`` gives.
 
     verdict: what it amounts to; said: what each detector says; groups: of what was marked, by class; read: what was
-    read; source: what was given, in words; given: the paths or the name that it was, none for objects; seconds: of each part of the work, when it was done.
+    read; source: what was given, in words; given: the paths or the name that it was, none for objects; seconds: of each
+    part of the work, when it was done.
     """
 
     verdict: Verdict
@@ -51,7 +52,7 @@ class Scan:
 
     @property
     def outcome(self) -> str:
-        """"found", "nothing found" or "cannot tell"."""
+        """ "found", "nothing found" or "cannot tell"."""
         return self.verdict.outcome
 
     @property

@@ -81,18 +81,21 @@ def _name(scan: Scan, row: int) -> str:
     return str(scan.read.listing.names[int(scan.read.places[row])])
 
 
-def _classes(scan: Scan) -> str | None:
-    """How suspicious the most suspicious images of each class are."""
+def _classes(scan: Scan) -> tuple[str, str] | None:
+    """What speaks against the most suspicious classes, and what that is."""
     ranking = scan.ranking
     if ranking is None or not len(scan.read.classes):
         return None
     strengths = _strengths(scan, ranking)
     shown = dict(sorted(strengths.items(), key=lambda item: -item[1])[:_CLASSES])
-    return pictures.classes(shown, set(scan.verdict.classes))
+    what = f"evidence of {ranking.detector.name}" if ranking.evidence else f"mean of the {_HIGHEST} highest scores"
+    return pictures.classes(shown, set(scan.verdict.classes), what), what
 
 
 def _strengths(scan: Scan, ranking: Said) -> dict[str, float]:
     labels = scan.read.labels
+    if ranking.evidence:
+        return {scan.read.classes[label]: value for label, value in ranking.evidence.items()}
     own = {name: ranking.scores[labels == label] for label, name in enumerate(scan.read.classes)}
     return {name: float(np.sort(scores)[-_HIGHEST:].mean()) for name, scores in own.items()}
 

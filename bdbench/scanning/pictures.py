@@ -40,23 +40,23 @@ def histogram(scores: np.ndarray, flagged: np.ndarray | None, title: str) -> str
     figure = Figure(figsize=(5, 2.6), layout="constrained")
     axis = figure.subplots()
     marked = np.zeros(len(scores), bool) if flagged is None else flagged
-    bins = np.histogram_bin_edges(scores, _BINS) if np.ptp(scores) > 0 else 10
+    edges = np.histogram_bin_edges(scores, _BINS)
     parts = [scores[~marked], scores[marked]]
     labels = [f"not marked ({len(parts[0])})", f"marked ({len(parts[1])})"]
-    axis.hist(parts, bins, stacked=True, color=[_BLUE, _RED], label=labels)
+    axis.hist(parts, edges.tolist(), stacked=True, color=[_BLUE, _RED], label=labels)
     axis.set(xlabel="score (higher: more suspicious)", ylabel="images", yscale="log", title=foreign.figure(title))
     axis.legend(frameon=False, fontsize=8)
     return _url(pictures.rendered(figure))
 
 
-def classes(strengths: dict[str, float], marked: set[str]) -> str:
-    """How suspicious the most suspicious images of each class are, the highest first."""
+def classes(strengths: dict[str, float], marked: set[str], what: str) -> str:
+    """What speaks against each class, the most on top; what: that in words; marked: those in another colour."""
     order = sorted(strengths, key=lambda name: strengths[name])
     figure = Figure(figsize=(5, 0.6 + 0.24 * len(order)), layout="constrained")
     axis = figure.subplots()
     colours = [_RED if name in marked else _BLUE for name in order]
     axis.barh([foreign.figure(name)[:30] for name in order], [strengths[name] for name in order], color=colours)
-    axis.set(xlabel="mean score of the highest")
+    axis.set(xlabel=foreign.figure(what))
     axis.tick_params(labelsize=8)
     return _url(pictures.rendered(figure))
 

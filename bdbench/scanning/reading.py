@@ -111,7 +111,8 @@ def read(
     """
     if strict and listing.passed_over:
         name, reason = listing.passed_over[0]
-        raise BdbenchError(f"{name} is among {len(listing.passed_over)} left out ({reason}): expected none with --strict")
+        left = f"{len(listing.passed_over)} left out, such as {name} ({reason})"
+        raise BdbenchError(f"{left}: expected nothing but images with --strict")
     asked = _asked(listing, subset, streams)
     size, grey = _looked_at(listing, asked, size, streams)
     facts = None
@@ -298,9 +299,9 @@ def _sizes(shapes: np.ndarray) -> tuple[tuple[int, int], tuple[int, int], tuple[
 
 def _fingerprint(listing: Listing, places: np.ndarray, digests: np.ndarray) -> str:
     told = hashlib.sha256()
-    for i in np.argsort(places):
-        place = places[i]
-        told.update(f"{listing.names[place]}\0{listing.classes[listing.labels[place]]}\0".encode() + digests[i].tobytes())
+    for i in np.argsort(places).tolist():
+        name, label = listing.names[places[i]], listing.classes[listing.labels[places[i]]]
+        told.update(f"{name}\0{label}\0".encode("utf-8", "surrogateescape") + digests[i].tobytes())
     return told.hexdigest()[:32]
 
 

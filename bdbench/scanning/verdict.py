@@ -81,9 +81,9 @@ def limits(found: Read, said: Sequence[Said], resized_from: int) -> Iterator[str
         if one.usual and one.error is None and one.models_trained < one.usual:
             share = one.models_trained / one.usual
             yield (
-                f"{one.detector.name} trained {one.models_trained} networks in the time it had, {_percent(share)} of the "
-                f"{one.usual} it trains otherwise: what it measures is {1 / share**0.5:.1f} times as noisy, and a weaker "
-                "backdoor stays below that."
+                f"{one.detector.name} trained {one.models_trained} networks in the time it had, of the {one.usual} "
+                f"that it trains otherwise: what it measures is {1 / share**0.5:.1f} times as noisy, and a weaker backdoor "
+                "stays below that."
             )
     yield (
         "A handful of poisoned images in a class may be too few to stand out, and a trigger that changes no label "

@@ -19,6 +19,9 @@ from bdbench.tools import Bench, HarnessTools
 from bdbench.training import Victim
 from bdbench.workshop import State
 
+# Under these names what speaks against each class is kept beside a defense's own arrays.
+_JUDGED, _EVIDENCE = "evidence labels", "evidence"
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -111,13 +114,18 @@ class Conclusion:
 
     models_trained: int
     p_value: float | None
+    evidence: dict[int, float] | None = None
 
     @classmethod
     def of(cls, stage: Stage) -> tuple[Conclusion, dict[str, np.ndarray]]:
         """Out of a stage that ``concluded`` made, with the other arrays in it; flagged is one of these."""
         arrays = dict(stage.arrays)
         models, p_value = int(arrays.pop("models_trained")), float(arrays.pop("p_value"))
-        return cls(models, None if np.isnan(p_value) else p_value), arrays
+        labels, values = arrays.pop(_JUDGED, None), arrays.pop(_EVIDENCE, None)
+        evidence = None
+        if labels is not None and values is not None:
+            evidence = dict(zip(labels.tolist(), values.tolist(), strict=True))
+        return cls(models, None if np.isnan(p_value) else p_value, evidence), arrays
 
 
 def concluded(
@@ -150,6 +158,9 @@ def concluded(
         arrays["p_value"] = np.array(np.nan if tools.p_value is None else tools.p_value)
         if tools.flagged is not None:
             arrays["flagged"] = tools.flagged
+        if tools.evidence is not None:
+            arrays[_JUDGED] = np.array(list(tools.evidence), np.int64)
+            arrays[_EVIDENCE] = np.array(list(tools.evidence.values()), np.float64)
         return arrays, time.perf_counter() - start + tools.reused_seconds
 
     return bench.store.stage(config, timed)

@@ -10,7 +10,19 @@ from pathlib import Path
 
 import numpy as np
 
-from bdbench import BdbenchError, Dataset, ImageData, Listing, Source, Split, decoded, notice, param, reading
+from bdbench import (
+    BdbenchError,
+    Dataset,
+    ImageData,
+    Listing,
+    Source,
+    Split,
+    check_regular,
+    decoded,
+    notice,
+    param,
+    reading,
+)
 from bdbench_datasets.decoding import gathered
 
 _SUFFIXES = {
@@ -47,7 +59,7 @@ class Files:
         )
 
     def _decode(self, path: Path) -> np.ndarray:
-        return decoded(path, str(path), self.size)
+        return _opened(path, self.size)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,6 +118,15 @@ class ImageFolder(Dataset):
         return Split(Files(paths, self.size), np.array(labels, np.int64))
 
 
+def _opened(path: Path, size: int | None = None) -> np.ndarray:
+    """A file decoded. Raises BdbenchError for one that does not read; a pipe would be waited for."""
+    try:
+        check_regular(path)
+    except FileNotFoundError:
+        raise BdbenchError(f"cannot read the image {path}: it is not there any more") from None
+    return decoded(path, str(path), size)
+
+
 def _roots(folder: Path) -> tuple[Path, Path | None]:
     """Where the class folders are that are trained on, and those that are not, if there are any."""
     if not (folder / "train").is_dir():
@@ -122,7 +143,7 @@ def _listed(part: _Part, root: Path, classes: tuple[str, ...], test: Listing | N
         names=[str(path.relative_to(root)) for path in paths],
         labels=np.array(labels, np.int64),
         classes=classes,
-        open=lambda place: decoded(paths[place], str(paths[place])),
+        open=lambda place: _opened(paths[place]),
         passed_over=tuple(left),
         root=root,
         test=test,
