@@ -24,7 +24,8 @@ _SECONDS = "seconds"
 class Said:
     """What a detector said. scores: float64 (n,), higher = more suspicious; flagged: bool (n,), None if it has no rule;
     p_value: how likely a clean set would look at least as suspicious, None if it cannot tell; usual: how many models it
-    trains where no time is set, None if it does not say; evidence: what speaks against each class, by label; error: what it failed with, and then there is nothing else.
+    trains where no time is set, None if it does not say; evidence: what speaks against each class, by label; error:
+    what it failed with, and then there is nothing else.
     """
 
     detector: Detector
