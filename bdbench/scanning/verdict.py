@@ -83,7 +83,7 @@ def limits(found: Read, said: Sequence[Said], resized_from: int) -> Iterator[str
             noise = 1 / share**0.5
             yield (
                 f"{one.detector.name} trained {one.models_trained} networks in the time it had, of the {one.usual} "
-                f"that it trains otherwise: what it measures is {noise:.1f} times as noisy, and a weaker backdoor stays "
+                f"that it trains otherwise: what it measures is {noise:.1f} times as noisy, and weaker backdoors stay "
                 "below that."
             )
     yield (

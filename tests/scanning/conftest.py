@@ -1,4 +1,4 @@
-"""What the tests of scans share: a small set with a stamped patch, on disk and as arrays, and detectors that know it."""
+"""What the tests of scans share: a small set with a stamped patch, on disk and as arrays, and detectors."""
 
 from __future__ import annotations
 

@@ -156,6 +156,22 @@ def test_options_are_checked(options: dict[str, Any], told: str, quick: dict[str
         bdbench.scan(arrays(), **{"defenses": ["patch"], **quick, **options})
 
 
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (lambda images, labels: images, "no labels"),
+        (lambda images, labels: (images, labels[:5]), "60 images and labels"),
+        (lambda images, labels: (images, labels - 1), "labels"),
+        (lambda images, labels: (images.astype(float) * np.nan, labels), "NaN"),
+        (lambda images, labels: [(image, -1) for image in images], "expected integers >= 0"),
+        (lambda images, labels: 7, "cannot scan int"),
+    ],
+)
+def test_what_is_no_set_is_refused(given: Any, told: str, quick: dict[str, Any]) -> None:
+    with pytest.raises(BdbenchError, match=told):
+        bdbench.scan(given(*arrays()), defenses=["patch"], **quick)
+
+
 def test_names_of_any_kind_are_kept_and_harmless(tmp_path: Path, quick: dict[str, Any]) -> None:
     """Formulas, markup, line breaks and bytes that are no text."""
     root = write_folder(tmp_path / "set")

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bdbench import BdbenchError, memory
+from bdbench import BdbenchError, Listing, memory
 from bdbench.progress import quiet
 from bdbench.scanning import given, reading
 from bdbench.scanning.reading import Read
@@ -146,6 +147,21 @@ def test_the_fingerprint_is_of_the_data_alone(folder: Path) -> None:
     assert read(folder, size=8, streams=Streams(3)).fingerprint == found
     (folder / "cat" / "000.png").rename(folder / "cat" / "900.png")
     assert read(folder).fingerprint != found
+
+
+def test_large_images_are_not_held() -> None:
+    """40 images of 3 MB each are read, and never more of them held than are decoded at once."""
+    rng = np.random.default_rng(0)
+    tile = rng.integers(0, 256, (100, 100, 3)).astype(np.uint8)
+    labels = np.arange(40) % 2
+    names = [str(i) for i in range(40)]
+    listing = Listing(names, labels, ("a", "b"), lambda i: np.tile(np.roll(tile, i), (10, 10, 1)))
+    tracemalloc.start()
+    found = reading.read(listing, size=32, subset=None, strict=False, streams=Streams(0), track=quiet)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(found.labels) == 40 and found.sizes[0] == (1000, 1000)
+    assert peak < 10 * 3e6
 
 
 def test_what_cannot_fit_is_refused_before_it_is_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
