@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import types
 from pathlib import Path
@@ -196,3 +197,24 @@ def test_names_of_any_kind_are_kept_and_harmless(tmp_path: Path, quick: dict[str
     page = (out / "report.html").read_text()
     assert "<img src=x" not in page and "&lt;img src=x" in page
     json.loads((out / "scan.json").read_text())
+
+
+def test_parquet_is_scanned_by_its_files_or_their_folder(tmp_path: Path, quick: dict[str, Any]) -> None:
+    """Rows are named by their file and place; the test part is none of them, and a broken image is left out."""
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    images, labels = arrays()
+    encoded = []
+    for pixels in images:
+        file = io.BytesIO()
+        Image.fromarray(pixels).save(file, "PNG")
+        encoded.append({"bytes": file.getvalue(), "path": None})
+    encoded[-1] = {"bytes": b"no image", "path": None}
+    table = pyarrow.table({"image": encoded, "label": labels})
+    for part in ("train", "test"):
+        parquet.write_table(table, tmp_path / f"{part}-00000-of-00001.parquet", row_group_size=7)
+    for given in (tmp_path, [tmp_path / "train-00000-of-00001.parquet"]):
+        found = bdbench.scan(given, defenses=["patch"], **quick)
+        assert set(found.quarantine) == {f"train-00000-of-00001.parquet#{row}" for row in range(STAMPED)}
+        assert len(found.read.listing) == 3 * EACH
+        assert [odd.name for odd in found.read.skipped] == [f"train-00000-of-00001.parquet#{3 * EACH - 1}"]
+        assert (found.read.listing.test is not None) == (given == tmp_path)
