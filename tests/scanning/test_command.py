@@ -42,7 +42,7 @@ def test_found_is_exit_code_1(folder: Path, out: Path) -> None:
     assert result.exit_code == 1, result.output
     assert result.stdout.startswith("Found: 6 suspicious images: 6 of 20 in 'cat' (patch; p = 0.001")
     assert "- patch rests on this" in result.stdout
-    for part in ("read: 60 images of 3 classes", "will train", "detector patch", "in all: about", "report.html"):
+    for part in ("read: 60 images of 3 classes", "models to train", "detector patch", "in all: about", "report.html"):
         assert part in result.stderr
 
 

@@ -126,6 +126,20 @@ def test_clean_small_and_broken(tmp_path: Path, quick: dict[str, Any]) -> None:
         bdbench.scan(arrays(), defenses=["breaks"], **quick)
 
 
+def test_a_model_is_trained_only_for_who_looks_into_it(tmp_path: Path, quick: dict[str, Any]) -> None:
+    """Beside it one without what was marked; and who looks is given the model of the whole set."""
+
+    def trained(folder: Path) -> int:
+        stages = [json.loads(path.read_text())["config"] for path in folder.rglob("meta.json")]
+        return sum(config["stage"] == "train" for config in stages)
+
+    bdbench.scan(arrays(), defenses=["patch"], report=tmp_path / "one", **quick)
+    found = bdbench.scan(arrays(), defenses=["patch", "low-loss"], report=tmp_path / "two", **quick)
+    assert (trained(tmp_path / "one"), trained(tmp_path / "two")) == (1, 2)
+    assert found.foresight is not None and [one.looks for one in found.foresight.detectors] == [False, True]
+    assert found.foresight.trainings == 2
+
+
 def test_copies_share_a_verdict(quick: dict[str, Any]) -> None:
     images, labels = arrays()
     found = bdbench.scan((np.concatenate([images, images[:2]]), np.append(labels, [0, 0])), defenses=["patch"], **quick)
