@@ -21,7 +21,7 @@ from bdbench.listing import Listing
 from bdbench.plugins import installed
 from bdbench.progress import Progress, Silent
 from bdbench.record import spec
-from bdbench.scanning import detecting, files, foresight, given, groups, reading, verdict
+from bdbench.scanning import detecting, files, foresight, given, groups, reading, telling, verdict
 from bdbench.scanning.foresight import Foresight
 from bdbench.scanning.laboratory import Laboratory
 from bdbench.scanning.outcome import Scan
@@ -72,7 +72,7 @@ class Prepared:
 
     def lines(self) -> Iterator[str]:
         """What was read and what it will take, for a person."""
-        yield from reading.lines(self.read)
+        yield from telling.lines(self.read)
         if self.foresight is not None:
             yield from self.foresight.lines()
 

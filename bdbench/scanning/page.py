@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from bdbench import foreign, templates
-from bdbench.scanning import pictures, reading, verdict
+from bdbench.scanning import pictures, telling, verdict
 from bdbench.scanning.detecting import Said
 from bdbench.scanning.groups import SHOWN, Group
 from bdbench.scanning.identifiers import IDENTIFIERS
@@ -41,7 +41,7 @@ def render(scan: Scan) -> str:
         ],
         classes=_classes(scan),
         copies=list(_copies(scan)),
-        read=list(reading.lines(scan.read)),
+        read=list(telling.lines(scan.read)),
         facts=list(_facts(scan)),
         identifiers=IDENTIFIERS,
     )

@@ -12,7 +12,7 @@ from PIL import Image
 
 from bdbench import BdbenchError, Listing, memory
 from bdbench.progress import quiet
-from bdbench.scanning import given, reading
+from bdbench.scanning import given, reading, telling
 from bdbench.scanning.reading import Read
 from bdbench.seeds import Streams
 from tests.scanning.conftest import CLASSES, EACH, arrays, write_folder
@@ -60,7 +60,7 @@ def test_odd_files_are_left_out_and_named(folder: Path) -> None:
     assert len(found.labels) == 3 * EACH
     names = {odd.name for odd in found.skipped}
     assert names == {"cat/broken.jpg", "cat/notes.txt", "cat/inner", "cat/pipe.png", "dog/empty.png"}
-    told = "\n".join(reading.lines(found))
+    told = "\n".join(telling.lines(found))
     assert "3 files that do not read" in told and "1 nested folders (cat/inner)" in told
     with pytest.raises(BdbenchError, match=r"notes\.txt|inner"):
         read(folder, strict=True)
@@ -132,7 +132,7 @@ def test_small_classes_are_not_judged(folder: Path) -> None:
     found = read(folder)
     assert found.classes == CLASSES and found.small == {"rare": reading.FEWEST - 1}
     assert len(found.unjudged) == reading.FEWEST - 1
-    assert "not judged: 1 classes" in "\n".join(reading.lines(found))
+    assert "not judged: 1 classes" in "\n".join(telling.lines(found))
 
 
 def test_a_subset_keeps_the_shares_of_the_classes(folder: Path) -> None:
