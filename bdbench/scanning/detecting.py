@@ -25,7 +25,7 @@ class Said:
     """What a detector said. scores: float64 (n,), higher = more suspicious; flagged: bool (n,), None if it has no rule;
     p_value: how likely a clean set would look at least as suspicious, None if it cannot tell; usual: how many models it
     trains where no time is set, None if it does not say; evidence: what speaks against each class, by label; error:
-    what it failed with, and then there is nothing else.
+    what it failed with, and then there is nothing else; mendable: whether its user can mend that.
     """
 
     detector: Detector
@@ -37,6 +37,7 @@ class Said:
     usual: int | None = None
     evidence: dict[int, float] | None = None
     error: str | None = None
+    mendable: bool = False
 
 
 def chosen(specs: Sequence[str | Detector], seconds: float | None) -> list[Detector]:
@@ -80,7 +81,7 @@ def listen(laboratory: Laboratory, one: Detector) -> Said:
     try:
         return _heard(laboratory, one)
     except Exception as error:
-        return Said(one, nothing, error=installed().told(error))
+        return Said(one, nothing, error=installed().told(error), mendable=isinstance(error, BdbenchError))
 
 
 def _heard(laboratory: Laboratory, one: Detector) -> Said:

@@ -77,13 +77,16 @@ class Prepared:
             yield from self.foresight.lines()
 
     def run(self) -> Scan:
-        """Let the detectors at it. What was done before is found again. Raises BdbenchError if all of them fail."""
+        """Let the detectors at it. What was done before is found again.
+
+        Raises BdbenchError if all of them fail for something that the user can mend.
+        """
         said = []
         if self.laboratory is not None:
             for one in self.detectors:
                 said.append(detecting.listen(self.laboratory, one))
-                self.seconds[one.name] = said[-1].seconds
-            if all(one.error for one in said):
+                self.seconds[spec(one.config())] = said[-1].seconds
+            if all(one.mendable for one in said):
                 raise BdbenchError(str(said[0].error))
         judged = verdict.judge(self.read, said)
         scores = next((one.scores for one in said if one.error is None), np.zeros(len(self.read.labels)))

@@ -60,7 +60,7 @@ def test_the_other_exit_codes(folder: Path, tmp_path: Path) -> None:
     report = ("--report", tmp_path / "out")
     assert scan(clean, "--defense", "patch", *report).exit_code == 0
     assert scan(clean, "--defense", "ranks", *report).exit_code == 3
-    for bad in (["missing"], [folder, "--defense", "patch:chance=x"], [folder, "--defense", "breaks"]):
+    for bad in (["missing"], [folder, "--defense", "patch:chance=x"], [folder, "--defense", "datamodel:alpha=0.99"]):
         result = scan(*bad, *report)
         assert result.exit_code == 2, bad
         assert result.stderr.strip().splitlines()[-1].startswith("bdbench: "), bad
@@ -139,7 +139,7 @@ def test_a_scan_that_is_killed_goes_on_to_the_same_suspects(folder: Path, tmp_pa
     took = time.monotonic() - start
     assert whole.returncode in (0, 1, 3), whole.stderr
     rng, killed = np.random.default_rng(0), 0
-    for moment in rng.uniform(0.2, 1.0, 20) * took:
+    for moment in rng.uniform(0.2, 1.0, 10) * took:
         process = subprocess.Popen([*command, str(tmp_path / "killed")], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         try:
             process.communicate(timeout=moment)
@@ -148,7 +148,7 @@ def test_a_scan_that_is_killed_goes_on_to_the_same_suspects(folder: Path, tmp_pa
             process.communicate()
             killed += 1
     last = subprocess.run([*command, str(tmp_path / "killed")], capture_output=True, text=True)
-    assert killed >= 5 and last.returncode == whole.returncode
+    assert killed >= 3 and last.returncode == whole.returncode
     assert last.stdout == whole.stdout
     for name in ("suspects.csv", "keep.txt", "quarantine.txt"):
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name

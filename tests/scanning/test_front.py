@@ -122,8 +122,10 @@ def test_clean_small_and_broken(tmp_path: Path, quick: dict[str, Any]) -> None:
     tiny = bdbench.scan(few, defenses=["patch"], report=tmp_path, **quick)
     assert tiny.outcome == "cannot tell" and "0 classes" in tiny.verdict.sentence
     assert len(tiny.keep) == 6
-    with pytest.raises(BdbenchError, match="it broke"):
-        bdbench.scan(arrays(), defenses=["breaks"], **quick)
+    broken = bdbench.scan(arrays(), defenses=["breaks"], **quick)
+    assert broken.outcome == "cannot tell" and "it broke" in broken.verdict.sentence
+    with pytest.raises(BdbenchError, match="alpha"):
+        bdbench.scan(arrays(), defenses=["datamodel:alpha=0.99"], **quick)
 
 
 def test_a_model_is_trained_only_for_who_looks_into_it(tmp_path: Path, quick: dict[str, Any]) -> None:
