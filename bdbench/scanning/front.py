@@ -20,6 +20,7 @@ from bdbench.interfaces import Architecture
 from bdbench.listing import Listing
 from bdbench.plugins import installed
 from bdbench.progress import Progress, Silent
+from bdbench.record import labels as labels_of
 from bdbench.record import spec
 from bdbench.scanning import detecting, files, foresight, given, groups, reading, telling, verdict
 from bdbench.scanning.foresight import Foresight
@@ -83,9 +84,10 @@ class Prepared:
         """
         said = []
         if self.laboratory is not None:
-            for one in self.detectors:
+            names = labels_of([one.config() for one in self.detectors])
+            for one, name in zip(self.detectors, names, strict=True):
                 said.append(detecting.listen(self.laboratory, one))
-                self.seconds[spec(one.config())] = said[-1].seconds
+                self.seconds[name] = said[-1].seconds
             if all(one.mendable for one in said):
                 raise BdbenchError(str(said[0].error))
         judged = verdict.judge(self.read, said)
