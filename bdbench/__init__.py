@@ -32,12 +32,14 @@ _HOMES = {
     "bdbench.files": ("check_regular", "notice", "read_arrays", "reading"),
     "bdbench.hookspecs": ("hookimpl",),
     "bdbench.interfaces": ("Architecture", "Dataset", "Measured", "Metric", "ReportSection", "Source"),
+    "bdbench.listing": ("Listing", "listing_of"),
     "bdbench.memory": ("check_memory",),
     "bdbench.params": ("param",),
     "bdbench.progress": ("bars",),
     "bdbench.recipe": ("Batch", "Loss", "Recipe"),
     "bdbench.record": ("Record",),
     "bdbench.runs": ("Reopened",),
+    "bdbench.scanning.front": ("Scan", "scan"),
     "bdbench.scoring": ("detect", "detector", "most_suspicious"),
     "bdbench.seeds": ("Streams",),
     "bdbench.stealth": ("visibility",),
@@ -68,12 +70,14 @@ if TYPE_CHECKING:
     from bdbench.files import check_regular, notice, read_arrays, reading
     from bdbench.hookspecs import hookimpl
     from bdbench.interfaces import Architecture, Dataset, Measured, Metric, ReportSection, Source
+    from bdbench.listing import Listing, listing_of
     from bdbench.memory import check_memory
     from bdbench.params import param
     from bdbench.progress import bars
     from bdbench.recipe import Batch, Loss, Recipe
     from bdbench.record import Record
     from bdbench.runs import Reopened
+    from bdbench.scanning.front import Scan, scan
     from bdbench.scoring import detect, detector, most_suspicious
     from bdbench.seeds import Streams
     from bdbench.stealth import visibility
@@ -95,6 +99,7 @@ __all__ = [
     "Detector",
     "ImageData",
     "InputDetector",
+    "Listing",
     "Loss",
     "Measured",
     "Metric",
@@ -110,6 +115,7 @@ __all__ = [
     "ReportSection",
     "RobustTraining",
     "Role",
+    "Scan",
     "Source",
     "SourceSpecific",
     "Split",
@@ -129,6 +135,7 @@ __all__ = [
     "detector",
     "export_command",
     "hookimpl",
+    "listing_of",
     "load",
     "most_suspicious",
     "notice",
@@ -138,6 +145,7 @@ __all__ = [
     "reopen",
     "run",
     "run_all",
+    "scan",
     "unknown",
     "visibility",
     "write_file",

@@ -14,6 +14,7 @@ import click
 from bdbench import __version__, foreign, stopping
 from bdbench.commands import boards, options
 from bdbench.commands.plugin import plugin
+from bdbench.commands.scan import scan
 from bdbench.errors import BdbenchError, one_line
 
 if TYPE_CHECKING:
@@ -233,11 +234,20 @@ def parquet(run: Reopened, target: Path, bars: Bars) -> None:
     write_parquet(run, target, bars.track)
 
 
+@options.export_command("DIR")
+def imagefolder(run: Reopened, target: Path, bars: Bars) -> None:
+    """The same as PNG files in class folders: DIR/train, DIR/test and DIR/triggered; the truth is in DIR/truth.csv."""
+    from bdbench.export import write_imagefolder
+
+    write_imagefolder(run, target, bars.track)
+
+
 export.add_command(npz)
 export.add_command(parquet)
+export.add_command(imagefolder)
 
 
-for command in (*boards.COMMANDS, plugin):
+for command in (*boards.COMMANDS, plugin, scan):
     cli.add_command(command)
 # Before plugins add theirs.
 OWN_COMMANDS = frozenset(cli.commands)

@@ -57,7 +57,7 @@ def cell(
         dataset=installed().component("dataset", dataset),
         model=installed().component("model", model),
         attack=installed().component("attack", attack),
-        seed=_checked_seed(seed),
+        seed=checked_seed(seed),
         budget=check_budget(budget),
         reserve=check_reserve(reserve),
         floor=floor,
@@ -116,7 +116,7 @@ def load(
     """
     found = installed().component("dataset", dataset)
     return read_images(
-        found, _source(data_root, download), _checked_seed(seed), check_reserve(reserve), progress or Silent()
+        found, _source(data_root, download), checked_seed(seed), check_reserve(reserve), progress or Silent()
     )
 
 
@@ -196,7 +196,8 @@ def _check_scores(file: Path, arrays: Mapping[str, np.ndarray], opened: Cell) ->
             raise BdbenchError(f"{file}: {name} are {array.dtype}, not all finite: expected finite numbers")
 
 
-def _checked_seed(seed: Any) -> int:
+def checked_seed(seed: Any) -> int:
+    """A seed as an integer. Raises BdbenchError for anything but one of 0 or more."""
     try:
         whole = -1 if isinstance(seed, bool) else operator.index(seed)
     except TypeError:

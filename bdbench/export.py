@@ -1,7 +1,8 @@
-"""A run's poisoned set as plain files: npz, and image parquet in the layout of Hugging Face."""
+"""A run's poisoned set as plain files: npz, image parquet in the layout of Hugging Face, and folders of images."""
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 from pathlib import Path
@@ -85,6 +86,42 @@ def write_parquet(run: Reopened, folder: Path, track: Track = quiet) -> None:
             table = _table(columns, run.clean.classes, advance)
             parquet.write_table(table, aside / "data" / f"{name}-00000-of-00001.parquet")
         (aside / "README.md").write_text(_card(run, list(parts)))
+
+
+def write_imagefolder(run: Reopened, folder: Path, track: Track = quiet) -> None:
+    """A new folder of train/CLASS/NUMBER.png, test/ and, where something is attacked, triggered/, without loss.
+
+    Numbers are places in the part, so that no name tells what an image is; truth.csv does: path, label,
+    original_label, role and index as in ``splits``. Raises BdbenchError if the folder is there already, cannot be
+    written, or a class has a name that no folder can have.
+    """
+    if folder.exists():
+        raise BdbenchError(f"{folder} is there already: expected a new folder")
+    classes = run.clean.classes
+    for name in classes:
+        if not name or name in (".", "..") or {"/", "\0"} & set(name):
+            raise BdbenchError(f"class {name!r} cannot be the name of a folder: expected one without a slash")
+    parts = splits(run)
+    advance = track(sum(len(p["label"]) for p in parts.values()), "write images")
+    with written_whole(folder) as aside:
+        rows = []
+        for part, columns in parts.items():
+            for name in classes:
+                (aside / part / name).mkdir(parents=True, exist_ok=True)
+            for place, pixels in enumerate(columns["image"]):
+                label, original, role, index = (
+                    int(columns[k][place]) for k in ("label", "original_label", "role", "index")
+                )
+                # An attacker who wants any other label names none: such an image stays with its own.
+                path = Path(part, classes[label if label >= 0 else original], f"{place:06}.png")
+                (aside / path).write_bytes(_png(pixels))
+                names = (classes[label] if label >= 0 else "", classes[original])
+                rows.append((str(path), *names, Role(role).name.lower(), index))
+                advance(1)
+        with (aside / "truth.csv").open("w", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(["path", "label", "original_label", "role", "index"])
+            writer.writerows(rows)
 
 
 def _columns(images: np.ndarray, labels: np.ndarray, originals: np.ndarray, roles: Any, index: np.ndarray) -> Columns:

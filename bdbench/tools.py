@@ -319,6 +319,7 @@ class HarnessTools(HarnessWorkshop, Tools):
         self.victim = victim
         self.p_value: float | None = None
         self.flagged: np.ndarray | None = None
+        self.evidence: dict[int, float] | None = None
         self._oracles = dict(oracles)
         self._examples = examples
 
@@ -339,7 +340,12 @@ class HarnessTools(HarnessWorkshop, Tools):
             )
         return Split(np.asarray(reserve.images)[:count], reserve.labels[:count])
 
-    def conclude(self, p_value: float | None = None, flagged: np.ndarray | None = None) -> None:
+    def conclude(
+        self,
+        p_value: float | None = None,
+        flagged: np.ndarray | None = None,
+        evidence: Mapping[int, float] | None = None,
+    ) -> None:
         """Say what the defense itself makes of what it saw. Raises ValueError; see ``Tools.conclude``."""
         if p_value is not None and not 0 <= p_value <= 1:
             raise ValueError(f"p_value={p_value} is not allowed: expected a probability in [0, 1]")
@@ -350,6 +356,11 @@ class HarnessTools(HarnessWorkshop, Tools):
             if chosen.shape != (self._examples,) or chosen.dtype != bool:
                 raise ValueError(f"flagged is {chosen.dtype} {chosen.shape}: expected bool ({self._examples},)")
             self.flagged = chosen
+        if evidence is not None:
+            told = {int(label): float(value) for label, value in evidence.items()}
+            if not set(told) <= set(range(self.num_classes)) or not np.isfinite(list(told.values())).all():
+                raise ValueError(f"evidence is {told}: expected finite numbers by labels in 0..{self.num_classes - 1}")
+            self.evidence = told
 
 
 def _told(value: Any) -> Any:
