@@ -264,7 +264,7 @@ class Datamodel(Detector):
         otherwise = scoring.suspicion(groups, affinities, sharpest, examples, share)
         accuracy = float((margins > 0)[~masks].mean())
         judged = evidence.judge(classes, effects, examples, view.num_classes, accuracy, otherwise)
-        tools.conclude(judged.p_value, flagged=judged.flagged)
+        tools.conclude(judged.p_value, judged.flagged, judged.evidence)
         return judged.scores
 
     def _posterior(
