@@ -30,6 +30,7 @@ _HOMES = {
     "bdbench.errors": ("BdbenchError", "unknown"),
     "bdbench.experiment": ("load", "reopen", "run", "run_all"),
     "bdbench.files": ("check_regular", "notice", "read_arrays", "reading"),
+    "bdbench.foreign": ("csv_text",),
     "bdbench.hookspecs": ("hookimpl",),
     "bdbench.interfaces": ("Architecture", "Dataset", "Measured", "Metric", "ReportSection", "Source"),
     "bdbench.listing": ("Listing", "listing_of"),
@@ -68,6 +69,7 @@ if TYPE_CHECKING:
     from bdbench.errors import BdbenchError, unknown
     from bdbench.experiment import load, reopen, run, run_all
     from bdbench.files import check_regular, notice, read_arrays, reading
+    from bdbench.foreign import csv_text
     from bdbench.hookspecs import hookimpl
     from bdbench.interfaces import Architecture, Dataset, Measured, Metric, ReportSection, Source
     from bdbench.listing import Listing, listing_of
@@ -130,6 +132,7 @@ __all__ = [
     "bars",
     "check_memory",
     "check_regular",
+    "csv_text",
     "decoded",
     "detect",
     "detector",

@@ -110,13 +110,13 @@ def import_results(file: Path, target: Path | None) -> None:
     import pandas as pd
     from tabulate import tabulate
 
-    from bdbench import write_file
-    from bdbench_backdoorbench.results import SOURCE, read
+    from bdbench import csv_text, write_file
+    from bdbench_backdoorbench.results import COLUMNS, SOURCE, read
 
     found = read(file)
     table = pd.DataFrame(found.rows)
     if target is not None:
-        write_file(target, table.to_csv(index=False, lineterminator="\n"))
+        write_file(target, csv_text(COLUMNS, [row.values() for row in found.rows]))
     if found.rows:
         click.echo(f"{SOURCE}, not measured by bdbench; accuracies after the defense, in 0..1\n")
         shown = table.drop(columns="source").astype(object)
