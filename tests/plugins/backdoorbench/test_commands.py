@@ -20,7 +20,7 @@ def test_import_tells_what_a_record_holds_and_how_to_run_on_it(
     folder = clean.badnet(tmp_path / "record" / "badnet_demo")
     options = ["--dataset", f"npz:path={clean.file}"]
     found = json.loads(invoke("import", "backdoorbench", str(folder), *options, "--json").stdout)
-    assert found["poisons"] == 3 and found["cover_examples"] == 0 and found["target"] == 0
+    assert found["poisons"] == 3 and found["cover_examples"] == 0 and found["targets"] == [0]
     assert found["training_images"] == 40 and found["triggered_tests"] == 18
     assert found["model"] == "preact-resnet18"
     assert f"--model preact-resnet18 --attack backdoorbench:record={folder}" in found["command"]
