@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from bdbench import environment, machine, training
+from bdbench.configs import spec
 from bdbench.defenses import Detector
 from bdbench.errors import BdbenchError
 from bdbench.experiment import Hooks, checked_seed
@@ -20,7 +21,6 @@ from bdbench.interfaces import Architecture
 from bdbench.listing import Listing
 from bdbench.plugins import installed
 from bdbench.progress import Progress, Silent
-from bdbench.record import spec
 from bdbench.scanning import detecting, files, foresight, given, groups, reading, verdict
 from bdbench.scanning.foresight import Foresight
 from bdbench.scanning.laboratory import Laboratory
