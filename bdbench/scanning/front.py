@@ -80,9 +80,6 @@ class Prepared:
         """Let the detectors at it. What was done before is found again. Raises BdbenchError if all of them fail."""
         said = []
         if self.laboratory is not None:
-            with self._timed("model to look into"):
-                self.laboratory.victim  # noqa: B018
-            self.seconds["model to look into"] = self.laboratory.victim[1].seconds
             for one in self.detectors:
                 said.append(detecting.listen(self.laboratory, one))
                 self.seconds[one.name] = said[-1].seconds
