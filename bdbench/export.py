@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from bdbench import record
+from bdbench import configs
 from bdbench.data import Role
 from bdbench.errors import BdbenchError
 from bdbench.progress import Track, quiet
@@ -167,7 +167,7 @@ def _card(run: Reopened, names: list[str]) -> str:
     return (
         f"---\nconfigs:\n- config_name: default\n  data_files:\n{files}"
         "task_categories:\n- image-classification\n---\n\n"
-        f"# {record.labels([config['attack']])[0]} on {config['dataset']['name']}\n\n"
+        f"# {configs.labels([config['attack']])[0]} on {config['dataset']['name']}\n\n"
         f"The poisoned training set of the bdbench run `{run.record.id}`, its test set, and that set triggered.\n"
         "`label` is what is trained on, or what the attacker wants; `original_label` is the true one; `role` tells\n"
         "clean examples, poisons and cover examples (triggered, but correctly labelled) apart.\n"

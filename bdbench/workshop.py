@@ -135,9 +135,12 @@ class Workshop(ABC):
 
 
 class Tools(Workshop):
-    """What a defense may use. Nothing here leads to the truth. victim: the model under suspicion, a copy of its own."""
+    """What a defense may use. Nothing here leads to the truth."""
 
-    victim: Victim
+    @property
+    @abstractmethod
+    def victim(self) -> Victim:
+        """The model under suspicion, a copy of its own."""
 
     @abstractmethod
     def oracle(self, name: Oracle) -> Any:

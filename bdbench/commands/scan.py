@@ -102,8 +102,9 @@ def scan(
         click.echo(json.dumps(files.to_dict(found), indent=1))
     else:
         click.echo(foreign.line(found.verdict.sentence))
+        click.echo("What could not have been found:")
         for line in found.limits:
-            click.echo(f"  not seen: {foreign.line(line)}")
+            click.echo(f"- {foreign.line(line)}")
     click.echo(str(report / "report.html"), err=True)
     sys.exit(found.exit_code)
 

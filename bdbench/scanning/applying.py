@@ -36,10 +36,9 @@ def apply(
 
     Raises BdbenchError before anything is touched if a file is not there, or a new folder is.
     """
-    if (copy_kept is None) == (move_suspects is None) and not retrain:
-        raise BdbenchError("expected one of --copy-kept NEW and --move-suspects NEW, or --retrain")
-    if copy_kept is not None and move_suspects is not None:
-        raise BdbenchError("--copy-kept and --move-suspects are both given: expected one of them")
+    asked = (copy_kept is not None) + (move_suspects is not None)
+    if asked > 1 or not (asked or retrain):
+        raise BdbenchError(f"{asked} of --copy-kept and --move-suspects are given: expected one of them, or --retrain")
     told = files.read(folder)
     if told["verdict"]["outcome"] != "found":
         yield f"the scan found nothing to remove: {told['verdict']['sentence']}"
@@ -58,7 +57,7 @@ def _carried(
     paths = [_checked(root, name) for name in names]
     if new.exists():
         raise BdbenchError(f"{new} is there already: expected a new folder")
-    if new.absolute().is_relative_to(root) and not move:
+    if new.absolute().is_relative_to(root):
         raise BdbenchError(f"{new} lies in the folder that was scanned, {root}: expected a place outside")
     verb = "move" if move else "copy"
     if not yes:

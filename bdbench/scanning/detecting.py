@@ -24,7 +24,8 @@ _SECONDS = "seconds"
 class Said:
     """What a detector said. scores: float64 (n,), higher = more suspicious; flagged: bool (n,), None if it has no rule;
     p_value: how likely a clean set would look at least as suspicious, None if it cannot tell; usual: how many models it
-    trains where no time is set, None if it does not say; evidence: what speaks against each class, by label; error: what it failed with, and then there is nothing else.
+    trains where no time is set, None if it does not say; evidence: what speaks against each class, by label; error:
+    what it failed with, and then there is nothing else.
     """
 
     detector: Detector
@@ -54,7 +55,7 @@ def chosen(specs: Sequence[str | Detector], seconds: float | None) -> list[Detec
             )
     if seconds is None:
         return found
-    able = [one for one in found if timed(one)]
+    able = [one for one in found if can_be_told(one) and getattr(one, _SECONDS) is None]
     if not able:
         names = ", ".join(one.name for one in found)
         raise BdbenchError(
@@ -63,15 +64,14 @@ def chosen(specs: Sequence[str | Detector], seconds: float | None) -> list[Detec
     return [dataclasses.replace(one, **{_SECONDS: seconds / len(able)}) if one in able else one for one in found]
 
 
-def timed(one: Detector) -> bool:
-    """Whether a detector has a parameter for how long it works, and its user has left it open."""
-    return any(field.name == _SECONDS for field in dataclasses.fields(one)) and getattr(one, _SECONDS) is None
+def can_be_told(one: Detector) -> bool:
+    """Whether a detector has a parameter for how long it works."""
+    return any(field.name == _SECONDS for field in dataclasses.fields(one))
 
 
 def untimed(one: Detector) -> Detector:
     """The same, working for as long as it likes."""
-    has = any(field.name == _SECONDS for field in dataclasses.fields(one))
-    return dataclasses.replace(one, **{_SECONDS: None}) if has else one
+    return dataclasses.replace(one, **{_SECONDS: None}) if can_be_told(one) else one
 
 
 def listen(laboratory: Laboratory, one: Detector) -> Said:

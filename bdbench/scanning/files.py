@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from bdbench import foreign
+from bdbench.configs import spec
 from bdbench.errors import BdbenchError
 from bdbench.files import read_json
-from bdbench.record import spec
 from bdbench.scanning import page, verdict
 from bdbench.scanning.identifiers import IDENTIFIERS
 from bdbench.scanning.outcome import Scan

@@ -32,29 +32,34 @@ _PARTS, _EACH = (150, 450), 4
 _HASTE: dict[str, Any] = {"seconds": 0.01}
 # Batches that a model is trained by for its pace, at the least.
 _BATCHES = 2
-# A model for the detectors, and, where something is found, one without it.
-_MODELS = 2
 
 
 @dataclass(frozen=True)
 class Expected:
-    """Of one detector. models: None if it does not say; seconds: None if that could not be told; memory: bytes."""
+    """Of one detector. models: None if it does not say; seconds: None if that could not be told; memory: bytes; looks:
+    whether it looks into a model.
+    """
 
     detector: Detector
     models: int | None
     seconds: float | None
     memory: int | None
+    looks: bool
 
 
 @dataclass(frozen=True)
 class Foresight:
-    """trainings, each: how many models of the harness's own, and the seconds of one; available: bytes."""
+    """each: the seconds of a model of the harness's own; memory: bytes at the peak; available: bytes."""
 
-    trainings: int
     each: float
     memory: int
     available: int | None
     detectors: tuple[Expected, ...]
+
+    @property
+    def trainings(self) -> int:
+        """How many models are trained beside those of detectors: one to look into, and one without what was found."""
+        return 1 + any(one.looks for one in self.detectors)
 
     @property
     def seconds(self) -> float:
@@ -63,7 +68,8 @@ class Foresight:
 
     def lines(self) -> Iterator[str]:
         """For a person."""
-        yield f"will train: {self.trainings} models to look into, about {_time(self.each)} each"
+        looked = "one to look into, and " if self.trainings > 1 else ""
+        yield f"models to train: {looked}one without what was marked, if anything is; about {_time(self.each)} each"
         for one in self.detectors:
             models = "" if one.models is None else f"{one.models} small networks, "
             seconds = "time not told" if one.seconds is None else f"about {_time(one.seconds)}"
@@ -104,21 +110,22 @@ def foresee(laboratory: Laboratory, detectors: Sequence[Detector], device: str, 
                 * ground.trainer.recipe.epochs
             )
         advance(1)
-        seconds = []
+        told = []
         for one in detectors:
-            seconds.append(_seconds(laboratory, one, device))
+            told.append(_tried(laboratory, one, device))
             advance(1)
-        return {"each": np.array(each), "seconds": np.array(seconds)}, time.perf_counter() - start
+        return {"each": np.array(each), "told": np.array(told)}, time.perf_counter() - start
 
     config = {"stage": "pace", **bench.made_from, "model": bench.architecture.config()}
     told = bench.store.stage({**config, "detectors": [one.config() for one in detectors]}, measured).arrays
     expected = []
-    for one, seconds in zip(detectors, told["seconds"].tolist(), strict=True):
+    for one, (seconds, looks) in zip(detectors, told["told"].tolist(), strict=True):
         needs = ground.needs(one)
-        expected.append(Expected(one, needs.models, None if np.isnan(seconds) else seconds, needs.memory))
+        known = None if np.isnan(seconds) else seconds
+        expected.append(Expected(one, needs.models, known, needs.memory, bool(looks)))
     most = max(forecast.of_training(ground), *(one.memory or 0 for one in expected), 0)
     held = laboratory.view.images.nbytes + most
-    return Foresight(_MODELS, float(told["each"]), held, memory.available(), tuple(expected))
+    return Foresight(float(told["each"]), held, memory.available(), tuple(expected))
 
 
 def _ground(laboratory: Laboratory) -> forecast.Ground:
@@ -126,29 +133,28 @@ def _ground(laboratory: Laboratory) -> forecast.Ground:
     return forecast.Ground(bench.architecture, bench.trainer, view.images, view.num_classes)
 
 
-def _seconds(laboratory: Laboratory, one: Detector, device: str) -> float:
-    """What a detector will take; NaN if it fails on a small part."""
-    limit = getattr(one, "seconds", None)
-    if limit is not None:
-        return float(limit)
+def _tried(laboratory: Laboratory, one: Detector, device: str) -> tuple[float, bool]:
+    """The seconds that a detector will take, NaN if it fails on a small part; and whether it looks into a model."""
     view = laboratory.view
     n, least = len(view.labels), _EACH * view.num_classes
     low, high = (min(n, max(size, least * size // _PARTS[0])) for size in _PARTS)
-    hasty = replace(one, **_HASTE) if detecting.timed(one) and _open(one) else one
+    hasty = replace(one, **_HASTE) if detecting.can_be_told(one) and _open(one) else one
     try:
         _let_at(laboratory, hasty, low, device)  # what libraries do when they are first used is no pace
-        (few, models), (more, _) = (_let_at(laboratory, hasty, size, device) for size in (low, high))
+        (few, models, looks), (more, _, _) = (_let_at(laboratory, hasty, size, device) for size in (low, high))
     except Exception:
-        return float("nan")  # said, if it happens again, when its turn comes
+        return float("nan"), True  # said, if it happens again, when its turn comes
+    if (limit := getattr(one, "seconds", None)) is not None:
+        return float(limit), looks
     shape = (view.images.shape[1], view.images.shape[2], view.images.shape[3])
     whole = one.needs(n, shape, view.num_classes).models
     share = whole / models if hasty is not one and whole and models else 1.0
     slope = (more - few) / (high - low) if high > low and more > few else more / high
-    return few + slope * (n * share - low)
+    return few + slope * (n * share - low), looks
 
 
-def _let_at(laboratory: Laboratory, one: Detector, size: int, device: str) -> tuple[float, int]:
-    """Seconds, and models trained, of a detector on so many of the images."""
+def _let_at(laboratory: Laboratory, one: Detector, size: int, device: str) -> tuple[float, int, bool]:
+    """Seconds, models trained, and whether it looked into one, of a detector on so many of the images."""
     view = laboratory.view
     n = len(view.labels)
     rows = np.arange(n) if size == n else stratified(view.labels, size, laboratory.streams("pace"))
@@ -161,7 +167,7 @@ def _let_at(laboratory: Laboratory, one: Detector, size: int, device: str) -> tu
         start = time.perf_counter()
         with guard.call(one):
             one.score(part, tools)
-        return time.perf_counter() - start, tools.models_trained
+        return time.perf_counter() - start, tools.models_trained, tools.looked_into
 
 
 def _open(one: Detector) -> bool:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from bdbench import environment, machine, training
+from bdbench.configs import spec
 from bdbench.defenses import Detector
 from bdbench.errors import BdbenchError
 from bdbench.experiment import Hooks, checked_seed
@@ -20,7 +21,6 @@ from bdbench.interfaces import Architecture
 from bdbench.listing import Listing
 from bdbench.plugins import installed
 from bdbench.progress import Progress, Silent
-from bdbench.record import spec
 from bdbench.scanning import detecting, files, foresight, given, groups, reading, verdict
 from bdbench.scanning.foresight import Foresight
 from bdbench.scanning.laboratory import Laboratory
@@ -80,9 +80,6 @@ class Prepared:
         """Let the detectors at it. What was done before is found again. Raises BdbenchError if all of them fail."""
         said = []
         if self.laboratory is not None:
-            with self._timed("model to look into"):
-                self.laboratory.victim  # noqa: B018
-            self.seconds["model to look into"] = self.laboratory.victim[1].seconds
             for one in self.detectors:
                 said.append(detecting.listen(self.laboratory, one))
                 self.seconds[one.name] = said[-1].seconds

@@ -46,6 +46,8 @@ def of_object(given: Any, labels: Any = None, classes: Sequence[str] | None = No
         given, labels = given
     if labels is not None:
         return _of_arrays(np.asarray(given), np.asarray(labels), classes)
+    if isinstance(given, np.ndarray):
+        raise BdbenchError(f"images of shape {given.shape} and no labels: expected a label for each image")
     if hasattr(given, "column_names") and hasattr(given, "features"):
         return _of_rows(given, classes)
     if hasattr(given, "__getitem__") and hasattr(given, "__len__"):
@@ -93,15 +95,18 @@ def _of_arrays(images: np.ndarray, labels: np.ndarray, classes: Sequence[str] | 
 
 
 def _names(labels: np.ndarray, classes: Sequence[str] | None) -> tuple[str, ...]:
-    if classes is not None:
-        return tuple(map(str, classes))
-    return tuple(str(label) for label in range(int(labels.max()) + 1)) if len(labels) else ()
+    most = int(labels.max()) + 1 if len(labels) else 0
+    if classes is None:
+        return tuple(str(label) for label in range(most))
+    if len(classes) < most:
+        raise BdbenchError(f"{len(classes)} classes are named and labels go up to {most - 1}: expected a name for each")
+    return tuple(map(str, classes))
 
 
 def _of_rows(rows: Any, classes: Sequence[str] | None) -> Listing:
     """A Dataset of Hugging Face: rows are dicts, and ``features`` name the classes."""
     image, label = (_column(rows.column_names, usual) for usual in (_IMAGES, _LABELS))
-    labels = np.asarray(rows[label], np.int64)
+    labels = _integers(rows[label])
     named = classes or getattr(rows.features[label], "names", None)
     return _opening(lambda place: rows[place][image], labels, _names(labels, named), "rows")
 
@@ -121,7 +126,7 @@ def _of_pairs(pairs: Any, classes: Sequence[str] | None) -> Listing:
     targets = getattr(pairs, "targets", None)
     if targets is None:
         targets = [pairs[place][1] for place in range(len(pairs))]
-    labels = np.asarray(targets, np.int64)
+    labels = _integers(targets)
     named = _names(labels, classes or getattr(pairs, "classes", None))
     listed = _opening(lambda place: pairs[place][0], labels, named, "items")
     root, samples = getattr(pairs, "root", None), getattr(pairs, "samples", None)
@@ -132,6 +137,15 @@ def _of_pairs(pairs: Any, classes: Sequence[str] | None) -> Listing:
     return replace(
         listed, names=names, root=Path(root), open=lambda place: decoding.decoded(Path(samples[place][0]), names[place])
     )
+
+
+def _integers(labels: Any) -> np.ndarray:
+    """Labels as int64 (n,). Raises BdbenchError for anything but numbers of classes."""
+    found = np.asarray(labels)
+    if found.ndim != 1 or not np.issubdtype(found.dtype, np.integer) or (len(found) and found.min() < 0):
+        shown = ", ".join(map(str, found.ravel()[:3].tolist()))
+        raise BdbenchError(f"labels are {found.dtype} of shape {found.shape} ({shown}, ...): expected integers >= 0")
+    return found.astype(np.int64)
 
 
 def _opening(item: Any, labels: np.ndarray, classes: tuple[str, ...], title: str) -> Listing:

@@ -16,11 +16,12 @@ from bdbench.progress import Progress
 from bdbench.scanning.reading import Read
 from bdbench.seeds import Streams
 from bdbench.store import Stage, Store
-from bdbench.tools import Bench, HarnessTools
+from bdbench.tools import Awaited, Bench, HarnessTools
 from bdbench.training import Victim
 
 # Whatever the images are of, by the recipe for sets that nobody knows.
 _RECIPE = "scanned"
+_LOOKED_INTO = "victim"
 
 
 @dataclass(frozen=True)
@@ -69,16 +70,19 @@ class Laboratory:
     @functools.cached_property
     def victim(self) -> tuple[Victim, Stage]:
         """A model trained on all of the set, which detectors look into."""
-        return self.trained(None, "victim", "train a model")
+        return self.trained(None, _LOOKED_INTO, "train a model to look into")
 
     def trained(self, kept: np.ndarray | None, stream: str, label: str) -> tuple[Victim, Stage]:
         """A model trained on the kept part, bool (n,)."""
         return models.trained(self.bench, self.streams, self.view.images, self.view.labels, kept, stream, label)
 
     def tools(self, detector: Detector) -> HarnessTools:
-        """What a detector may use."""
-        model, _ = self.victim
-        own = self.bench.restore(model.arrays(), "the model")
+        """What a detector may use. A model to look into is trained when the first of them looks."""
+
+        def own() -> Victim:
+            return self.bench.restore(self.victim[0].arrays(), "the model")
+
+        awaited = Awaited(_LOOKED_INTO, own)
         return HarnessTools(
-            detector.name, self.bench, self.streams, victim=own, oracles={}, examples=len(self.view.labels)
+            detector.name, self.bench, self.streams, victim=awaited, oracles={}, examples=len(self.view.labels)
         )

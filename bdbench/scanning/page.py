@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from bdbench import templates
+from bdbench import foreign, templates
 from bdbench.scanning import pictures, reading, verdict
 from bdbench.scanning.detecting import Said
 from bdbench.scanning.groups import SHOWN, Group
@@ -25,7 +25,7 @@ def render(scan: Scan) -> str:
     able = sum(verdict.decides(one) for one in scan.said)
     working = [one for one in scan.said if one.error is None]
     return templates.load("scan.html").render(
-        title=f"Scan of {scan.source}",
+        title=foreign.line(f"Scan of {scan.source}"),
         kind=_KIND[scan.outcome],
         sentence=scan.verdict.sentence,
         limits=scan.limits,
@@ -55,7 +55,7 @@ def _group(scan: Scan, group: Group) -> dict[str, Any]:
     if resembled is not None:
         galleries.append((f"Ordinary, of {resembled!r}", "ordinary", group.others))
     return {
-        "name": group.name,
+        "name": foreign.line(group.name),
         "text": _told(group, resembled),
         "difference": picture,
         "gain": f"{gain:.1f}",
@@ -78,7 +78,7 @@ def _told(group: Group, resembled: str | None) -> str:
 
 
 def _name(scan: Scan, row: int) -> str:
-    return str(scan.read.listing.names[int(scan.read.places[row])])
+    return foreign.line(scan.read.listing.names[int(scan.read.places[row])])
 
 
 def _classes(scan: Scan) -> tuple[str, str] | None:
@@ -104,7 +104,7 @@ def _copies(scan: Scan) -> Iterator[str]:
     for title, groups in (("Exact copies", scan.read.exact), ("Near copies", scan.read.near)):
         for group in groups[:5]:
             apart = f", filed under {' and '.join(group.labels)}" if len(group.labels) > 1 else ""
-            yield f"{title}{apart}: {', '.join(group.names[:4])}{' ...' if len(group.names) > 4 else ''}"
+            yield foreign.line(f"{title}{apart}: {', '.join(group.names[:4])}{' ...' if len(group.names) > 4 else ''}")
 
 
 def _facts(scan: Scan) -> Iterator[tuple[str, str]]:

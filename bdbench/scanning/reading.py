@@ -128,6 +128,9 @@ def _asked(listing: Listing, subset: int | None, streams: Streams) -> np.ndarray
     left = f"; {len(listing.passed_over)} other files are there" if listing.passed_over else ""
     if not len(listing):
         raise BdbenchError(f"there are no images to scan{left}: expected some of each of at least 2 classes")
+    if len(set(listing.classes)) < len(listing.classes):
+        twice = next(name for name in listing.classes if listing.classes.count(name) > 1)
+        raise BdbenchError(f"two classes are called {twice!r}: expected different names")
     if len(np.unique(listing.labels)) < 2:
         only = listing.classes[listing.labels[0]]
         raise BdbenchError(f"all {len(listing)} images are of class {only!r}{left}: expected at least 2 classes")

@@ -80,10 +80,11 @@ def limits(found: Read, said: Sequence[Said], resized_from: int) -> Iterator[str
     for one in said:
         if one.usual and one.error is None and one.models_trained < one.usual:
             share = one.models_trained / one.usual
+            noise = 1 / share**0.5
             yield (
                 f"{one.detector.name} trained {one.models_trained} networks in the time it had, of the {one.usual} "
-                f"that it trains otherwise: what it measures is {1 / share**0.5:.1f} times as noisy, and a weaker backdoor "
-                "stays below that."
+                f"that it trains otherwise: what it measures is {noise:.1f} times as noisy, and weaker backdoors stay "
+                "below that."
             )
     yield (
         "A handful of poisoned images in a class may be too few to stand out, and a trigger that changes no label "
