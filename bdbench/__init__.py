@@ -31,7 +31,16 @@ _HOMES = {
     "bdbench.experiment": ("load", "reopen", "run", "run_all"),
     "bdbench.files": ("check_regular", "notice", "read_arrays", "reading"),
     "bdbench.hookspecs": ("hookimpl",),
-    "bdbench.interfaces": ("Architecture", "Dataset", "Measured", "Metric", "ReportSection", "Source"),
+    "bdbench.inspecting": ("Inspection", "inspect"),
+    "bdbench.interfaces": (
+        "Architecture",
+        "Dataset",
+        "Measured",
+        "Metric",
+        "ReportSection",
+        "ReversedTrigger",
+        "Source",
+    ),
     "bdbench.memory": ("check_memory",),
     "bdbench.params": ("param",),
     "bdbench.progress": ("bars",),
@@ -67,7 +76,8 @@ if TYPE_CHECKING:
     from bdbench.experiment import load, reopen, run, run_all
     from bdbench.files import check_regular, notice, read_arrays, reading
     from bdbench.hookspecs import hookimpl
-    from bdbench.interfaces import Architecture, Dataset, Measured, Metric, ReportSection, Source
+    from bdbench.inspecting import Inspection, inspect
+    from bdbench.interfaces import Architecture, Dataset, Measured, Metric, ReportSection, ReversedTrigger, Source
     from bdbench.memory import check_memory
     from bdbench.params import param
     from bdbench.progress import bars
@@ -95,6 +105,7 @@ __all__ = [
     "Detector",
     "ImageData",
     "InputDetector",
+    "Inspection",
     "Loss",
     "Measured",
     "Metric",
@@ -108,6 +119,7 @@ __all__ = [
     "Record",
     "Reopened",
     "ReportSection",
+    "ReversedTrigger",
     "RobustTraining",
     "Role",
     "Source",
@@ -129,6 +141,7 @@ __all__ = [
     "detector",
     "export_command",
     "hookimpl",
+    "inspect",
     "load",
     "most_suspicious",
     "notice",
