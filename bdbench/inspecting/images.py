@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ import numpy as np
 from bdbench.decoding import decoded
 from bdbench.errors import BdbenchError
 from bdbench.files import reading
+from bdbench.memory import check_memory
 from bdbench.preparation import in_turn
 from bdbench.progress import Track
 from bdbench.seeds import Streams
@@ -22,7 +24,7 @@ SUFFIXES = {
     *(".avif", ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tga"),
     *(".tif", ".tiff", ".webp"),
 }
-_AT_ONCE = 512
+_AT_ONCE, _AT_ONCE_BYTES = 512, 2**26
 _EXPECTED = "expected image files, or folders of classes with image files in them"
 
 
@@ -96,27 +98,30 @@ def batches(
     """
     _check_folder(root)
     with reading(root, "a folder"):
-        paths = sorted(path for path in root.rglob("*") if _is_image(path))
+        paths = sorted(path for path in root.rglob("*") if _is_image(path) and not _hidden(path.relative_to(root)))
     if not paths:
         raise BdbenchError(f"{root} holds no images: {_EXPECTED}")
     advance = track(len(paths), "score inputs")
-    for start in range(0, len(paths), _AT_ONCE):
-        part = paths[start : start + _AT_ONCE]
-        found: list[tuple[Path, np.ndarray]] = []
-        for path in part:
-            try:
-                image = form.read(path)
-            except BdbenchError as error:
-                skipped.append((path, str(error)))
-                continue
-            if image.shape != shape:
-                size = " x ".join(map(str, image.shape[:2]))
-                skipped.append((path, f"it is {size}: the model takes {shape[0]} x {shape[1]}"))
-                continue
-            found.append((path, image))
+    at_once = max(1, min(_AT_ONCE, _AT_ONCE_BYTES // math.prod(shape)))
+    for start in range(0, len(paths), at_once):
+        part = paths[start : start + at_once]
+        found = [(path, image) for path in part if (image := _fitting(path, form, shape, skipped)) is not None]
         if found:
             yield [path for path, _ in found], np.stack([image for _, image in found])
         advance(len(part))
+
+
+def _fitting(path: Path, form: Form, shape: tuple[int, int, int], skipped: list[tuple[Path, str]]) -> np.ndarray | None:
+    try:
+        image = form.read(path)
+    except BdbenchError as error:
+        skipped.append((path, str(error)))
+        return None
+    if image.shape != shape:
+        size = " x ".join(map(str, image.shape[:2]))
+        skipped.append((path, f"it is {size}: the model takes {shape[0]} x {shape[1]}"))
+        return None
+    return image
 
 
 def _decoded(paths: Sequence[Path], form: Form, track: Track) -> tuple[np.ndarray, np.ndarray, list[tuple[Path, str]]]:
@@ -137,6 +142,8 @@ def _decoded(paths: Sequence[Path], form: Form, track: Track) -> tuple[np.ndarra
                     f"images differ in size: {paths[places[0]]} is {one}, {path} is {other}: expected --size N, the "
                     "side in pixels that the model was trained with"
                 )
+            if not images:
+                check_memory(2 * len(paths) * image.nbytes, f"{len(paths)} clean images of {path.parent}")
             images.append(image)
             places.append(place)
         advance(1)
@@ -167,3 +174,7 @@ def _images(folder: Path) -> list[Path]:
 
 def _is_image(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+
+
+def _hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)

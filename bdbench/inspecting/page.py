@@ -32,13 +32,13 @@ def view(
         "title": f"Is there a backdoor in {foreign.line(subject.checkpoint.path.name)}?",
         "tone": _TONES[said.word],
         "sentence": said.sentence,
-        "suspects": [f"{s.name} (label {s.label}), by {', '.join(s.by)}" for s in said.suspects],
-        "notes": said.notes,
-        "limits": said.limits,
+        "suspects": [foreign.line(f"{s.name} (label {s.label}), by {', '.join(s.by)}") for s in said.suspects],
+        "notes": list(map(foreign.line, said.notes)),
+        "limits": list(map(foreign.line, said.limits)),
         "detectors": [_detector(subject, f, pictures, name_of) for f in findings],
         "inputs": [] if inputs is None else [_scores(subject, inputs, one) for one in inputs.by],
         "skipped": 0 if inputs is None else len(inputs.skipped),
-        "facts": list(_facts(subject)),
+        "facts": [(name, foreign.line(value)) for name, value in _facts(subject)],
     }
 
 
@@ -73,7 +73,7 @@ def _detector(
         made = finding.triggers[i]
         suspected = made.label in targets
         name = f"{subject.classes[made.label]}{' (suspected)' if suspected else ''}"
-        shown.append((_embedded(pictures[name_of(finding, i)]), f"{name}: {made.title}", suspected))
+        shown.append((_embedded(pictures[name_of(finding, i)]), foreign.line(f"{name}: {made.title}"), suspected))
     return {"name": finding.defense.name, "told": told(finding), "paper": finding.defense.paper, "pictures": shown}
 
 
@@ -87,7 +87,8 @@ def _scores(subject: Subject, inputs: Inputs, one: Scores) -> dict[str, Any]:
         name = str(inputs.paths[i].relative_to(inputs.root))
         flagged = one.flagged is not None and bool(one.flagged[i])
         answer = subject.classes[inputs.answers[i]]
-        shown.append((picture, f"{name}: taken for {answer}, score {one.scores[i]:.3g}", flagged))
+        text = foreign.line(f"{name}: taken for {answer}, score {one.scores[i]:.3g}")
+        shown.append((picture, text, flagged))
     return {"name": one.defense.name, "told": told_of_inputs(one), "paper": one.defense.paper, "pictures": shown}
 
 

@@ -94,6 +94,10 @@ def _said(subject: Subject, findings: Sequence[Finding], suspects: Sequence[Susp
         return "cannot tell", (
             f"Cannot tell: {'; '.join(told)}, and no other detector agrees: some clean models look like this."
         )
+    failed = [f for f in findings if f.how == "failed"]
+    if failed:
+        reason = foreign.line(failed[0].reason).rstrip(".")
+        return "cannot tell", f"Cannot tell: {failed[0].defense.name} failed ({reason}), and {names} found nothing."
     return "nothing found", f"Nothing found by {names}."
 
 
@@ -104,12 +108,9 @@ def _suffices(finding: Finding, classes: int) -> bool:
 
 def _doubt(subject: Subject, findings: Sequence[Finding]) -> str:
     """Why no verdict can be given, whatever the detectors say; "" if one can."""
-    failed = [f for f in findings if f.how == "failed"]
     if not any(f.how == "ran" for f in findings):
         reasons = "; ".join(f"{f.defense.name}: {f.reason.rstrip('.')}" for f in findings)
         return f"no detector ran ({foreign.line(reasons)})"
-    if failed:
-        return f"{failed[0].defense.name} failed ({foreign.line(failed[0].reason).rstrip('.')})"
     if len(subject.classes) < _FEWEST:
         return f"detectors compare classes with each other, and {len(subject.classes)} are too few"
     if _clueless(subject):
