@@ -273,6 +273,14 @@ def test_a_flat_folder_has_the_models_own_answers_for_labels(place: Place, tmp_p
     ]
 
 
+def test_a_detector_asked_twice_is_one_witness_and_leaves_pictures_of_both(place: Place, tmp_path: Path) -> None:
+    defenses = [f"mm-bd:images=1,steps={steps},significance=1" for steps in (1, 2)]
+    told = quickly(place.good, defenses=defenses, out=tmp_path).to_dict()
+    assert [d["flagged"] for d in told["detectors"]] == [True, True] and told["verdict"] == "cannot tell"
+    files = [t["file"] for d in told["detectors"] for t in d["triggers"]]
+    assert len(set(files)) == 20 == len(list(tmp_path.glob("triggers/*.png")))
+
+
 def test_what_was_found_is_found_again(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: dict[str, Any] = {"defenses": ["mm-bd:images=2,steps=5"], "out": tmp_path}
     first = quickly(place.bad, **asked)
@@ -408,6 +416,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("good.safetensors", {"mean": [0.5]}, r"mean and std come together"),
     ("good.safetensors", {"mean": [0.5], "std": [0.0]}, r"std=\[0\.0\] is not allowed: expected numbers > 0"),
     ("good.safetensors", {"mean": [0.5], "std": [1.0], "normalise": "none"}, r"both given: expected either"),
+    ("good.safetensors", {"seed": -1}, r"seed=-1 is not allowed: expected an integer >= 0"),
     ("good.safetensors", {"device": "gpu"}, r"device 'gpu' is not available"),
     ("good.safetensors", {"clean": "gone"}, r"gone is not there: expected image files"),
     ("good.safetensors", {"clean": "empty"}, r"empty holds no images: expected"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,10 +24,9 @@ def view(
     findings: Sequence[Finding],
     inputs: Inputs | None,
     said: Conclusion,
-    pictures: Mapping[str, bytes],
-    name_of: Callable[[Finding, int], str],
+    pictures: Sequence[Sequence[bytes]],
 ) -> dict[str, Any]:
-    """What the template is given. pictures: PNG files by name; name_of: the name of a finding's picture."""
+    """What the template is given. pictures: of each finding its reversed triggers, as PNG."""
     return {
         "title": f"Is there a backdoor in {foreign.line(subject.checkpoint.path.name)}?",
         "tone": _TONES[said.word],
@@ -35,7 +34,7 @@ def view(
         "suspects": [foreign.line(f"{s.name} (label {s.label}), by {', '.join(s.by)}") for s in said.suspects],
         "notes": list(map(foreign.line, said.notes)),
         "limits": list(map(foreign.line, said.limits)),
-        "detectors": [_detector(subject, f, pictures, name_of) for f in findings],
+        "detectors": [_detector(subject, f, own) for f, own in zip(findings, pictures, strict=True)],
         "inputs": [] if inputs is None else [_scores(subject, inputs, one) for one in inputs.by],
         "skipped": 0 if inputs is None else len(inputs.skipped),
         "facts": [(name, foreign.line(value)) for name, value in _facts(subject)],
@@ -63,9 +62,7 @@ def told_of_inputs(one: Scores) -> str:
     return f"{int(flagged.sum())} of {len(flagged)} images flagged; of clean ones {usual:.0f} would be"
 
 
-def _detector(
-    subject: Subject, finding: Finding, pictures: Mapping[str, bytes], name_of: Callable[[Finding, int], str]
-) -> dict[str, Any]:
+def _detector(subject: Subject, finding: Finding, pictures: Sequence[bytes]) -> dict[str, Any]:
     targets = finding.verdict.targets if finding.verdict is not None else ()
     order = sorted(range(len(finding.triggers)), key=lambda i: finding.triggers[i].label not in targets)
     shown = []
@@ -73,7 +70,7 @@ def _detector(
         made = finding.triggers[i]
         suspected = made.label in targets
         name = f"{subject.classes[made.label]}{' (suspected)' if suspected else ''}"
-        shown.append((_embedded(pictures[name_of(finding, i)]), foreign.line(f"{name}: {made.title}"), suspected))
+        shown.append((_embedded(pictures[i]), foreign.line(f"{name}: {made.title}"), suspected))
     return {"name": finding.defense.name, "told": told(finding), "paper": finding.defense.paper, "pictures": shown}
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import csv
+import functools
 import io
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -82,7 +83,10 @@ class Inspection:
             "notes": said.notes,
             "model": _model(subject),
             "clean": _clean(subject),
-            "detectors": [_detector(f, subject) for f in self.findings],
+            "detectors": [
+                _detector(finding, subject, [name for name, _ in pictures])
+                for finding, pictures in zip(self.findings, self.pictures, strict=True)
+            ],
             "inputs": _inputs(self.inputs),
             "identifiers": _IDENTIFIERS,
             "environment": environment.describe(
@@ -103,26 +107,36 @@ class Inspection:
             for name in (RESULT, SCORES):
                 (folder / name).unlink(missing_ok=True)
             shutil.rmtree(folder / TRIGGERS, ignore_errors=True)
-        pictures = dict(self.pictures())
+        pictures = [one for shown in self.pictures for one in shown]
         if pictures:
             with written_whole(folder / TRIGGERS) as aside:
-                for name, content in pictures.items():
-                    (aside / Path(name).name).write_bytes(content)
+                for name, content in pictures:
+                    (aside / name).write_bytes(content)
         if self.inputs is not None:
             write_file(folder / SCORES, scores_csv(self.inputs, self.subject.classes))
         write_file(folder / REPORT, self.page())
         write_file(folder / RESULT, dumps(self.to_dict()))
 
-    def pictures(self) -> Iterator[tuple[str, bytes]]:
-        """The reversed triggers as PNG files, by their names below the folder."""
-        for finding in self.findings:
-            for i, made in enumerate(finding.triggers):
-                yield picture_name(finding, i), encoded(enlarged(made.picture))
+    @functools.cached_property
+    def pictures(self) -> list[list[tuple[str, bytes]]]:
+        """For each finding its reversed triggers as PNG files, with their names in the folder of them."""
+        found = []
+        for place, finding in enumerate(self.findings):
+            name = finding.defense.name
+            again = sum(other.defense.name == name for other in self.findings[:place])
+            name = f"{name}-again{again}" if again else name
+            found.append(
+                [
+                    (f"{name}-label{made.label}-{i}.png", encoded(enlarged(made.picture)))
+                    for i, made in enumerate(finding.triggers)
+                ]
+            )
+        return found
 
     def page(self) -> str:
         """The report, one HTML file that fetches nothing."""
-        pictures = dict(self.pictures())
-        view = page.view(self.subject, self.findings, self.inputs, self.conclusion, pictures, picture_name)
+        pictures = [[content for _, content in shown] for shown in self.pictures]
+        view = page.view(self.subject, self.findings, self.inputs, self.conclusion, pictures)
         return templates.load("inspect.html").render(**view)
 
 
@@ -156,11 +170,6 @@ def enlarged(picture: np.ndarray) -> np.ndarray:
     return picture.repeat(factor, 0).repeat(factor, 1)
 
 
-def picture_name(finding: Finding, place: int) -> str:
-    """The file of a finding's picture, below the folder."""
-    return f"{TRIGGERS}/{finding.defense.name}-{finding.triggers[place].label}-{place}.png"
-
-
 def _model(subject: Subject) -> dict[str, Any]:
     read = subject.checkpoint
     return {
@@ -190,7 +199,7 @@ def _clean(subject: Subject) -> dict[str, Any] | None:
     }
 
 
-def _detector(finding: Finding, subject: Subject) -> dict[str, Any]:
+def _detector(finding: Finding, subject: Subject, files: Sequence[str]) -> dict[str, Any]:
     verdict = finding.verdict
     return {
         **_who(finding),
@@ -203,9 +212,9 @@ def _detector(finding: Finding, subject: Subject) -> dict[str, Any]:
                 "label": made.label,
                 "name": subject.classes[made.label],
                 "title": made.title,
-                "file": picture_name(finding, i),
+                "file": f"{TRIGGERS}/{file}",
             }
-            for i, made in enumerate(finding.triggers)
+            for made, file in zip(finding.triggers, files, strict=True)
         ],
     }
 

@@ -113,6 +113,8 @@ class Subject:
 
 def of(path: Path, asked: Asked, store: Store, progress: Progress) -> Subject:
     """The model in a file, and the clean images. Raises BdbenchError for what is not there, or does not fit."""
+    if asked.seed < 0:
+        raise BdbenchError(f"seed={asked.seed} is not allowed: expected an integer >= 0")
     read = checkpoint.read(path)
     told = read.told
     spec = asked.model if asked.model is not None else told.get("model")

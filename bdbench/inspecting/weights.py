@@ -31,7 +31,7 @@ def fitted(
     given = named(checkpoint.tensors, known)
     _check_names(checkpoint, given, known, architecture)
     _check_shapes(checkpoint, given, known, architecture, shape, classes)
-    made = {name: given.get(name, like).to(like.dtype) for name, like in known.items()}
+    made = {name: given.get(name, like).to("cpu", like.dtype) for name, like in known.items()}
     broken = [name for name, tensor in made.items() if not torch.isfinite(tensor).all()]
     if broken:
         raise BdbenchError(f"{checkpoint.path}: {broken[0]} holds NaN or infinite values: expected finite weights")
