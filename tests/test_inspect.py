@@ -444,7 +444,19 @@ def test_what_does_not_fit_is_refused_in_a_line(
     out = tmp_path / "out"
     with pytest.raises(BdbenchError, match=told) as caught:
         quickly(odd.get(file, tmp_path / file), out=out, **asked)
-    assert "\n" not in str(caught.value) and not (out / "inspect.json").exists()
+    assert "\n" not in str(caught.value) and not out.exists()
+
+
+def test_inputs_of_which_none_reads_are_refused(place: Place, tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"")
+    with pytest.raises(BdbenchError, match=r"holds no images that read: cannot read the image .*a\.png"):
+        quickly(place.good, inputs=tmp_path)
+
+
+def test_a_place_that_cannot_be_written_is_told_before_work(place: Place, tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("a file")
+    with pytest.raises(BdbenchError, match="cannot write to .*out"):
+        quickly(place.good, defenses=[Breaks()], out=tmp_path / "out")
 
 
 def test_the_command_refuses_numbers_that_are_none(place: Place) -> None:

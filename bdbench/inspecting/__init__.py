@@ -10,7 +10,7 @@ from typing import Any
 
 from bdbench import machine
 from bdbench.defenses import Defense
-from bdbench.inspecting import detectors, subject, verdict
+from bdbench.inspecting import detectors, images, subject, verdict
 from bdbench.inspecting.result import Inspection
 from bdbench.inspecting.subject import Asked
 from bdbench.progress import Progress, Silent
@@ -44,10 +44,13 @@ def inspect(
     models, of_inputs = detectors.chosen(defenses, inputs is not None)
     said = Asked(clean=None if clean is None else Path(clean), **asked)
     with tempfile.TemporaryDirectory() as aside:
-        store = Store(Path(aside if out is None else out) / STAGES)
-        found = subject.of(Path(checkpoint), said, store, progress)
+        found = subject.of(Path(checkpoint), said, Store(Path(aside)), progress)
+        files = [] if inputs is None else images.below(Path(inputs))
+        if out is not None:
+            # Only now: what is refused leaves nothing.
+            found = found.kept_in(Store(Path(out) / STAGES))
         findings = [detectors.inspect(found, defense) for defense in models]
-        scored = None if inputs is None else detectors.score(found, of_inputs, Path(inputs))
+        scored = None if inputs is None else detectors.score(found, of_inputs, Path(inputs), files)
         conclusion = verdict.concluded(found, findings)
     made = Inspection(found, findings, scored, conclusion, time.perf_counter() - start)
     if out is not None:

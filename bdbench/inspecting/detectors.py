@@ -108,14 +108,14 @@ def inspect(subject: Subject, defense: ModelDetector) -> Finding:
     return Finding(defense, "ran", "", verdict, seconds, list(_triggers(subject, defense)))
 
 
-def score(subject: Subject, defenses: Sequence[InputDetector], root: Path) -> Inputs:
-    """What each detector makes of each image below a folder. Raises BdbenchError for a folder without any."""
+def score(subject: Subject, defenses: Sequence[InputDetector], root: Path, files: Sequence[Path]) -> Inputs:
+    """What each detector makes of each of the image files below a folder. Raises BdbenchError if none of them reads."""
     fitted = [_Fitted.of(subject, defense) for defense in defenses]
     paths: list[Path] = []
     skipped: list[tuple[Path, str]] = []
     answers: list[np.ndarray] = [np.empty(0, np.int64)]
     track = subject.bench.progress.track
-    for part, pixels in images.batches(root, subject.form, subject.shape, skipped, track):
+    for part, pixels in images.batches(files, subject.form, subject.shape, skipped, track):
         pixels.flags.writeable = False
         paths += part
         answers.append(subject.victim.predict(pixels))

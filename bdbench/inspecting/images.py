@@ -88,19 +88,23 @@ def read_clean(root: Path, classes: Sequence[str], form: Form, most: int, seed: 
     return Clean(root, images, labels[order][read] if names else None, len(paths), skipped)
 
 
-def batches(
-    root: Path, form: Form, shape: tuple[int, int, int], skipped: list[tuple[Path, str]], track: Track
-) -> Iterator[tuple[list[Path], np.ndarray]]:
-    """All images below a folder, at any depth, some hundred at a time: paths, and uint8 (m, H, W, C) of ``shape``.
-
-    What does not read, or is of another shape, is added to ``skipped``. Raises BdbenchError for a folder without
-    images.
-    """
+def below(root: Path) -> list[Path]:
+    """All images below a folder, at any depth, sorted. Raises BdbenchError for a folder without any."""
     _check_folder(root)
     with reading(root, "a folder"):
         paths = sorted(path for path in root.rglob("*") if _is_image(path) and not _hidden(path.relative_to(root)))
     if not paths:
         raise BdbenchError(f"{root} holds no images: {_EXPECTED}")
+    return paths
+
+
+def batches(
+    paths: Sequence[Path], form: Form, shape: tuple[int, int, int], skipped: list[tuple[Path, str]], track: Track
+) -> Iterator[tuple[list[Path], np.ndarray]]:
+    """Images, some hundred at a time: paths, and uint8 (m, H, W, C) of ``shape``.
+
+    What does not read, or is of another shape, is added to ``skipped``.
+    """
     advance = track(len(paths), "score inputs")
     at_once = max(1, min(_AT_ONCE, _AT_ONCE_BYTES // math.prod(shape)))
     for start in range(0, len(paths), at_once):

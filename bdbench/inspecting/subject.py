@@ -7,7 +7,7 @@ import functools
 import math
 import unicodedata
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +76,10 @@ class Subject:
     clean: Clean | None
     labels: np.ndarray
     seed: int
+
+    def kept_in(self, store: Store) -> Subject:
+        """The same, with what detectors save kept in ``store``."""
+        return replace(self, bench=replace(self.bench, store=store))
 
     def tools(self, defense: Defense) -> HarnessTools:
         """What a defense is handed: a copy of the model, and the clean images if it declares that it needs some."""

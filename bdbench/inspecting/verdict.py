@@ -115,8 +115,8 @@ def _doubt(subject: Subject, findings: Sequence[Finding]) -> str:
         return f"detectors compare classes with each other, and {len(subject.classes)} are too few"
     if _clueless(subject):
         return (
-            f"the model knows {100 * (subject.accuracy or 0):.0f} % of the clean images, as chance would; are the "
-            "order of --classes, --size and --normalise those that it was trained with?"
+            f"the model knows {100 * (subject.accuracy or 0):.0f} % of the clean images, as chance would: expected the "
+            "order of --classes, --size and --normalise that it was trained with"
         )
     return ""
 
