@@ -18,13 +18,15 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import bdbench
 from bdbench import BdbenchError, InputDetector, ModelDetector, State, Tools, Verdict, inspecting
 from bdbench.cli import cli
-from bdbench.inspecting import result
+from bdbench.inspecting import result, weights
 
 QUICK = ("neural-cleanse:steps=150,batch=60", "mm-bd:images=4,steps=60")
 VICTIM: dict[str, Any] = {"dataset": "digits:subset=600", "model": "convnet:width=4,epochs=15", "device": "cpu"}
@@ -472,3 +474,28 @@ def test_what_a_file_of_ours_says_is_checked(place: Place, tmp_path: Path) -> No
         with pytest.raises(BdbenchError, match="damaged|cannot read"):
             quickly(tmp_path / "model.safetensors", model="convnet:width=4")
     assert inspecting.inspect is bdbench.inspect
+
+
+def test_bti_dbf_shows_images_as_its_generator_changes_them(place: Place) -> None:
+    quick = "bti-dbf:clean=8,mask_steps=2,steps=2,width=2"
+    (finding,) = quickly(place.good, defenses=[quick], clean=place.clean).findings
+    assert finding.how == "ran" and len(finding.triggers) == 16
+    clean, made = finding.triggers[:2]
+    assert clean.label == made.label and clean.picture.shape == made.picture.shape == (8, 8, 1)
+    assert "as the generator changes it" in made.title
+
+
+LAYERS = st.sets(st.from_regex(r"layer[0-9]\.[0-9]\.(conv|bn)\.(weight|bias)", fullmatch=True), min_size=1, max_size=6)
+
+
+@settings(max_examples=40, deadline=None)
+@given(LAYERS, st.sampled_from(["", "module.", "_orig_mod.module."]), st.sampled_from(["fc", "classifier.1", "linear"]))
+def test_names_that_differ_by_what_stands_before_them_are_known(layers: set[str], before: str, head: str) -> None:
+    own = {name: f"body.{name}" for name in sorted(layers)} | {f"{head}.{w}": f"linear.{w}" for w in ("weight", "bias")}
+    tensors = {f"{before}{name}": torch.tensor(float(i)) for i, name in enumerate(own)}
+    known = {name: torch.zeros(()) for name in own.values()}
+    made = weights.named(tensors, known)
+    assert {name: float(t) for name, t in made.items()} == {name: float(i) for i, name in enumerate(own.values())}
+    # What is a stranger's is left under its own name, for the error to tell.
+    strange = weights.named({**tensors, f"{before}stranger.weight": torch.zeros(2)}, known)
+    assert any(name.endswith("stranger.weight") for name in strange) and strange.keys() != known.keys()
