@@ -254,6 +254,16 @@ def test_classes_in_another_order_are_told(place: Place, tmp_path: Path) -> None
     assert found.verdict == "cannot tell" and "as chance would" in found.sentence
 
 
+def test_a_handful_of_images_does_not_make_a_model_clueless(place: Place, tmp_path: Path) -> None:
+    known = quickly(place.good, clean=place.clean).subject
+    assert known.clean is not None
+    right = int(np.flatnonzero(known.victim.predict(known.clean.images) == known.labels)[0])
+    folder = tmp_path / str(known.labels[right])
+    folder.mkdir()
+    Image.fromarray(known.clean.images[right, ..., 0]).save(folder / "one.png")
+    assert quickly(place.good, clean=tmp_path).verdict == "nothing found"
+
+
 def test_another_normalisation_under_which_the_model_knows_more_is_told(place: Place) -> None:
     plain = quickly(place.good, clean=place.clean)
     assert plain.conclusion.notes == [] and plain.subject.accuracy is not None and plain.subject.accuracy > 0.7

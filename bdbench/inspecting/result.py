@@ -30,12 +30,12 @@ SCHEMA = "bdbench.inspect/1"
 REPORT, RESULT, SCORES, TRIGGERS = "report.html", "inspect.json", "scores.csv", "triggers"
 # Pixels of a picture's longer side, at least: of 8 x 8 one could see nothing.
 _SIDE = 160
-# What a security team files it under: MITRE ATLAS, NIST AI 100-2 (2025), OWASP Machine Learning Security Top Ten.
-_IDENTIFIERS = {
-    "MITRE ATLAS": ["AML.T0018", "AML.T0020"],
-    "NIST AI 100-2": ["NISTAML.023"],
-    "OWASP ML": ["ML10"],
-}
+# Under what security teams file a backdoored model, by the names of the lists themselves.
+_IDENTIFIERS = [
+    {"scheme": "MITRE ATLAS", "id": "AML.T0018.000", "name": "Poison AI Model"},
+    {"scheme": "NIST AI 100-2 E2025", "id": "NISTAML.023", "name": "Backdoor Poisoning"},
+    {"scheme": "OWASP Machine Learning Security Top Ten 2023", "id": "ML10:2023", "name": "Model Poisoning"},
+]
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ _FEWEST = 4
 # them calls some clean models backdoored, mm-bd at .05 one in five.
 _ALONE, _ENOUGH = 1e-3, 10
 # The model knows its clean images no better than chance unless chance does as well less often than this.
-_CHANCE = 1e-3
+_CHANCE, _HALF = 1e-3, 0.5
 # By so much another normalisation has to know more of the clean images.
 _BETTER = 0.1
 _NAMED = 5
@@ -127,7 +127,8 @@ def _clueless(subject: Subject) -> bool:
         return False
     n = len(subject.labels)
     hits = round(subject.accuracy * n)
-    return bool(binom.sf(hits - 1, n, 1 / len(subject.classes)) > _CHANCE)
+    # Of a handful of images even a perfect model could be lucky.
+    return subject.accuracy < _HALF and bool(binom.sf(hits - 1, n, 1 / len(subject.classes)) > _CHANCE)
 
 
 def _notes(subject: Subject) -> Iterator[str]:
