@@ -24,7 +24,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import bdbench
-from bdbench import BdbenchError, InputDetector, ModelDetector, State, Tools, Verdict, inspecting
+from bdbench import BdbenchError, InputDetector, ModelDetector, State, Tools, Verdict, inspecting, metrics
 from bdbench.cli import cli
 from bdbench.inspecting import result, weights
 
@@ -126,6 +126,9 @@ def test_a_backdoor_is_found_with_its_target(found: tuple[Result, Path]) -> None
     assert [d["flagged"] for d in told["detectors"]] == [True, True]
     assert told["clean"]["accuracy"] > 0.7 and told["model"]["shape"] == [8, 8, 1]
     assert told == json.loads((out / "inspect.json").read_text())
+    # The clean images themselves were the inputs, of which one in twenty is flagged at most.
+    (strip,) = told["inputs"]["detectors"]
+    assert strip["name"] == "strip" and 1 <= strip["flagged"] <= 3 and told["inputs"]["images"] == 60
 
 
 def test_nothing_is_found_in_a_clean_model(place: Place, tmp_path: Path) -> None:
@@ -202,7 +205,10 @@ def test_inputs_are_scored_in_cells_that_no_spreadsheet_computes(place: Place, t
     rows = list(csv.DictReader((out / "scores.csv").open()))
     assert [r["image"] for r in rows] == ["'=1+1.png", "deep/bright.png"]
     assert [r["flagged"] for r in rows] == ["false", "true"] and float(rows[1]["score"]) == 255
-    assert found.inputs is not None and [p.name for p, _ in found.inputs.skipped] == ["broken.png"]
+    assert found.subject.clean is not None and found.inputs is not None
+    usual = found.subject.clean.images.mean((1, 2, 3))
+    assert found.inputs.by[0].limit == metrics.refusal_threshold(usual)
+    assert [p.name for p, _ in found.inputs.skipped] == ["broken.png"]
     # Without clean images nothing says what is suspicious; what an earlier inspection left is gone.
     again = quickly(place.good, defenses=[Says(), Bright()], inputs=inputs, out=out).to_dict()
     assert again["inputs"]["detectors"][0]["flagged"] is None
