@@ -41,12 +41,14 @@ _HOMES = {
         "ReversedTrigger",
         "Source",
     ),
+    "bdbench.listing": ("Listing", "listing_of"),
     "bdbench.memory": ("check_memory",),
     "bdbench.params": ("param",),
     "bdbench.progress": ("bars",),
     "bdbench.recipe": ("Batch", "Loss", "Recipe"),
     "bdbench.record": ("Record",),
     "bdbench.runs": ("Reopened",),
+    "bdbench.scanning.front": ("Scan", "scan"),
     "bdbench.scoring": ("detect", "detector", "most_suspicious"),
     "bdbench.seeds": ("Streams",),
     "bdbench.stealth": ("visibility",),
@@ -78,12 +80,14 @@ if TYPE_CHECKING:
     from bdbench.hookspecs import hookimpl
     from bdbench.inspecting import Inspection, inspect
     from bdbench.interfaces import Architecture, Dataset, Measured, Metric, ReportSection, ReversedTrigger, Source
+    from bdbench.listing import Listing, listing_of
     from bdbench.memory import check_memory
     from bdbench.params import param
     from bdbench.progress import bars
     from bdbench.recipe import Batch, Loss, Recipe
     from bdbench.record import Record
     from bdbench.runs import Reopened
+    from bdbench.scanning.front import Scan, scan
     from bdbench.scoring import detect, detector, most_suspicious
     from bdbench.seeds import Streams
     from bdbench.stealth import visibility
@@ -106,6 +110,7 @@ __all__ = [
     "ImageData",
     "InputDetector",
     "Inspection",
+    "Listing",
     "Loss",
     "Measured",
     "Metric",
@@ -122,6 +127,7 @@ __all__ = [
     "ReversedTrigger",
     "RobustTraining",
     "Role",
+    "Scan",
     "Source",
     "SourceSpecific",
     "Split",
@@ -142,6 +148,7 @@ __all__ = [
     "export_command",
     "hookimpl",
     "inspect",
+    "listing_of",
     "load",
     "most_suspicious",
     "notice",
@@ -151,6 +158,7 @@ __all__ = [
     "reopen",
     "run",
     "run_all",
+    "scan",
     "unknown",
     "visibility",
     "write_file",

@@ -51,8 +51,8 @@ class Cell:
         setting = self.setting
         images = scene.read_images(setting.dataset, setting.source, setting.seed, setting.reserve, setting.progress)
         trainer = scene.trainer_for(setting, images)
-        ground = Ground(setting, trainer, np.asarray(images.train.images), images.num_classes)
-        return forecast.forecast(ground, defenses)
+        ground = Ground(setting.model, trainer, np.asarray(images.train.images), images.num_classes)
+        return forecast.forecast(ground, setting, defenses)
 
     def prepare(self, defenses: Sequence[Defense]) -> None:
         """Make what all defenses share. Raises BdbenchError for what can be known before anything is trained."""

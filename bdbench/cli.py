@@ -15,6 +15,7 @@ from bdbench import __version__, foreign, stopping
 from bdbench.commands import boards, options
 from bdbench.commands.inspect import inspect
 from bdbench.commands.plugin import plugin
+from bdbench.commands.scan import scan
 from bdbench.errors import BdbenchError, one_line
 
 if TYPE_CHECKING:
@@ -234,6 +235,14 @@ def parquet(run: Reopened, target: Path, bars: Bars) -> None:
     write_parquet(run, target, bars.track)
 
 
+@options.export_command("DIR")
+def imagefolder(run: Reopened, target: Path, bars: Bars) -> None:
+    """The same as PNG files in class folders: DIR/train, DIR/test and DIR/triggered; the truth is in DIR/truth.csv."""
+    from bdbench.export import write_imagefolder
+
+    write_imagefolder(run, target, bars.track)
+
+
 @options.export_command("FILE.safetensors")
 def victim(run: Reopened, target: Path, bars: Bars) -> None:
     """The weights of the model that was trained on the poisoned set, as safetensors: bdbench inspect FILE."""
@@ -245,10 +254,11 @@ def victim(run: Reopened, target: Path, bars: Bars) -> None:
 
 export.add_command(npz)
 export.add_command(parquet)
+export.add_command(imagefolder)
 export.add_command(victim)
 
 
-for command in (*boards.COMMANDS, inspect, plugin):
+for command in (*boards.COMMANDS, inspect, plugin, scan):
     cli.add_command(command)
 # Before plugins add theirs.
 OWN_COMMANDS = frozenset(cli.commands)

@@ -51,6 +51,11 @@ def encoded(pixels: np.ndarray) -> bytes:
     return file.getvalue()
 
 
+def seen(opened: Opened) -> np.ndarray:
+    """An opened image as ``decoded`` gives it, uint8 (H, W, 3). Raises anything for one that does not read."""
+    return np.asarray(_seen(opened).convert("RGB"))
+
+
 def _seen(opened: Opened) -> Opened:
     """The image in a mode whose conversion to RGB or L loses nothing that one sees."""
     from PIL import Image

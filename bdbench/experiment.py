@@ -14,6 +14,7 @@ import bdbench
 from bdbench import guard, machine, params, record, training
 from bdbench.attacks import Attack
 from bdbench.cell import Cell
+from bdbench.configs import check_budget, check_reserve
 from bdbench.data import ImageData
 from bdbench.defenses import Defense
 from bdbench.errors import BdbenchError
@@ -21,7 +22,7 @@ from bdbench.files import read_arrays
 from bdbench.interfaces import Architecture, Component, Dataset, Measured, Source
 from bdbench.plugins import installed
 from bdbench.progress import Progress, Silent
-from bdbench.record import Record, check_budget, check_reserve
+from bdbench.record import Record
 from bdbench.runs import Reopened
 from bdbench.scene import Setting, read_images
 from bdbench.store import STAGES, Store, sweep
@@ -57,7 +58,7 @@ def cell(
         dataset=installed().component("dataset", dataset),
         model=installed().component("model", model),
         attack=installed().component("attack", attack),
-        seed=_checked_seed(seed),
+        seed=checked_seed(seed),
         budget=check_budget(budget),
         reserve=check_reserve(reserve),
         floor=floor,
@@ -116,7 +117,7 @@ def load(
     """
     found = installed().component("dataset", dataset)
     return read_images(
-        found, _source(data_root, download), _checked_seed(seed), check_reserve(reserve), progress or Silent()
+        found, _source(data_root, download), checked_seed(seed), check_reserve(reserve), progress or Silent()
     )
 
 
@@ -196,7 +197,8 @@ def _check_scores(file: Path, arrays: Mapping[str, np.ndarray], opened: Cell) ->
             raise BdbenchError(f"{file}: {name} are {array.dtype}, not all finite: expected finite numbers")
 
 
-def _checked_seed(seed: Any) -> int:
+def checked_seed(seed: Any) -> int:
+    """A seed as an integer. Raises BdbenchError for anything but one of 0 or more."""
     try:
         whole = -1 if isinstance(seed, bool) else operator.index(seed)
     except TypeError:

@@ -1,7 +1,8 @@
-"""A run as plain files: its poisoned set as npz or image parquet in the layout of Hugging Face, and its victim."""
+"""A run as plain files: its poisoned set as npz, image parquet or folders of images, and its victim."""
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from bdbench import checkpoint, record
+from bdbench import checkpoint, configs
 from bdbench.data import Role
 from bdbench.decoding import encoded
 from bdbench.errors import BdbenchError
@@ -88,6 +89,42 @@ def write_parquet(run: Reopened, folder: Path, track: Track = quiet) -> None:
         (aside / "README.md").write_text(_card(run, list(parts)))
 
 
+def write_imagefolder(run: Reopened, folder: Path, track: Track = quiet) -> None:
+    """A new folder of train/CLASS/NUMBER.png, test/ and, where something is attacked, triggered/, without loss.
+
+    Numbers are places in the part, so that no name tells what an image is; truth.csv does: path, label,
+    original_label, role and index as in ``splits``. Raises BdbenchError if the folder is there already, cannot be
+    written, or a class has a name that no folder can have.
+    """
+    if folder.exists():
+        raise BdbenchError(f"{folder} is there already: expected a new folder")
+    classes = run.clean.classes
+    for name in classes:
+        if not name or name in (".", "..") or {"/", "\0"} & set(name):
+            raise BdbenchError(f"class {name!r} cannot be the name of a folder: expected one without a slash")
+    parts = splits(run)
+    advance = track(sum(len(p["label"]) for p in parts.values()), "write images")
+    with written_whole(folder) as aside:
+        rows = []
+        for part, columns in parts.items():
+            for name in classes:
+                (aside / part / name).mkdir(parents=True, exist_ok=True)
+            for place, pixels in enumerate(columns["image"]):
+                label, original, role, index = (
+                    int(columns[k][place]) for k in ("label", "original_label", "role", "index")
+                )
+                # An attacker who wants any other label names none: such an image stays with its own.
+                path = Path(part, classes[label if label >= 0 else original], f"{place:06}.png")
+                (aside / path).write_bytes(encoded(pixels))
+                names = (classes[label] if label >= 0 else "", classes[original])
+                rows.append((str(path), *names, Role(role).name.lower(), index))
+                advance(1)
+        with (aside / "truth.csv").open("w", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(["path", "label", "original_label", "role", "index"])
+            writer.writerows(rows)
+
+
 def _columns(images: np.ndarray, labels: np.ndarray, originals: np.ndarray, roles: Any, index: np.ndarray) -> Columns:
     roles = np.asarray(roles, np.int8)
     return {"image": images, "label": labels, "original_label": originals, "role": roles, "index": index}
@@ -122,7 +159,7 @@ def _card(run: Reopened, names: list[str]) -> str:
     return (
         f"---\nconfigs:\n- config_name: default\n  data_files:\n{files}"
         "task_categories:\n- image-classification\n---\n\n"
-        f"# {record.labels([config['attack']])[0]} on {config['dataset']['name']}\n\n"
+        f"# {configs.labels([config['attack']])[0]} on {config['dataset']['name']}\n\n"
         f"The poisoned training set of the bdbench run `{run.record.id}`, its test set, and that set triggered.\n"
         "`label` is what is trained on, or what the attacker wants; `original_label` is the true one; `role` tells\n"
         "clean examples, poisons and cover examples (triggered, but correctly labelled) apart.\n"
@@ -135,7 +172,7 @@ def write_victim(run: Reopened, path: Path) -> None:
     Raises BdbenchError without safetensors, or if the place cannot be written.
     """
     told = {
-        "model": record.spec(run.record.config["model"]),
+        "model": configs.spec(run.record.config["model"]),
         "classes": list(run.clean.classes),
         "shape": list(run.clean.shape),
     }

@@ -13,6 +13,7 @@ import torch
 
 from bdbench import guard, memory
 from bdbench.defenses import Defense, Needs
+from bdbench.interfaces import Architecture
 from bdbench.progress import quiet
 from bdbench.record import BASES
 from bdbench.scene import Scene, Setting
@@ -31,7 +32,7 @@ _FEW = 16
 class Ground:
     """What is known of a cell before anything is trained. images: the training set, uint8 (n, H, W, C)."""
 
-    setting: Setting
+    model: Architecture
     trainer: Trainer
     images: np.ndarray
     classes: int
@@ -39,7 +40,7 @@ class Ground:
     @classmethod
     def of(cls, scene: Scene) -> Ground:
         """Of a scene, whose attack has crafted what it needs."""
-        return cls(scene.setting, scene.bench.trainer, scene.view.images, scene.images.num_classes)
+        return cls(scene.setting.model, scene.bench.trainer, scene.view.images, scene.images.num_classes)
 
     def needs(self, defense: Defense, examples: int | None = None) -> Needs:
         """What a defense says that it needs, for so many examples of this kind (None: for all)."""
@@ -75,13 +76,12 @@ class Forecast:
             yield f"defense {name}: its own models: {models}; its own memory: {held}"
 
 
-def forecast(ground: Ground, defenses: Sequence[Defense]) -> Forecast:
+def forecast(ground: Ground, setting: Setting, defenses: Sequence[Defense]) -> Forecast:
     """The pace is measured, in about a second; nothing is kept."""
-    setting = ground.setting
     removes = sum(d.stage == "training set" and setting.budget != 0 for d in defenses)
     compared = any(BASES[d.stage] == "reference" for d in defenses)
     with guard.call(setting.model):
-        seconds = _seconds_per_image(ground) * len(ground.images) * ground.trainer.recipe.epochs
+        seconds = seconds_per_image(ground) * len(ground.images) * ground.trainer.recipe.epochs
     needs = tuple((defense.name, ground.needs(defense)) for defense in defenses)
     trainings = 1 + compared + removes + setting.floor
     return Forecast(trainings, seconds, of_training(ground), memory.available(), needs)
@@ -91,7 +91,7 @@ def check_training(ground: Ground) -> None:
     """Raise BdbenchError if a training of the victim's kind needs more memory than there is."""
     trainer = ground.trainer
     if torch.device(trainer.device).type == "cpu":
-        what = f"training model {ground.setting.model.name!r} in batches of {trainer.recipe.batch_size}"
+        what = f"training model {ground.model.name!r} in batches of {trainer.recipe.batch_size}"
         memory.check_memory(int(_SURELY * of_training(ground)), what, "a smaller batch_size, or smaller images")
 
 
@@ -115,7 +115,7 @@ def of_training(ground: Ground) -> int:
     """
     trainer = ground.trainer
     try:
-        with guard.call(ground.setting.model), seeded(0), torch.device("meta"):
+        with guard.call(ground.model), seeded(0), torch.device("meta"):
             network = trainer.build()
             outputs = _outputs(network, ground.images.shape[1:])
     except Exception:
@@ -141,11 +141,11 @@ def _outputs(network: torch.nn.Module, shape: Sequence[int]) -> int:
     return found[0] // 2
 
 
-def _seconds_per_image(ground: Ground) -> float:
-    """What an image takes in training, by an epoch of a few of them, and of more if that is too fast to tell."""
+def seconds_per_image(ground: Ground, least: int = _FEW) -> float:
+    """What an image takes in training, by an epoch of ``least`` of them, and of more if that is too fast to tell."""
     trainer = replace(ground.trainer, track=quiet)
     recipe = replace(trainer.recipe, epochs=1)
-    count = min(_FEW, len(ground.images))
+    count = min(least, len(ground.images))
 
     def epoch(count: int) -> float:
         start = time.perf_counter()

@@ -8,7 +8,7 @@ where it comes from.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -17,6 +17,8 @@ import numpy as np
 
 from bdbench import params
 from bdbench.data import ImageData
+from bdbench.errors import BdbenchError
+from bdbench.listing import Listing
 from bdbench.params import param
 from bdbench.recipe import Recipe
 
@@ -61,11 +63,13 @@ class Source:
 class Dataset(Component, ABC):
     """Labelled images with a training and a test part.
 
-    recipes_of: the data set by whose recipes models are trained on this one; "": its own, by its name.
+    recipes_of: the data set by whose recipes models are trained on this one; "": its own, by its name; holds: what it
+    ``takes``, in words, such as "one .npz file"; "": nothing.
     """
 
     kind: ClassVar[str] = "dataset"
     recipes_of: ClassVar[str] = ""
+    holds: ClassVar[str] = ""
     subset: int | None = param(None, help="training examples to keep: stratified by class, seeded", low=1)
 
     @abstractmethod
@@ -74,6 +78,18 @@ class Dataset(Component, ABC):
 
         Raises BdbenchError, saying where it looked, if the files are not there.
         """
+
+    @classmethod
+    def takes(cls, paths: Sequence[Path]) -> bool:
+        """Whether what lies at these paths, all of which are there, is for ``browse``. It is not read for that."""
+        return False
+
+    def browse(self, paths: Sequence[Path]) -> Listing:
+        """What lies at these paths, image by image, for ``bdbench scan``: an odd file is passed over or does not open.
+
+        Raises BdbenchError for what is no such set at all.
+        """
+        raise BdbenchError(f"dataset {self.name!r} takes no paths: expected --data-root")
 
 
 @dataclass(frozen=True, kw_only=True)

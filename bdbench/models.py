@@ -13,6 +13,7 @@ from bdbench import data, guard, metrics, sources
 from bdbench.defenses import Model
 from bdbench.record import Performance
 from bdbench.scene import Scene
+from bdbench.seeds import Streams
 from bdbench.store import Stage
 from bdbench.tools import Bench
 from bdbench.training import Victim
@@ -74,15 +75,14 @@ class Models:
         if self.scene.challenge is None:
             return None
         train = self.scene.images.train
-        model, _ = _trained(
-            self.scene, self.scene.clean, np.asarray(train.images), train.labels, None, "victim", "train a clean model"
-        )
+        scene, images = self.scene, np.asarray(train.images)
+        model, _ = trained(scene.clean, scene.streams, images, train.labels, None, "victim", "train a clean model")
         return self.performance(model)
 
     def trained(self, kept: np.ndarray | None, stream: str, label: str) -> tuple[Victim, Stage]:
         """A model trained on the kept part, bool (n,), of the poisoned set; None: on all of it."""
-        view = self.scene.view
-        return _trained(self.scene, self.scene.bench, view.images, view.labels, kept, stream, label)
+        scene, view = self.scene, self.scene.view
+        return trained(scene.bench, scene.streams, view.images, view.labels, kept, stream, label)
 
     def predictions(
         self, model: Model, check: Check = lambda made, count: made
@@ -123,10 +123,19 @@ class Models:
         return None if challenge is None else challenge.unchanged(self.scene.images.test)
 
 
-def _trained(
-    scene: Scene, bench: Bench, images: np.ndarray, labels: np.ndarray, kept: np.ndarray | None, stream: str, label: str
+def trained(
+    bench: Bench,
+    streams: Streams,
+    images: np.ndarray,
+    labels: np.ndarray,
+    kept: np.ndarray | None,
+    stream: str,
+    label: str,
 ) -> tuple[Victim, Stage]:
-    """A model trained on the kept part of a set, found again if it was."""
+    """A model trained on the kept part, bool (n,), of a set (None: all of it), found again if it was.
+
+    images: uint8 (n, H, W, C); labels: int64 (n,); stream: what is drawn from; label: of the progress bar.
+    """
     index = np.arange(len(labels)) if kept is None else np.flatnonzero(kept)
     trainer = bench.trainer
     config = {
@@ -138,7 +147,7 @@ def _trained(
         "recipe": asdict(trainer.recipe),
         "stream": stream,
     }
-    seed = scene.streams.integer(stream)
+    seed = streams.integer(stream)
 
     def make() -> tuple[Mapping[str, np.ndarray], float]:
         start = time.perf_counter()

@@ -53,6 +53,24 @@ class Bars:
         task = self._rich.add_task(label, total=total)
         return lambda steps: self._rich.advance(task, steps)
 
+    def say(self, line: str, err: bool = True) -> None:
+        """Print a line above the bars."""
+        import click
+
+        with self._aside():
+            click.echo(line, err=err)
+
+    @contextmanager
+    def _aside(self) -> Iterator[None]:
+        """Inside, the bars are off the screen."""
+        live = self._rich.live
+        shown = live.is_started
+        if shown:
+            self._rich.stop()
+        yield
+        if shown:
+            self._rich.start()
+
     @contextmanager
     def section(self) -> Iterator[None]:
         """Take the bars that are started inside away at its end."""

@@ -295,11 +295,19 @@ class HarnessWorkshop(Workshop):
         self._spent.models += returned.count(self._title, number)
 
 
+@dataclass(frozen=True)
+class Awaited:
+    """A model that is made when it is first asked for. known_by: what it is known by among those on one data set."""
+
+    known_by: str
+    make: Callable[[], Victim]
+
+
 class HarnessTools(HarnessWorkshop, Tools):
     """Tools for one defense on one data set.
 
-    victim: a copy that the defense may change; streams: the run's root; oracles: the declared ones alone; examples: how
-    many there are to be flagged.
+    victim: a copy that the defense may change, made now or when it is asked for; streams: the run's root; oracles: the
+    declared ones alone; examples: how many there are to be flagged.
     """
 
     def __init__(
@@ -308,19 +316,33 @@ class HarnessTools(HarnessWorkshop, Tools):
         bench: Bench,
         streams: Streams,
         *,
-        victim: Victim,
+        victim: Victim | Awaited,
         oracles: Mapping[Oracle, Any],
         examples: int,
     ) -> None:
         # A new root: from the run's own seed a defense could draw the attack's choices again.
         root = Streams(streams.integer("defenses"))
-        own = {"victim": fingerprint(*victim.arrays().values()), "oracles": {n: _told(o) for n, o in oracles.items()}}
+        known = victim.known_by if isinstance(victim, Awaited) else fingerprint(*victim.arrays().values())
+        own = {"victim": known, "oracles": {n: _told(o) for n, o in oracles.items()}}
         super().__init__(defense, bench, root.child(f"defense:{defense}"), root.child("shared"), own)
-        self.victim = victim
+        self._victim = victim
         self.p_value: float | None = None
         self.flagged: np.ndarray | None = None
+        self.evidence: dict[int, float] | None = None
         self._oracles = dict(oracles)
         self._examples = examples
+
+    @property
+    def victim(self) -> Victim:
+        """The model under suspicion, a copy of its own."""
+        if isinstance(self._victim, Awaited):
+            self._victim = self._victim.make()
+        return self._victim
+
+    @property
+    def looked_into(self) -> bool:
+        """Whether the model was asked for, or was there anyway."""
+        return not isinstance(self._victim, Awaited)
 
     def oracle(self, name: Oracle) -> Any:
         """Something that a defender does not know by himself. Raises LookupError unless the defense declares it."""
@@ -339,7 +361,12 @@ class HarnessTools(HarnessWorkshop, Tools):
             )
         return Split(np.asarray(reserve.images)[:count], reserve.labels[:count])
 
-    def conclude(self, p_value: float | None = None, flagged: np.ndarray | None = None) -> None:
+    def conclude(
+        self,
+        p_value: float | None = None,
+        flagged: np.ndarray | None = None,
+        evidence: Mapping[int, float] | None = None,
+    ) -> None:
         """Say what the defense itself makes of what it saw. Raises ValueError; see ``Tools.conclude``."""
         if p_value is not None and not 0 <= p_value <= 1:
             raise ValueError(f"p_value={p_value} is not allowed: expected a probability in [0, 1]")
@@ -350,6 +377,11 @@ class HarnessTools(HarnessWorkshop, Tools):
             if chosen.shape != (self._examples,) or chosen.dtype != bool:
                 raise ValueError(f"flagged is {chosen.dtype} {chosen.shape}: expected bool ({self._examples},)")
             self.flagged = chosen
+        if evidence is not None:
+            told = {int(label): float(value) for label, value in evidence.items()}
+            if not set(told) <= set(range(self.num_classes)) or not np.isfinite(list(told.values())).all():
+                raise ValueError(f"evidence is {told}: expected finite numbers by labels in 0..{self.num_classes - 1}")
+            self.evidence = told
 
 
 def _told(value: Any) -> Any:

@@ -135,9 +135,12 @@ class Workshop(ABC):
 
 
 class Tools(Workshop):
-    """What a defense may use. Nothing here leads to the truth. victim: the model under suspicion, a copy of its own."""
+    """What a defense may use. Nothing here leads to the truth."""
 
-    victim: Victim
+    @property
+    @abstractmethod
+    def victim(self) -> Victim:
+        """The model under suspicion, a copy of its own."""
 
     @abstractmethod
     def oracle(self, name: Oracle) -> Any:
@@ -151,7 +154,12 @@ class Tools(Workshop):
         """
 
     @abstractmethod
-    def conclude(self, p_value: float | None = None, flagged: np.ndarray | None = None) -> None:
+    def conclude(
+        self,
+        p_value: float | None = None,
+        flagged: np.ndarray | None = None,
+        evidence: Mapping[int, float] | None = None,
+    ) -> None:
         """Say what the defense itself makes of what it saw, at once or one after the other.
 
         Raises ValueError for anything but the below.
@@ -159,4 +167,5 @@ class Tools(Workshop):
         p_value: how likely a clean set, or model, would look at least as suspicious; None: that cannot be told.
         flagged: bool (n,), the training examples that it would remove; all False: nothing was found; None: it has no
         rule of its own.
+        evidence: what speaks against each class that it judged, by label, on a scale of its own, higher = more.
         """

@@ -44,6 +44,9 @@ def _sections(path: str, command: click.Command) -> Iterator[str]:
         rows = ["| option | default | |", "|---|---|---|"]
         rows += [f"| {_names(o)} | {_default(o)} | {_text(o)} |" for o in options]
         yield "\n".join(rows) + "\n"
+    # Of a command that takes other things than names of commands, and has commands of its own beside them.
+    for name, further in getattr(command, "further", {}).items():
+        yield from _sections(f"{path} {name}", further)
 
 
 def _argument(argument: click.Argument) -> str:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import csv
 import io
 import json
 from pathlib import Path
@@ -84,3 +85,24 @@ def test_a_clean_run_has_no_triggered_part(tiny: dict[str, Any], tmp_path: Path)
     assert result.exit_code == 0, result.output
     with np.load(tmp_path / "set.npz") as arrays:
         assert not any("triggered" in name for name in arrays)
+
+
+def test_folders_hold_it_under_names_that_tell_nothing(run: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "set"
+    assert export("imagefolder", run, folder).exit_code == 0
+    again = bdbench.load("imagefolder", data_root=folder, reserve=0)
+    opened = bdbench.reopen(run)
+    with (folder / "truth.csv").open() as file:
+        truth = {row["path"]: row for row in csv.DictReader(file)}
+    assert len(truth) == len(list(folder.rglob("*.png")))
+    train = {path: row for path, row in truth.items() if path.startswith("train/")}
+    assert len(train) == len(again.train.labels) == len(opened.poisoned.labels)
+    poisons = [row for row in train.values() if row["role"] == "poison"]
+    assert len(poisons) == opened.record.config["data"]["poisons"]
+    assert all(row["label"] != row["original_label"] for row in poisons)
+    for path, row in list(train.items())[:20]:
+        place = int(Path(path).stem)
+        pixels = np.asarray(Image.open(folder / path))
+        assert np.array_equal(pixels, opened.poisoned.images[place, ..., 0])
+        assert Path(path).parent.name == row["label"] == opened.clean.classes[opened.poisoned.labels[place]]
+    assert export("imagefolder", run, folder).exit_code == 2  # it is there

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from bdbench import foreign, record
+from bdbench import configs, foreign
 from bdbench.decoding import encoded
 from bdbench.errors import BdbenchError
 from bdbench.inspecting.detectors import Finding, Inputs, Scores
@@ -92,7 +92,7 @@ def _scores(subject: Subject, inputs: Inputs, one: Scores) -> dict[str, Any]:
 def _facts(subject: Subject) -> Iterator[tuple[str, str]]:
     read, clean = subject.checkpoint, subject.clean
     yield "file", f"{read.path} ({read.format}, SHA-256 {read.digest})"
-    yield "model", record.spec(subject.architecture.config())
+    yield "model", configs.spec(subject.architecture.config())
     yield "images", " x ".join(map(str, subject.shape))
     yield "normalisation", f"mean {_numbers(subject.victim.mean)}, std {_numbers(subject.victim.std)}"
     yield "classes", str(len(subject.classes))

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 import bdbench
-from bdbench import environment, foreign, record, templates
+from bdbench import configs, environment, foreign, templates
 from bdbench.decoding import encoded
 from bdbench.errors import writable
 from bdbench.experiment import Hooks
@@ -176,7 +176,7 @@ def _model(subject: Subject) -> dict[str, Any]:
         "file": str(read.path),
         "sha256": read.digest,
         "format": read.format,
-        "model": record.spec(subject.architecture.config()),
+        "model": configs.spec(subject.architecture.config()),
         "parameters": sum(p.numel() for p in subject.victim.network.parameters()),
         "classes": list(subject.classes),
         "shape": list(subject.shape),
@@ -236,7 +236,7 @@ def _inputs(inputs: Inputs | None) -> dict[str, Any] | None:
 def _who(found: Finding | Scores) -> dict[str, Any]:
     return {
         "name": found.defense.name,
-        "spec": record.spec(found.defense.config()),
+        "spec": configs.spec(found.defense.config()),
         "how": found.how,
         "reason": foreign.line(found.reason),
         "assumption": found.defense.assumption,

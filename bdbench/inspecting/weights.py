@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from bdbench import record
+from bdbench import configs
 from bdbench.checkpoint import Checkpoint
 from bdbench.errors import BdbenchError
 from bdbench.interfaces import Architecture
@@ -129,7 +129,7 @@ def _parameters(architecture: Architecture) -> str:
 
 
 def _spec(architecture: Architecture) -> str:
-    return record.spec(architecture.config())
+    return configs.spec(architecture.config())
 
 
 def _some(names: list[str]) -> str:

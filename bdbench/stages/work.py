@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -14,9 +15,12 @@ from bdbench.models import Models
 from bdbench.record import Decision, Derived, Detection, Inputs, Judgement, Performance
 from bdbench.scene import Scene, contents
 from bdbench.store import Stage
-from bdbench.tools import HarnessTools
+from bdbench.tools import Bench, HarnessTools
 from bdbench.training import Victim
 from bdbench.workshop import State
+
+# Under these names what speaks against each class is kept beside a defense's own arrays.
+_JUDGED, _EVIDENCE = "evidence labels", "evidence"
 
 
 @dataclass(frozen=True)
@@ -54,34 +58,17 @@ class Work:
 
         asked: they are of the test set, the challenge or the reserve, and no other's.
         """
-        scene, defense, tools = self.scene, self.defense, self.tools
-        config = {
-            "stage": "defense",
-            **scene.bench.made_from,
-            **tools.made_from,
-            "defense": defense.config(),
-            "defense_code": sources.code_of(defense),
-            "files": contents(defense),
-            "kept": name,
-            "asked": scene.asked if asked else "",
-        }
-
-        def timed() -> tuple[State, float]:
-            start = time.perf_counter()
-            with guard.call(defense):
-                arrays = returned.arrays(f"defense {defense.name!r}", make())
-                scene.check_untouched(defense)
-            arrays["models_trained"] = np.array(tools.models_trained)
-            arrays["p_value"] = np.array(np.nan if tools.p_value is None else tools.p_value)
-            if tools.flagged is not None:
-                arrays["flagged"] = tools.flagged
-            return arrays, time.perf_counter() - start + tools.reused_seconds
-
-        stage = scene.bench.store.stage(config, timed)
-        arrays = dict(stage.arrays)
-        self.models_trained += int(arrays.pop("models_trained"))
-        p_value = float(arrays.pop("p_value"))
-        self.p_value = None if np.isnan(p_value) else p_value
+        stage = concluded(
+            self.defense,
+            self.scene.bench,
+            self.tools,
+            {"stage": "defense", "kept": name, "asked": self.scene.asked if asked else ""},
+            make,
+            lambda: self.scene.check_untouched(self.defense),
+        )
+        conclusion, arrays = Conclusion.of(stage)
+        self.models_trained += conclusion.models_trained
+        self.p_value = conclusion.p_value
         self.done(name, stage)
         return arrays
 
@@ -119,3 +106,61 @@ class Work:
 
         made = self.kept(name, arrays, asked=True)
         return self.models.measured(made["clean"], made.get("challenged"))
+
+
+@dataclass(frozen=True)
+class Conclusion:
+    """What a defense spent and said of what it saw, beside the arrays that it gave."""
+
+    models_trained: int
+    p_value: float | None
+    evidence: dict[int, float] | None = None
+
+    @classmethod
+    def of(cls, stage: Stage) -> tuple[Conclusion, dict[str, np.ndarray]]:
+        """Out of a stage that ``concluded`` made, with the other arrays in it; flagged is one of these."""
+        arrays = dict(stage.arrays)
+        models, p_value = int(arrays.pop("models_trained")), float(arrays.pop("p_value"))
+        labels, values = arrays.pop(_JUDGED, None), arrays.pop(_EVIDENCE, None)
+        evidence = None
+        if labels is not None and values is not None:
+            evidence = dict(zip(labels.tolist(), values.tolist(), strict=True))
+        return cls(models, None if np.isnan(p_value) else p_value, evidence), arrays
+
+
+def concluded(
+    defense: Defense,
+    bench: Bench,
+    tools: HarnessTools,
+    known_by: Mapping[str, Any],
+    make: Callable[[], State],
+    check: Callable[[], None],
+) -> Stage:
+    """The arrays that a defense gives, with its conclusion, computed once; ``check`` raises if it misbehaved.
+
+    known_by: what tells this piece of its work from others on the same set.
+    """
+    config = {
+        **bench.made_from,
+        **tools.made_from,
+        "defense": defense.config(),
+        "defense_code": sources.code_of(defense),
+        "files": contents(defense),
+        **known_by,
+    }
+
+    def timed() -> tuple[State, float]:
+        start = time.perf_counter()
+        with guard.call(defense):
+            arrays = returned.arrays(f"defense {defense.name!r}", make())
+            check()
+        arrays["models_trained"] = np.array(tools.models_trained)
+        arrays["p_value"] = np.array(np.nan if tools.p_value is None else tools.p_value)
+        if tools.flagged is not None:
+            arrays["flagged"] = tools.flagged
+        if tools.evidence is not None:
+            arrays[_JUDGED] = np.array(list(tools.evidence), np.int64)
+            arrays[_EVIDENCE] = np.array(list(tools.evidence.values()), np.float64)
+        return arrays, time.perf_counter() - start + tools.reused_seconds
+
+    return bench.store.stage(config, timed)

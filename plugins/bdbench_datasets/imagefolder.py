@@ -4,18 +4,33 @@ from __future__ import annotations
 
 import hashlib
 import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from bdbench import BdbenchError, Dataset, ImageData, Source, Split, decoded, notice, param, reading
+from bdbench import (
+    BdbenchError,
+    Dataset,
+    ImageData,
+    Listing,
+    Source,
+    Split,
+    check_regular,
+    decoded,
+    notice,
+    param,
+    reading,
+)
 from bdbench_datasets.decoding import gathered
 
 _SUFFIXES = {
     *(".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tga"),
     *(".tif", ".tiff", ".webp"),
 }
+# What the folder of images that are not trained on may be called.
+_TEST = ("test", "val", "valid", "validation")
 # Folders that other programs leave behind and do not hide.
 _TOOLS = {"@eaDir", "__MACOSX", "$RECYCLE.BIN", "System Volume Information", "lost+found"}
 
@@ -44,7 +59,7 @@ class Files:
         )
 
     def _decode(self, path: Path) -> np.ndarray:
-        return decoded(path, str(path), self.size)
+        return _opened(path, self.size)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +67,7 @@ class ImageFolder(Dataset):
     """``--data-root DIR`` with ``train/CLASS/*.jpg`` and ``test/CLASS/*.jpg`` (or png, ...), read as RGB."""
 
     name = "imagefolder"
+    holds = "a folder with a folder of images for each class, or with such folders in train/"
     size: int | None = param(None, help="resize to size x size pixels (none: all files have one size)", low=4)
 
     def read(self, source: Source) -> ImageData:
@@ -73,6 +89,23 @@ class ImageFolder(Dataset):
             raise BdbenchError(f"{train.root} has {len(classes)} class folders: expected at least 2")
         return ImageData(self._split(train, classes), self._split(test, classes), classes)
 
+    @classmethod
+    def takes(cls, paths: Sequence[Path]) -> bool:
+        """One folder, below which there is a folder with a file that is an image by its name."""
+        if len(paths) != 1 or not paths[0].is_dir():
+            return False
+        root, _ = _roots(paths[0])
+        with reading(root, "a folder of class folders"):
+            return any(_is_image(path) for folder in root.iterdir() if folder.is_dir() for path in folder.iterdir())
+
+    def browse(self, paths: Sequence[Path]) -> Listing:
+        """The images of the class folders in the folder, or in its folder train; those of test beside them."""
+        train, test = _roots(paths[0])
+        part = _Part(train)
+        classes = tuple(sorted(part.files))
+        held = None if test is None else _listed(_Part(test), paths[0], classes)
+        return _listed(part, paths[0], classes, held)
+
     def _split(self, part: _Part, classes: tuple[str, ...]) -> Split:
         paths = [path for name in classes for path in part.files.get(name, [])]
         labels = [label for label, name in enumerate(classes) for _ in part.files.get(name, [])]
@@ -83,6 +116,44 @@ class ImageFolder(Dataset):
         if part.skipped:
             notice(f"{part.root}: read {len(paths)} images of {len(part.files)} classes{part.told()}")
         return Split(Files(paths, self.size), np.array(labels, np.int64))
+
+
+def _opened(path: Path, size: int | None = None) -> np.ndarray:
+    """A file decoded. Raises BdbenchError for one that does not read; a pipe would be waited for."""
+    try:
+        check_regular(path)
+    except FileNotFoundError:
+        raise BdbenchError(f"cannot read the image {path}: it is not there any more") from None
+    return decoded(path, str(path), size)
+
+
+def _roots(folder: Path) -> tuple[Path, Path | None]:
+    """Where the class folders are that are trained on, and those that are not, if there are any."""
+    if not (folder / "train").is_dir():
+        return folder, None
+    return folder / "train", next((folder / name for name in _TEST if (folder / name).is_dir()), None)
+
+
+def _listed(part: _Part, root: Path, classes: tuple[str, ...], test: Listing | None = None) -> Listing:
+    """The images of a part that are of ``classes``, with names below ``root``."""
+    paths = [path for name in classes for path in part.files.get(name, [])]
+    labels = [label for label, name in enumerate(classes) for _ in part.files.get(name, [])]
+    left = [(str(path.relative_to(root)), kind) for kind, found in part.skipped.items() for path in found]
+    return Listing(
+        names=[str(path.relative_to(root)) for path in paths],
+        labels=np.array(labels, np.int64),
+        classes=classes,
+        open=lambda place: _opened(paths[place]),
+        passed_over=tuple(left),
+        root=root,
+        test=test,
+        parallel=True,
+    )
+
+
+def _is_image(path: Path) -> bool:
+    """Whether a file is an image by its name, and no hidden one."""
+    return path.suffix.lower() in _SUFFIXES and not path.name.startswith(".")
 
 
 class _Part:
@@ -112,13 +183,14 @@ class _Part:
     def _read(self, folder: Path) -> None:
         with reading(folder, "a folder of images"):
             found = sorted(folder.iterdir())
-        images = [p for p in found if p.suffix.lower() in _SUFFIXES and not p.name.startswith(".")]
+        images = []
         for path in found:
             if path.is_dir():
                 self._skip("nested folders", path)
-            elif path not in images:
+            elif _is_image(path):
+                images.append(path)
+            else:
                 self._skip("files that are no images by their names", path)
-        images = [path for path in images if not path.is_dir()]
         if not images:
             if not self._whole:
                 self._skip("folders without images", folder)

@@ -7,14 +7,14 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from bdbench import BdbenchError, Dataset, ImageData, Source, Split, check_regular, decoded, param
+from bdbench import BdbenchError, Dataset, ImageData, Listing, Source, Split, check_regular, decoded, listing_of, param
 from bdbench_datasets.decoding import gathered
 from bdbench_datasets.labels import numbered
 
@@ -92,6 +92,7 @@ class Parquet(Dataset):
     """
 
     name = "parquet"
+    holds = ".parquet files in the layout of Hugging Face, or a folder with them in it or in data/"
     size: int | None = param(None, help="resize to size x size pixels (none: all images have one size)", low=4)
     grey: bool = param(False, help="read one grey channel, not RGB")
     image: str | None = param(None, help="column of images (none: image or img)")
@@ -101,24 +102,32 @@ class Parquet(Dataset):
 
     def read(self, source: Source) -> ImageData:
         """The rows in the order of the files' names. Raises BdbenchError for what is missing or of another layout."""
-        try:
-            import pyarrow.parquet  # noqa: F401
-        except ImportError:
-            raise BdbenchError("dataset 'parquet' needs pyarrow: expected pip install 'bdbench[parquet]'") from None
+        _check_installed()
         if source.root is None:
             raise BdbenchError("dataset 'parquet' needs --data-root: expected a folder with train-*.parquet in it")
-        train, test = (self._files(source.root, part) for part in (self.train, self.test))
-        names = {file.names for file in train + test if file.names}
-        if len(names) > 1:
-            raise BdbenchError(f"the files in {source.root} name their classes differently: expected the same in all")
-        classes = names.pop() if names else numbered([file.labels for file in train + test], str(source.root))
-        return ImageData(self._part(train), self._part(test), classes)
+        train, test = (self._files(_paths(source.root, part)) for part in (self.train, self.test))
+        return ImageData(self._part(train), self._part(test), _classes(train + test, source.root))
+
+    @classmethod
+    def takes(cls, paths: Sequence[Path]) -> bool:
+        """Files whose names end in .parquet, or one folder with such files in it or in its folder data."""
+        return bool(_files_at(paths))
+
+    def browse(self, paths: Sequence[Path]) -> Listing:
+        """The rows of all files but those of the test part, and those of the test part beside them."""
+        _check_installed()
+        found = _files_at(paths)
+        held = [path for path in found if re.match(rf"{re.escape(self.test)}[-.]", path.name)]
+        train = self._files([path for path in found if path not in held] or held)
+        test = self._files(held) if held and len(held) < len(found) else []
+        parts = [self._part(part) for part in (train, test) if part]
+        return listing_of(parts, _classes(train + test, found[0].parent), _row_names(train))
 
     def _part(self, files: list[_File]) -> Split:
         return Split(Rows(files, self.size, self.grey), np.concatenate([file.labels for file in files]))
 
-    def _files(self, root: Path, part: str) -> list[_File]:
-        files = [self._file(path) for path in _paths(root, part)]
+    def _files(self, paths: Sequence[Path]) -> list[_File]:
+        files = [self._file(path) for path in paths]
         if not sum(len(file.labels) for file in files):
             raise BdbenchError(f"{files[0].path} has no rows: expected images")
         return files
@@ -148,6 +157,32 @@ class Parquet(Dataset):
             )
         groups = tuple(file.metadata.row_group(group).num_rows for group in range(file.num_row_groups))
         return _File(path, image, numbers, _class_names(path, file.schema_arrow, label), groups)
+
+
+def _check_installed() -> None:
+    try:
+        import pyarrow.parquet  # noqa: F401
+    except ImportError:
+        raise BdbenchError("dataset 'parquet' needs pyarrow: expected pip install 'bdbench[parquet]'") from None
+
+
+def _classes(files: Sequence[_File], root: Path) -> tuple[str, ...]:
+    names = {file.names for file in files if file.names}
+    if len(names) > 1:
+        raise BdbenchError(f"the files in {root} name their classes differently: expected the same in all")
+    return names.pop() if names else numbered([file.labels for file in files], str(root))
+
+
+def _row_names(files: Sequence[_File]) -> list[str]:
+    """What each row is known by: its file, and its place there."""
+    return [f"{file.path.name}#{row}" for file in files for row in range(len(file.labels))]
+
+
+def _files_at(paths: Sequence[Path]) -> list[Path]:
+    """The parquet files that are meant; none if something else is."""
+    if len(paths) == 1 and paths[0].is_dir():
+        return sorted(paths[0].glob("*.parquet")) or sorted((paths[0] / "data").glob("*.parquet"))
+    return sorted(paths) if all(path.suffix == ".parquet" for path in paths) else []
 
 
 def _opened(path: Path) -> Any:

@@ -1,0 +1,169 @@
+"""What is done about a scan: images copied or moved, and models trained with and without the suspects."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bdbench import machine, training
+from bdbench.errors import BdbenchError, writable
+from bdbench.listing import Listing
+from bdbench.plugins import installed
+from bdbench.preparation import stratified
+from bdbench.progress import Progress
+from bdbench.scanning import files, given, reading
+from bdbench.scanning.laboratory import Laboratory
+from bdbench.seeds import Streams
+from bdbench.store import STAGES, written_whole
+
+_SHOWN, _TEST_SHARE = 5, 0.2
+
+
+def apply(
+    folder: Path,
+    copy_kept: Path | None,
+    move_suspects: Path | None,
+    retrain: bool,
+    yes: bool,
+    progress: Progress,
+) -> Iterator[str]:
+    """Do what is asked for with the scan in ``folder``, or only say what would be done; lines for a person.
+
+    Raises BdbenchError before anything is touched if a file is not there, or a new folder is.
+    """
+    asked = (copy_kept is not None) + (move_suspects is not None)
+    if asked > 1 or not (asked or retrain):
+        raise BdbenchError(f"{asked} of --copy-kept and --move-suspects are given: expected one of them, or --retrain")
+    told = files.read(folder)
+    if told["verdict"]["outcome"] != "found":
+        yield f"the scan found nothing to remove: {told['verdict']['sentence']}"
+    if retrain:
+        yield from _compared(folder, told, progress)
+    if copy_kept is not None:
+        yield from _carried(told, files.names_in(folder / "keep.txt"), copy_kept, yes, progress, move=False)
+    if move_suspects is not None:
+        yield from _carried(told, files.names_in(folder / "quarantine.txt"), move_suspects, yes, progress, move=True)
+
+
+def _carried(
+    told: dict[str, Any], names: list[str], new: Path, yes: bool, progress: Progress, move: bool
+) -> Iterator[str]:
+    root = _root(told)
+    paths = [_checked(root, name) for name in names]
+    if new.exists():
+        raise BdbenchError(f"{new} is there already: expected a new folder")
+    if new.absolute().is_relative_to(root):
+        raise BdbenchError(f"{new} lies in the folder that was scanned, {root}: expected a place outside")
+    verb = "move" if move else "copy"
+    if not yes:
+        yield f"would {verb} {len(names)} images from {root} to {new}, such as:"
+        yield from (f"  {name}" for name in names[:_SHOWN])
+        yield "nothing was done; --yes does it"
+        return
+    advance = progress.track(len(names), verb)
+    if move:
+        # One by one: broken off, it leaves each file in one of the two places.
+        with writable(new):
+            _carry(paths, names, new, shutil.move, advance)
+    else:
+        with written_whole(new) as aside:
+            _carry(paths, names, aside, shutil.copy2, advance)
+    yield f"{'moved' if move else 'copied'} {len(names)} images to {new}"
+
+
+def _carry(
+    paths: Sequence[Path],
+    names: Sequence[str],
+    to: Path,
+    carry: Callable[[str, str], Any],
+    advance: Callable[[int], None],
+) -> None:
+    for path, name in zip(paths, names, strict=True):
+        target = to / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        carry(os.fspath(path), os.fspath(target))
+        advance(1)
+
+
+def _root(told: dict[str, Any]) -> Path:
+    root = told["data"]["root"]
+    if root is None:
+        raise BdbenchError(
+            f"the images of {told['data']['source']} are no files of their own: expected a scan of a folder of images; "
+            "suspects.csv says which rows are suspicious"
+        )
+    if not Path(root).is_dir():
+        raise BdbenchError(f"{root} is not there any more: expected the folder that was scanned")
+    return Path(root)
+
+
+def _checked(root: Path, name: str) -> Path:
+    path = root / name
+    if ".." in Path(name).parts or Path(name).is_absolute():
+        raise BdbenchError(f"{name!r} leads out of {root}: expected a path below it")
+    if not path.is_file():
+        raise BdbenchError(f"{path} is not there: expected the files that were scanned")
+    return path
+
+
+def _compared(folder: Path, told: dict[str, Any], progress: Progress) -> Iterator[str]:
+    """The accuracy of a model of all images and of one without the suspects, trained by the same stream."""
+    settings = told["settings"]
+    streams = Streams(int(settings["seed"]))
+    if not told["data"]["given"]:
+        raise BdbenchError(f"{told['data']['source']} cannot be read again: expected a scan of paths, or of a data set")
+    listing = given.of_paths(told["data"]["given"], settings["data_root"])
+    size = int(told["data"]["size"])
+    found = reading.read(
+        listing, size=size, subset=settings["subset"], strict=False, streams=streams, track=progress.track
+    )
+    if found.fingerprint != told["data"]["fingerprint"]:
+        raise BdbenchError(
+            f"{told['data']['source']} is not as it was scanned: expected to be told before it is changed"
+        )
+    machine.use_threads(None)
+    device = training.pick_device("auto")
+    model = installed().component("model", settings["model"])
+    laboratory = Laboratory.of(found, model, streams, device, folder / STAGES, progress)
+    names = set(files.names_in(folder / "quarantine.txt"))
+    bad = np.array([found.listing.names[place] in names for place in found.places.tolist()])
+    images, labels, usable, what = _test_part(listing, found, bad, size, streams, progress)
+    accuracies = []
+    for kept in (usable, usable & ~bad):
+        network, _ = laboratory.trained(kept, "retrain", "train to compare")
+        accuracies.append(float((network.predict(images) == labels).mean()))
+    before, after = (f"{100 * share:.1f} %" for share in accuracies)
+    yield f"accuracy on {len(labels)} {what}: {before} with the {int(bad.sum())} suspects, {after} without them"
+
+
+def _test_part(
+    listing: Listing, found: reading.Read, bad: np.ndarray, size: int, streams: Streams, progress: Progress
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, str]:
+    """Images and labels to try models on, and which of what was scanned may be trained on, bool (n,)."""
+    usable = np.ones(len(found.labels), bool)
+    if listing.test is None or not len(listing.test):
+        clean = np.flatnonzero(~bad)
+        apart = clean[stratified(found.labels[clean], round(_TEST_SHARE * len(clean)), streams("apart"))]
+        usable[apart] = False
+        return found.images[apart], found.labels[apart], usable, "images set apart for it"
+    test, images, labels = listing.test, [], []
+    judged = {name: label for label, name in enumerate(found.classes)}
+    advance = progress.track(len(test), "read test images")
+    for place in range(len(test)):
+        name = test.classes[test.labels[place]]
+        advance(1)
+        if name not in judged:
+            continue
+        try:
+            images.append(reading.resized(test.open(place), size, found.images.shape[-1]))
+        except BdbenchError:
+            continue
+        labels.append(judged[name])
+    if not labels:
+        raise BdbenchError("the test part holds no image of a class that was judged: expected some")
+    return np.stack(images), np.array(labels), usable, "test images"

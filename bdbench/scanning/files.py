@@ -1,0 +1,188 @@
+"""The files that a scan leaves: scan.json, suspects.csv, keep.txt, quarantine.txt, report.html; all of them or none."""
+
+from __future__ import annotations
+
+import csv
+import functools
+import io
+import json
+from collections.abc import Callable, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from bdbench import foreign
+from bdbench.configs import spec
+from bdbench.errors import BdbenchError
+from bdbench.files import read_json
+from bdbench.scanning import page, verdict
+from bdbench.scanning.identifiers import IDENTIFIERS
+from bdbench.scanning.outcome import Scan
+from bdbench.scanning.reading import Copies
+from bdbench.store import written_whole
+
+SCHEMA = "bdbench-scan-1"
+# Of names that may be as many as the images are.
+_MOST = 1000
+
+
+def write(folder: Path, scan: Scan) -> None:
+    """Write all files into ``folder``; what else lies there stays. Raises BdbenchError if that cannot be."""
+    told = to_dict(scan)
+    validate(told)
+    content = {
+        "scan.json": json.dumps(told, indent=1, allow_nan=False) + "\n",
+        "suspects.csv": _table(scan),
+        "keep.txt": _lines(scan.keep),
+        "quarantine.txt": _lines(scan.quarantine),
+        "report.html": page.render(scan),
+    }
+    with written_whole(folder, keep_others=True) as aside:
+        for name, text in content.items():
+            # Names of files may be no text at all; here they are as the system gives them.
+            (aside / name).write_bytes(text.encode("utf-8", "surrogateescape"))
+
+
+def to_dict(scan: Scan) -> dict[str, Any]:
+    """What scan.json holds."""
+    read, judged = scan.read, scan.verdict
+    able = sum(verdict.decides(one) for one in scan.said)
+    return {
+        "schema": SCHEMA,
+        "verdict": {
+            "outcome": judged.outcome,
+            "sentence": judged.sentence,
+            "p_value": judged.p_value,
+            "level": verdict.LEVEL,
+            "images": int(judged.flagged.sum()),
+            "classes": judged.classes,
+        },
+        "limits": scan.limits,
+        "detectors": [
+            {
+                "spec": spec(one.detector.config()),
+                "says": verdict.of_one(one, able),
+                "p_value": one.p_value,
+                "flagged": None if one.flagged is None else int(one.flagged.sum()),
+                "assumption": one.detector.assumption,
+                "seconds": round(one.seconds, 3),
+                "models_trained": one.models_trained,
+                "models_usual": one.usual,
+                "evidence": None
+                if one.evidence is None
+                else {read.classes[label]: value for label, value in one.evidence.items()},
+                "error": one.error,
+            }
+            for one in scan.said
+        ],
+        "agreement": [
+            {"detectors": [one, other], "both": both, "either": either}
+            for one, other, both, either in verdict.agreement(scan.said)
+        ],
+        "groups": [
+            {
+                "class": group.name,
+                "images": len(group.rows),
+                "resembles": None if group.resembled is None else read.classes[group.resembled],
+                "look_like_others": group.resembling,
+            }
+            for group in scan.groups
+        ],
+        "data": _data(scan),
+        "settings": dict(scan.settings),
+        "environment": dict(scan.environment),
+        "cost": {"seconds": {k: round(v, 3) for k, v in scan.seconds.items()}, "peak_memory_mb": scan.peak_memory_mb},
+        "identifiers": [dict(one) for one in IDENTIFIERS],
+    }
+
+
+def _data(scan: Scan) -> dict[str, Any]:
+    read = scan.read
+    return {
+        "source": scan.source,
+        "given": list(scan.given),
+        "root": None if read.listing.root is None else str(read.listing.root.absolute()),
+        "fingerprint": read.fingerprint,
+        "listed": len(read.listing),
+        "read": read.decoded,
+        "scanned": len(read.labels),
+        "classes": list(read.classes),
+        "size": read.size,
+        "channels": int(read.images.shape[-1]),
+        "sizes": {name: list(size) for name, size in zip(("smallest", "median", "largest"), read.sizes, strict=True)},
+        "resized": read.resized,
+        "grey": read.grey,
+        "skipped": {"count": len(read.skipped), "first": [[odd.name, odd.reason] for odd in read.skipped[:_MOST]]},
+        "left_out": len(read.left_out),
+        "not_judged": read.small,
+        "exact_copies": _copies(read.exact),
+        "near_copies": _copies(read.near),
+    }
+
+
+def _copies(groups: Sequence[Copies]) -> dict[str, Any]:
+    first = [{"names": list(group.names[:_MOST]), "classes": list(group.labels)} for group in groups[:100]]
+    return {"groups": len(groups), "images": sum(len(group.names) for group in groups), "first": first}
+
+
+def schema() -> dict[str, Any]:
+    """The JSON schema of scan.json."""
+    return json.loads(resources.files("bdbench").joinpath("scan.schema.1.json").read_text())
+
+
+@functools.cache
+def _validator() -> Callable[[Any], Any]:
+    import fastjsonschema
+
+    return fastjsonschema.compile(schema())
+
+
+def validate(data: Any, where: str = "scan") -> None:
+    """Raise BdbenchError unless ``data`` is what scan.json may hold."""
+    import fastjsonschema
+
+    try:
+        _validator()(data)
+    except fastjsonschema.JsonSchemaValueException as error:
+        place = "/".join(error.path[1:]) or "top level"
+        raise BdbenchError(f"{where}: not a valid scan at {place}: {error.message}") from None
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """The scan.json in a folder. Raises BdbenchError if there is none, or it is not valid."""
+    file = folder / "scan.json"
+    try:
+        data = read_json(file)
+    except FileNotFoundError:
+        raise BdbenchError(
+            f"no scan at {folder}: expected a folder with a scan.json, as bdbench scan leaves it"
+        ) from None
+    validate(data, str(file))
+    return data
+
+
+def names_in(file: Path) -> list[str]:
+    """The names in keep.txt or quarantine.txt. Raises BdbenchError if it does not read."""
+    try:
+        lines = file.read_bytes().decode("utf-8", "surrogateescape").split("\n")
+        return [str(json.loads(line)) if line.startswith('"') else line for line in lines if line]
+    except (OSError, ValueError) as error:
+        raise BdbenchError(f"cannot read {file}: {error}: expected a name a line") from None
+
+
+def _lines(names: Sequence[str]) -> str:
+    """A name a line; those that a line cannot hold as JSON strings."""
+    odd = [name.startswith('"') or not name or name.splitlines() != [name] for name in names]
+    return "".join(f"{json.dumps(name) if o else name}\n" for name, o in zip(names, odd, strict=True))
+
+
+def _table(scan: Scan) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["path", "label", "score", "flagged", "group"])
+    for one in scan.suspects():
+        score = f"{one.score:.6g}"
+        writer.writerow(
+            [foreign.cell(one.name), foreign.cell(one.label), score, int(one.flagged), foreign.cell(one.group)]
+        )
+    return text.getvalue()

@@ -1,0 +1,185 @@
+"""What a scan will take, told before it starts: memory by what components say, time by this machine's own pace.
+
+The pace of a detector is that of two small parts of the set: what it takes for more images is taken from how much
+longer it takes for the larger one. Where it can be told how long to work, it is told to train few models there, and
+those that it would train are counted against them.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bdbench import forecast, guard, memory
+from bdbench.data import TrainingView
+from bdbench.defenses import Detector
+from bdbench.errors import BdbenchError
+from bdbench.preparation import stratified
+from bdbench.progress import Progress, Silent
+from bdbench.scanning import detecting
+from bdbench.scanning.laboratory import Laboratory
+
+# Images of the parts, and of each class at the least.
+_PARTS, _EACH = (150, 450), 4
+# Seconds that no model can be trained in: then a detector trains as few as it ever does.
+_HASTE: dict[str, Any] = {"seconds": 0.01}
+# Batches that a model is trained by for its pace, at the least.
+_BATCHES = 2
+
+
+@dataclass(frozen=True)
+class Expected:
+    """Of one detector. models: None if it does not say; seconds: None if that could not be told; memory: bytes; looks:
+    whether it looks into a model.
+    """
+
+    detector: Detector
+    models: int | None
+    seconds: float | None
+    memory: int | None
+    looks: bool
+
+
+@dataclass(frozen=True)
+class Foresight:
+    """each: the seconds of a model of the harness's own; memory: bytes at the peak; available: bytes."""
+
+    each: float
+    memory: int
+    available: int | None
+    detectors: tuple[Expected, ...]
+
+    @property
+    def trainings(self) -> int:
+        """How many models are trained beside those of detectors: one to look into, and one without what was found."""
+        return 1 + any(one.looks for one in self.detectors)
+
+    @property
+    def seconds(self) -> float:
+        """All of it, as far as it can be told."""
+        return self.trainings * self.each + sum(one.seconds or 0 for one in self.detectors)
+
+    def lines(self) -> Iterator[str]:
+        """For a person."""
+        looked = "one to look into, and " if self.trainings > 1 else ""
+        yield f"models to train: {looked}one without what was marked, if anything is; about {_time(self.each)} each"
+        for one in self.detectors:
+            models = "" if one.models is None else f"{one.models} small networks, "
+            seconds = "time not told" if one.seconds is None else f"about {_time(one.seconds)}"
+            held = "" if one.memory is None else f", {memory.shown(one.memory)} of memory"
+            yield f"detector {one.detector.name}: {models}{seconds}{held}"
+        there = "an unknown amount" if self.available is None else memory.shown(self.available)
+        held = memory.shown(self.memory)
+        yield f"in all: about {_time(self.seconds)} at this machine's pace, {held} of memory; {there} free"
+
+
+def check_fits(laboratory: Laboratory, detectors: Sequence[Detector]) -> None:
+    """Raise BdbenchError for what needs more memory than there is; it says what would fit."""
+    ground = _ground(laboratory)
+    forecast.check_training(ground)
+    count = len(laboratory.view.labels)
+    for one in detectors:
+
+        def needed(examples: int, one: Detector = one) -> int:
+            return ground.needs(one, examples).memory or 0
+
+        most = memory.most(needed, count)
+        if most < count:
+            fits = f"--subset {most}, or a smaller --size" if most else "a smaller --size, or a machine with more"
+            memory.check_memory(needed(count), f"defense {one.name!r} on {count} images", fits)
+
+
+def foresee(laboratory: Laboratory, detectors: Sequence[Detector], device: str, progress: Progress) -> Foresight:
+    """Measure the pace, in some seconds, unless it was measured before."""
+    ground, bench = _ground(laboratory), laboratory.bench
+
+    def measured() -> tuple[Mapping[str, np.ndarray], float]:
+        start = time.perf_counter()
+        advance = progress.track(1 + len(detectors), "measure the pace")
+        with guard.call(bench.architecture):
+            each = (
+                forecast.seconds_per_image(ground, _BATCHES * ground.trainer.recipe.batch_size)
+                * len(ground.images)
+                * ground.trainer.recipe.epochs
+            )
+        advance(1)
+        told = []
+        for one in detectors:
+            told.append(_tried(laboratory, one, device))
+            advance(1)
+        return {"each": np.array(each), "told": np.array(told)}, time.perf_counter() - start
+
+    config = {"stage": "pace", **bench.made_from, "model": bench.architecture.config()}
+    told = bench.store.stage({**config, "detectors": [one.config() for one in detectors]}, measured).arrays
+    expected = []
+    for one, (seconds, looks) in zip(detectors, told["told"].tolist(), strict=True):
+        needs = ground.needs(one)
+        known = None if np.isnan(seconds) else seconds
+        expected.append(Expected(one, needs.models, known, needs.memory, bool(looks)))
+    most = max(forecast.of_training(ground), *(one.memory or 0 for one in expected), 0)
+    held = laboratory.view.images.nbytes + most
+    return Foresight(float(told["each"]), held, memory.available(), tuple(expected))
+
+
+def _ground(laboratory: Laboratory) -> forecast.Ground:
+    bench, view = laboratory.bench, laboratory.view
+    return forecast.Ground(bench.architecture, bench.trainer, view.images, view.num_classes)
+
+
+def _tried(laboratory: Laboratory, one: Detector, device: str) -> tuple[float, bool]:
+    """The seconds that a detector will take, NaN if it fails on a small part; and whether it looks into a model."""
+    view = laboratory.view
+    n, least = len(view.labels), _EACH * view.num_classes
+    low, high = (min(n, max(size, least * size // _PARTS[0])) for size in _PARTS)
+    hasty = replace(one, **_HASTE) if detecting.can_be_told(one) and _open(one) else one
+    try:
+        _let_at(laboratory, hasty, low, device)  # what libraries do when they are first used is no pace
+        (few, models, looks), (more, _, _) = (_let_at(laboratory, hasty, size, device) for size in (low, high))
+    except Exception:
+        return float("nan"), True  # said, if it happens again, when its turn comes
+    if (limit := getattr(one, "seconds", None)) is not None:
+        return float(limit), looks
+    shape = (view.images.shape[1], view.images.shape[2], view.images.shape[3])
+    whole = one.needs(n, shape, view.num_classes).models
+    share = whole / models if hasty is not one and whole and models else 1.0
+    slope = (more - few) / (high - low) if high > low and more > few else more / high
+    return few + slope * (n * share - low), looks
+
+
+def _let_at(laboratory: Laboratory, one: Detector, size: int, device: str) -> tuple[float, int, bool]:
+    """Seconds, models trained, and whether it looked into one, of a detector on so many of the images."""
+    view = laboratory.view
+    n = len(view.labels)
+    rows = np.arange(n) if size == n else stratified(view.labels, size, laboratory.streams("pace"))
+    part = TrainingView(guard.read_only(view.images[rows]), guard.read_only(view.labels[rows]), view.num_classes)
+    with tempfile.TemporaryDirectory() as aside:
+        small = Laboratory.on(part, laboratory.bench.architecture, laboratory.streams, device, Path(aside), Silent())
+        trainer = small.bench.trainer
+        quick = replace(trainer, recipe=replace(trainer.recipe, epochs=1))
+        tools = replace(small, bench=replace(small.bench, trainer=quick)).tools(one)
+        start = time.perf_counter()
+        with guard.call(one):
+            one.score(part, tools)
+        return time.perf_counter() - start, tools.models_trained, tools.looked_into
+
+
+def _open(one: Detector) -> bool:
+    """Whether it may be told a time: its number of models was not asked for."""
+    try:
+        replace(one, **_HASTE)
+    except BdbenchError:
+        return False
+    return True
+
+
+def _time(seconds: float) -> str:
+    if seconds < 10:
+        return f"{seconds:.2g} s"
+    return str(timedelta(seconds=round(seconds)))

@@ -1,0 +1,227 @@
+"""A scan from beginning to end: what ``bdbench scan`` and ``bdbench.scan`` call."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bdbench import environment, machine, training
+from bdbench.configs import spec
+from bdbench.defenses import Detector
+from bdbench.errors import BdbenchError
+from bdbench.experiment import Hooks, checked_seed
+from bdbench.interfaces import Architecture
+from bdbench.listing import Listing
+from bdbench.plugins import installed
+from bdbench.progress import Progress, Silent
+from bdbench.scanning import detecting, files, foresight, given, groups, reading, verdict
+from bdbench.scanning.foresight import Foresight
+from bdbench.scanning.laboratory import Laboratory
+from bdbench.scanning.outcome import Scan
+from bdbench.scanning.reading import Read
+from bdbench.seeds import Streams
+from bdbench.store import STAGES, sweep
+
+__all__ = ["Plan", "Prepared", "Scan", "prepare", "scan"]
+
+Source = str | Path | Sequence[str | Path] | Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How to scan; the fields are the options of ``bdbench scan``."""
+
+    defenses: Sequence[str | Detector] = ("datamodel",)
+    model: str | Architecture = "convnet"
+    seconds: float | None = None
+    subset: int | None = None
+    size: int | None = None
+    strict: bool = False
+    seed: int = 0
+    device: str = "auto"
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        """Raises BdbenchError for values out of range."""
+        for name, low in (("seconds", 0), ("subset", 1), ("size", 7)):
+            value = getattr(self, name)
+            if value is not None and not value > low:
+                raise BdbenchError(f"{name}={value!r} is not allowed: expected more than {low}")
+
+
+@dataclass
+class Prepared:
+    """A set that is read and not yet scanned. foresight: what it will take, None where there is nothing to compare."""
+
+    plan: Plan
+    detectors: list[Detector]
+    read: Read
+    source: str
+    given: list[str]
+    data_root: str | None
+    laboratory: Laboratory | None
+    foresight: Foresight | None
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def lines(self) -> Iterator[str]:
+        """What was read and what it will take, for a person."""
+        yield from reading.lines(self.read)
+        if self.foresight is not None:
+            yield from self.foresight.lines()
+
+    def run(self) -> Scan:
+        """Let the detectors at it. What was done before is found again. Raises BdbenchError if all of them fail."""
+        said = []
+        if self.laboratory is not None:
+            for one in self.detectors:
+                said.append(detecting.listen(self.laboratory, one))
+                self.seconds[one.name] = said[-1].seconds
+            if all(one.error for one in said):
+                raise BdbenchError(str(said[0].error))
+        judged = verdict.judge(self.read, said)
+        scores = next((one.scores for one in said if one.error is None), np.zeros(len(self.read.labels)))
+        looked = []
+        if self.laboratory is not None:
+            with self._timed("look at what was marked"):
+                looked = groups.look(self.read, self.laboratory, judged.flagged, scores)
+        return Scan(
+            judged,
+            said,
+            looked,
+            self.read,
+            self.source,
+            self.given,
+            self._settings(),
+            self._environment(),
+            self.seconds,
+            environment.peak_memory_mb(),
+            self.foresight,
+        )
+
+    @contextmanager
+    def _timed(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = time.perf_counter() - start
+
+    def _settings(self) -> dict[str, Any]:
+        plan, model = self.plan, installed().component("model", self.plan.model)
+        names = ("seconds", "subset", "size", "strict", "seed")
+        return {
+            "model": spec(model.config()),
+            "data_root": self.data_root,
+            **{name: getattr(plan, name) for name in names},
+        }
+
+    def _environment(self) -> dict[str, Any]:
+        model = installed().component("model", self.plan.model)
+        device = training.pick_device(self.plan.device)
+        versions = Hooks().versions(model, *self.detectors)
+        return environment.describe(device, machine.precision("auto", device), versions)
+
+
+def prepare(
+    source: Source,
+    plan: Plan,
+    folder: Path,
+    *,
+    labels: Any = None,
+    classes: Sequence[str] | None = None,
+    data_root: str | Path | None = None,
+    download: bool = False,
+    progress: Progress | None = None,
+) -> Prepared:
+    """Read what is given and say what a scan of it will take; ``folder`` is where stage results go.
+
+    Raises BdbenchError for whatever can be known before work, memory that does not suffice among it.
+    """
+    progress = progress or Silent()
+    machine.use_threads(plan.threads)
+    device, streams = training.pick_device(plan.device), Streams(checked_seed(plan.seed))
+    detectors = detecting.chosen(plan.defenses, plan.seconds)
+    architecture = installed().component("model", plan.model)
+    start = time.perf_counter()
+    with progress.section():
+        listing = _listing(source, labels, classes, data_root, download)
+        found = reading.read(
+            listing, size=plan.size, subset=plan.subset, strict=plan.strict, streams=streams, track=progress.track
+        )
+    made = Prepared(
+        plan=plan,
+        detectors=detectors,
+        read=found,
+        source=" ".join(_paths(source)) or type(source).__name__,
+        given=[str(Path(path).absolute()) if Path(path).exists() else path for path in _paths(source)],
+        data_root=None if data_root is None else str(Path(data_root).absolute()),
+        laboratory=None,
+        foresight=None,
+        seconds={"read": time.perf_counter() - start},
+    )
+    if len(found.classes) < 2:
+        return made
+    made.laboratory = Laboratory.of(found, architecture, streams, device, folder, progress)
+    foresight.check_fits(made.laboratory, detectors)
+    with progress.section():
+        made.foresight = foresight.foresee(made.laboratory, detectors, device, progress)
+    return made
+
+
+def scan(
+    source: Source,
+    labels: Any = None,
+    *,
+    classes: Sequence[str] | None = None,
+    report: str | Path | None = None,
+    data_root: str | Path | None = None,
+    download: bool = False,
+    progress: Progress | None = None,
+    **options: Any,
+) -> Scan:
+    """Is a set of images poisoned?
+
+    source: a path or several, the name of a data set, images with ``labels`` (or a pair of both), or a Dataset of
+    torchvision or Hugging Face; images are uint8 or floats in 0..1, (n, H, W) or (n, H, W, 1 or 3). classes: the names
+    of the labels; report: the folder for what ``bdbench scan`` leaves, and for what it goes on from if it is broken off
+    (None: nothing is left); options: those of ``Plan``. Raises BdbenchError for what the caller can mend.
+    """
+    plan = Plan(**options)
+    with tempfile.TemporaryDirectory() as aside:
+        folder = Path(aside) if report is None else Path(report) / STAGES
+        if report is not None:
+            sweep(Path(report))
+        made = prepare(
+            source,
+            plan,
+            folder,
+            labels=labels,
+            classes=classes,
+            data_root=data_root,
+            download=download,
+            progress=progress,
+        ).run()
+        if report is not None:
+            files.write(Path(report), made)
+        return made
+
+
+def _listing(
+    source: Source, labels: Any, classes: Sequence[str] | None, data_root: str | Path | None, download: bool
+) -> Listing:
+    if labels is None and (paths := _paths(source)):
+        return given.of_paths(paths, data_root, download)
+    return given.of_object(source, labels, classes)
+
+
+def _paths(source: Source) -> list[str]:
+    """The paths, or the name of a data set, that are given; none if something else is."""
+    listed = [source] if isinstance(source, str | Path) else source
+    if not isinstance(listed, list | tuple) or not all(isinstance(one, str | Path) for one in listed):
+        return []
+    return [str(one) for one in listed]

@@ -1,0 +1,174 @@
+"""Whatever the user gives, as a listing: paths, the name of a data set, arrays, or a data set object of a library.
+
+Libraries are known by how their objects behave, so that none of them needs to be installed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bdbench import decoding, guard
+from bdbench.data import Split
+from bdbench.errors import BdbenchError
+from bdbench.interfaces import Dataset, Source
+from bdbench.listing import Listing, listing_of
+from bdbench.params import parse_spec
+from bdbench.plugins import installed
+
+_IMAGES, _LABELS = ("image", "img"), ("label", "labels")
+
+
+def of_paths(given: Sequence[str | Path], data_root: str | Path | None = None, download: bool = False) -> Listing:
+    """What lies at the paths, or the data set of that name and those parameters. Raises BdbenchError for neither."""
+    paths = [Path(each) for each in given]
+    there = [path.exists() for path in paths]
+    if len(given) == 1 and not there[0] and (spec := _spec(str(given[0]))) is not None:
+        return _of_dataset(spec, Source(Path(data_root) if data_root else None, download))
+    if not given or not all(there):
+        missing = str(paths[there.index(False)]) if given else "nothing"
+        raise BdbenchError(f"{missing!r} is not there: expected {_expected()}")
+    for registration in installed().registered("dataset"):
+        dataset = registration.component
+        with guard.call():
+            if dataset.takes(paths):
+                return dataset().browse(paths)
+    raise BdbenchError(f"{_described(paths)} cannot be scanned: expected {_expected()}")
+
+
+def of_object(given: Any, labels: Any = None, classes: Sequence[str] | None = None) -> Listing:
+    """Arrays (images, labels), or a Dataset of Hugging Face or torchvision. Raises BdbenchError for anything else."""
+    if isinstance(given, tuple) and len(given) == 2 and labels is None:
+        given, labels = given
+    if labels is not None:
+        return _of_arrays(np.asarray(given), np.asarray(labels), classes)
+    if isinstance(given, np.ndarray):
+        raise BdbenchError(f"images of shape {given.shape} and no labels: expected a label for each image")
+    if hasattr(given, "column_names") and hasattr(given, "features"):
+        return _of_rows(given, classes)
+    if hasattr(given, "__getitem__") and hasattr(given, "__len__"):
+        return _of_pairs(given, classes)
+    raise BdbenchError(
+        f"cannot scan {type(given).__name__}: expected a path, the name of a data set, images and labels, or a Dataset "
+        "of torchvision or Hugging Face"
+    )
+
+
+def _spec(text: str) -> Dataset | None:
+    """The data set of that name, if there is one; its parameters may be wrong, which is said."""
+    known = {r.name for r in installed().registered("dataset")}
+    return installed().component("dataset", text) if parse_spec(text)[0] in known else None
+
+
+def _of_dataset(dataset: Dataset, source: Source) -> Listing:
+    with guard.call(dataset):
+        read = dataset.read(source)
+    return listing_of([read.train, read.test], read.classes)
+
+
+def _expected() -> str:
+    held = [r.component.holds for r in installed().registered("dataset") if r.component.holds]
+    return f"{'; '.join(held)}; or the name of a data set (bdbench list datasets)"
+
+
+def _described(paths: Sequence[Path]) -> str:
+    if len(paths) > 1:
+        return f"{paths[0]} and {len(paths) - 1} others together"
+    if not paths[0].is_dir():
+        return str(paths[0])
+    folders = sum(path.is_dir() for path in paths[0].iterdir())
+    files = sum(not path.is_dir() for path in paths[0].iterdir())
+    return f"{paths[0]}, with {folders} folders and {files} files in it,"
+
+
+def _of_arrays(images: np.ndarray, labels: np.ndarray, classes: Sequence[str] | None) -> Listing:
+    if labels.ndim != 1 or len(images) != len(labels):
+        raise BdbenchError(f"{len(images)} images and labels of shape {labels.shape}: expected a label for each")
+    if not np.issubdtype(labels.dtype, np.integer):
+        names = sorted({str(label) for label in labels.tolist()})
+        labels, classes = np.searchsorted(names, [str(label) for label in labels.tolist()]), names
+    return listing_of([Split(images, labels)], _names(labels, classes))
+
+
+def _names(labels: np.ndarray, classes: Sequence[str] | None) -> tuple[str, ...]:
+    most = int(labels.max()) + 1 if len(labels) else 0
+    if classes is None:
+        return tuple(str(label) for label in range(most))
+    if len(classes) < most:
+        raise BdbenchError(f"{len(classes)} classes are named and labels go up to {most - 1}: expected a name for each")
+    return tuple(map(str, classes))
+
+
+def _of_rows(rows: Any, classes: Sequence[str] | None) -> Listing:
+    """A Dataset of Hugging Face: rows are dicts, and ``features`` name the classes."""
+    image, label = (_column(rows.column_names, usual) for usual in (_IMAGES, _LABELS))
+    labels = _integers(rows[label])
+    named = classes or getattr(rows.features[label], "names", None)
+    return _opening(lambda place: rows[place][image], labels, _names(labels, named), "rows")
+
+
+def _column(names: Sequence[str], usual: Sequence[str]) -> str:
+    found = [name for name in usual if name in names]
+    if not found:
+        raise BdbenchError(f"the data set has the columns {', '.join(names)}: expected {' or '.join(usual)}")
+    return found[0]
+
+
+def _of_pairs(pairs: Any, classes: Sequence[str] | None) -> Listing:
+    """A Dataset of torchvision or the like: items are pairs of an image and a label.
+
+    Those of image folders say what the files are; then names are paths below their root.
+    """
+    targets = getattr(pairs, "targets", None)
+    if targets is None:
+        targets = [pairs[place][1] for place in range(len(pairs))]
+    labels = _integers(targets)
+    named = _names(labels, classes or getattr(pairs, "classes", None))
+    listed = _opening(lambda place: pairs[place][0], labels, named, "items")
+    root, samples = getattr(pairs, "root", None), getattr(pairs, "samples", None)
+    if root is None or not samples or not all(Path(str(path)).is_relative_to(root) for path, _ in samples):
+        return listed
+    names = [str(Path(path).relative_to(root)) for path, _ in samples]
+    # The files themselves: what a transform makes of them may be cropped, or another every time.
+    return replace(
+        listed, names=names, root=Path(root), open=lambda place: decoding.decoded(Path(samples[place][0]), names[place])
+    )
+
+
+def _integers(labels: Any) -> np.ndarray:
+    """Labels as int64 (n,). Raises BdbenchError for anything but numbers of classes."""
+    found = np.asarray(labels)
+    if found.ndim != 1 or not np.issubdtype(found.dtype, np.integer) or (len(found) and found.min() < 0):
+        shown = ", ".join(map(str, found.ravel()[:3].tolist()))
+        raise BdbenchError(f"labels are {found.dtype} of shape {found.shape} ({shown}, ...): expected integers >= 0")
+    return found.astype(np.int64)
+
+
+def _opening(item: Any, labels: np.ndarray, classes: tuple[str, ...], title: str) -> Listing:
+    def opened(place: int) -> np.ndarray:
+        try:
+            return _pixels(item(place))
+        except Exception as error:  # the user's data set may raise anything
+            raise BdbenchError(f"cannot read the image {title}/{place}: {error}") from None
+
+    return Listing([f"{title}/{place}" for place in range(len(labels))], labels, classes, opened)
+
+
+def _pixels(image: Any) -> np.ndarray:
+    """An image of Pillow, an array, or a tensor (C, H, W), as uint8 (H, W, 1 or 3). Raises ValueError for others."""
+    if hasattr(image, "convert"):
+        return decoding.seen(image)
+    pixels = np.asarray(image)
+    if pixels.ndim == 3 and pixels.shape[0] in (1, 3) and pixels.shape[2] not in (1, 3):
+        pixels = pixels.transpose(1, 2, 0)
+    if pixels.ndim == 2:
+        pixels = pixels[..., None]
+    if np.issubdtype(pixels.dtype, np.floating) and pixels.min() >= 0 and pixels.max() <= 1:
+        pixels = np.rint(pixels * 255).astype(np.uint8)
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] not in (1, 3):
+        raise ValueError(f"{pixels.dtype} of shape {pixels.shape}: expected uint8, or 0..1, of (H, W, 1 or 3)")
+    return pixels

@@ -1,0 +1,172 @@
+"""What several detectors amount to: found, nothing found, or cannot tell; and what could not have been found.
+
+Only a detector that says how likely a clean set would look like this, and which images it means, can find something or
+find nothing. Where several do, the probability is held against their number (Bonferroni).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from bdbench.scanning.detecting import Said
+from bdbench.scanning.reading import FEWEST, Read
+
+LEVEL = 0.05
+"""A clean set is called poisoned this often, over all detectors of a scan, if their probabilities are right."""
+
+Outcome = Literal["found", "nothing found", "cannot tell"]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """outcome; sentence: it for a person; classes: of what was flagged, with how many images each; flagged: bool (n,),
+    what the verdict is about: of the detectors that found something, else, where nothing can be told, of any;
+    p_value: how likely a clean set would look like this to any of the detectors, None if none can tell.
+    """
+
+    outcome: Outcome
+    sentence: str
+    classes: dict[str, int]
+    flagged: np.ndarray
+    p_value: float | None
+
+
+def judge(found: Read, said: Sequence[Said]) -> Verdict:
+    """The verdict on what was read."""
+    n = len(found.labels)
+    able = [one for one in said if decides(one)]
+    smallest = min((one.p_value for one in able if one.p_value is not None), default=None)
+    p_value = None if smallest is None else min(1.0, smallest * len(able))
+    finding = [one for one in able if _finds(one, len(able))]
+    if finding:
+        flagged = _any(finding, n)
+        return Verdict("found", _found(found, flagged, finding, p_value), _classes(found, flagged), flagged, p_value)
+    flagged = _any(said, n)
+    unsure = [one for one in able if one.flagged is not None and (one.flagged.any() or (one.p_value or 0) <= LEVEL)]
+    if not able or unsure or any(one.error for one in said):
+        return Verdict("cannot tell", _unsure(found, said, unsure), _classes(found, flagged), flagged, p_value)
+    share = f"of clean sets {_percent(p_value or 0)} look at least as suspicious"
+    sentence = f"Nothing found in {n} images of {len(found.classes)} classes: {share}."
+    return Verdict("nothing found", sentence, {}, np.zeros(n, bool), p_value)
+
+
+def decides(one: Said) -> bool:
+    """Whether a detector can find something or find nothing, and not only rank."""
+    return one.error is None and one.p_value is not None and one.flagged is not None
+
+
+def of_one(one: Said, able: int) -> str:
+    """What a single detector says, in words; able: how many can decide."""
+    if one.error is not None:
+        return f"failed: {one.error}"
+    count = 0 if one.flagged is None else int(one.flagged.sum())
+    if one.flagged is None:
+        return "ranks the images and has no rule of its own to call any suspicious"
+    if one.p_value is None:
+        return f"marks {count} images and cannot say how often it does so in a clean set"
+    outcome = "finds" if _finds(one, able) else "is not sure of" if count else "finds nothing:"
+    return f"{outcome} {count} images, p = {one.p_value:.2g}"
+
+
+def limits(found: Read, said: Sequence[Said], resized_from: int) -> Iterator[str]:
+    """What could not have been found. resized_from: pixels a side of the usual image before it was brought to size."""
+    for one in said:
+        if one.error is None and one.detector.assumption:
+            yield f"{one.detector.name} rests on this: {one.detector.assumption} What is not so, it does not see."
+    for one in said:
+        if one.usual and one.error is None and one.models_trained < one.usual:
+            share = one.models_trained / one.usual
+            noise = 1 / share**0.5
+            yield (
+                f"{one.detector.name} trained {one.models_trained} networks in the time it had, of the {one.usual} "
+                f"that it trains otherwise: what it measures is {noise:.1f} times as noisy, and weaker backdoors stay "
+                "below that."
+            )
+    yield (
+        "A handful of poisoned images in a class may be too few to stand out, and a trigger that changes no label "
+        "(clean-label) is weaker than one that does."
+    )
+    if found.small:
+        count = sum(found.small.values())
+        yield f"{len(found.small)} classes of fewer than {FEWEST} images ({count} images) were not judged."
+    if len(found.left_out):
+        yield f"{len(found.left_out)} images were left out by --subset; nothing is said of them."
+    if found.resized and resized_from > found.size:
+        yield (
+            f"Images of about {resized_from} pixels a side were brought to {found.size}: a trigger smaller than about "
+            f"{round(2 * resized_from / found.size)} of their pixels is blurred away (--size)."
+        )
+    if any(not odd.reason.startswith("files") for odd in found.skipped):
+        yield f"{len(found.skipped)} files were left out; nothing is said of them."
+
+
+def agreement(said: Sequence[Said]) -> list[tuple[str, str, int, int]]:
+    """Of each two detectors that mark images: their names, how many both mark, and how many either does."""
+    marking = [one for one in said if one.error is None and one.flagged is not None and one.flagged.any()]
+    found = []
+    for place, one in enumerate(marking):
+        for other in marking[place + 1 :]:
+            assert one.flagged is not None and other.flagged is not None
+            both, either = (one.flagged & other.flagged).sum(), (one.flagged | other.flagged).sum()
+            found.append((one.detector.name, other.detector.name, int(both), int(either)))
+    return found
+
+
+def _finds(one: Said, able: int) -> bool:
+    if not decides(one) or one.flagged is None or one.p_value is None:
+        return False
+    return bool(one.flagged.any()) and one.p_value * able <= LEVEL
+
+
+def _any(said: Sequence[Said], count: int) -> np.ndarray:
+    flagged = np.zeros(count, bool)
+    for one in said:
+        if one.flagged is not None and one.error is None:
+            flagged |= one.flagged
+    return flagged
+
+
+def _classes(found: Read, flagged: np.ndarray) -> dict[str, int]:
+    counts = np.bincount(found.labels[flagged], minlength=len(found.classes))
+    return {found.classes[label]: int(counts[label]) for label in np.argsort(-counts, kind="stable") if counts[label]}
+
+
+def _found(found: Read, flagged: np.ndarray, finding: Sequence[Said], p_value: float | None) -> str:
+    classes = _classes(found, flagged)
+    told = ", ".join(f"{count} of {_size(found, name)} in {name!r}" for name, count in list(classes.items())[:5])
+    more = f" and {len(classes) - 5} more classes" if len(classes) > 5 else ""
+    by = " and ".join(one.detector.name for one in finding)
+    chance = f"p = {p_value:.2g}, about one clean set in {round(1 / max(p_value or 0, 1e-9)):,} looks like this"
+    return f"Found: {int(flagged.sum())} suspicious images: {told}{more} ({by}; {chance})."
+
+
+def _size(found: Read, name: str) -> int:
+    return int((found.labels == found.classes.index(name)).sum())
+
+
+def _unsure(found: Read, said: Sequence[Said], unsure: Sequence[Said]) -> str:
+    if len(found.classes) < 2:
+        return (
+            f"Cannot tell: {len(found.classes)} classes have {FEWEST} different images or more, expected at least 2 "
+            "to compare."
+        )
+    if unsure:
+        one = unsure[0]
+        count = int(one.flagged.sum()) if one.flagged is not None else 0
+        often = _percent(one.p_value or 0)
+        return f"Cannot tell: {one.detector.name} marks {count} images, but {often} of clean sets look like this to it."
+    able = [one for one in said if decides(one)]
+    failed = [one for one in said if one.error is not None]
+    if failed:
+        others = f"; {', '.join(one.detector.name for one in able)} found nothing" if able else ""
+        return f"Cannot tell: {failed[0].detector.name} failed ({failed[0].error}){others}."
+    names = ", ".join(one.detector.name for one in said)
+    return f"Cannot tell: {names} cannot say how often a clean set looks like this one; their ranking is kept."
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2g} %" if share < 0.1 else f"{100 * share:.0f} %"

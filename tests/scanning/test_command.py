@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from bdbench.cli import cli
+from bdbench.scanning import files
+from tests.scanning.conftest import EACH, MODEL, STAMPED, write_folder
+
+
+def invoke(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(cli, [str(argument) for argument in arguments])
+
+
+def scan(*arguments: str | Path) -> Result:
+    return invoke("scan", *arguments, "--model", MODEL, "--device", "cpu")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("data")
+    write_folder(root, part="train")
+    return write_folder(root, stamped=0, part="test")
+
+
+@pytest.fixture(scope="module")
+def out(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where a scan that found something left its files; made by the first test."""
+    return tmp_path_factory.mktemp("scans") / "out"
+
+
+def test_found_is_exit_code_1(folder: Path, out: Path) -> None:
+    result = scan(folder, "--defense", "patch", "--report", out)
+    assert result.exit_code == 1, result.output
+    assert result.stdout.startswith("Found: 6 suspicious images: 6 of 20 in 'cat' (patch; p = 0.001")
+    assert "- patch rests on this" in result.stdout
+    for part in ("read: 60 images of 3 classes", "models to train", "detector patch", "in all: about", "report.html"):
+        assert part in result.stderr
+
+
+def test_json_is_scan_json(folder: Path, out: Path) -> None:
+    result = scan(folder, "--defense", "patch", "--report", out, "--json")
+    told = json.loads(result.stdout)
+    written = files.read(out)
+    assert told == written and told["verdict"]["outcome"] == "found"
+    assert told["data"]["root"] == str(folder)
+
+
+def test_the_other_exit_codes(folder: Path, tmp_path: Path) -> None:
+    clean = tmp_path / "clean"
+    shutil.copytree(folder / "test", clean)
+    report = ("--report", tmp_path / "out")
+    assert scan(clean, "--defense", "patch", *report).exit_code == 0
+    assert scan(clean, "--defense", "ranks", *report).exit_code == 3
+    for bad in (["missing"], [folder, "--defense", "patch:chance=x"], [folder, "--defense", "breaks"]):
+        result = scan(*bad, *report)
+        assert result.exit_code == 2, bad
+        assert result.stderr.strip().splitlines()[-1].startswith("bdbench: "), bad
+
+
+def test_a_dry_run_leaves_nothing(folder: Path, tmp_path: Path) -> None:
+    report = tmp_path / "out"
+    result = scan(folder, "--defense", "patch", "--report", report, "--dry-run")
+    assert result.exit_code == 0 and "in all: about" in result.stderr and result.stdout == ""
+    assert not report.exists()
+
+
+def test_apply_says_first_and_does_then(folder: Path, out: Path, tmp_path: Path) -> None:
+    new = tmp_path / "kept"
+    told = invoke("scan", "apply", out, "--copy-kept", new)
+    assert told.exit_code == 0 and f"would copy {3 * EACH - STAMPED} images" in told.stdout
+    assert not new.exists()
+    done = invoke("scan", "apply", out, "--copy-kept", new, "--yes")
+    assert done.exit_code == 0, done.output
+    names = {str(path.relative_to(new)) for path in new.rglob("*.png")}
+    assert names == set(files.names_in(out / "keep.txt"))
+    assert len(list(folder.rglob("*.png"))) == 6 * EACH
+    again = invoke("scan", "apply", out, "--copy-kept", new, "--yes")
+    assert again.exit_code == 2 and "is there already" in again.stderr
+
+
+def test_apply_retrains_with_and_without(out: Path) -> None:
+    result = invoke("scan", "apply", out, "--retrain")
+    assert result.exit_code == 0, result.output
+    assert f"accuracy on {3 * EACH} test images" in result.stdout and f"with the {STAMPED} suspects" in result.stdout
+
+
+def test_apply_moves_what_is_suspicious(folder: Path, out: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    shutil.copytree(folder, mine)
+    shutil.copytree(out, tmp_path / "out")
+    told = json.loads((tmp_path / "out" / "scan.json").read_text())
+    told["data"]["root"] = str(mine)
+    (tmp_path / "out" / "scan.json").write_text(json.dumps(told))
+    new = tmp_path / "suspects"
+    assert invoke("scan", "apply", tmp_path / "out", "--move-suspects", new).exit_code == 0
+    assert not new.exists() and len(list(mine.rglob("*.png"))) == 6 * EACH
+    done = invoke("scan", "apply", tmp_path / "out", "--move-suspects", new, "--yes")
+    assert done.exit_code == 0, done.output
+    assert len(list(new.rglob("*.png"))) == STAMPED and len(list(mine.rglob("*.png"))) == 6 * EACH - STAMPED
+    again = invoke("scan", "apply", tmp_path / "out", "--move-suspects", tmp_path / "more", "--yes")
+    assert again.exit_code == 2 and "is not there" in again.stderr and not (tmp_path / "more").exists()
+
+
+@pytest.mark.parametrize("name", ["../../etc/passwd", "/etc/passwd"])
+def test_apply_does_not_leave_the_folder(out: Path, tmp_path: Path, name: str) -> None:
+    shutil.copytree(out, tmp_path / "out")
+    (tmp_path / "out" / "keep.txt").write_text(f"{name}\n")
+    result = invoke("scan", "apply", tmp_path / "out", "--copy-kept", tmp_path / "new", "--yes")
+    assert result.exit_code == 2 and "leads out of" in result.stderr and not (tmp_path / "new").exists()
+
+
+def test_apply_refuses_what_it_cannot_do(out: Path, tmp_path: Path) -> None:
+    for arguments, told in (
+        ([out], "0 of --copy-kept"),
+        ([out, "--copy-kept", tmp_path / "a", "--move-suspects", tmp_path / "b"], "2 of --copy-kept"),
+        ([tmp_path, "--copy-kept", tmp_path / "a"], "no scan at"),
+        ([out, "--move-suspects", files.read(out)["data"]["root"] + "/bad"], "lies in the folder that was scanned"),
+    ):
+        result = invoke("scan", "apply", *arguments)
+        assert result.exit_code == 2 and told in result.stderr
+
+
+@pytest.mark.slow
+def test_a_scan_that_is_killed_goes_on_to_the_same_suspects(folder: Path, tmp_path: Path) -> None:
+    """SIGKILL at random moments of one scan; it ends with what one that nobody disturbed ends with."""
+    options = ["--defense", "datamodel:models=120,chunk=10,epochs=3,hidden=8", "--model", MODEL, "--device", "cpu"]
+    command = [sys.executable, "-m", "bdbench", "scan", str(folder), *options, "--report"]
+    start = time.monotonic()
+    whole = subprocess.run([*command, str(tmp_path / "whole")], capture_output=True, text=True)
+    took = time.monotonic() - start
+    assert whole.returncode in (0, 1, 3), whole.stderr
+    rng, killed = np.random.default_rng(0), 0
+    for moment in rng.uniform(0.2, 1.0, 20) * took:
+        process = subprocess.Popen([*command, str(tmp_path / "killed")], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        try:
+            process.communicate(timeout=moment)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+            killed += 1
+    last = subprocess.run([*command, str(tmp_path / "killed")], capture_output=True, text=True)
+    assert killed >= 5 and last.returncode == whole.returncode
+    assert last.stdout == whole.stdout
+    for name in ("suspects.csv", "keep.txt", "quarantine.txt"):
+        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+    assert not [p for p in (tmp_path / "killed").iterdir() if p.name.endswith("-old0")]

@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from bdbench.scanning import likeness
+
+
+def photographs(count: int, seed: int = 0) -> list[np.ndarray]:
+    """Smooth random images of 48 x 64."""
+    rng = np.random.default_rng(seed)
+    small = rng.integers(0, 256, (count, 6, 8, 3)).astype(np.uint8)
+    return [np.asarray(Image.fromarray(one).resize((64, 48), Image.Resampling.BICUBIC)) for one in small]
+
+
+def small(image: np.ndarray, size: int = 32) -> np.ndarray:
+    return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC))
+
+
+def groups(images: list[np.ndarray]) -> list[int]:
+    working = np.stack([small(image) for image in images])
+    hashes = np.stack([likeness.difference_hash(image) for image in working])
+    return likeness.near(hashes, working).tolist()
+
+
+def test_a_copy_of_another_size_compression_or_brightness_is_near_and_another_image_is_not() -> None:
+    one, other, third = photographs(3)
+    resized = np.asarray(Image.fromarray(one).resize((200, 150), Image.Resampling.LANCZOS))
+    darker = (other * 0.9).astype(np.uint8)
+    assert groups([one, other, resized, darker, third]) == [0, 1, 0, 1, 4]
+
+
+def test_flat_images_and_digits_are_no_copies_of_each_other() -> None:
+    flat = [np.full((20, 20, 3), shade, np.uint8) for shade in (0, 90, 255)]
+    assert groups(flat) == [0, 1, 2]
+    from sklearn.datasets import load_digits
+
+    digits = np.repeat((load_digits().images[:300, ..., None] * 15).astype(np.uint8), 3, axis=3)
+    found = groups(list(digits))
+    assert len(set(found)) == len(found)
+
+
+def test_exact_copies_share_shape_and_pixels() -> None:
+    one, other = photographs(2)
+    digests = [likeness.digest(image) for image in (one, other, one.copy(), one.reshape(64, 48, 3))]
+    found = likeness.exact(np.array([np.frombuffer(d, np.uint8) for d in digests]))
+    assert found.tolist() == [0, 1, 0, 3]
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(1, 40), st.integers(1, 40), st.sampled_from([1, 3]))
+def test_an_image_of_any_shape_has_a_hash(height: int, width: int, channels: int) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, channels)).astype(np.uint8)
+    assert likeness.difference_hash(pixels).shape == (likeness.BYTES,)
