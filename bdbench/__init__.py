@@ -15,7 +15,7 @@ _HOMES = {
     "bdbench.attacks": ("Attack", "Covers", "CraftedTrigger", "SourceSpecific", "TriggerAttack"),
     "bdbench.commands.options": ("export_command",),
     "bdbench.data": ("ANY_OTHER", "Challenge", "ImageData", "PoisonedData", "Role", "Split", "TrainingView"),
-    "bdbench.decoding": ("decoded",),
+    "bdbench.decoding": ("IMAGE_SUFFIXES", "decoded"),
     "bdbench.defenses": (
         "Defense",
         "Detector",
@@ -62,7 +62,7 @@ if TYPE_CHECKING:
     from bdbench.attacks import Attack, Covers, CraftedTrigger, SourceSpecific, TriggerAttack
     from bdbench.commands.options import export_command
     from bdbench.data import ANY_OTHER, Challenge, ImageData, PoisonedData, Role, Split, TrainingView
-    from bdbench.decoding import decoded
+    from bdbench.decoding import IMAGE_SUFFIXES, decoded
     from bdbench.defenses import (
         Defense,
         Detector,
@@ -97,6 +97,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ANY_OTHER",
+    "IMAGE_SUFFIXES",
     "Architecture",
     "Attack",
     "Batch",

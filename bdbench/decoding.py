@@ -13,6 +13,12 @@ from bdbench.errors import BdbenchError
 if TYPE_CHECKING:
     from PIL.Image import Image as Opened
 
+IMAGE_SUFFIXES = {
+    *(".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tga"),
+    *(".tif", ".tiff", ".webp"),
+}
+"""By which names, in small letters, a file is taken for an image."""
+
 _TRANSPARENT = ("LA", "La", "PA", "RGBA", "RGBa")
 
 

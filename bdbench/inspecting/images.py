@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 
-from bdbench.decoding import decoded
+from bdbench.decoding import IMAGE_SUFFIXES, decoded
 from bdbench.errors import BdbenchError
 from bdbench.files import reading
 from bdbench.memory import check_memory
@@ -19,11 +19,6 @@ from bdbench.preparation import in_turn
 from bdbench.progress import Track
 from bdbench.seeds import Streams
 
-# By their names, what Pillow reads; documents that it could open as well are none.
-SUFFIXES = {
-    *(".avif", ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tga"),
-    *(".tif", ".tiff", ".webp"),
-}
 _AT_ONCE, _AT_ONCE_BYTES = 512, 2**26
 _EXPECTED = "expected image files, or folders of classes with image files in them"
 
@@ -177,7 +172,7 @@ def _images(folder: Path) -> list[Path]:
 
 
 def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
 
 
 def _hidden(path: Path) -> bool:
