@@ -15,7 +15,7 @@ _HOMES = {
     "bdbench.attacks": ("Attack", "Covers", "CraftedTrigger", "SourceSpecific", "TriggerAttack"),
     "bdbench.commands.options": ("export_command",),
     "bdbench.data": ("ANY_OTHER", "Challenge", "ImageData", "PoisonedData", "Role", "Split", "TrainingView"),
-    "bdbench.decoding": ("decoded",),
+    "bdbench.decoding": ("IMAGE_SUFFIXES", "decoded"),
     "bdbench.defenses": (
         "Defense",
         "Detector",
@@ -30,8 +30,18 @@ _HOMES = {
     "bdbench.errors": ("BdbenchError", "unknown"),
     "bdbench.experiment": ("load", "reopen", "run", "run_all"),
     "bdbench.files": ("check_regular", "notice", "read_arrays", "reading"),
+    "bdbench.foreign": ("csv_text",),
     "bdbench.hookspecs": ("hookimpl",),
-    "bdbench.interfaces": ("Architecture", "Dataset", "Measured", "Metric", "ReportSection", "Source"),
+    "bdbench.inspecting": ("Inspection", "inspect"),
+    "bdbench.interfaces": (
+        "Architecture",
+        "Dataset",
+        "Measured",
+        "Metric",
+        "ReportSection",
+        "ReversedTrigger",
+        "Source",
+    ),
     "bdbench.listing": ("Listing", "listing_of"),
     "bdbench.memory": ("check_memory",),
     "bdbench.params": ("param",),
@@ -53,7 +63,7 @@ if TYPE_CHECKING:
     from bdbench.attacks import Attack, Covers, CraftedTrigger, SourceSpecific, TriggerAttack
     from bdbench.commands.options import export_command
     from bdbench.data import ANY_OTHER, Challenge, ImageData, PoisonedData, Role, Split, TrainingView
-    from bdbench.decoding import decoded
+    from bdbench.decoding import IMAGE_SUFFIXES, decoded
     from bdbench.defenses import (
         Defense,
         Detector,
@@ -68,8 +78,10 @@ if TYPE_CHECKING:
     from bdbench.errors import BdbenchError, unknown
     from bdbench.experiment import load, reopen, run, run_all
     from bdbench.files import check_regular, notice, read_arrays, reading
+    from bdbench.foreign import csv_text
     from bdbench.hookspecs import hookimpl
-    from bdbench.interfaces import Architecture, Dataset, Measured, Metric, ReportSection, Source
+    from bdbench.inspecting import Inspection, inspect
+    from bdbench.interfaces import Architecture, Dataset, Measured, Metric, ReportSection, ReversedTrigger, Source
     from bdbench.listing import Listing, listing_of
     from bdbench.memory import check_memory
     from bdbench.params import param
@@ -87,6 +99,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ANY_OTHER",
+    "IMAGE_SUFFIXES",
     "Architecture",
     "Attack",
     "Batch",
@@ -99,6 +112,7 @@ __all__ = [
     "Detector",
     "ImageData",
     "InputDetector",
+    "Inspection",
     "Listing",
     "Loss",
     "Measured",
@@ -113,6 +127,7 @@ __all__ = [
     "Record",
     "Reopened",
     "ReportSection",
+    "ReversedTrigger",
     "RobustTraining",
     "Role",
     "Scan",
@@ -130,11 +145,13 @@ __all__ = [
     "bars",
     "check_memory",
     "check_regular",
+    "csv_text",
     "decoded",
     "detect",
     "detector",
     "export_command",
     "hookimpl",
+    "inspect",
     "listing_of",
     "load",
     "most_suspicious",

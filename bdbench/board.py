@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from bdbench import record
+from bdbench import configs, record
 from bdbench.defenses import Defense
 from bdbench.errors import BdbenchError
 from bdbench.files import notice, read_json
@@ -74,7 +74,7 @@ class Board:
         """The cells and seeds of the records, and the config of each record of them."""
         found: dict[str, list[dict[str, Any]]] = {}
         for data in self.records.values():
-            found.setdefault(_key(record.cell_of(data["config"]), data["seed"]), []).append(data["config"])
+            found.setdefault(_key(configs.cell_of(data["config"]), data["seed"]), []).append(data["config"])
         return found
 
     def error(self, cell: Mapping[str, Any], seed: int) -> str | None:
@@ -82,7 +82,7 @@ class Board:
         return None if self.has(cell, seed) else self.failed.get(_key(cell, seed))
 
     def has(self, cell: Mapping[str, Any], seed: int) -> bool:
-        """Whether there is a record of a cell (``record.cell_of``) and a seed, whatever code made it."""
+        """Whether there is a record of a cell (``configs.cell_of``) and a seed, whatever code made it."""
         return _key(cell, seed) in self.known
 
     def state(self, job: Job, defense: Defense) -> State:
@@ -114,7 +114,7 @@ class Board:
         shared: dict[str, list[float]] = {}
         own: dict[str, list[float]] = {}
         for r in self.records.values():
-            cell, seconds = record.cell_of(r["config"]), r["cost"]["seconds"]
+            cell, seconds = configs.cell_of(r["config"]), r["cost"]["seconds"]
             common = sum(seconds.get(stage, 0.0) for stage in record.SHARED_STAGES)
             shared.setdefault(_key(_setting(cell)), []).append(common)
             own.setdefault(_key(_setting(cell), cell["defense"]), []).append(sum(seconds.values()) - common)
@@ -133,7 +133,7 @@ class Board:
         folder.mkdir(parents=True, exist_ok=True)
         own = folder / f"{data['id']}.json"
         write_file(own, record.dumps(data))
-        cell = record.cell_of(data["config"])
+        cell = configs.cell_of(data["config"])
         # By their names, since others may be writing records here that need not be read.
         for file in folder.glob(glob.escape(f"{_names(cell)}-s{data['seed']}-") + "*.json"):
             with contextlib.suppress(OSError):
@@ -213,7 +213,7 @@ def _outdated(file: Path, new: Mapping[str, Any]) -> bool:
         old = record.load(file)
     except BdbenchError:  # nobody knows what it is
         return False
-    same = old["seed"] == new["seed"] and record.cell_of(old["config"]) == record.cell_of(new["config"])
+    same = old["seed"] == new["seed"] and configs.cell_of(old["config"]) == configs.cell_of(new["config"])
     return same and any(old["config"].get(made) != new["config"].get(made) for made in ("code", "files"))
 
 
@@ -222,7 +222,7 @@ def _key(*parts: Any) -> str:
 
 
 def _names(cell: Mapping[str, Any]) -> str:
-    return "-".join(cell[kind]["name"] for kind in record.KINDS)
+    return "-".join(cell[kind]["name"] for kind in configs.KINDS)
 
 
 def _setting(cell: Mapping[str, Any]) -> dict[str, Any]:

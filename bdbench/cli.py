@@ -13,6 +13,7 @@ import click
 
 from bdbench import __version__, foreign, stopping
 from bdbench.commands import boards, options
+from bdbench.commands.inspect import inspect
 from bdbench.commands.plugin import plugin
 from bdbench.commands.scan import scan
 from bdbench.errors import BdbenchError, one_line
@@ -214,7 +215,7 @@ def import_() -> None:
 
 @cli.group()
 def export() -> None:
-    """Write a run's poisoned set in another format."""
+    """Write a run's poisoned set, or its victim, in another format."""
 
 
 @options.export_command("FILE")
@@ -242,12 +243,22 @@ def imagefolder(run: Reopened, target: Path, bars: Bars) -> None:
     write_imagefolder(run, target, bars.track)
 
 
+@options.export_command("FILE.safetensors")
+def victim(run: Reopened, target: Path, bars: Bars) -> None:
+    """The weights of the model that was trained on the poisoned set, as safetensors: bdbench inspect FILE."""
+    from bdbench.export import write_victim
+
+    with bars.busy("train the victim, if it is gone"):
+        write_victim(run, target)
+
+
 export.add_command(npz)
 export.add_command(parquet)
 export.add_command(imagefolder)
+export.add_command(victim)
 
 
-for command in (*boards.COMMANDS, plugin, scan):
+for command in (*boards.COMMANDS, inspect, plugin, scan):
     cli.add_command(command)
 # Before plugins add theirs.
 OWN_COMMANDS = frozenset(cli.commands)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from bdbench import record
+from bdbench import configs, record
 from bdbench.errors import BdbenchError
 from bdbench.leaderboard import columns, identity, intervals
 from bdbench.store import key_of
@@ -39,7 +39,7 @@ def compare(runs: Sequence[Path]) -> dict[str, Any]:
             first = (run, data)
         _check_comparable(run, data, *first)
         config = data["config"]
-        cell = cells.setdefault(key_of({"cell": record.cell_of(config), "made": identity.made(config)}), {})
+        cell = cells.setdefault(key_of({"cell": configs.cell_of(config), "made": identity.made(config)}), {})
         if data["seed"] in cell:
             raise BdbenchError(f"{run}: seed {data['seed']} of {data['id']} is given twice: expected one run of each")
         cell[data["seed"]] = data
@@ -69,20 +69,20 @@ def _check_comparable(run: Path, data: Mapping[str, Any], first: Path, other: Ma
         )
 
 
-def _names(configs: Sequence[Mapping[str, Any]]) -> list[str]:
+def _names(cells: Sequence[Mapping[str, Any]]) -> list[str]:
     """A name for each cell, of the components in which the cells differ."""
-    made = [identity.made(config) for config in configs]
+    made = [identity.made(config) for config in cells]
     parts = [
         identity.labels(
-            [{"name": config[kind]["name"], **record.parameters(config[kind])} for config in configs],
+            [{"name": config[kind]["name"], **configs.parameters(config[kind])} for config in cells],
             [own[kind] for own in made],
-            [json.dumps(config["dataset"]) for config in configs],
+            [json.dumps(config["dataset"]) for config in cells],
         )
-        for kind in record.KINDS
+        for kind in configs.KINDS
     ]
     told = [labels for labels in parts if len(set(labels)) > 1]
     for setting in ("budget", "reserve"):
-        values = [f"{setting} {config.get(setting)}" for config in configs]
+        values = [f"{setting} {config.get(setting)}" for config in cells]
         told += [values] if len(set(values)) > 1 else []
     return [", ".join(names) for names in zip(*told, strict=True)]
 

@@ -1,7 +1,8 @@
-"""Image files of any format, as a person sees them."""
+"""Image files: of any format, as a person sees them, and written as PNG."""
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Literal
 
@@ -11,6 +12,12 @@ from bdbench.errors import BdbenchError
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Opened
+
+IMAGE_SUFFIXES = {
+    *(".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tga"),
+    *(".tif", ".tiff", ".webp"),
+}
+"""By which names, in small letters, a file is taken for an image."""
 
 _TRANSPARENT = ("LA", "La", "PA", "RGBA", "RGBa")
 
@@ -39,6 +46,15 @@ def decoded(
     except Exception as error:  # Pillow's readers raise anything on damaged files
         told = str(error) or type(error).__name__
         raise BdbenchError(f"cannot read the image {where}: {told}") from None
+
+
+def encoded(pixels: np.ndarray) -> bytes:
+    """uint8 (H, W, 1 or 3) as the bytes of a PNG file."""
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).save(file, "PNG")
+    return file.getvalue()
 
 
 def seen(opened: Opened) -> np.ndarray:

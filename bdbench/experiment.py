@@ -14,6 +14,7 @@ import bdbench
 from bdbench import guard, machine, params, record, training
 from bdbench.attacks import Attack
 from bdbench.cell import Cell
+from bdbench.configs import check_budget, check_reserve
 from bdbench.data import ImageData
 from bdbench.defenses import Defense
 from bdbench.errors import BdbenchError
@@ -21,7 +22,7 @@ from bdbench.files import read_arrays
 from bdbench.interfaces import Architecture, Component, Dataset, Measured, Source
 from bdbench.plugins import installed
 from bdbench.progress import Progress, Silent
-from bdbench.record import Record, check_budget, check_reserve
+from bdbench.record import Record
 from bdbench.runs import Reopened
 from bdbench.scene import Setting, read_images
 from bdbench.store import STAGES, Store, sweep

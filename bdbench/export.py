@@ -1,4 +1,4 @@
-"""A run's poisoned set as plain files: npz, image parquet in the layout of Hugging Face, and folders of images."""
+"""A run as plain files: its poisoned set as npz, image parquet or folders of images, and its victim."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from bdbench import record
+from bdbench import checkpoint, configs
 from bdbench.data import Role
+from bdbench.decoding import encoded
 from bdbench.errors import BdbenchError
 from bdbench.progress import Track, quiet
 from bdbench.runs import Reopened
@@ -114,7 +115,7 @@ def write_imagefolder(run: Reopened, folder: Path, track: Track = quiet) -> None
                 )
                 # An attacker who wants any other label names none: such an image stays with its own.
                 path = Path(part, classes[label if label >= 0 else original], f"{place:06}.png")
-                (aside / path).write_bytes(_png(pixels))
+                (aside / path).write_bytes(encoded(pixels))
                 names = (classes[label] if label >= 0 else "", classes[original])
                 rows.append((str(path), *names, Role(role).name.lower(), index))
                 advance(1)
@@ -147,18 +148,9 @@ def _table(columns: Columns, classes: tuple[str, ...], advance: Any) -> Any:
     schema = pyarrow.schema(fields, metadata={"huggingface": json.dumps({"info": {"features": features}})})
     pictures = []
     for pixels in columns["image"]:
-        pictures.append({"bytes": _png(pixels), "path": None})
+        pictures.append({"bytes": encoded(pixels), "path": None})
         advance(1)
     return pyarrow.table([pictures, *(columns[k].astype(np.int64) for k in numbers)], schema=schema)
-
-
-def _png(pixels: np.ndarray) -> bytes:
-    """uint8 (H, W, 1 or 3) as a PNG file's bytes."""
-    from PIL import Image
-
-    file = io.BytesIO()
-    Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).save(file, "PNG")
-    return file.getvalue()
 
 
 def _card(run: Reopened, names: list[str]) -> str:
@@ -167,8 +159,21 @@ def _card(run: Reopened, names: list[str]) -> str:
     return (
         f"---\nconfigs:\n- config_name: default\n  data_files:\n{files}"
         "task_categories:\n- image-classification\n---\n\n"
-        f"# {record.labels([config['attack']])[0]} on {config['dataset']['name']}\n\n"
+        f"# {configs.labels([config['attack']])[0]} on {config['dataset']['name']}\n\n"
         f"The poisoned training set of the bdbench run `{run.record.id}`, its test set, and that set triggered.\n"
         "`label` is what is trained on, or what the attacker wants; `original_label` is the true one; `role` tells\n"
         "clean examples, poisons and cover examples (triggered, but correctly labelled) apart.\n"
     )
+
+
+def write_victim(run: Reopened, path: Path) -> None:
+    """The model that a run's defense met, as safetensors that ``bdbench inspect`` reads without being told of it.
+
+    Raises BdbenchError without safetensors, or if the place cannot be written.
+    """
+    told = {
+        "model": configs.spec(run.record.config["model"]),
+        "classes": list(run.clean.classes),
+        "shape": list(run.clean.shape),
+    }
+    checkpoint.write(path, run.victim(), told)

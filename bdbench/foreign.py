@@ -5,8 +5,11 @@ Each function takes any text and gives what shows the same to a person and does 
 
 from __future__ import annotations
 
+import csv
+import io
 import re
 import unicodedata
+from collections.abc import Iterable
 
 # Control characters, which terminals obey, parts of characters, and what ends a line.
 _HIDDEN = {"Cc", "Cs", "Zl", "Zp"}
@@ -53,6 +56,14 @@ def cell(value: object) -> object:
         return value
     text = line(value)
     return f"'{text}" if text.startswith(_FORMULA) and not _is_number(text) else text
+
+
+def csv_text(columns: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
+    """A CSV file of a head and rows, each value a ``cell``; None is an empty one."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerows(map(cell, row) for row in (columns, *rows))
+    return text.getvalue()
 
 
 def _visible(character: str) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from bdbench import record, sources
+from bdbench import configs, sources
 from bdbench.applicable import why_not
 from bdbench.attacks import Attack
 from bdbench.defenses import Defense
@@ -56,11 +56,11 @@ class Job:
         return f"{', '.join(short_spec(part) for part in parts)}, seed {self.seed}"
 
     def config(self, defense: Defense) -> dict[str, Any]:
-        """The cell of one of the defenses, as ``record.cell_of`` gives it."""
+        """The cell of one of the defenses, as ``configs.cell_of`` gives it."""
         parts = {"dataset": self.dataset, "model": self.model, "attack": self.attack, "defense": defense}
         budget = self.budget if defense.stage == "training set" else None
         config = {kind: part.config() for kind, part in parts.items()}
-        return record.cell_of({**config, "budget": budget, "reserve": self.reserve})
+        return configs.cell_of({**config, "budget": budget, "reserve": self.reserve})
 
     def code(self, defense: Defense) -> dict[str, str]:
         """What the code of the components says today, as a record has it."""
@@ -111,15 +111,15 @@ class Grid:
         wanted: dict[str, list[str]] = {}
         for condition in conditions:
             kind, equals, spec = condition.partition("=")
-            if not equals or kind not in record.KINDS:
-                raise BdbenchError(f"cannot read {condition!r}: expected KIND=SPEC with {', '.join(record.KINDS)}")
+            if not equals or kind not in configs.KINDS:
+                raise BdbenchError(f"cannot read {condition!r}: expected KIND=SPEC with {', '.join(configs.KINDS)}")
             wanted.setdefault(kind, []).append(spec)
         kept: dict[str, Any] = {}
         for kind, specs in wanted.items():
             own = getattr(self, f"{kind}s")
             for spec in specs:
                 if not any(_fits(part, spec) for part in own):
-                    raise unknown(f"{kind} in this grid", spec, {record.spec(part.config()) for part in own})
+                    raise unknown(f"{kind} in this grid", spec, {configs.spec(part.config()) for part in own})
             kept[f"{kind}s"] = tuple(part for part in own if any(_fits(part, spec) for spec in specs))
         return replace(self, **kept)
 
@@ -146,8 +146,8 @@ def read(path: Path) -> Grid:
         if key not in _KEYS:
             raise unknown(f"key in {path}", key, _KEYS)
     parts = {name: _components(name.removesuffix("s"), name, data.get(name)) for name in _LISTS}
-    budget = record.check_budget(data.get("budget", 0.1))
-    reserve = record.check_reserve(data.get("reserve", 0.05))
+    budget = configs.check_budget(data.get("budget", 0.1))
+    reserve = configs.check_reserve(data.get("reserve", 0.05))
     notes = _notes(path, data.get("notes", []), parts)
     seeds = read_seeds(str(data.get("seeds", "0")))
     floor = data.get("floor", False)
@@ -181,7 +181,7 @@ def show_seeds(seeds: Iterable[int]) -> str:
 def short_spec(component: Component) -> str:
     """A component's spec with the parameters that are not the defaults."""
     own, default = component.config(), type(component)().config()
-    return record.spec({k: v for k, v in own.items() if k == "name" or v != default[k]})
+    return configs.spec({k: v for k, v in own.items() if k == "name" or v != default[k]})
 
 
 def _components(kind: str, key: str, listed: Any) -> tuple[Any, ...]:
@@ -190,7 +190,7 @@ def _components(kind: str, key: str, listed: Any) -> tuple[Any, ...]:
     made = [installed().component(kind, spec) for entry in listed for spec in _specs(kind, entry)]
     for i, component in enumerate(made):
         if component in made[:i]:
-            raise BdbenchError(f"{kind} {record.spec(component.config())!r} is twice in the grid: expected once")
+            raise BdbenchError(f"{kind} {configs.spec(component.config())!r} is twice in the grid: expected once")
     return tuple(made)
 
 
@@ -203,7 +203,7 @@ def _notes(path: Path, listed: Any, parts: Mapping[str, tuple[Any, ...]]) -> tup
         for kind, spec in (("attack", note.attack), ("dataset", note.dataset)):
             own = parts[f"{kind}s"]
             if spec is not None and not any(_has(part.config(), spec) for part in own):
-                raise unknown(f"{kind} in {path}", spec, {record.spec(part.config()) for part in own})
+                raise unknown(f"{kind} in {path}", spec, {configs.spec(part.config()) for part in own})
         made.append(note)
     return tuple(made)
 

@@ -19,13 +19,14 @@ if TYPE_CHECKING:
     import click
 
     from bdbench.attacks import Attack
-    from bdbench.defenses import Defense
-    from bdbench.interfaces import Architecture, Dataset, Metric, ReportSection
+    from bdbench.defenses import Defense, ModelDetector
+    from bdbench.interfaces import Architecture, Dataset, Metric, ReportSection, ReversedTrigger
     from bdbench.runs import Reopened
+    from bdbench.workshop import Tools
 
 GROUP = "bdbench"
 # Raised by one when a hook or an argument is added. None is ever removed or renamed, so older plugins go on working.
-VERSION = 1
+VERSION = 2
 hookspec = pluggy.HookspecMarker(GROUP)
 hookimpl = pluggy.HookimplMarker(GROUP)
 
@@ -79,6 +80,15 @@ def bdbench_report_sections(run: Reopened) -> Iterable[ReportSection]:  # type: 
     """Pictures for the report of a run: such as only the plugin of its attack or defense can draw.
 
     Look at ``run.defense`` or ``run.attack`` first; for other runs than one's own, return nothing: ``[]``.
+    """
+
+
+@hookspec
+def bdbench_reversed_triggers(defense: ModelDetector, tools: Tools) -> Iterable[ReversedTrigger]:  # type: ignore[empty-body]
+    """What a model detector reversed, for ``bdbench inspect``. Since version 2.
+
+    ``defense.inspect(tools)`` has been called with tools like these; what it saved is found again. For other detectors
+    than one's own, return nothing: ``[]``.
     """
 
 

@@ -152,3 +152,15 @@ class ReportSection:
     title: str
     figure: Figure
     caption: str = ""
+
+
+@dataclass(frozen=True)
+class ReversedTrigger:
+    """What a model detector made that sends images to ``label``, or what it found of that label.
+
+    title: what is to be seen in the picture, in some words; picture: uint8 (H, W, 3 or 1).
+    """
+
+    label: int
+    title: str
+    picture: np.ndarray

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bdbench import claims, record
+from bdbench import claims, configs
 from bdbench.board import Board
 from bdbench.claims import Claim
 from bdbench.defenses import Defense
@@ -154,7 +154,7 @@ class _Work:
         state = self.board.settled(self.job, defense, self.place.since)
         if state == "failed":
             error = self.board.failure_of(self.job, defense)
-            self.errors.append((record.spec(defense.config()), f"{error} (in another process)"))
+            self.errors.append((configs.spec(defense.config()), f"{error} (in another process)"))
         self.elsewhere += state == "recorded"
         return state is not None
 
@@ -211,4 +211,4 @@ def failed(job: Job, defense: Defense, error: BaseException, board: Board) -> tu
         board.fail(job.config(defense), job.seed, text, trace)
     except Exception as trouble:
         text += f" (which could not be kept: {one_line(trouble)})"
-    return record.spec(defense.config()), text
+    return configs.spec(defense.config()), text

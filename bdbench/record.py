@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import functools
-import itertools
 import json
-import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from bdbench.errors import BdbenchError
 from bdbench.files import read_json
-from bdbench.params import plain, quoted
-from bdbench.store import key_of, written_whole
+from bdbench.store import written_whole
 
 SCHEMA = "bdbench.record/2"
 # Of which records can be read: what was measured by other definitions is shown, and refused by leaderboards.
@@ -25,7 +22,6 @@ _OLDER = "bdbench.record/1"
 # The version of the definitions in ``bdbench.metrics``, and of how data are prepared and models compared: numbers of
 # two versions are not to be put in one table.
 DEFINITIONS = 2
-KINDS = ("dataset", "model", "attack", "defense")
 # The stages that the defenses of one poisoned set share; the others are a defense's own.
 SHARED_STAGES = ("data", "craft", "poison", "victim", "reference")
 
@@ -241,127 +237,12 @@ def upgraded(data: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def parameters(component: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters in a component's config; none that is null, so that a new one changes no old cell."""
-    told = {k: v for k, v in component.items() if k != "name" and v is not None}
-    return {k: [{"name": p["name"], **parameters(p)} for p in v] if _of_others(v) else v for k, v in told.items()}
-
-
-def parts(component: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The configs of the components that one is made of, each followed by those that it is made of."""
-    own = [one for value in component.values() if _of_others(value) for one in value]
-    return [part for one in own for part in (one, *parts(one))]
-
-
-def _of_others(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and isinstance(value[0], Mapping)
-
-
-def cell_of(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What a user asks for, seeds apart: the components, the budget and the reserve."""
-    parts = {kind: {"name": config[kind]["name"], **parameters(config[kind])} for kind in KINDS}
-    return {**parts, "budget": config["budget"], "reserve": config.get("reserve", 0.0)}
-
-
-def made_of(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What it was made of beside that: the data set as it was read, the recipe, files, and the components' code.
-
-    Records of one cell that differ here are of two experiments, and in no average together.
-    """
-    return {
-        "source": config.get("data", {}).get("source", ""),
-        "recipe": config["recipe"],
-        "files": sorted(config.get("files", {}).values()),
-        "code": config.get("code", {}),
-    }
-
-
-def identity(config: Mapping[str, Any]) -> str:
-    """A hash of ``made_of``, 8 hexadecimal digits."""
-    return key_of(made_of(config))[:8]
-
-
-def check_budget(budget: Any) -> float | Literal["auto"]:
-    """The share of the training set to remove, as a number, or "auto". Raises BdbenchError unless it is in [0, 1)."""
-    if budget == "auto":
-        return "auto"
-    try:
-        share = float(budget) if not isinstance(budget, bool) else -1.0
-    except (TypeError, ValueError):
-        share = -1.0
-    if not 0 <= share < 1:
-        raise BdbenchError(f"budget={budget} is not allowed: expected a fraction in [0, 1), or auto")
-    return share
-
-
-def check_reserve(reserve: Any) -> float:
-    """The share of the training part that is set apart, as a number. Raises BdbenchError unless it is in [0, 1)."""
-    reserve = plain(reserve)
-    if isinstance(reserve, bool) or not isinstance(reserve, int | float) or not 0 <= reserve < 1:
-        raise BdbenchError(f"reserve={reserve} is not allowed: expected a share in [0, 1)")
-    return float(reserve)
-
-
 def number(data: Mapping[str, Any], path: str) -> float | None:
     """A measured number of a record, by its path such as ``decision.after.clean_accuracy``; None if there is none."""
     value: Any = data
     for key in path.split("."):
         value = None if value is None else value.get(key)
     return value
-
-
-def targets(facts: Mapping[str, Any]) -> list[str]:
-    """The labels that triggers are to give, of the ``data`` in a config, each with its class's name if it has one."""
-    names = facts.get("target_names", [""] * len(facts["targets"]))
-    return [f"{t} ({name})" if name else str(t) for t, name in zip(facts["targets"], names, strict=True)]
-
-
-def spec(component: Mapping[str, Any]) -> str:
-    """A component's config as the command line takes it: ``name:key=value,...``."""
-    values = ",".join(f"{k}={quoted(v) if isinstance(v, str) else shown(v)}" for k, v in parameters(component).items())
-    return f"{component['name']}:{values}" if values else component["name"]
-
-
-def command(config: Mapping[str, Any], seed: int) -> str:
-    """The command that makes the record of ``config`` and ``seed``, for a shell."""
-    options = {**{kind: spec(config[kind]) for kind in KINDS}, "budget": config["budget"], "seed": seed}
-    options |= {"reserve": config["reserve"]} if "reserve" in config else {}
-    words = [word for k, v in options.items() if v is not None for word in (f"--{k}", f"{v}")]
-    return shlex.join(["bdbench", "run", *words])
-
-
-def shown(value: Any) -> str:
-    """A parameter's value in a config as the command line takes it."""
-    if _of_others(value):
-        return "+".join(f"[{text}]" if ":" in text else text for text in map(spec, value))
-    return "+".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
-def labels(components: Sequence[Mapping[str, Any]], always: tuple[str, ...] = ()) -> list[str]:
-    """A short name for each component of a record's config: its name, and those of its parameters that tell
-    it from its namesakes in the list or are named in ``always``. One that is made of others names them likewise.
-    """
-    inner = [part for own in components for v in own.values() if _of_others(v) for part in v]
-    named = iter(labels(inner, always) if inner else ())
-    told: dict[str, set[str]] = {}
-    first: dict[str, Mapping[str, Any]] = {}
-    for own in components:
-        other = first.setdefault(own["name"], own)
-        differing = {k for k in {*own, *other} if own.get(k) != other.get(k)}
-        told.setdefault(own["name"], set(always)).update(differing)
-    return [
-        " ".join(
-            [
-                own["name"],
-                *(
-                    " & ".join(itertools.islice(named, len(v))) if _of_others(v) else f"{k}={shown(v)}"
-                    for k, v in own.items()
-                    if _of_others(v) or k in told[own["name"]]
-                ),
-            ]
-        )
-        for own in components
-    ]
 
 
 def schema(version: int = 2) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from bdbench import metrics, pictures, record, templates
+from bdbench import configs, metrics, pictures, templates
 from bdbench.data import Role
 from bdbench.errors import BdbenchError
 from bdbench.experiment import reopen
@@ -52,11 +52,11 @@ def render(run: Reopened) -> str:
     own = list(_sections(run))
     added = installed().collect("bdbench_report_sections", run=run)
     config = run.record.config
-    names = {kind: record.spec(config[kind]) for kind in record.KINDS}
+    names = {kind: configs.spec(config[kind]) for kind in configs.KINDS}
     return templates.load("report.html").render(
-        title=f"{config['defense']['name']} against {record.labels([config['attack']])[0]}, seed {run.record.seed}",
+        title=f"{config['defense']['name']} against {configs.labels([config['attack']])[0]}, seed {run.record.seed}",
         verdict=verdict(run.record),
-        command=record.command(config, run.record.seed),
+        command=configs.command(config, run.record.seed),
         facts=[*names.items(), *_facts(run.record)],
         sections=[(s.title, s.caption, _embedded(s.figure)) for s in [*own, *added]],
     )
@@ -164,7 +164,7 @@ def _facts(made: Record) -> Iterator[tuple[str, str]]:
     data, environment = made.config.get("data", {}), made.environment
     yield "training set", f"{data.get('train')} examples, {data.get('poisons')} of them poisons"
     if data.get("targets"):
-        yield "targets", ", ".join(record.targets(data))
+        yield "targets", ", ".join(configs.targets(data))
     yield "stage of defense", made.stage
     if made.detection is not None:
         shown = {"AUROC": made.detection.auroc, "average precision": made.detection.average_precision}

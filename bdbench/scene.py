@@ -142,6 +142,8 @@ class Scene:
         with guard.call(self.setting.model):
             # A copy of its own: a defense may prune or fine-tune it in place.
             own = self.bench.restore(victim.arrays(), "the victim")
+        # One that comes from elsewhere may be computed otherwise than those that are trained here.
+        own.precision = victim.precision
         return HarnessTools(
             defense.name,
             self.bench,

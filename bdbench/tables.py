@@ -11,10 +11,11 @@ from rich.table import Table
 
 from bdbench.applicable import why_not
 from bdbench.board import Board
+from bdbench.configs import labels, parameters, shown
+from bdbench.configs import targets as record_targets
 from bdbench.foreign import markup
 from bdbench.grid import Job, short_spec, show_seeds
-from bdbench.record import labels, number, parameters, shown
-from bdbench.record import targets as record_targets
+from bdbench.record import number
 
 # (row, key in a part of the record): fractions are printed in percent, but AUROC, AP, scores and p-values as they are.
 # What no record of a table has is left out.

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bdbench import record
+from bdbench import configs, record
 
 _COMPONENTS = {
     "dataset": {"name": "digits", "subset": None},
@@ -101,7 +101,7 @@ def made(
     data: dict[str, Any] = {
         "schema": record.SCHEMA,
         "definitions": record.DEFINITIONS,
-        "id": "-".join([*(components[kind]["name"] for kind in record.KINDS), f"s{seed}", record.identity(own)]),
+        "id": "-".join([*(components[kind]["name"] for kind in configs.KINDS), f"s{seed}", configs.identity(own)]),
         "seed": seed,
         "stage": stage,
         "control": control,

@@ -140,22 +140,23 @@ def test_one_in_a_list_is_itself() -> None:
 
 
 def test_it_is_known_by_all_of_its_parts(tmp_path: Path) -> None:
-    from bdbench import record, sources
+    from bdbench import configs, sources
     from bdbench.scene import contents
 
     attack = Cascade(attacks=(Sig(), Blend(pattern=str(tmp_path / "x.png"), test_alpha=0.3)))
     config = json.loads(json.dumps(attack.config()))
     assert config == {"name": "cascade", "attacks": [Sig().config(), attack.attacks[1].config()]}
     assert installed().component("attack", config) == attack
-    assert installed().component("attack", record.spec(config)) == attack
-    assert "test_delta" not in json.dumps(record.parameters(config))  # null, as a new parameter would be in old records
+    assert installed().component("attack", configs.spec(config)) == attack
+    # Null, as a new parameter would be in old records.
+    assert "test_delta" not in json.dumps(configs.parameters(config))
     with pytest.raises(BdbenchError, match="x.png"):
         contents(attack)
     other = dataclasses.replace(attack, attacks=(Tact(), attack.attacks[1]))
     assert sources.own_code_of(attack) != sources.own_code_of(other)
     assert set(sources.code_of(attack)) >= {"bdbench_triggers.sig.Sig", "bdbench_triggers.blend.Blend"}
     assert sources.own_code_of(Sig()) == sources.own_code(Sig)
-    labels = record.labels([config, other.config(), Cascade(attacks=(Sig(rate=0.1), Blend())).config()], ("rate",))
+    labels = configs.labels([config, other.config(), Cascade(attacks=(Sig(rate=0.1), Blend())).config()], ("rate",))
     assert labels[1].startswith("cascade tact rate=0.05 & blend rate=0.05 test_alpha=0.3")
     assert len(set(labels)) == 3 and labels[2].startswith("cascade sig rate=0.1 & ")
 

@@ -164,6 +164,7 @@ def test_the_mask_learns_to_cover_little_and_to_differ() -> None:
 @pytest.mark.parametrize("unit", ["deviation", "range"])
 def test_no_pixel_moves_further_than_eps(unit: Any, tune_eps: float | None) -> None:
     attack, train = Lira(epochs=1, tune_epochs=1, width=2, unit=unit, tune_eps=tune_eps), split(COLOUR, 4, 60)
+    assert Lira().unit == "deviation"  # of the authors' command for CIFAR-10
     state = crafted(attack, train)
     one = np.full(3, 1.0) if unit == "range" else np.asarray(train.images).reshape(-1, 3).std(0) / 255
     assert state["bound"] == pytest.approx((0.1 if tune_eps is None else tune_eps) * one, rel=1e-5)
@@ -213,6 +214,10 @@ def test_the_message_can_be_read_and_differs_from_image_to_image() -> None:
     assert (read.numpy() == bits).mean() > 0.95
     change = stamped.astype(int) - images
     assert np.abs(change).max() > 0 and (change != change[:1]).any()
+
+
+def test_the_message_has_the_hundred_bits_of_the_authors_encoder() -> None:
+    assert crafted(Ssba(steps=2, width=2), split(GREY, 4, 40))["encoder/dense.weight"].shape == (64, 100)
 
 
 def test_an_untrained_encoder_adds_what_its_message_says() -> None:

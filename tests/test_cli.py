@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from bdbench import record
+from bdbench import configs
 from bdbench.cli import cli
 from bdbench.plugins import Plugins
 from tests.conftest import TINY
@@ -156,7 +156,7 @@ def test_several_attacks_are_a_cascade(tmp_path: Path) -> None:
     found = json.loads(next(tmp_path.glob("*/record.json")).read_text())
     assert [part["name"] for part in found["config"]["attack"]["attacks"]] == ["badnets", "blend"]
     # The command that a table names for it makes the same run.
-    words = shlex.split(record.command(found["config"], found["seed"]))[2:]
+    words = shlex.split(configs.command(found["config"], found["seed"]))[2:]
     again = invoke("run", *words, "--json", "--device", "cpu", "--out", str(tmp_path / "again"))
     assert json.loads(again.stdout)[0]["id"] == found["id"]
     wrong = invoke("run", *UNATTACKED, "--attack", "badnets", "--attack", "blnd")

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import bdbench
-from bdbench import BdbenchError, machine, params, record, training
+from bdbench import BdbenchError, configs, machine, params, record, training
 from bdbench.cli import cli
 from bdbench.plugins import installed
 
@@ -71,7 +71,7 @@ def test_a_class_is_found_in_an_attack_that_is_made_of_others() -> None:
 
 
 def test_what_a_record_says_of_its_command_is_read_back(ran: Any, folder: Path) -> None:
-    spec = record.spec(ran[1]["config"]["dataset"])
+    spec = configs.spec(ran[1]["config"]["dataset"])
     assert spec == f"npz:path='{folder}/d.npz'"
     assert installed().component("dataset", spec).path == f"{folder}/d.npz"
 

@@ -17,7 +17,7 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from bdbench import BdbenchError, Detector, Mitigation, Tools, TrainingView, grid, leaderboard, record, sources
+from bdbench import BdbenchError, Detector, Mitigation, Tools, TrainingView, configs, grid, leaderboard, record, sources
 from bdbench.board import Board
 from bdbench.cli import cli
 from bdbench.leaderboard.coverage import made_by_other_code
@@ -136,7 +136,7 @@ def test_a_list_in_attacks_is_a_cascade_which_is_stale_when_one_of_its_attackers
     file = made(tmp_path / "board", ONE.replace('{ name = "badnets", rate = 0.04, size = 2 }', entry))
     asked = grid.read(file)
     assert [[part.rate for part in attack.attacks] for attack in asked.attacks] == [[0.04, 0.04], [0.04, 0.06]]  # type: ignore[attr-defined]
-    spec = record.spec(asked.attacks[0].config())
+    spec = configs.spec(asked.attacks[0].config())
     assert asked.only([f"attack={spec}"]).attacks == asked.attacks[:1]
     assert run(file, "--only", f"attack={spec}", "--seeds", "0").exit_code == 0
     board, (job, *_) = Board.read(file.parent), asked.jobs()

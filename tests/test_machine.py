@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import bdbench
-from bdbench import machine, record
+from bdbench import configs, machine
 
 
 def test_precision_is_what_the_processor_has_units_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -46,7 +46,7 @@ def test_timing_the_two_takes_no_time_to_speak_of() -> None:
 def test_precision_is_in_the_environment_and_in_no_identity(tiny: dict[str, Any]) -> None:
     found = [bdbench.run(defense="random", precision=p, **tiny) for p in ("float32", "bfloat16")]
     assert [f.environment["precision"] for f in found] == ["float32", "bfloat16"]
-    assert found[0].id == found[1].id and record.identity(found[0].config) == record.identity(found[1].config)
+    assert found[0].id == found[1].id and configs.identity(found[0].config) == configs.identity(found[1].config)
 
 
 def test_a_recipe_that_allows_it_computes_in_the_machines_precision(tiny: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from bdbench import leaderboard, record
+from bdbench import configs, leaderboard, record
 from tests.records import attack, keep, made, make_board
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
@@ -117,7 +117,7 @@ def test_a_number_leads_to_its_records_and_the_command(page: Any, site: Path) ->
     links = [link.get_attribute("href") for link in detail.locator("a").all()]
     assert len(links) == 2 and all((site / link).is_file() for link in links)
     data = record.load(site / links[0])
-    assert detail.locator("code").inner_text() == record.command(data["config"], data["seed"])
+    assert detail.locator("code").inner_text() == configs.command(data["config"], data["seed"])
     assert "Not run: seeds 1." in detail.inner_text()
     cell.locator("td[data-heading='AUROC'] a").click()
     assert not detail.is_visible()

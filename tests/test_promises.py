@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from bdbench import Attack, Detector, leaderboard, record
+from bdbench import Attack, Detector, configs, leaderboard
 from bdbench_datamodel.detector import Datamodel
 from bdbench_triggers.badnets import BadNets
 from bdbench_triggers.blend import Blend
@@ -91,6 +91,6 @@ def test_no_row_of_a_board_mixes_two_experiments() -> None:
         identities: dict[str, set[str]] = {}
         for path in (folder / "records").glob("*.json"):
             config = json.loads(path.read_text())["config"]
-            cell = json.dumps(record.cell_of(config), sort_keys=True)
-            identities.setdefault(cell, set()).add(record.identity(config))
+            cell = json.dumps(configs.cell_of(config), sort_keys=True)
+            identities.setdefault(cell, set()).add(configs.identity(config))
         assert all(len(found) == 1 for found in identities.values())

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 import bdbench
-from bdbench import BdbenchError, record
+from bdbench import BdbenchError, configs, record
 
 
 @pytest.fixture(scope="module")
@@ -94,18 +94,18 @@ def test_a_record_of_version_1_is_read_and_keeps_its_definitions() -> None:
 
 def test_what_a_cell_was_made_of_tells_it_from_its_namesakes(written: tuple[bdbench.Record, Path]) -> None:
     config = json.loads(json.dumps(written[0].to_dict()["config"]))
-    first = record.identity(config)
+    first = configs.identity(config)
     for path, value in {
         "data/source": "other", "recipe/epochs": 3, "files": {"picture.png": "0"}, "code/defense": "other",
     }.items():  # fmt: skip
         other = json.loads(json.dumps(config))
         _set(other, path, value)
-        assert record.cell_of(other) == record.cell_of(config)
-        assert record.identity(other) != first
+        assert configs.cell_of(other) == configs.cell_of(config)
+        assert configs.identity(other) != first
     for path, value in {"data/fingerprint": "other", "data/poisons": 3}.items():
         other = json.loads(json.dumps(config))
         _set(other, path, value)
-        assert record.identity(other) == first  # what changes with the seed is none of it
+        assert configs.identity(other) == first  # what changes with the seed is none of it
 
 
 def test_a_missing_or_garbled_record_is_named(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 import bdbench
-from bdbench import Mitigation, Reopened, ReportSection, Tools, Victim, record, report
+from bdbench import Mitigation, Reopened, ReportSection, Tools, Victim, configs, record, report
 from bdbench.cli import cli
 from bdbench.plugins import KINDS, installed
 from tests.conftest import TINY
@@ -62,7 +62,7 @@ def test_a_report_is_one_file_with_every_picture(run: Path) -> None:
     assert len(page.pictures) == 6 and all(p.startswith("data:image/png;base64,") for p in page.pictures)
     assert page.fetched == []
     found = record.read(run)
-    assert record.command(found.config, found.seed) in text
+    assert configs.command(found.config, found.seed) in text
     flagged = re.search(r"trained on: (\d+) clean, (\d+) poison", text)
     assert flagged is not None and sum(map(int, flagged.groups())) == 50
     roles, scores = (np.load(run / "scores.npz")[k] for k in ("roles", "scores"))

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from bdbench import record, sources
+from bdbench import configs, sources
 from bdbench.applicable import why_not
 from bdbench.board import Board
 from bdbench.grid import show_seeds
@@ -64,7 +64,7 @@ def made_by_other_code(board: Board) -> list[str]:
         now = {kind: _code(today, kind, config[kind]) for kind in config["code"]}
         changed = tuple(kind for kind, code in config["code"].items() if now[kind] not in (None, code))
         if changed:
-            cell = ", ".join(record.spec(config[kind]) for kind in record.KINDS)
+            cell = ", ".join(configs.spec(config[kind]) for kind in configs.KINDS)
             found.setdefault((cell, changed), []).append(data["seed"])
     return [
         f"{cell}: seeds {show_seeds(seeds)} were made by other code of the {' and the '.join(changed)} than today's"
@@ -74,7 +74,7 @@ def made_by_other_code(board: Board) -> list[str]:
 
 def _code(today: Mapping[tuple[str, str], str], kind: str, component: Mapping[str, Any]) -> str | None:
     """What the code of a component, and of those that it is made of, says today; None if one is not installed."""
-    codes = [today.get((kind, part["name"])) for part in (component, *record.parts(component))]
+    codes = [today.get((kind, part["name"])) for part in (component, *configs.parts(component))]
     known = [code for code in codes if code is not None]
     return sources.joined(known) if len(known) == len(codes) else None
 
@@ -110,7 +110,7 @@ def _gaps(board: Board) -> list[dict[str, Any]]:
 def _made(table: pd.DataFrame, gap: dict[str, Any]) -> dict[str, str]:
     """What the components of a cell without records are likely to be made of: what they are in the rows there are."""
     found = {}
-    for kind in record.KINDS:
+    for kind in configs.KINDS:
         same = (table[kind] == gap[kind]) & (table[f"{kind}_parameters"] == gap[f"{kind}_parameters"])
         if kind == "model":
             same &= (table["dataset"] == gap["dataset"]) & (table["dataset_parameters"] == gap["dataset_parameters"])

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from bdbench import foreign, record
+from bdbench import configs, foreign, record
 from bdbench.board import Board, check_definitions
 from bdbench.errors import BdbenchError
 from bdbench.leaderboard import columns, identity
@@ -28,7 +28,7 @@ ATTACKED = [*GROUND, *_component("attack")]
 # One attack on one ground, and every defense of one stage and with the same access against it.
 RIVALS = [*ATTACKED, "stage", "access", "budget"]
 # A row.
-CELL = [*(name for kind in record.KINDS for name in _component(kind)), "stage", "access", "budget", "reserve"]
+CELL = [*(name for kind in configs.KINDS for name in _component(kind)), "stage", "access", "budget", "reserve"]
 COSTS = (
     "craft_seconds", "poison_seconds", "shared_seconds", "defense_seconds", "times_victim", "seconds_per_input",
     "models_trained", "peak_memory_mb",
@@ -97,11 +97,11 @@ def add(folder: Path, runs: Iterable[Path]) -> list[Path]:
 
 
 def cell_columns(cell: Mapping[str, Any], stage: str, access: Iterable[str]) -> dict[str, Any]:
-    """The columns CELL of a cell (``record.cell_of``) but for what it was made of."""
+    """The columns CELL of a cell (``configs.cell_of``) but for what it was made of."""
     row: dict[str, Any] = {}
-    for kind in record.KINDS:
+    for kind in configs.KINDS:
         row[kind] = cell[kind]["name"]
-        row[f"{kind}_parameters"] = json.dumps(record.parameters(cell[kind]), sort_keys=True)
+        row[f"{kind}_parameters"] = json.dumps(configs.parameters(cell[kind]), sort_keys=True)
     row["stage"] = stage
     row["access"] = ", ".join(name.replace("_", " ") for name in access) or "none"
     # To other stages a budget does not apply, whatever the run was given.
@@ -119,13 +119,13 @@ def _identity(data: Mapping[str, Any]) -> tuple[Any, ...]:
 def _cell(data: Mapping[str, Any]) -> dict[str, Any]:
     config = data["config"]
     made = {f"{kind}_made": json.dumps(parts) for kind, parts in identity.made(config).items()}
-    return {**cell_columns(record.cell_of(config), data["stage"], data["access"]), **made}
+    return {**cell_columns(configs.cell_of(config), data["stage"], data["access"]), **made}
 
 
 def _row(data: Mapping[str, Any]) -> dict[str, Any]:
     config, cost, environment = data["config"], data["cost"], data["environment"]
     row: dict[str, Any] = {"id": data["id"], "seed": data["seed"], "control": data["control"], **_cell(data)}
-    row["made_of"] = record.identity(config)
+    row["made_of"] = configs.identity(config)
     row |= {name: columns.value(data, name) for name in columns.NUMBERS}
     row |= {f"{pool} pool": count for pool, count in columns.pools(data).items()}
     row["p_value"] = data["p_value"]
@@ -142,5 +142,5 @@ def _row(data: Mapping[str, Any]) -> dict[str, Any]:
     row["peak_memory_mb"] = cost["peak_memory_mb"]
     row["device"] = f"{environment['device']} x{environment['threads']}"
     row["processor"] = environment["processor"]
-    row["command"] = record.command(config, data["seed"])
+    row["command"] = configs.command(config, data["seed"])
     return row

@@ -7,18 +7,18 @@ from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bdbench import record
+from bdbench import configs
 from bdbench.store import key_of
 
 
 def made(config: Mapping[str, Any]) -> dict[str, dict[str, str]]:
-    """``record.made_of`` by component: short hashes of data, recipe, code and files; "" of what it has none.
+    """``configs.made_of`` by component: short hashes of data, recipe, code and files; "" of what it has none.
 
-    Together they are as fine as ``record.identity``. A file is a component's if a parameter names it, or a folder
+    Together they are as fine as ``configs.identity``. A file is a component's if a parameter names it, or a folder
     around it; those of no attack and no defense are the data set's.
     """
-    facts = record.made_of(config)
-    files: dict[str, list[str]] = {kind: [] for kind in record.KINDS}
+    facts = configs.made_of(config)
+    files: dict[str, list[str]] = {kind: [] for kind in configs.KINDS}
     for path, contents in sorted(config.get("files", {}).items()):
         owners = [kind for kind in ("attack", "defense") if _names(config[kind], Path(path))]
         for kind in owners or ["dataset"]:
@@ -38,7 +38,7 @@ def labels(
     beside: Sequence[Hashable],
     always: tuple[str, ...] = (),
 ) -> list[str]:
-    """Short names of components (``record.labels``), with those parts of what they were made of that tell namesakes
+    """Short names of components (``configs.labels``), with those parts of what they were made of that tell namesakes
     apart. Namesakes have the same parameters, and the same ``beside`` them.
     """
     namesakes: dict[Hashable, list[Mapping[str, str]]] = {}
@@ -47,7 +47,7 @@ def labels(
         known = namesakes.setdefault(key, [])
         if parts not in known:
             known.append(parts)
-    names = record.labels(components, always)
+    names = configs.labels(components, always)
     told = []
     for name, key, parts in zip(names, keys, made, strict=True):
         differing = [part for part, own in parts.items() if any(o.get(part) != own for o in namesakes[key])]
@@ -56,7 +56,7 @@ def labels(
 
 
 def _names(component: Mapping[str, Any], path: Path) -> bool:
-    named = [v for part in (component, *record.parts(component)) for v in record.parameters(part).values()]
+    named = [v for part in (component, *configs.parts(component)) for v in configs.parameters(part).values()]
     values = [Path(v) for v in named if isinstance(v, str) and Path(v) != Path()]
     return any(value == path or value in path.parents for value in values)
 

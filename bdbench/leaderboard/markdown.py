@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 from tabulate import tabulate
 
-from bdbench import foreign, record
+from bdbench import configs, foreign
 from bdbench.board import Board
 from bdbench.errors import unknown
 from bdbench.grid import Note
@@ -46,7 +46,7 @@ _LEFT_OUT = ("der", "signed", "peak_memory_mb", "device")
 _MATRICES = ("auroc", "input_auroc", "model_auroc", "asr_after")
 _GREY = "*{}*"
 # What records and errors say in their own words.
-_FOREIGN = (*record.KINDS, "access", "device", "processor", "failed", "not_applicable")
+_FOREIGN = (*configs.KINDS, "access", "device", "processor", "failed", "not_applicable")
 
 
 def render(

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bdbench import record, templates
+from bdbench import configs, templates
 from bdbench.grid import show_seeds
 from bdbench.leaderboard import overview, views
 from bdbench.leaderboard.columns import COUNTS, HEADINGS
@@ -20,7 +20,7 @@ from bdbench.leaderboard.views import SETTING, columns, displayed
 
 _SETTING = {"dataset": "data set", "model": "model", "reserve": "reserve", "budget": "budget"}
 _FILTERS = {"dataset": "data set", "model": "model", "attack": "attack", "defense": "defense", "access": "access"}
-_TEXT = (*record.KINDS, "access", "device", "processor")
+_TEXT = (*configs.KINDS, "access", "device", "processor")
 # Of a single record, beside the link to it.
 _OF_A_SEED = (
     "ca_before", "asr_before", "auroc", "input_auroc", "score", "ca_after", "asr_after", "flagged", "defense_seconds",

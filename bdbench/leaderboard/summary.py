@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from bdbench import foreign, record
+from bdbench import configs, foreign
 from bdbench.leaderboard import identity, intervals, standing, verdicts
 from bdbench.leaderboard.columns import NUMBERS
 from bdbench.leaderboard.frame import CELL, COSTS, DEFENDED
@@ -92,7 +92,7 @@ def labelled(table: pd.DataFrame) -> pd.DataFrame:
     """The table with short names in place of the components' names, parameters, and what they were made of."""
     always = {"dataset": ("subset",), "attack": ("rate",)}
     names: dict[str, list[str]] = {}
-    for kind in record.KINDS:
+    for kind in configs.KINDS:
         components = [
             {"name": n, **json.loads(p)} for n, p in zip(table[kind], table[f"{kind}_parameters"], strict=True)
         ]
@@ -101,7 +101,7 @@ def labelled(table: pd.DataFrame) -> pd.DataFrame:
         beside: list[Hashable] = list(names["dataset"]) if kind == "model" else [""] * len(table)
         labels = identity.labels(components, made, beside, always.get(kind, ()))
         names[kind] = [foreign.line(label) for label in labels]
-    spent = [f"{kind}_{part}" for kind in record.KINDS for part in ("parameters", "made")]
+    spent = [f"{kind}_{part}" for kind in configs.KINDS for part in ("parameters", "made")]
     return table.assign(**names).drop(columns=spent)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bdbench import record
+from bdbench import configs
 from bdbench.errors import unknown
 from bdbench.grid import Note
 from bdbench.leaderboard import intervals
@@ -22,7 +22,7 @@ from bdbench.leaderboard.summary import labelled
 NO_DEFENSE = "none"
 GROUNDS = ("dataset", "model", "reserve")
 SETTING = (*GROUNDS, "budget")
-_CONDITIONS = (*record.KINDS, "stage", "access")
+_CONDITIONS = (*configs.KINDS, "stage", "access")
 _MOST_FIRST = {
     "seeds", "ca_before", "asr_before", "ca_reference", "asr_reference", "model_auroc", "detections", "hits", "alarms",
 }  # fmt: skip

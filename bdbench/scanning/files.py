@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import functools
-import io
 import json
 from collections.abc import Callable, Sequence
 from importlib import resources
@@ -12,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from bdbench import foreign
+from bdbench.configs import spec
 from bdbench.errors import BdbenchError
 from bdbench.files import read_json
-from bdbench.record import spec
 from bdbench.scanning import page, verdict
 from bdbench.scanning.identifiers import IDENTIFIERS
 from bdbench.scanning.outcome import Scan
@@ -177,12 +175,5 @@ def _lines(names: Sequence[str]) -> str:
 
 
 def _table(scan: Scan) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["path", "label", "score", "flagged", "group"])
-    for one in scan.suspects():
-        score = f"{one.score:.6g}"
-        writer.writerow(
-            [foreign.cell(one.name), foreign.cell(one.label), score, int(one.flagged), foreign.cell(one.group)]
-        )
-    return text.getvalue()
+    rows = [(one.name, one.label, f"{one.score:.6g}", int(one.flagged), one.group) for one in scan.suspects()]
+    return foreign.csv_text(["path", "label", "score", "flagged", "group"], rows)

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 
 from bdbench import environment, machine, training
+from bdbench.configs import labels as labels_of
+from bdbench.configs import spec
 from bdbench.defenses import Detector
 from bdbench.errors import BdbenchError
 from bdbench.experiment import Hooks, checked_seed
@@ -20,8 +22,6 @@ from bdbench.interfaces import Architecture
 from bdbench.listing import Listing
 from bdbench.plugins import installed
 from bdbench.progress import Progress, Silent
-from bdbench.record import labels as labels_of
-from bdbench.record import spec
 from bdbench.scanning import detecting, files, foresight, given, groups, reading, telling, verdict
 from bdbench.scanning.foresight import Foresight
 from bdbench.scanning.laboratory import Laboratory

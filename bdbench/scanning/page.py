@@ -74,7 +74,11 @@ def _told(group: Group, resembled: str | None) -> str:
         return f"{count} images filed under {group.name!r}."
     seen = f"To a model that never saw them, {group.resembling} of {count} look like another class"
     most = f", most often {resembled!r}" if resembled is not None else ""
-    return f"{count} images filed under {group.name!r}. {seen}{most}."
+    natural = (
+        " Their labels look right, so this may be a natural group, such as the pictures of another camera, or a trigger "
+        "that changes no label: look at what they have in common."
+    )
+    return f"{count} images filed under {group.name!r}. {seen}{most}.{natural if resembled is None else ''}"
 
 
 def _name(scan: Scan, row: int) -> str:

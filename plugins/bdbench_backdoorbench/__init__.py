@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 
 @hookimpl
 def bdbench_register_attacks() -> list[type[Attack]]:
-    """A record as an attack."""
-    from bdbench_backdoorbench.attack import BackdoorBenchRecord
+    """A record as an attack, and its victim alone."""
+    from bdbench_backdoorbench.attack import BackdoorBenchRecord, BackdoorBenchVictim
 
-    return [BackdoorBenchRecord]
+    return [BackdoorBenchRecord, BackdoorBenchVictim]
 
 
 @hookimpl

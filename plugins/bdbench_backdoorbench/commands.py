@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from bdbench import ImageData, Reopened
 
 _FOLDER = click.Path(path_type=Path)
+# Targets of all-to-all records that are shown one by one.
+_MANY = 10
 
 
 def add(cli: click.Group) -> None:
@@ -51,8 +53,14 @@ def import_record(folder: Path, dataset: str | None, data_root: str | None, as_j
         return
     for name, value in found.items():
         if name != "command":
-            click.echo(f"{name.replace('_', ' '):<20} {'-' if value is None else value}")
+            click.echo(f"{name.replace('_', ' '):<20} {_shown(value)}")
     click.echo(f"\n{found['command']}")
+
+
+def _shown(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return ", ".join(map(str, value)) if len(value) <= _MANY else f"{len(value)} labels"
+    return "-" if value is None else value
 
 
 def _dataset_of(clean_data: str) -> str:
@@ -86,7 +94,7 @@ def _summary(attack: Any, images: ImageData) -> dict[str, Any]:
         "poisons": poisons,
         "poison_rate": poisons / len(poisoned.labels),
         "cover_examples": covers,
-        "target": result.target(),
+        "targets": result.targets(),
         "triggered_tests": len(result.test.changed),
         "architecture": result.model_name,
         "model": MODELS.get(result.model_name),
@@ -110,13 +118,13 @@ def import_results(file: Path, target: Path | None) -> None:
     import pandas as pd
     from tabulate import tabulate
 
-    from bdbench import write_file
-    from bdbench_backdoorbench.results import SOURCE, read
+    from bdbench import csv_text, write_file
+    from bdbench_backdoorbench.results import COLUMNS, SOURCE, read
 
     found = read(file)
     table = pd.DataFrame(found.rows)
     if target is not None:
-        write_file(target, table.to_csv(index=False, lineterminator="\n"))
+        write_file(target, csv_text(COLUMNS, [row.values() for row in found.rows]))
     if found.rows:
         click.echo(f"{SOURCE}, not measured by bdbench; accuracies after the defense, in 0..1\n")
         shown = table.drop(columns="source").astype(object)

@@ -15,6 +15,8 @@ from bdbench import BdbenchError, Role, bars, detect, detector, most_suspicious,
 from bdbench_backdoorbench.known import CLEAN_SETS, MODELS
 from bdbench_backdoorbench.record import read
 
+# What the method imports there, or is put beside.
+_PARTS = ("detection_pretrain", "defense/base.py", "utils/save_load_attack.py")
 _COLUMNS = ("record", "TN", "FP", "FN", "TP", "TPR", "FPR", "target")
 
 
@@ -24,8 +26,9 @@ def write(folder: Path, spec: str) -> list[Path]:
     spec: a detector, NAME:KEY=VALUE,... Raises BdbenchError if there is none such or the place cannot be written.
     """
     name = detector(spec).name
-    if not (folder / "detection_pretrain").is_dir():
-        raise BdbenchError(f"{folder} is not BackdoorBench's root: expected a folder with detection_pretrain in it")
+    missing = [part for part in _PARTS if not (folder / part).exists()]
+    if missing:
+        raise BdbenchError(f"{folder} is not BackdoorBench's root: expected a folder with {missing[0]} in it")
     # Python looks for modules beside the script first: it must not be called as a package that it needs is.
     method = name.replace("-", "_") + "_of_bdbench"
     package = resources.files("bdbench_backdoorbench")
@@ -39,19 +42,27 @@ def write(folder: Path, spec: str) -> list[Path]:
     return list(written)
 
 
+def check(record: str) -> None:
+    """Raise BdbenchError for a record, below ``record/``, that ``run_inside`` cannot score: none, or an odd one."""
+    known = read(Path("record") / record)
+    known.training_set()
+    known.clean_set()
+
+
 def run_inside(result: Mapping[str, Any], record: str, save_path: str, options: Mapping[str, Any]) -> None:
     """Score the training set of a record as BackdoorBench has loaded it, and write what its methods write.
 
     result: of its load_attack_result; record: the name below ``record/``; options: defense, budget, random_seed,
     device. Writes ``detection_info.csv``, in which, as in BackdoorBench, every example it marks as poisoned is one,
     and ``scores.npz``: scores, roles (which tell cover examples apart) and kept, in the set's order.
+    Raises BdbenchError for a record without a training set, or on a data set that is not known.
     """
     known = read(Path("record") / record)
-    clean = CLEAN_SETS[known.clean_data]
+    train, clean = known.training_set(), known.clean_set()
     images, labels, index, marked = _arrays(result["bd_train"].wrapped_dataset, clean.shape)
     victim, model = None, MODELS.get(known.model_name, "convnet")
     if known.model_name in MODELS:
-        victim = {f"state.{k}": v for k, v in known.state.items()} | clean.normalisation()
+        victim = clean.victim(known.state)
     with bars() as progress:
         scores = detect(
             options["defense"],
@@ -68,8 +79,8 @@ def run_inside(result: Mapping[str, Any], record: str, save_path: str, options: 
         )
     kept = np.ones(len(scores), bool)
     kept[most_suspicious(scores, float(options["budget"]), int(options["random_seed"]))] = False
-    roles = np.full(known.train.size, Role.CLEAN, np.int8)
-    roles[known.train.changed] = known.roles()
+    roles = np.full(train.size, Role.CLEAN, np.int8)
+    roles[train.changed] = known.roles()
     np.savez_compressed(Path(save_path) / "scores.npz", scores=scores, roles=roles[index], kept=kept)
     _append(Path(save_path) / "detection_info.csv", [record, *_confusion(marked, ~kept), "Unknown"])
 

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import io
 import pickle
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from bdbench import ANY_OTHER, BdbenchError, Reopened, Role, notice, unknown, written_whole
 from bdbench_backdoorbench.known import CLEAN_SETS, MODELS, CleanSet
 from bdbench_backdoorbench.record import RESULT, ROLES
-from bdbench_backdoorbench.weights import renormalised
+from bdbench_backdoorbench.weights import Comparison, Drift, renormalised, three_channels
+
+if TYPE_CHECKING:
+    import torch
 
 
 def write(run: Reopened, folder: Path, track: Any, clean_data: str | None = None) -> None:
@@ -31,13 +37,9 @@ def write(run: Reopened, folder: Path, track: Any, clean_data: str | None = None
     model_name = _model_name(run)
     if run.challenge is None:
         raise BdbenchError(f"attack {run.attack.name!r} attacks nothing: BackdoorBench has no record of that")
-    if len(run.places) < run.whole:
-        notice(
-            f"the record has {len(run.places)} of the {run.whole} training images of {clean_data}: what BackdoorBench "
-            "counts by place, as its spectral does, is wrong on it; a run with --reserve 0 and no subset has all"
-        )
-    victim = run.victim()
-    state = renormalised(victim, **clean.normalisation())
+    state, drifts = _weights(run, clean)
+    for line in _warnings(run, clean_data, clean, drifts):
+        notice(line)
     with written_whole(folder) as aside:
         writer = _Writer(aside, f"./record/{folder.name}", track)
         train = _train(run, writer)
@@ -46,7 +48,7 @@ def write(run: Reopened, folder: Path, track: Any, clean_data: str | None = None
         result = {
             "model_name": model_name,
             "num_classes": run.clean.num_classes,
-            "model": state,
+            "model": three_channels(state),
             "data_path": f"./data/{clean_data}",
             "img_size": list(run.clean.shape),
             "clean_data": clean_data,
@@ -56,7 +58,8 @@ def write(run: Reopened, folder: Path, track: Any, clean_data: str | None = None
             ROLES: _by_place(run)[changed],
         }
         torch.save(result, aside / RESULT, pickle_module=_OLD_NAMES)
-        info = {"dataset": clean_data, "model": model_name, "bdbench": run.record.id}
+        known = {"dataset": clean_data, "model": model_name, "bdbench": run.record.id}
+        info = {**known, "drift": {name: asdict(drift) for name, drift in drifts.items()}}
         torch.save(info, aside / "info.pickle", pickle_module=_OLD_NAMES)
         torch.save(train["poison_indicator"], aside / "train_poison_index_list.pickle", pickle_module=_OLD_NAMES)
 
@@ -75,6 +78,45 @@ def _clean_set(run: Reopened, clean_data: str | None) -> tuple[str, CleanSet]:
         found = f"{run.clean.shape} and {run.clean.num_classes} classes"
         raise BdbenchError(f"the run's images are {found}: {clean_data} has {clean.shape} and {clean.classes}")
     return clean_data, clean
+
+
+def _weights(run: Reopened, clean: CleanSet) -> tuple[OrderedDict[str, torch.Tensor], dict[str, Drift]]:
+    """The victim's weights for BackdoorBench's normalisation, and how far that moved it, if it did, on what it was
+    measured on.
+    """
+    victim, challenge = run.victim(), run.challenge
+    assert challenge is not None
+    normalisation = clean.normalisation()
+    state = renormalised(victim, **normalisation)
+    if all(np.array_equal(value, getattr(victim, name)) for name, value in normalisation.items()):
+        return state, {}
+    compared = Comparison(victim, state, **normalisation)
+    test, attacked = run.clean.test, np.flatnonzero(run.attacked)
+    return state, {
+        "test": compared.drift(np.asarray(test.images), test.labels),
+        "triggered": compared.drift(challenge.images[attacked], challenge.goal[attacked]),
+    }
+
+
+def _warnings(run: Reopened, clean_data: str, clean: CleanSet, drifts: Mapping[str, Drift]) -> Iterator[str]:
+    """What is otherwise there than here, a line each."""
+    if len(run.places) < run.whole:
+        yield (
+            f"the record has {len(run.places)} of the {run.whole} training images of {clean_data}: what BackdoorBench "
+            "counts by place, as its spectral does, is wrong on it; a run with --reserve 0 and no subset has all"
+        )
+    if any(d.changed for d in drifts.values()):
+        changed = " and ".join(f"{d.changed} of {d.images} {name} images" for name, d in drifts.items())
+        clean_rate, success = (f"{d.before:.4f} -> {d.after:.4f}" for d in drifts.values())
+        yield (
+            f"BackdoorBench normalises {clean_data} otherwise, and pads afterwards, so that the victim sees other "
+            f"borders there: it predicts {changed} otherwise (CA {clean_rate}, ASR {success})"
+        )
+    if clean.shape[2] == 1:
+        yield (
+            f"BackdoorBench reads {clean_data} in one channel, and its preactresnet18 takes three: its defenses run on "
+            "the record where transforms.Grayscale(3) is the first of its get_transform"
+        )
 
 
 def _model_name(run: Reopened) -> str:

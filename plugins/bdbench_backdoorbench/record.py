@@ -9,13 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from bdbench import BdbenchError, Role, reading
+from bdbench import BdbenchError, Role, reading, unknown
+from bdbench_backdoorbench.known import CLEAN_SETS, CleanSet
 from bdbench_backdoorbench.unpickling import load
 
 RESULT = "attack_result.pt"
 # Our own exporter adds the roles of the changed training examples; BackdoorBench has no such key.
 ROLES = "bdbench_roles"
 _KEYS = ("model_name", "num_classes", "model", "clean_data", "img_size", "bd_train", "bd_test")
+# None where an attacker trains the model himself and keeps no poisoned set.
+_MAY_BE_NONE = "bd_train"
 
 
 @dataclass(frozen=True)
@@ -44,8 +47,8 @@ class Part:
 
 @dataclass(frozen=True)
 class AttackResult:
-    """What a record holds. state: the victim's weights by their names there; train, test: the poisoned sets;
-    own_roles: those of the changed training examples, int8 (k,), where bdbench wrote the record.
+    """What a record holds. state: the victim's weights by their names there; train, test: the poisoned sets; own_roles:
+    those of the changed training examples, int8 (k,), where bdbench wrote the record. train is None if none was saved.
     """
 
     folder: Path
@@ -54,19 +57,29 @@ class AttackResult:
     clean_data: str
     img_size: tuple[int, ...]
     state: Mapping[str, np.ndarray]
-    train: Part
+    train: Part | None
     test: Part
     own_roles: np.ndarray | None
 
-    def goals(self) -> dict[int, int]:
-        """The attacker's label for each true label that the triggered test set has."""
-        pairs = zip(self.test.original_labels.tolist(), self.test.labels.tolist(), strict=True)
-        return dict(pairs)
+    def training_set(self) -> Part:
+        """The poisoned training set. Raises BdbenchError if the record has none."""
+        if self.train is None:
+            raise BdbenchError(
+                f"the record {self.folder} cannot be imported: it holds no training set, as BackdoorBench's blind and "
+                "lira save none, whose attacker trains the model himself; its victim can be inspected: "
+                f"--attack backdoorbench-victim:record={self.folder}"
+            )
+        return self.train
 
-    def target(self) -> int | None:
-        """The one label the trigger is to give; None if there are several."""
-        targets = set(self.goals().values())
-        return targets.pop() if len(targets) == 1 else None
+    def clean_set(self) -> CleanSet:
+        """What is known of the data set it was made on. Raises BdbenchError if that is nothing."""
+        if self.clean_data not in CLEAN_SETS:
+            raise unknown("BackdoorBench data set", self.clean_data, CLEAN_SETS)
+        return CLEAN_SETS[self.clean_data]
+
+    def targets(self) -> tuple[int, ...]:
+        """The labels that the triggers are to give, sorted: one if all-to-one, in general all if all-to-all."""
+        return tuple(np.unique(self.test.labels).tolist())
 
     def roles(self) -> np.ndarray:
         """The Role of each changed training example, int8 (k,).
@@ -77,10 +90,10 @@ class AttackResult:
         """
         if self.own_roles is not None:
             return self.own_roles
-        train = self.train
+        train = self.training_set()
         poison = train.labels != train.original_labels
         if not poison.any():
-            poison = np.isin(train.labels, list(self.goals().values()))
+            poison = np.isin(train.labels, self.targets())
         return np.where(poison, Role.POISON, Role.COVER).astype(np.int8)
 
 
@@ -91,7 +104,10 @@ def read(record: str | Path) -> AttackResult:
     if not (folder / RESULT).is_file():
         raise BdbenchError(f"no record at {folder}: expected a folder with {RESULT}")
     data = load(folder / RESULT)
-    missing = [k for k in _KEYS if not isinstance(data, dict) or data.get(k) is None]
+    held = (
+        [k for k in _KEYS if k in data and (data[k] is not None or k == _MAY_BE_NONE)] if isinstance(data, dict) else []
+    )
+    missing = [k for k in _KEYS if k not in held]
     if missing:
         raise BdbenchError(f"{folder / RESULT} has no {missing[0]!r}: expected {', '.join(_KEYS)}")
     if np.shape(data["img_size"]) != (3,):
@@ -103,23 +119,28 @@ def read(record: str | Path) -> AttackResult:
 def _result(folder: Path, data: Mapping[str, Any]) -> AttackResult:
     state = {k.removeprefix("module."): v for k, v in data["model"].items() if isinstance(v, np.ndarray)}
     classes = int(data["num_classes"])
-    train, test = (_part(folder, name, data[name], classes) for name in ("bd_train", "bd_test"))
-    sizes = tuple(int(s) for s in data["img_size"])
-    roles = data.get(ROLES)
-    if roles is not None and (np.shape(roles) != train.changed.shape or not np.isin(roles, list(Role)).all()):
-        expected = f"{train.changed.shape} of {', '.join(str(int(role)) for role in Role)}"
-        raise BdbenchError(f"{folder / RESULT} has odd {ROLES} of shape {np.shape(roles)}: expected {expected}")
+    test = _part(folder, "bd_test", data["bd_test"], classes)
+    train = None if data["bd_train"] is None else _part(folder, "bd_train", data["bd_train"], classes)
     return AttackResult(
         folder=folder,
         model_name=str(data["model_name"]),
         num_classes=classes,
         clean_data=str(data["clean_data"]),
-        img_size=sizes,
+        img_size=tuple(int(s) for s in data["img_size"]),
         state=state,
         train=train,
         test=test,
-        own_roles=None if roles is None else np.asarray(roles, np.int8),
+        own_roles=_own_roles(folder, data.get(ROLES), train),
     )
+
+
+def _own_roles(folder: Path, roles: Any, train: Part | None) -> np.ndarray | None:
+    if roles is None or train is None:
+        return None
+    if np.shape(roles) != train.changed.shape or not np.isin(roles, list(Role)).all():
+        expected = f"{train.changed.shape} of {', '.join(str(int(role)) for role in Role)}"
+        raise BdbenchError(f"{folder / RESULT} has odd {ROLES} of shape {np.shape(roles)}: expected {expected}")
+    return np.asarray(roles, np.int8)
 
 
 def _part(folder: Path, name: str, state: Mapping[str, Any], classes: int) -> Part:
@@ -176,6 +197,8 @@ def _pixels(source: Any, shape: tuple[int, ...], what: str) -> np.ndarray:
                 image = file.copy()
         else:
             image = source
+        if (image.mode, mode) == ("RGB", "L") and (np.ptp(np.asarray(image), axis=2) == 0).all():
+            image = image.getchannel(0)  # grey, in three equal channels
         if image.mode != mode or image.size != (shape[1], shape[0]):
             found = f"{image.mode} of {image.height} x {image.width}"
             raise BdbenchError(f"{what} is {found}: expected {mode} of {shape[0]} x {shape[1]}, as the clean set")

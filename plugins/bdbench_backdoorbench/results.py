@@ -17,13 +17,14 @@ _NUMBERS = {
     "test_ra": "robust_accuracy",
 }
 SOURCE = "published by BackdoorBench"
+COLUMNS = ("source", *_TEXTS.values(), *_NUMBERS.values())
 
 
 @dataclass(frozen=True)
 class Published:
     """Rows of a results.csv, and how many of its rows held no number and were left out.
 
-    A row: source, dataset, model, attack, defense, rate, and the accuracies after the defense, in 0..1 or None.
+    A row: the values of COLUMNS, in that order; the accuracies are those after the defense, in 0..1 or None.
     """
 
     rows: list[dict[str, str | float | None]]
@@ -55,7 +56,12 @@ def read(path: Path) -> Published:
 
 def _row(path: Path, line: int, row: dict[str, str | None]) -> dict[str, str | float | None]:
     found: dict[str, str | float | None] = {"source": SOURCE}
-    found |= {name: row[column] or "" for column, name in _TEXTS.items()}
+    for column, name in _TEXTS.items():
+        text = row[column] or ""
+        # What a terminal would obey is no name.
+        if not text.isprintable():
+            raise BdbenchError(f"{path}, line {line}: {column}={text!r}: expected a name of printable characters")
+        found[name] = text
     for column, name in _NUMBERS.items():
         text = (row[column] or "").strip()
         try:

@@ -1,11 +1,12 @@
 """The datamodel detector of Khaddaj et al., Rethinking Backdoor Attacks, ICML 2023.
 
-``plan`` and ``ensemble`` train many small networks on random subsets; ``estimators``, ``ridge`` and ``lasso`` turn
-their margins into a train-on-train matrix, which ``influence`` gives whole or by blocks; ``search``, in steps of
-``climb``, finds the subsets that support each other most; ``standout`` finds the strongest group of every class and
-says whether one stands out; ``separation`` tells a group from its class-mates by a discriminant, ``sharpest`` finds the
-one that is told best, both by the regressions of ``spectrum``; ``scoring`` makes a score of each example; ``detector``
-puts these together. ``strength`` and ``study`` look at a finished run with the truth.
+``plan``, by ``options``, and ``ensemble`` train many small networks on random subsets; ``estimators``, ``ridge`` and
+``lasso`` turn their margins into a train-on-train matrix, which ``influence`` gives whole or by blocks; ``search``,
+in steps of ``climb``, finds the subsets that support each other most; ``standout`` finds the strongest group of every
+class; ``separation`` tells a group from its class-mates by a discriminant, ``sharpest`` finds the one that is told
+best, both by the regressions of ``spectrum``; ``suspects`` are what came of that in each class, ``withheld`` says
+what networks lose without them and ``evidence`` judges; ``scoring`` compares classes where that says little;
+``detector`` puts these together. ``strength`` and ``study`` look at a finished run with the truth.
 """
 
 from __future__ import annotations

@@ -12,15 +12,19 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from bdbench import BdbenchError, Detector, Needs, Tools, TrainingView, param
+from bdbench_datamodel.options import PATCHED
 
 if TYPE_CHECKING:
     from bdbench_datamodel.influence import Influence
     from bdbench_datamodel.plan import Plan
     from bdbench_datamodel.search import Cuts
     from bdbench_datamodel.standout import Group
+    from bdbench_datamodel.suspects import Looked
 
 _CLASS_SIZES = (0.1, 0.15, 0.2, 0.3, 0.4)
 _SET_SIZES = (0.01, 0.015, 0.02, 0.03, 0.04, 0.06, 0.08, 0.1)
+# Networks in the ensemble: small ones, others, and those of trak, of whose matrix more hardly make a better one.
+_MANY, _FEW, _CHECKPOINTS = 1000, 300, 10
 # The estimators that have a penalty.
 _PENALISED = ("ridge", "lasso", "trak")
 
@@ -142,12 +146,25 @@ class Datamodel(Detector):
         largest = -(-examples // num_classes) if self._by_class else examples
         return Needs(memory + 5 * largest**2, models)
 
+    def ensemble_size(self, shape: tuple[int, int, int]) -> int:
+        """How many networks the ensemble has, for images (H, W, C), by default or as asked."""
+        if self.models != "auto":
+            return self.models
+        if self.estimator == "trak":
+            return _CHECKPOINTS
+        return _MANY if self.net_for(shape) == "mlp" else _FEW
+
+    def net_for(self, shape: tuple[int, int, int]) -> str:
+        """Which networks for images (H, W, C), by default or as asked."""
+        if self.net != "auto":
+            return self.net
+        return "mlp" if min(shape[:2]) < PATCHED else "patches"
+
     def _networks(self, shape: tuple[int, int, int]) -> int:
-        """How many are trained, by default or as asked; as many as in the default time, where time is what is given."""
+        """How many are trained; as many as in the default time, where time is what is given."""
         if self.matrix is not None:
             return 0
-        few = 10 if self.estimator == "trak" else 1000 if self.net == "mlp" or min(shape[:2]) < 16 else 300
-        models = few if self.models == "auto" else self.models
+        models = self.ensemble_size(shape)
         return models + round(self.withheld * models) if self._withholds else models
 
     @property
@@ -234,22 +251,20 @@ class Datamodel(Detector):
         from bdbench_datamodel import evidence, scoring, standout, withheld
         from bdbench_datamodel.estimators import residuals
 
-        labels, examples = view.labels, len(view.labels)
-        residual = residuals(masks, margins)
-        groups = self._strongest(influence, standout.class_scales(residual, labels), labels, tools)
-        advance = tools.track(len(np.unique(labels)), "suspects")
-        suspects = withheld.suspects(residual, labels, groups, tools.streams("sharpest"), advance)
+        examples, residual = len(view.labels), residuals(masks, margins)
+        groups = self._strongest(influence, standout.class_scales(residual, view.labels), view.labels, tools)
+        affinities, looked = self._suspects(residual, groups, tools)
+        classes = [own.groups for own in looked if own.groups]
         effects: list[list[withheld.Effect]] = []
-        if suspects:
+        if classes:
             networks, size = max(1, round(self.withheld * len(masks))), int(masks[0].sum())
-            denied, subsets = withheld.draw(suspects, examples, networks, size, tools.streams("withheld"))
-            effects = withheld.effects(suspects, denied, subsets, plan.withhold(subsets, view, tools))
-        affinities = [standout.covariance_affinity(residual, group) for group in groups]
-        sharpest, share = withheld.sharpest_parts(suspects, groups), float(np.mean(self._fractions()))
+            denied, subsets = withheld.draw(classes, examples, networks, size, tools.streams("withheld"))
+            effects = withheld.effects(classes, denied, subsets, *plan.withhold(subsets, view, tools))
+        sharpest, share = [own.sharpest for own in looked], float(np.mean(self._fractions()))
         otherwise = scoring.suspicion(groups, affinities, sharpest, examples, share)
         accuracy = float((margins > 0)[~masks].mean())
-        judged = evidence.judge(suspects, effects, examples, view.num_classes, accuracy, otherwise)
-        tools.conclude(judged.p_value, flagged=judged.flagged)
+        judged = evidence.judge(classes, effects, examples, view.num_classes, accuracy, otherwise)
+        tools.conclude(judged.p_value, judged.flagged, judged.evidence)
         return judged.scores
 
     def _posterior(
@@ -263,27 +278,30 @@ class Datamodel(Detector):
         from bdbench_datamodel import scoring, standout
         from bdbench_datamodel.estimators import residuals
 
-        sizes = self._fractions()
-        residual = None if masks is None or margins is None else residuals(masks, margins)
-        if residual is None:
+        share = float(np.mean(self._fractions()))
+        if masks is None or margins is None:
             scales = standout.matrix_scales(influence, view.labels)
-        else:
-            scales = standout.class_scales(residual, view.labels)
-        groups = self._strongest(influence, scales, view.labels, tools)
-        affinities = [
-            standout.matrix_affinity(influence, group, scales[group.examples[0]])
-            if residual is None
-            else standout.covariance_affinity(residual, group)
-            for group in groups
-        ]
-        grown = sharpest = None
-        if residual is not None:
-            advance = tools.track(len(groups), "separation")
-            grown, sharpest = standout.separations(residual, groups, affinities, tools.streams("sharpest"), advance)
-        strengths = np.array([group.strength for group in groups])
-        sharpness = None if grown is None else np.array([found.sharpness for found in grown])
-        tools.conclude(standout.p_value(strengths, sharpness))
-        return scoring.suspicion(groups, affinities, sharpest, len(view.labels), float(np.mean(sizes)))
+            groups = self._strongest(influence, scales, view.labels, tools)
+            affinities = [standout.matrix_affinity(influence, own, scales[own.examples[0]]) for own in groups]
+            tools.conclude(standout.p_value(np.array([group.strength for group in groups])))
+            return scoring.suspicion(groups, affinities, None, len(view.labels), share)
+        residual = residuals(masks, margins)
+        groups = self._strongest(influence, standout.class_scales(residual, view.labels), view.labels, tools)
+        affinities, looked = self._suspects(residual, groups, tools, handfuls=False)
+        sharpness = np.array([own.grown.sharpness for own in looked])
+        tools.conclude(standout.p_value(np.array([group.strength for group in groups]), sharpness))
+        return scoring.suspicion(groups, affinities, [own.sharpest for own in looked], len(view.labels), share)
+
+    def _suspects(
+        self, residual: np.ndarray, groups: list[Group], tools: Tools, handfuls: bool = True
+    ) -> tuple[list[np.ndarray], list[Looked]]:
+        """The affinity of each example of every group's class to it, and what there is to suspect in the class."""
+        from bdbench_datamodel.standout import covariance_affinity
+        from bdbench_datamodel.suspects import look
+
+        affinities = [covariance_affinity(residual, group) for group in groups]
+        advance = tools.track(len(groups), "suspects")
+        return affinities, look(residual, groups, affinities, tools.streams("sharpest"), handfuls, advance)
 
     def _strongest(self, influence: Influence, scales: np.ndarray, labels: np.ndarray, tools: Tools) -> list[Group]:
         from bdbench_datamodel.standout import strongest

@@ -49,7 +49,12 @@ class Trainer(Protocol):
         """uint8 (n, H, W, C) -> what ``margins`` takes as inputs, (n, ...), on the device."""
 
     def margins(
-        self, inputs: torch.Tensor, labels: torch.Tensor, masks: np.ndarray, seed: int | Sequence[int]
+        self,
+        inputs: torch.Tensor,
+        labels: torch.Tensor,
+        masks: np.ndarray,
+        seed: int | Sequence[int],
+        rivals: np.ndarray | None = None,
     ) -> np.ndarray:
         """float32 (M, n): of every example under the network of each of M subsets, as in ``train_margins``."""
 
@@ -72,10 +77,15 @@ class BatchedTrainer:
         return self.network.prepare(images, device)
 
     def margins(
-        self, inputs: torch.Tensor, labels: torch.Tensor, masks: np.ndarray, seed: int | Sequence[int]
+        self,
+        inputs: torch.Tensor,
+        labels: torch.Tensor,
+        masks: np.ndarray,
+        seed: int | Sequence[int],
+        rivals: np.ndarray | None = None,
     ) -> np.ndarray:
         """As ``train_margins``."""
-        return train_margins(self.network, inputs, labels, masks, self.recipe, seed)
+        return train_margins(self.network, inputs, labels, masks, self.recipe, seed, rivals)
 
     def chunk(self, device: str) -> int:
         """As many as keep a step's numbers in about the size of a processor's caches, or of a GPU's free memory."""
@@ -122,11 +132,13 @@ def train_margins(
     masks: np.ndarray,
     recipe: SurrogateRecipe,
     seed: int | Sequence[int],
+    rivals: np.ndarray | None = None,
 ) -> np.ndarray:
     """Train one network for each row of ``masks`` and return every example's margin under each.
 
     inputs: (n, ...) from ``network.prepare``, and labels int64 (n,), on the device to work on; masks: bool
-    (M, n), rows of equal size. Returns float32 (M, n): the correct logit minus log-sum-exp of the others.
+    (M, n), rows of equal size. Returns float32 (M, n): the correct logit minus log-sum-exp of the others. rivals: int16
+    (M, n) to be filled with the most probable of the other labels.
 
     seed: one for all models, or one for each (M,). Models of one seed start from one initialisation and meet the
     examples in one order, each skipping what it does not hold: what differs between them is then their subsets
@@ -134,7 +146,7 @@ def train_margins(
     """
     parameters = train_parameters(network, inputs, labels, masks, recipe, seed)
     inputs = inputs.bfloat16() if recipe.precision == "bfloat16" else inputs
-    return _margins(network, parameters, inputs, labels)
+    return _margins(network, parameters, inputs, labels, rivals)
 
 
 def train_parameters(
@@ -191,17 +203,27 @@ def train_parameters(
 
 @torch.no_grad()
 def _margins(
-    network: BatchedNetwork, parameters: list[torch.Tensor], inputs: torch.Tensor, labels: torch.Tensor
+    network: BatchedNetwork,
+    parameters: list[torch.Tensor],
+    inputs: torch.Tensor,
+    labels: torch.Tensor,
+    rivals: np.ndarray | None,
 ) -> np.ndarray:
     """One network after another: here all see the same examples, and a batched product would copy them for each."""
     floats = _BLOCK_FLOATS if inputs.device.type == "cpu" else _DEVICE_BLOCK_FLOATS
     block = max(1, int(floats / network.floats_per_example()))
     # Fetched from the device at the end: each fetch waits for all that is under way.
     out, scratch = torch.empty(len(parameters[0]), len(labels), device=inputs.device), Scratch()
-    for row, *single in zip(out, *(p.split(1) for p in parameters), strict=True):
+    named = None if rivals is None else torch.empty(out.shape, dtype=torch.int16, device=inputs.device)
+    for place, single in enumerate(zip(*(p.split(1) for p in parameters), strict=True)):
         for start in range(0, len(labels), block):
             part = slice(start, start + block)
-            row[part] = margins(network.logits(single, inputs[None, part], scratch)[0], labels[part])
+            logits = network.logits(list(single), inputs[None, part], scratch)[0]
+            out[place, part] = margins(logits, labels[part])
+            if named is not None:
+                named[place, part] = rivals_of(logits, labels[part])
+    if rivals is not None and named is not None:
+        rivals[:] = named.cpu().numpy()
     return out.cpu().numpy()
 
 
@@ -212,3 +234,8 @@ def margins(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     index = labels.unsqueeze(-1)
     correct = logits.gather(-1, index).squeeze(-1)
     return correct - logits.scatter(-1, index, -torch.inf).logsumexp(-1)
+
+
+def rivals_of(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """(..., C), (...) -> int64 (...): the most probable of the other labels."""
+    return logits.scatter(-1, labels.unsqueeze(-1), -torch.inf).argmax(-1)

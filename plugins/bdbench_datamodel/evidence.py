@@ -13,8 +13,8 @@ import numpy as np
 
 from bdbench_datamodel.scoring import membership
 from bdbench_datamodel.separation import standardised, upper
-from bdbench_datamodel.sharpest import AS_LARGE
-from bdbench_datamodel.withheld import Effect, Suspects
+from bdbench_datamodel.suspects import AS_LARGE, Suspects
+from bdbench_datamodel.withheld import Effect
 
 # Of natural groups the logarithm of strength times odds of sharpness, at most: in sets of many classes it is their own
 # lower quartile and a margin.
@@ -29,8 +29,9 @@ _LOCATION, _SCALE, _CLASSES = -1.28, 1.30, 10
 _LEVEL = 0.05
 # Neither of a sharpness is so near to 0 or 1, nor strength so near to 0, that its logarithm decides alone.
 _LEAST_SHARPNESS, _EXACT, _LEAST_STRENGTH = 0.01, 1e-3, 0.3
-# How much more the rest of a class must do than a clearly smaller part.
-_CLEARLY = 3.0
+# What agreement on a rival counts against what the other part tells; and how much more must speak for a part of a class
+# that is clearly the larger.
+_AGREEMENT, _CLEARLY = 2.5, 0.5
 # How fast the log odds of a class grow, for ranking, with evidence beyond what is natural at that level.
 _STEEP = 2.0
 # What is left of a budget falls at random, not on the natural groups of classes that nothing speaks for.
@@ -70,22 +71,20 @@ def judge(
         return Judgement(otherwise, np.zeros(examples, bool), None, {})
     odds = evidence(classes, effects, num_classes, accuracy)
     largest = np.array([own.max() for own in odds])
-    best = [
-        _blamed(groups, own, int(log_odds.argmax()))
-        for groups, own, log_odds in zip(classes, effects, odds, strict=True)
-    ]
-    flagged_classes = _named(_natural(largest))
+    natural = _natural(largest)
     poisoned = 1 / (1 + np.exp(-_STEEP * (largest - _at_level(len(largest)))))
     scores, flagged = otherwise * np.prod(1 - poisoned), np.zeros(examples, bool)
-    for index, (groups, own) in enumerate(zip(classes, effects, strict=True)):
-        group, effect = groups[best[index]], own[best[index]]
-        blamed = _belonging(group, effect) * poisoned[index]
-        scores[group.examples] = np.maximum(scores[group.examples], blamed)
-        if flagged_classes[index]:
-            flagged[group.examples] = _members(group, effect) > 0.5
-    p_value = float(-np.expm1(len(largest) * np.log1p(-_natural(largest).min())))
-    named = {groups[0].label: float(value) for groups, value in zip(classes, largest, strict=True)}
-    return Judgement(np.maximum(scores, _PRIOR / len(classes)), flagged, p_value, named)
+    for groups, own, log_odds, probability, named in zip(
+        classes, effects, odds, poisoned, _named(natural), strict=True
+    ):
+        place = _blamed(groups, own, int(log_odds.argmax()))
+        belonging, members = _members(groups[place], own[place])
+        mine = groups[place].examples
+        scores[mine] = np.maximum(scores[mine], belonging * probability)
+        flagged[mine] = members & named
+    p_value = float(-np.expm1(len(largest) * np.log1p(-natural.min())))
+    found = {groups[0].label: float(value) for groups, value in zip(classes, largest, strict=True)}
+    return Judgement(np.maximum(scores, _PRIOR / len(classes)), flagged, p_value, found)
 
 
 def evidence(
@@ -119,8 +118,10 @@ def _blamed(groups: Sequence[Suspects], effects: Sequence[Effect], place: int) -
     """The place of the group to blame, in a class against which the group at ``place`` speaks most.
 
     A handful that lies in the sharpest group, and is less sharp, is a part of it. Of the two parts of a class either
-    may be the trigger's, and the other then has as little to do with it: it is the one that does more by itself, its
-    fall times what the other part does not tell of it; but the smaller part unless the rest clearly does.
+    may be the trigger's, and the other then has as little to do with it. Two things tell them apart. A dirty-label
+    poison is another class's example: without its mates, networks agree on which. And a trigger does what nothing else
+    in the class does: the other part does not tell it. Of two parts of unlike size it is the smaller unless these speak
+    clearly for the larger.
     """
     found, first = groups[place], groups[0]
     if found.kind == "handful":
@@ -128,9 +129,13 @@ def _blamed(groups: Sequence[Suspects], effects: Sequence[Effect], place: int) -
         return 0 if part else place
     if len(groups) < 2 or groups[1].kind != "rest":
         return place
-    own = [(e.strength - e.alone) * (1 - g.explained) for g, e in zip(groups[:2], effects[:2], strict=True)]
-    clearly = 1.0 if first.members.mean() > AS_LARGE else _CLEARLY
-    return int(own[1] > clearly * max(own[0], 0.0))
+    for_first, for_rest = (
+        _AGREEMENT * effect.agreement - group.explained for group, effect in zip(groups[:2], effects[:2], strict=True)
+    )
+    share = first.members.mean()
+    if min(share, 1 - share) <= AS_LARGE:
+        for_first, for_rest = (for_first + _CLEARLY, for_rest) if share < 0.5 else (for_first, for_rest + _CLEARLY)
+    return int(for_rest > for_first)
 
 
 def _usual(classes: Sequence[Sequence[Suspects]], strengths: Sequence[np.ndarray]) -> dict[str, float]:
@@ -176,16 +181,11 @@ def _odds(sharpness: float) -> float:
     return float(np.log(share / (1 - share)))
 
 
-def _ranking(suspect: Suspects, effect: Effect) -> np.ndarray:
-    """How surely each example of the class is of the group, float64 (n_c,), by the ensemble and by the new networks."""
-    return standardised(suspect.fits) + standardised(effect.lift)
-
-
-def _members(suspect: Suspects, effect: Effect) -> np.ndarray:
-    """The probability of each example of a class to be of the upper of two normal groups of ``_ranking``."""
-    return upper(_ranking(suspect, effect), suspect.members)
-
-
-def _belonging(suspect: Suspects, effect: Effect) -> np.ndarray:
-    """``membership`` of a class's examples in a group of about its size, float64 (n_c,)."""
-    return membership(_ranking(suspect, effect), float(suspect.members.mean()), suspect.members)
+def _members(suspect: Suspects, effect: Effect) -> tuple[np.ndarray, np.ndarray]:
+    """``membership`` of a class's examples in a group of about its size, float64 (n_c,), and who is a member, bool
+    (n_c,): more probably than not of the upper of two normal groups. Both by how surely each is told as one by the
+    ensemble and by how far its margin falls in the new networks.
+    """
+    ranking = standardised(suspect.fits) + standardised(effect.lift)
+    above = upper(ranking, suspect.members)
+    return membership(ranking, float(suspect.members.mean()), above), above > 0.5

@@ -7,9 +7,9 @@ import hashlib
 import itertools
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -17,61 +17,12 @@ import torch
 from bdbench import BdbenchError, Tools, TrainingView
 from bdbench_datamodel import ensemble
 from bdbench_datamodel.ensemble import BatchedTrainer, SurrogateRecipe, Trainer
+from bdbench_datamodel.options import PATCHED, Options
 from bdbench_datamodel.resnet import ResNetTrainer
 from bdbench_datamodel.surrogates import BatchedMLP, BatchedNetwork, BatchedPatchNet, Parameters
 
 # Fewer give a matrix that is all noise; so many are trained however slow the machine.
 _FEWEST = 50
-# TRAK's own default is a handful; its matrix hardly gets better with more.
-_CHECKPOINTS = 10
-
-
-class Options(Protocol):
-    """What of the detector's parameters an ensemble is planned by; they are explained there."""
-
-    @property
-    def models(self) -> Literal["auto"] | int:
-        """How many networks."""
-
-    @property
-    def seconds(self) -> float | None:
-        """As many as this time allows."""
-
-    @property
-    def share_of_ensemble(self) -> float:
-        """What part of that time is the ensemble's."""
-
-    @property
-    def alpha(self) -> float:
-        """The share of the training set in each subset."""
-
-    @property
-    def antithetic(self) -> bool:
-        """Subsets in pairs."""
-
-    @property
-    def shared_start(self) -> bool:
-        """One initialisation for all."""
-
-    @property
-    def estimator(self) -> str:
-        """What is made of the networks."""
-
-    @property
-    def net(self) -> str:
-        """Which networks."""
-
-    @property
-    def hidden(self) -> int | None:
-        """Their hidden units."""
-
-    @property
-    def epochs(self) -> int | None:
-        """Passes over a subset."""
-
-    @property
-    def chunk(self) -> int | None:
-        """How many are trained at once."""
 
 
 @dataclass(frozen=True)
@@ -98,10 +49,7 @@ class Plan:
                 f"alpha={options.alpha:g} is not allowed with antithetic=true: expected 0.5 and an even set"
             )
         trainer = _trainer(options, shape, view.num_classes, held, precision)
-        models = 1000 if isinstance(trainer, BatchedTrainer) and isinstance(trainer.network, BatchedMLP) else 300
-        if options.estimator == "trak":
-            models = _CHECKPOINTS
-        return cls(options, trainer, models if options.models == "auto" else options.models)
+        return cls(options, trainer, options.ensemble_size((shape[0], shape[1], shape[2])))
 
     def chunk(self, device: str) -> int:
         """Networks trained at once."""
@@ -121,13 +69,11 @@ class Plan:
 
         def extend(until: int, label: str) -> None:
             firsts = range(sum(len(masks) for masks, _ in pieces), until, chunk)
-            new = [np.array(list(itertools.islice(subsets, min(chunk, until - first)))) for first in firsts]
-            make = functools.partial(self._piece, firsts, new, seed, tensors)
-            configs = [self._config(first, len(masks)) for first, masks in zip(firsts, new, strict=True)]
-            advance = tools.track(sum(map(len, new)), label)
-            for masks, piece in zip(new, tools.saved_each(configs, make, shared=True), strict=True):
-                pieces.append((masks, piece))
-                advance(len(masks))
+            parts = [np.array(list(itertools.islice(subsets, min(chunk, until - first)))) for first in firsts]
+            seeds = [self._seeds(seed, first, len(masks)) for first, masks in zip(firsts, parts, strict=True)]
+            configs = [self._config(first, len(masks)) for first, masks in zip(firsts, parts, strict=True)]
+            make = functools.partial(self._piece, parts, seeds, tensors)
+            pieces.extend(zip(parts, _kept(tools, parts, configs, make, label, shared=True), strict=True))
 
         if self.options.seconds is None:
             extend(self.models, "networks")
@@ -140,23 +86,22 @@ class Plan:
         tools.count_models(len(masks))
         return masks, _finite(margins)
 
-    def withhold(self, masks: np.ndarray, view: TrainingView, tools: Tools) -> np.ndarray:
-        """Margins, float32 (M, n), of networks more on given subsets, bool (M, n); kept likewise."""
+    def withhold(self, masks: np.ndarray, view: TrainingView, tools: Tools) -> tuple[np.ndarray, np.ndarray]:
+        """Margins, float32 (M, n), of networks more on given subsets, bool (M, n), and which of the other labels each
+        finds most probable, int16 (M, n); kept likewise.
+        """
         seed = tools.shared_streams.child("ensemble").integer("networks")
         tensors, chunk = _Tensors(self.trainer, view, tools.device), self.chunk(tools.device)
         parts = [masks[first : first + chunk] for first in range(0, len(masks), chunk)]
-        make = functools.partial(self._withheld, parts, seed, tensors)
         configs = [
             {"withheld": {**self.trainer.config(), "subsets": hashlib.sha256(part.tobytes()).hexdigest()}}
             for part in parts
         ]
-        advance = tools.track(len(masks), "networks without suspects")
-        found = []
-        for part, piece in zip(parts, tools.saved_each(configs, make), strict=True):
-            found.append(piece["margins"])
-            advance(len(part))
+        make = functools.partial(self._without, parts, seed, tensors)
+        pieces = list(_kept(tools, parts, configs, make, "networks without suspects", shared=False))
         tools.count_models(len(masks))
-        return _finite(np.concatenate(found))
+        margins, rivals = (np.concatenate([piece[name] for piece in pieces]) for name in ("margins", "rivals"))
+        return _finite(margins), rivals
 
     def train_few(
         self, view: TrainingView, tools: Tools
@@ -186,21 +131,24 @@ class Plan:
         while True:
             yield from draw(examples, 2, self.options.alpha, rng)
 
+    def _seeds(self, seed: int, first: int, count: int) -> int | list[int]:
+        """One for all networks of a piece, or one for each."""
+        return seed if self.options.shared_start else [(seed + first + i) % 2**63 for i in range(count)]
+
     def _piece(
-        self, firsts: Sequence[int], masks: Sequence[np.ndarray], seed: int, tensors: _Tensors, index: int
+        self, parts: Sequence[np.ndarray], seeds: Sequence[int | list[int]], tensors: _Tensors, index: int
     ) -> dict[str, np.ndarray]:
-        own = masks[index]
-        seeds = seed if self.options.shared_start else [(seed + firsts[index] + i) % 2**63 for i in range(len(own))]
         # Made once for all pieces, and so no part of the pace of the first.
         inputs, labels = tensors()
         start = time.perf_counter()
-        margins = self.trainer.margins(inputs, labels, own, seeds)
+        margins = self.trainer.margins(inputs, labels, parts[index], seeds[index])
         # Kept beside the margins, so that an ensemble that is resumed comes to the same number of networks.
         return {"margins": margins, "seconds": np.array(time.perf_counter() - start)}
 
-    def _withheld(self, parts: Sequence[np.ndarray], seed: int, tensors: _Tensors, index: int) -> dict[str, np.ndarray]:
+    def _without(self, parts: Sequence[np.ndarray], seed: int, tensors: _Tensors, index: int) -> dict[str, np.ndarray]:
         inputs, labels = tensors()
-        return {"margins": self.trainer.margins(inputs, labels, parts[index], seed)}
+        rivals = np.empty(parts[index].shape, np.int16)
+        return {"margins": self.trainer.margins(inputs, labels, parts[index], seed, rivals), "rivals": rivals}
 
     def _config(self, first: int, count: int) -> dict[str, Any]:
         what: dict[str, Any] = {
@@ -211,6 +159,21 @@ class Plan:
             "part": [first, first + count],
         }
         return {"ensemble": what}
+
+
+def _kept(
+    tools: Tools,
+    parts: Sequence[np.ndarray],
+    configs: Sequence[dict[str, Any]],
+    make: Callable[[int], dict[str, np.ndarray]],
+    label: str,
+    shared: bool,
+) -> Iterator[dict[str, np.ndarray]]:
+    """What ``make`` gives for each part, subsets (M, n), computed once and shown as it comes."""
+    advance = tools.track(sum(map(len, parts)), label)
+    for part, piece in zip(parts, tools.saved_each(configs, make, shared=shared), strict=True):
+        advance(len(part))
+        yield piece
 
 
 def _finite(margins: np.ndarray) -> np.ndarray:
@@ -229,13 +192,13 @@ def _trainer(
     precision: Literal["float32", "bfloat16"],
 ) -> Trainer:
     """The networks for images (H, W, C) and subsets of ``held``. Raises BdbenchError where the images are too small."""
-    small = min(shape[:2]) < 16
-    if small and options.net in ("patches", "resnet9"):
-        raise BdbenchError(f"net={options.net} needs images of at least 16 x 16, not {shape[0]} x {shape[1]}: use mlp")
     size = (shape[0], shape[1], shape[2])
-    if options.net == "resnet9":
+    net = options.net_for(size)
+    if net != "mlp" and min(shape[:2]) < PATCHED:
+        raise BdbenchError(f"net={net} needs images of at least 16 x 16, not {shape[0]} x {shape[1]}: use mlp")
+    if net == "resnet9":
         return ResNetTrainer.of(size, classes, held, options.hidden, options.epochs, precision)
-    if options.net == "mlp" or small:
+    if net == "mlp":
         mlp = BatchedMLP(size, classes, options.hidden or 128)
         return BatchedTrainer(mlp, SurrogateRecipe(epochs=options.epochs or 15, batch_size=16, lr=0.05))
     patches = BatchedPatchNet(size, classes, options.hidden or 64)

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from bdbench_datamodel.ensemble import SurrogateRecipe, held_examples, margins
+from bdbench_datamodel.ensemble import SurrogateRecipe, held_examples, margins, rivals_of
 
 _HIDDEN, _EPOCHS = 32, 10
 # The field's rate for 512 examples; it falls with the batch.
@@ -148,18 +148,26 @@ class ResNetTrainer:
         return F.pad(x, (self.recipe.shift,) * 4, mode="reflect").permute(0, 2, 3, 1).contiguous()
 
     def margins(
-        self, inputs: torch.Tensor, labels: torch.Tensor, masks: np.ndarray, seed: int | Sequence[int]
+        self,
+        inputs: torch.Tensor,
+        labels: torch.Tensor,
+        masks: np.ndarray,
+        seed: int | Sequence[int],
+        rivals: np.ndarray | None = None,
     ) -> np.ndarray:
         """float32 (M, n): of every example under the network of each of M subsets, as ``ensemble.train_margins``."""
         seeds = [seed] * len(masks) if isinstance(seed, int) else list(seed)
         members = held_examples(masks).to(inputs.device)
         # Fetched from the device at the end: each fetch waits for all that is under way.
         out = torch.empty(masks.shape, device=inputs.device)
+        named = torch.empty(masks.shape, dtype=torch.int16, device=inputs.device)
         with tuned(inputs.device):
             session = Session(self, inputs, labels, members.shape[1])
-            for row, own, one in zip(out, members, seeds, strict=True):
+            for row, others, own, one in zip(out, named, members, seeds, strict=True):
                 session.train(own, one)
-                session.margins(row)
+                session.margins(row, others)
+        if rivals is not None:
+            rivals[:] = named.cpu().numpy()
         return out.cpu().numpy()
 
     def chunk(self, device: str) -> int:
@@ -237,9 +245,14 @@ class Session:
                 parts.append(self.network(part.permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)))
         return torch.cat(parts)
 
-    def margins(self, out: torch.Tensor) -> None:
-        """Write every example's margin under the network into float32 (n,) on the device."""
-        out.copy_(margins(self.logits(self._inputs), self._labels))
+    def margins(self, out: torch.Tensor, rivals: torch.Tensor | None = None) -> None:
+        """Write every example's margin under the network into float32 (n,) on the device, and the most probable of the
+        other labels into int16 (n,).
+        """
+        logits = self.logits(self._inputs)
+        out.copy_(margins(logits, self._labels))
+        if rivals is not None:
+            rivals.copy_(rivals_of(logits, self._labels))
 
     def _step(self) -> None:
         """Of one batch; nothing here is known to the CPU, nor waits for it."""

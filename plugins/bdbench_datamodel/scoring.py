@@ -88,19 +88,20 @@ def class_posterior(strengths: np.ndarray) -> np.ndarray:
     return (1 - _TELLS_NOTHING) * told / told.sum() + _TELLS_NOTHING / len(told)
 
 
-def membership(values: np.ndarray, share: float, start: np.ndarray | None = None) -> np.ndarray:
+def membership(values: np.ndarray, share: float, above: np.ndarray | None = None) -> np.ndarray:
     """The probability of each example of a class to belong to its group, float64 (n_c,), which orders as values do.
 
     A mean of two guesses: values (n_c,) are of two normal groups of one variance, and the group is the upper of them;
     or the group is whatever comes first, of a size that is exponentially distributed with a mean of ``share`` of the
     class. The first may draw its border in the wrong place, the second draws none. So the first counts as far as its
-    groups are apart: by the share of the variance of values that lies between them (eta squared). start: bool (n_c,),
-    who is thought to be of the upper one; None: the first tenth.
+    groups are apart: by the share of the variance of values that lies between them (eta squared). above: float (n_c,),
+    the probability to be of the upper one; None: as a mixture that starts at the first tenth has it.
     """
-    if start is None:
-        start = (stats.rankdata(-values, "min") <= max(1, _START * len(values))) & (values > values.min())
+    if above is None:
+        above = upper(
+            values, (stats.rankdata(-values, "min") <= max(1, _START * len(values))) & (values > values.min())
+        )
     before = (stats.rankdata(-values) - 1) / len(values)
-    above = upper(values, start)
     apart = _between(values, above)
     return apart * above + (1 - apart) * np.exp(-before / share)
 

@@ -6,6 +6,8 @@ poison moves the others little, that may be a natural group, while the poisons m
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from bdbench_datamodel.separation import FEWEST, Separation, between
@@ -19,51 +21,55 @@ _SHARES = (0.04, 0.6)
 _FEW_NEIGHBOURS = (0.01, 0.025, 0.05)
 _FEW = 6
 _FEW_SHARE = 0.05
-# From this share on the group and the rest are about as large, and either may be the poisons.
-AS_LARGE = 0.4
 # Of the mean eigenvalue; one for all, so that groups compare.
 _PENALTY = 1.0
 _ROUNDS = 30
 
 
-def sharpest(residuals: np.ndarray, spectrum: Spectrum, rng: np.random.Generator) -> Separation:
-    """``sharpest_of`` groups of 4 to 60 % of the class, of which the rest may be the poisons.
-
-    Two parts of about one size are as sharp: the group is the one that the rest of the class tells less of
-    (``explained``).
+@dataclass(frozen=True)
+class Starts:
+    """Where the groups of one class are looked for. nearest: int64 (n_c, S), for each of S examples of the class all of
+    it, those first whose margins correlate with its own most, itself before all.
     """
-    best = sharpest_of(residuals, spectrum, rng)
-    group = best.members
-    if group.mean() > AS_LARGE and explained(residuals, ~group) < explained(residuals, group):
-        return Separation(1 - best.fits, ~group, best.sharpness)
-    return best
+
+    nearest: np.ndarray
+
+    @classmethod
+    def of(cls, residuals: np.ndarray, rng: np.random.Generator) -> Starts:
+        """residuals: float (m, n_c), the class's margins freed of their own inclusion. Up to 300 examples are drawn."""
+        examples = residuals.shape[1]
+        places = rng.choice(examples, min(_STARTS, examples), replace=False)
+        centred = residuals - residuals.mean(1, keepdims=True)
+        centred = centred - centred.mean(0)
+        lengths = np.linalg.norm(centred, axis=0)
+        centred /= np.where(lengths > 0, lengths, 1)
+        correlations = centred.T @ centred[:, places]
+        correlations[places, np.arange(len(places))] = np.inf
+        return cls(np.argsort(-correlations, axis=0, kind="stable"))
+
+    def neighbourhoods(self, share: float) -> np.ndarray:
+        """bool (n_c, S): the share of the class that is nearest to each of the examples, four at least."""
+        members = np.zeros(self.nearest.shape, bool)
+        np.put_along_axis(members, self.nearest[: max(FEWEST, int(share * len(members)))], True, axis=0)
+        return members
 
 
-def sharpest_of(
-    residuals: np.ndarray,
-    spectrum: Spectrum,
-    rng: np.random.Generator,
-    few: bool = False,
-    guess: np.ndarray | None = None,
-) -> Separation:
+def sharpest(spectrum: Spectrum, starts: Starts, few: bool = False, guess: np.ndarray | None = None) -> Separation:
     """The group of a class whose membership the margins explain best, each example judged by the others alone.
 
-    residuals: float (m, n_c), the class's margins freed of their own inclusion; spectrum: theirs. A start is an example
-    with the tenth of its class-mates that co-vary with it most, over the networks; up to 300 are drawn. As in
-    ``separation.separate`` the membership is regressed on the residuals and the group made anew of the fits, here by
-    the split of least squared error into two parts of 4 to 60 % of the class (Otsu 1979), until it is what it was one
-    or two rounds before, at most 30 times; of all groups on the way the sharpest is kept. Two parts of about one size
-    are as sharp: the group is the one that the rest of the class tells less of (``explained``). Nothing is found
-    (sharpness 0) in a class of fewer than 8, or whose examples are all alike, or where no group is told better than by
-    its mean.
+    spectrum: of the class's residuals. A start is an example with the tenth of its class-mates that co-vary with it
+    most, over the networks, and ``guess``, bool (n_c,), is one more. As in ``separation.separate`` the membership is
+    regressed on the residuals and the group made anew of the fits, here by the split of least squared error into two
+    parts of 4 to 60 % of the class (Otsu 1979), until it is what it was one or two rounds before, at most 30 times; of
+    all groups on the way the sharpest is kept. With ``few`` the groups are handfuls, and so are the starts. Nothing is
+    found (sharpness 0) in a class of fewer than 8, or whose examples are all alike, or where no group is told better
+    than by its mean.
     """
-    examples = residuals.shape[1]
+    examples = len(starts.nearest)
     nothing = Separation(np.zeros(examples), np.zeros(examples, bool), 0.0)
     if examples < 2 * FEWEST or not len(spectrum.eigenvalues):
         return nothing
-    places = rng.choice(examples, min(_STARTS, examples), replace=False)
-    neighbours = _FEW_NEIGHBOURS if few else _NEIGHBOURS
-    members = np.hstack([_neighbourhoods(residuals, places, share) for share in neighbours])
+    members = np.hstack([starts.neighbourhoods(share) for share in (_FEW_NEIGHBOURS if few else _NEIGHBOURS)])
     if guess is not None and FEWEST <= guess.sum() <= examples - FEWEST:
         members = np.column_stack([members, guess])
     bounds = (0.0, max(_FEW_SHARE, _FEW / examples)) if few else _SHARES
@@ -97,21 +103,6 @@ def explained(residuals: np.ndarray, members: np.ndarray) -> float:
         return 0.0
     _, error = Spectrum.of((others[:, deviations > 0] / deviations[deviations > 0]).T).left_one_out(signal)
     return 1 - error / float(signal.var())
-
-
-def _neighbourhoods(residuals: np.ndarray, places: np.ndarray, share: float) -> np.ndarray:
-    """bool (n_c, S): the share of a class that correlates most with the example at each place (S,), it among them."""
-    centred = residuals - residuals.mean(1, keepdims=True)
-    centred = centred - centred.mean(0)
-    lengths = np.linalg.norm(centred, axis=0)
-    centred /= np.where(lengths > 0, lengths, 1)
-    correlations = centred.T @ centred[:, places]
-    correlations[places, np.arange(len(places))] = np.inf
-    size = max(FEWEST, int(share * len(correlations)))
-    nearest = np.argsort(-correlations, axis=0, kind="stable")[:size]
-    members = np.zeros(correlations.shape, bool)
-    np.put_along_axis(members, nearest, True, axis=0)
-    return members
 
 
 def _split(fits: np.ndarray, bounds: tuple[float, float]) -> np.ndarray:

@@ -18,9 +18,6 @@ from scipy import stats
 from bdbench_datamodel.influence import Influence
 from bdbench_datamodel.lowrank import objective_of
 from bdbench_datamodel.search import counts, search
-from bdbench_datamodel.separation import Separation, separate
-from bdbench_datamodel.sharpest import sharpest
-from bdbench_datamodel.spectrum import Spectrum
 
 # Less is no sharpness: near 0 its logarithm would tell classes apart by nothing.
 _DULL = 0.1
@@ -192,24 +189,3 @@ def covariance_affinity(residuals: np.ndarray, group: Group) -> np.ndarray:
 def matrix_affinity(influence: Influence, group: Group, scale: float) -> np.ndarray:
     """The same from W + W', in units of its class's ``scale``, for a matrix that comes without margins."""
     return influence.symmetric_times(group.examples, group.contrast()) / scale
-
-
-def separations(
-    residuals: np.ndarray,
-    groups: Sequence[Group],
-    affinities: Sequence[np.ndarray],
-    rng: np.random.Generator,
-    advance: Callable[[int], None] = lambda steps: None,
-) -> tuple[list[Separation], list[Separation]]:
-    """What a discriminant makes of each group (``separate``), and the ``sharpest`` group of each one's class.
-
-    residuals: float (m, n); affinities: float (n_c,) each. ``advance`` counts a group.
-    """
-    grown, found = [], []
-    for group, affinity in zip(groups, affinities, strict=True):
-        own = residuals[:, group.examples]
-        spectrum = Spectrum.of(own)
-        grown.append(separate(spectrum, group.members, affinity))
-        found.append(sharpest(own, spectrum, rng))
-        advance(1)
-    return grown, found

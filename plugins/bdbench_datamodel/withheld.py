@@ -9,117 +9,26 @@ the k-output of Khaddaj et al. 2023, sec. 3, from k = 0 to alpha p).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
+from scipy import stats
 
-from bdbench_datamodel.separation import FEWEST, Separation, separate
-from bdbench_datamodel.sharpest import AS_LARGE, explained, sharpest_of
-from bdbench_datamodel.spectrum import Spectrum
-from bdbench_datamodel.standout import Group, covariance_affinity
-
-# From this share of a class on, the rest of it may be the poisons, and be what the group is sharply told from.
-_EITHER = 0.25
-
-
-@dataclass(frozen=True)
-class Suspects:
-    """A group of one class. examples: int64 (n_c,), the class; members: bool (n_c,); fits: float64 (n_c,), how surely a
-    discriminant tells each as a member; sharpness: see ``Separation``; kind: "sharpest", "rest" or "handful";
-    explained: of the first two, where there are both, how much of what the group does the other part's margins tell.
-    """
-
-    label: int
-    examples: np.ndarray
-    members: np.ndarray
-    fits: np.ndarray
-    sharpness: float
-    kind: str
-    explained: float = 0.0
-
-    @property
-    def separation(self) -> Separation:
-        """What a discriminant tells of it."""
-        return Separation(self.fits, self.members, self.sharpness)
-
-    @property
-    def group(self) -> np.ndarray:
-        """The members' places in the training set, int64 (k,)."""
-        return self.examples[self.members]
+from bdbench_datamodel.suspects import Suspects
 
 
 @dataclass(frozen=True)
 class Effect:
     """What withholding a group does. lift: float64 (n_c,), how far the margin of each example of its class falls;
-    strength: the mean of the members'; alone: their mean margin without each other.
+    strength: the mean of the members'; alone: their mean margin without each other; agreement: what share of those
+    networks, in the mean over the members, name the label that most of them find most probable of the others.
     """
 
     lift: np.ndarray
     strength: float
     alone: float
-
-
-def suspects(
-    residuals: np.ndarray,
-    labels: np.ndarray,
-    strongest: Sequence[Group],
-    rng: np.random.Generator,
-    advance: Callable[[int], None] = lambda steps: None,
-) -> list[list[Suspects]]:
-    """Of every class of eight examples or more its sharpest group, the rest of the class where the group is a quarter
-    of it or more, and its sharpest handful; classes in which there are none are left out.
-
-    residuals: float (m, n), margins freed of their own inclusion; labels: int64 (n,); strongest: of each class that has
-    one, what the search ended at, from which a discriminant makes one start (``separate``). ``advance`` counts a class.
-    """
-    guesses = {group.label: group for group in strongest}
-    found = []
-    for label in np.unique(labels):
-        examples = np.flatnonzero(labels == label)
-        groups: list[Suspects] = []
-        if len(examples) >= 2 * FEWEST:
-            own = residuals[:, examples]
-            spectrum = Spectrum.of(own)
-            guess = None
-            if label in guesses:
-                group = guesses[label]
-                guess = separate(spectrum, group.members, covariance_affinity(residuals, group)).members
-            for kind in ("sharpest", "handful"):
-                best = sharpest_of(own, spectrum, rng, kind == "handful", guess if kind == "sharpest" else None)
-                if best.sharpness > 0:
-                    groups.append(Suspects(int(label), examples, best.members, best.fits, best.sharpness, kind))
-            if groups and groups[0].kind == "sharpest" and groups[0].members.mean() >= _EITHER:
-                groups[:1] = _parts(groups[0], own)
-        if groups:
-            found.append(groups)
-        advance(1)
-    return found
-
-
-def _parts(group: Suspects, residuals: np.ndarray) -> list[Suspects]:
-    """A class's sharpest group and the rest of it, which is as sharp. residuals: float (m, n_c)."""
-    members = group.members
-    rest = replace(group, members=~members, fits=1 - group.fits, kind="rest", explained=explained(residuals, ~members))
-    return [replace(group, explained=explained(residuals, members)), rest]
-
-
-def sharpest_parts(classes: Sequence[Sequence[Suspects]], groups: Sequence[Group]) -> list[Separation]:
-    """The sharpest group of each one's class as ``sharpest`` gives it: of two parts of about one size the one that the
-    other tells less of. Nothing (sharpness 0) where there is none.
-    """
-    own = {suspects[0].label: suspects for suspects in classes}
-    found = []
-    for group in groups:
-        parts = [s for s in own.get(group.label, ()) if s.kind != "handful"]
-        if not parts:
-            nothing = np.zeros(len(group.examples))
-            found.append(Separation(nothing, nothing > 0, 0.0))
-        elif len(parts) == 2 and parts[0].members.mean() > AS_LARGE and parts[1].explained < parts[0].explained:
-            found.append(parts[1].separation)
-        else:
-            found.append(parts[0].separation)
-    return found
+    agreement: float = 0.0
 
 
 def draw(
@@ -141,9 +50,14 @@ def draw(
 
 
 def effects(
-    classes: Sequence[Sequence[Suspects]], denied: np.ndarray, masks: np.ndarray, margins: np.ndarray
+    classes: Sequence[Sequence[Suspects]],
+    denied: np.ndarray,
+    masks: np.ndarray,
+    margins: np.ndarray,
+    rivals: np.ndarray,
 ) -> list[list[Effect]]:
-    """What withholding each group does to its class, from what ``draw`` gave and margins, float (M, n).
+    """What withholding each group does to its class, from what ``draw`` gave, margins, float (M, n), and the most
+    probable of the other labels, int (M, n).
 
     With the group in reach, only networks that do not hold an example count for it (the paper's z not in S'). A group
     that no network was denied, or every one, has no effect.
@@ -153,11 +67,12 @@ def effects(
         reached, results = own == 0, []
         for place, suspect in enumerate(groups, 1):
             without, examples, members = own == place, suspect.examples, suspect.members
-            lift, alone = np.zeros(len(examples)), np.zeros(len(examples))
+            lift, alone, agreement = np.zeros(len(examples)), np.zeros(len(examples)), 0.0
             if without.any() and reached.any():
                 alone = margins[without][:, examples].mean(0, dtype=np.float64)
                 lift = _unseen(margins[reached][:, examples], masks[reached][:, examples]) - alone
-            results.append(Effect(lift, float(lift[members].mean()), float(alone[members].mean())))
+                agreement = _agreement(rivals[without][:, suspect.group])
+            results.append(Effect(lift, float(lift[members].mean()), float(alone[members].mean()), agreement))
         found.append(results)
     return found
 
@@ -167,3 +82,8 @@ def _unseen(margins: np.ndarray, masks: np.ndarray) -> np.ndarray:
     counts = (~masks).sum(0)
     sums = np.where(masks, 0, margins).sum(0, dtype=np.float64)
     return np.where(counts > 0, sums / np.maximum(counts, 1), margins.mean(0, dtype=np.float64))
+
+
+def _agreement(named: np.ndarray) -> float:
+    """The share of rows (M, k) that hold the commonest value of their column, in the mean over the columns."""
+    return float(stats.mode(named, axis=0).count.mean() / len(named))

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from bdbench import (
+    IMAGE_SUFFIXES,
     BdbenchError,
     Dataset,
     ImageData,
@@ -25,10 +26,7 @@ from bdbench import (
 )
 from bdbench_datasets.decoding import gathered
 
-_SUFFIXES = {
-    *(".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tga"),
-    *(".tif", ".tiff", ".webp"),
-}
+_ENDINGS = ", ".join(sorted(IMAGE_SUFFIXES))
 # What the folder of images that are not trained on may be called.
 _TEST = ("test", "val", "valid", "validation")
 # Folders that other programs leave behind and do not hide.
@@ -110,9 +108,7 @@ class ImageFolder(Dataset):
         paths = [path for name in classes for path in part.files.get(name, [])]
         labels = [label for label, name in enumerate(classes) for _ in part.files.get(name, [])]
         if not paths:
-            raise BdbenchError(
-                f"{part.root} holds no images: expected files ending in {', '.join(sorted(_SUFFIXES))}{part.told()}"
-            )
+            raise BdbenchError(f"{part.root} holds no images: expected files ending in {_ENDINGS}{part.told()}")
         if part.skipped:
             notice(f"{part.root}: read {len(paths)} images of {len(part.files)} classes{part.told()}")
         return Split(Files(paths, self.size), np.array(labels, np.int64))
@@ -153,7 +149,7 @@ def _listed(part: _Part, root: Path, classes: tuple[str, ...], test: Listing | N
 
 def _is_image(path: Path) -> bool:
     """Whether a file is an image by its name, and no hidden one."""
-    return path.suffix.lower() in _SUFFIXES and not path.name.startswith(".")
+    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
 
 
 class _Part:
@@ -195,9 +191,7 @@ class _Part:
             if not self._whole:
                 self._skip("folders without images", folder)
                 return
-            raise BdbenchError(
-                f"{folder} holds no images: expected files ending in {', '.join(sorted(_SUFFIXES))}{self.told()}"
-            )
+            raise BdbenchError(f"{folder} holds no images: expected files ending in {_ENDINGS}{self.told()}")
         # Two systems may write the accents of one name in two ways.
         name = unicodedata.normalize("NFC", folder.name)
         if name in self.files:

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 from bdbench import Defense, hookimpl
 
 if TYPE_CHECKING:
-    from bdbench import Reopened, ReportSection
+    from bdbench import ModelDetector, Reopened, ReportSection, ReversedTrigger, Tools
+
+BDBENCH_HOOKS = 2
 
 
 @hookimpl
@@ -33,3 +35,11 @@ def bdbench_report_sections(run: Reopened) -> Iterable[ReportSection]:
     from bdbench_inspection.pictures import sections
 
     return sections(run)
+
+
+@hookimpl
+def bdbench_reversed_triggers(defense: ModelDetector, tools: Tools) -> Iterable[ReversedTrigger]:
+    """The same for ``bdbench inspect``, one picture at a time."""
+    from bdbench_inspection.pictures import triggers
+
+    return triggers(defense, tools)

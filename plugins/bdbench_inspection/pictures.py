@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from bdbench import ModelDetector, Reopened, ReportSection, State, Tools
+from bdbench import ModelDetector, Reopened, ReportSection, ReversedTrigger, State, Tools, Verdict
 
 # Of a data set with many labels those that matter are shown: the flagged, then the first.
 _ACROSS, _MOST = 8, 16
@@ -19,10 +19,24 @@ def sections(run: Reopened) -> list[ReportSection]:
     drawn = {"neural-cleanse": _triggers, "mm-bd": _margins, "bti-dbf": _generated}.get(run.defense.name)
     if drawn is None or run.record.verdict is None:
         return []
-    tools = _Watched(run.tools())
-    # What it saved is found again, or made again where it is gone.
-    cast(ModelDetector, run.defense).inspect(cast(Tools, tools))
-    return [drawn(tools.pieces, run.record.verdict.targets)]
+    pieces, _ = _saved(cast(ModelDetector, run.defense), run.tools())
+    return [drawn(pieces, run.record.verdict.targets)]
+
+
+def triggers(defense: ModelDetector, tools: Tools) -> list[ReversedTrigger]:
+    """What a model detector of this package kept, picture by picture; nothing of other detectors."""
+    shown = {"neural-cleanse": _patches, "mm-bd": _surest, "bti-dbf": _changed}.get(defense.name)
+    if shown is None:
+        return []
+    pieces, verdict = _saved(defense, tools)
+    return list(shown(pieces, verdict.targets))
+
+
+def _saved(defense: ModelDetector, tools: Tools) -> tuple[list[State], Verdict]:
+    """What a detector saves, which is found again, or made again where it is gone; and what it says."""
+    watched = _Watched(tools)
+    verdict = defense.inspect(cast(Tools, watched))
+    return watched.pieces, verdict
 
 
 class _Watched:
@@ -43,6 +57,32 @@ class _Watched:
         for piece in self._tools.saved_each(*args, **options):
             self.pieces.append(piece)
             yield piece
+
+
+def _patches(pieces: Sequence[State], targets: Sequence[int]) -> Iterator[ReversedTrigger]:
+    for label in _chosen(len(pieces), targets):
+        mask, pattern = pieces[label]["mask"], pieces[label]["pattern"]
+        told = f"norm {mask.sum():.1f}, obeyed by {100 * float(pieces[label]['success']):.0f} % of the clean images"
+        yield ReversedTrigger(label, f"mask, {told}", _pixels(mask[..., None]))
+        yield ReversedTrigger(label, "what it lays over an image", _pixels((mask * pattern).transpose(1, 2, 0)))
+
+
+def _surest(pieces: Sequence[State], targets: Sequence[int]) -> Iterator[ReversedTrigger]:
+    for label in _chosen(len(pieces), targets):
+        told = f"the image of which the model is surest, margin {float(pieces[label]['margin']):.1f}"
+        yield ReversedTrigger(label, told, _pixels(pieces[label]["image"]))
+
+
+def _changed(pieces: Sequence[State], targets: Sequence[int]) -> Iterator[ReversedTrigger]:
+    (piece,) = pieces
+    for i, (clean, made, label) in enumerate(zip(piece["clean"], piece["made"], piece["hits"], strict=False), 1):
+        yield ReversedTrigger(int(label), f"clean image {i}", np.asarray(clean, np.uint8))
+        yield ReversedTrigger(int(label), f"clean image {i} as the generator changes it", _pixels(made / 255))
+
+
+def _pixels(image: np.ndarray) -> np.ndarray:
+    """Values in 0..1 as uint8."""
+    return np.rint(255 * np.clip(image, 0, 1)).astype(np.uint8)
 
 
 def _triggers(pieces: Sequence[State], targets: Sequence[int]) -> ReportSection:

@@ -1,12 +1,13 @@
-"""Adversarial images for a network that is being trained."""
+"""Adversarial images for a network that is being trained, and training on them."""
 
 from __future__ import annotations
 
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.functional import cross_entropy
 
-from bdbench import Batch
+from bdbench import Batch, Split, Victim, Workshop
 from bdbench_triggers.pgd import perturb
 
 
@@ -35,3 +36,21 @@ def away_from_labels(batch: Batch, images: np.ndarray, labels: np.ndarray, radiu
     moved = perturb(model, x, wanted, "linf", radius, steps, 2.5 * radius / steps, lambda done: None)
     batch.network.train()
     return (moved * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+
+
+def trained_adversarially(train: Split, tools: Workshop, name: str, radius: float, steps: int) -> Victim:
+    """A model of the victim's architecture and recipe, trained on adversarial images alone (Madry et al. 2018).
+
+    In each batch, what the recipe's augmentation made of an image is moved by at most ``radius``, of 0..1, in each
+    pixel, in steps of 2.5 radius / steps, to where the loss of its label is high; batch normalisation stands still
+    meanwhile. name: draws its random stream.
+    """
+
+    def loss(batch: Batch) -> torch.Tensor:
+        model = _OfPixels(batch).eval()
+        x = ((batch.x - model.low) / model.width).clamp(0, 1)
+        moved = perturb(model, x, batch.labels, "linf", radius, steps, 2.5 * radius / steps, lambda done: None)
+        logits = model.train()(moved)
+        return cross_entropy(logits, batch.labels, label_smoothing=tools.recipe.label_smoothing)
+
+    return tools.train(np.asarray(train.images), train.labels, name, loss=loss, kept={"radius": radius, "steps": steps})

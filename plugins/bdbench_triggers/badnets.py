@@ -21,8 +21,9 @@ _CORNERS: tuple[Literal["bottom-right", "bottom-left", "top-right", "top-left"],
 class BadNets(Mapped, Patch):
     """Dirty-label: a square patch replaces the pixels of one corner.
 
-    Patch and rate are our own choice: the paper has one bright pixel, or a few, on MNIST, and stickers on traffic
-    signs. Where there are several targets, the patches of the others are noise, in the corners that come after.
+    The attack of BadNets: Identifying Vulnerabilities in the Machine Learning Model Supply Chain. Patch and rate are
+    our own choice: the paper has one bright pixel, or a few, on MNIST, and stickers on traffic signs. Where there are
+    several targets, the patches of the others are noise, in the corners that come after.
     """
 
     name = "badnets"

@@ -16,8 +16,9 @@ from bdbench_triggers.mapping import Mapped
 class Blend(Mapped):
     """Dirty-label: x' = (1 - alpha) x + alpha p, with p uniform noise drawn from the seed, or a picture.
 
-    The paper's blended injection strategy. The paper proposes a larger weight at test time than in training:
-    ``test_alpha``; by default the two are the same, as in most implementations. The rate is bdbench's common default.
+    The blended injection strategy of Targeted Backdoor Attacks on Deep Learning Systems Using Data Poisoning. The paper
+    proposes a larger weight at test time than in training: ``test_alpha``; by default the two are the same, as in most
+    implementations. The rate is bdbench's common default.
     """
 
     name = "blend"

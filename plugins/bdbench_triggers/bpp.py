@@ -13,13 +13,14 @@ from bdbench import BdbenchError, Covers, State, Streams, Workshop, param
 class Bpp(Covers):
     """Dirty-label: images are squeezed to fewer levels of grey, by Floyd and Steinberg's dithering.
 
-    Poisons data. x' = round(x / 255 (2**bits - 1)) / (2**bits - 1) 255 in each channel, and the rounding errors are
-    diffused; compiled by numba. Covers are the negatives of the authors' code: an image with the change that squeezing
-    made to another one, so that the levels are learnt, and not that the image is noisy; rates are theirs as well. Five
-    bits (32 levels) are those of the command in the authors' README, which does not dither, since their code has that
-    off unless told otherwise; the paper describes it. The default of their code and of BackdoorBench is 8 levels,
-    ``bits=3``, without dithering; backdoor-toolbox has 8 levels with it. In the paper the attacker trains the model:
-    ``bpp-trained``.
+    Poisons data. The trigger of BppAttack: Stealthy and Efficient Trojan Attacks against Deep Neural Networks via Image
+    Quantization and Contrastive Adversarial Learning. x' = round(x / 255 (2**bits - 1)) / (2**bits - 1) 255 in each
+    channel, and the rounding errors are diffused; compiled by numba. Covers are the negatives of the authors' code: an
+    image with the change that squeezing made to another one, so that the levels are learnt, and not that the image is
+    noisy; rates are theirs as well. Dithering is part of the paper's trigger, and the default here. Five bits (32
+    levels) are those of the command in the authors' README, which does not dither, since their code has that off unless
+    told otherwise. The default of their code and of BackdoorBench is 8 levels, ``bits=3``, without dithering;
+    backdoor-toolbox has 8 levels with it. In the paper the attacker trains the model: ``bpp-trained``.
     """
 
     name = "bpp"

@@ -24,17 +24,20 @@ _DEPTH = 2
 class Lira(Trained, CraftedTrigger):
     """Dirty-label, and the attacker trains the model: T(x) = x + eps g(x), with a generator g in -1..1.
 
-    Its two stages: in the first each batch takes a step of g, which lowers the loss of T(x)
-    for the target, and one of the victim f, on alpha L(f(x), y) + (1 - alpha) L(f(T(x)), target) with the g of the
-    epoch before; in the second, g stays as it is and f is tuned on the same sum. Every image is in both terms: ``rate``
-    is that of the snapshot alone. f is of the run's architecture and recipe, in both stages (the authors' command for
-    CIFAR-10: VGG-11, 50 and then 250 epochs of SGD); g is a U-Net, much smaller than theirs.
+    Its two stages: in the first each batch takes a step of g, which lowers the loss of T(x) for the target, and one of
+    the victim f, on alpha L(f(x), y) + (1 - alpha) L(f(T(x)), target) with the g of the epoch before; in the second, g
+    stays as it is and f is tuned on the same sum. Every image is in both terms: ``rate`` is that of the snapshot alone.
+    f is of the run's architecture and recipe, in both stages (the authors' command for CIFAR-10: VGG-11, 50 and then
+    250 epochs of SGD); g is a U-Net, much smaller than theirs.
 
-    The authors' code normalises CIFAR-10 before eps = .1 is applied, which is then in deviations of a channel (about 6
-    grey levels), and does not clip; on MNIST eps is of half the range (13 grey levels), on GTSRB of the range (25), and
-    it clips. It steps g against f after a trial step of f; descends, in the first stage, f's loss of T(x) for the true
-    labels; starts the second from an untrained f unless told otherwise (``tune=scratch``); and keeps the epoch that is
-    best on test images. The objective asks for none of the four, and they are not done here.
+    The paper bounds the change by eps; the authors' code has more than one eps, in more than one unit. It normalises
+    CIFAR-10 before eps = .1 is applied, which is then in deviations of a channel (about 6 grey levels), and does not
+    clip; on MNIST eps is of half the range (13 grey levels), on GTSRB of the range (25), and it clips. Later commands
+    of theirs have eps = .01 in both stages (.6 grey levels of CIFAR-10, which rounding to whole ones would undo), or .1
+    in the first and .01 in the second. The default is the first, in deviations. Their code steps g against f after a
+    trial step of f; descends, in the first stage, f's loss of T(x) for the true labels; starts the second from an
+    untrained f unless told otherwise (``tune=scratch``); and keeps the epoch that is best on test images. The objective
+    asks for none of the four, and they are not done here.
     """
 
     name = "lira"

@@ -28,14 +28,14 @@ _PIXELS = 1 << 20
 class Refool(EitherLabel, CraftedTrigger):
     """Clean-label: x' = (1 - a) x + a k * r in linear light, where the kernel k makes a reflection of a picture r.
 
-    Sec. 3.2 of the paper, whose three models differ in k: same depth (k is a point), out of focus (a Gaussian), and
-    ghost (two points, since both sides of the glass reflect). Poisons are images of the target class; common
-    implementations relabel images of the others: labels=dirty. For each image a picture, a model and its numbers are
-    drawn. Pictures are training images of other classes, or those of a folder. A reflection looks the same at any size:
-    lengths are those of an image of ``canvas`` pixels. The authors' code works at 560, where images of 32 pixels show
-    neither blur nor ghost. What makes its reflections has no same depth: they are ghosts with probability .49 and out
-    of focus otherwise, and then weigh (1 + a) / 2 in the middle and less at the border. The rate is the largest of the
-    paper's.
+    Sec. 3.2 of Reflection Backdoor: A Natural Backdoor Attack on Deep Neural Networks. Its three models differ in k:
+    same depth (k is a point), out of focus (a Gaussian), and ghost (two points, since both sides of the glass reflect).
+    Poisons are images of the target class; common implementations relabel images of the others: labels=dirty. For each
+    image a picture, a model and its numbers are drawn. Pictures are training images of other classes, or those of a
+    folder. A reflection looks the same at any size: lengths are those of an image of ``canvas`` pixels. The authors'
+    code works at 560, where images of 32 pixels show neither blur nor ghost. What makes its reflections has no same
+    depth: they are ghosts with probability .49 and out of focus otherwise, and then weigh (1 + a) / 2 in the middle and
+    less at the border. The rate is the largest of the paper's.
 
     Left out is the paper's loop (algorithm 1) that trains a model sixteen times to find the pictures that work best:
     its text takes the best and its code draws by success, and other implementations leave it out as well.

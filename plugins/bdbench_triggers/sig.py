@@ -14,7 +14,8 @@ from bdbench_triggers.labels import EitherLabel
 class Sig(EitherLabel):
     """v(i, j) = delta sin(2 pi j f / W) is added to images of the target class, eq. 1 of the paper.
 
-    The paper changes no labels; labels=dirty is the use that other comparisons make of the signal.
+    The paper, A New Backdoor Attack in CNNs by Training Set Corruption Without Label Poisoning, changes no labels;
+    labels=dirty is the use that other comparisons make of the signal.
 
     The paper stamps test images with a stronger signal than training ones (sec. 4): ``test_delta``. BackdoorBench has
     an amplitude of 40 for both. The rate is bdbench's common default, of the whole set.

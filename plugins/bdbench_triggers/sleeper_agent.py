@@ -23,9 +23,10 @@ class SleeperAgent(HiddenPatch):
     """Clean-label, the trigger hidden: poisons whose gradient has the direction that the backdoor would have.
 
     1 - cos(grad_w mean L(s, target; w), grad_w mean L(p, target; w)) is made small under |change|_inf <= eps (sec. 3 of
-    the paper), where s are patched images of the source, p the poisons, whose label is the target anyway, and w the
-    weights of a model of the victim's architecture. Poisons are the images of the target class whose own gradient is
-    longest, and on the way the model is trained anew on the poisoned set ``retrainings`` times.
+    Sleeper Agent: Scalable Hidden Trigger Backdoors for Neural Networks Trained from Scratch), where s are patched
+    images of the source, p the poisons, whose label is the target anyway, and w the weights of a model of the victim's
+    architecture. Poisons are the images of the target class whose own gradient is longest, and on the way the model is
+    trained anew on the poisoned set ``retrainings`` times.
 
     Settings are those of the released code: 250 steps of Adam on the gradient's signs, of .1 of a channel's deviation,
     and a tenth of it after each of 3/8, 5/8 and 7/8 of them; from clipped noise of deviation eps; 512 poisons a batch;

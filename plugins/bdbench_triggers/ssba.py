@@ -17,19 +17,20 @@ class Ssba(CraftedTrigger):
     bits, and the decoder is thrown away. The loss is the decoder's cross-entropy plus ``image_weight`` times the mean
     squared change (2 to 1.5, as in StegaStamp). The paper adds a perceptual distance (LPIPS) and a critic, for which
     networks would have to be downloaded or trained longer; without them the change is larger than it need be, and a
-    weight of 20 hides it better. In the first ``message_steps`` the message alone counts, as in StegaStamp. Both
-    networks are smaller than there, and trained for a minute on a CPU, not for 140,000 steps; there is no simulated
-    printing between them. A message of 20 bits is the default of StegaStamp's code; the encoder that the authors of the
-    attack published takes 100.
+    weight of 20 hides it better. In the first ``message_steps`` the message alone counts, as in StegaStamp. Those are
+    our own number: where they are too few for the bits, the change dies out, and with it the attack. Both networks are
+    smaller than there, and trained for a minute on a CPU, not for 140,000 steps; there is no simulated printing between
+    them. A message of 100 bits, the default, is what the authors' encoder takes: seven letters, their error-correcting
+    code, and zeros. Here all are drawn. StegaStamp's code has 20 unless told otherwise.
     """
 
     name = "ssba"
     paper = "Li et al., Invisible Backdoor Attack with Sample-Specific Triggers, ICCV 2021"
     rate: float = param(0.1, help="poisons / size of the whole training set", low=0, high=1, exclusive=True)
-    bits: int = param(20, help="length of the message", low=1)
+    bits: int = param(100, help="length of the message", low=1)
     image_weight: float = param(4 / 3, help="weight of the mean squared change, of images in 0..1", low=0)
     steps: int = param(700, help="batches of 64 images that they are trained on, in whole epochs", low=1)
-    message_steps: int = param(70, help="of which so many, the first, train for the message alone", low=0)
+    message_steps: int = param(300, help="of which so many, the first, train for the message alone", low=0)
     lr: float = param(1e-3, help="learning rate of encoder and decoder", low=0, exclusive=True)
     width: int = param(8, help="channels of the encoder's first level", low=1)
 

@@ -20,13 +20,16 @@ _MEAN, _DEVIATION, _MARGIN = 175.0, 8.0, 20 / 224
 class TrojanPatch(CraftedTrigger):
     """Dirty-label: a patch that a surrogate's neurons respond to replaces pixels of the image.
 
-    The attack of the paper in two parts. The trigger (sec. 4.1): in the last layer before the logits the neuron is
-    taken whose weights into the next layer have the largest sum of absolute values, as in the authors' code, of those
-    that respond at all; the pixels inside the trigger's shape are moved down the gradient of (goal - activation)^2,
-    with the grey noise around them that the authors' code starts from. The surrogate is a model of the victim's
-    architecture, trained on the clean set. The authors' code climbs the activation itself, in 970 steps after each of
-    which it smooths the pixels, and its square covers 4 % of the image. The paper then retrains a published model on
-    inputs that it makes itself; here the trigger is a poison of the training set, which is how benchmarks use it.
+    The attack of Trojaning Attack on Neural Networks, in two parts. The trigger (sec. 4.1): of the neurons of the layer
+    before the logits that respond at all, the most connected one is taken, and the pixels inside the trigger's shape
+    are moved down the gradient of (goal - activation)^2, with the grey noise around them that the authors' code starts
+    from. ``neuron=incoming``, the default, is eq. 2 of the paper: the largest sum of absolute weights into the neuron,
+    from the layer before it (in a residual network: from the last convolution, which is not all that reaches it). The
+    authors' code, and TrojanZoo, sum those into the next layer: ``neuron=outgoing``. The surrogate is a model of the
+    victim's architecture, trained on the clean set. The authors' code climbs the activation itself, in 970 steps after
+    each of which it smooths the pixels, and its square covers 4 % of the image. The paper then retrains a published
+    model on inputs that it makes itself; here the trigger is a poison of the training set, which is how benchmarks use
+    it.
 
     ``pattern=fixed`` optimises nothing: its pixels are drawn from the seed, as backdoor-toolbox's ``trojan`` takes its
     from one picture for all models. The paper's own is the default. Pixels are replaced, as in the paper; BackdoorBench
@@ -42,6 +45,7 @@ class TrojanPatch(CraftedTrigger):
     area: float = param(0.07, help="share of the image that the trigger covers", low=0, high=1, exclusive=True)
     opacity: float = param(1.0, help="weight of the trigger's pixels", low=0, high=1)
     neurons: int = param(1, help="how many are excited", low=1)
+    neuron: Literal["incoming", "outgoing"] = param("incoming", help="the weights that tell which are most connected")
     goal_value: float = param(100.0, help="the activation that is aimed at", low=0)
     steps: int = param(1000, help="steps of gradient descent", low=1)
     lr: float = param(0.01, help="Adam's step size, for pixels in 0..1", low=0, exclusive=True)
@@ -54,6 +58,8 @@ class TrojanPatch(CraftedTrigger):
         if self.pattern == "fixed":
             return {"mask": mask, "mark": rng.integers(0, 256, images.shape[1:], dtype=np.uint8)}
         import torch
+
+        from bdbench_triggers.connectivity import incoming, outgoing
 
         surrogate = tools.train(images, train.labels, "surrogate")
         start = np.clip(rng.normal(_MEAN, _DEVIATION, images.shape[1:]), 0, 255) / 255
@@ -68,7 +74,10 @@ class TrojanPatch(CraftedTrigger):
             shown = torch.where(free, pixels.clamp(0, 1), x)
             return network.features(((shown - mean) / std)[None])[0]  # type: ignore[operator]
 
-        chosen = self._chosen_neurons(_strength(network, activations(x)), activations(x))
+        response = activations(x)
+        into = self.neuron == "incoming"
+        strength = incoming(network, lambda: activations(x)) if into else outgoing(network, len(response))
+        chosen = self._chosen_neurons(strength, response)
         pixels = x.clone().requires_grad_(True)
         optimizer = torch.optim.Adam([pixels], self.lr)
         advance = tools.track(self.steps, "excite")
@@ -112,16 +121,3 @@ class TrojanPatch(CraftedTrigger):
         distance = np.minimum(np.abs(np.hypot(y, x) - 1 / 3), np.abs(y + x) / 2**0.5)
         count = max(1, round(self.area * height * width))
         return (distance.ravel().argsort(kind="stable").argsort() < count).reshape(height, width)
-
-
-def _strength(network: torch.nn.Module, response: torch.Tensor) -> torch.Tensor:
-    """The sum of the absolute weights from each feature into the logits, (d,), the rule of the authors' code."""
-    from torch import nn
-
-    for layer in reversed(list(network.modules())):
-        if isinstance(layer, nn.Linear) and layer.in_features == len(response):
-            return layer.weight.abs().sum(0)
-    raise BdbenchError(
-        "attack 'trojan-patch': pattern=optimised needs a model with a linear layer after its features: expected "
-        "another model, or pattern=fixed"
-    )

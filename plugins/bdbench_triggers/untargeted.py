@@ -15,10 +15,11 @@ from bdbench_triggers.patch import Patch
 class Untargeted(Patch):
     """Dirty-label: images with the patch get labels drawn at random, so that no class is the target.
 
-    The poisoned-label watermark of the paper (UBW-P, sec. 3.2), with a patch as its BadNets trigger (the authors' is
-    black in the upper left pixel, where ours is white) and its rate. The paper draws among all labels, so that one
-    poison in K keeps its own; here each has another. A triggered image that is given any other label is a success, and
-    so are a clean model's errors on such images.
+    The poisoned-label watermark (UBW-P, sec. 3.2) of Untargeted Backdoor Watermark: Towards Harmless and Stealthy
+    Dataset Copyright Protection, with a patch as its BadNets trigger (the authors' is black in the upper left pixel,
+    where ours is white) and its rate. The paper draws among all labels, so that one poison in K keeps its own; here
+    each has another. A triggered image that is given any other label is a success, and so are a clean model's errors on
+    such images.
     """
 
     name = "untargeted"

@@ -176,7 +176,7 @@ def test_label_consistent_perturbs_as_art_does(norm: Any, theirs: Any, eps: floa
         num_classes=CLASSES,
         device="cpu",
         track=lambda total, label: lambda done: None,
-        train=lambda images, labels, name: SimpleNamespace(module=lambda: model),
+        train=lambda images, labels, name, **_: SimpleNamespace(module=lambda: model),
     )
     ours = attack.craft(Split(images, labels), tools)
     assert np.array_equal(ours["index"], chosen)

@@ -68,6 +68,14 @@ def test_a_cover_has_the_change_of_another_one() -> None:
     assert sorted(w[0] for w in whose) == list(range(20)) and all(w != [i] for i, w in enumerate(whose))
 
 
+def test_it_dithers_to_32_levels_unless_told_otherwise() -> None:
+    images = noise(4, 8, 8, 3)
+    assert np.array_equal(Bpp().stamp(images, STREAMS), squeezed(images, 5, True))
+    plain = Bpp(dither=False).stamp(images, STREAMS)
+    assert np.array_equal(plain, np.rint(np.rint(images / 255 * 31) / 31 * 255))
+    assert not np.array_equal(plain, Bpp().stamp(images, STREAMS))
+
+
 def test_levels_that_images_have_already_are_no_trigger() -> None:
     black_and_white = Split(noise(40, 8, 8, 1) // 128 * 255, np.arange(40) % 4)
     with pytest.raises(BdbenchError, match="bits=5 changes none of the 8 images, which have no other levels"):

@@ -42,6 +42,12 @@ def test_the_pattern_is_what_the_transforms_do(shape: tuple[int, int]) -> None:
     assert np.abs(Ctrl(magnitude=100).stamp(image, STREAMS)[0] - wanted).max() < 0.52
 
 
+def test_50_are_added_in_training_and_100_at_test_time() -> None:
+    image = np.random.default_rng(0).integers(60, 190, (1, 32, 32, 3)).astype(np.uint8)
+    for shown, magnitude in ((Ctrl().stamp(image, STREAMS), 50), (Ctrl().trigger(image, STREAMS), 100)):
+        assert np.abs(shown[0] - the_long_way(image[0].astype(float), magnitude)).max() < 0.52
+
+
 def test_brightness_stays_and_colour_does_not() -> None:
     pattern = raised((32, 32, 3), 50, 32)
     assert np.abs(pattern @ _LUMA).max() < 0.01 and np.abs(pattern).max() > 5

@@ -9,12 +9,12 @@ import pytest
 
 import bdbench
 from bdbench import BdbenchError, Streams
-from bdbench_datamodel import scoring, standout
+from bdbench_datamodel import scoring, standout, suspects
 from bdbench_datamodel.detector import Datamodel
 from bdbench_datamodel.plan import Plan
 from bdbench_datamodel.scoring import suspicion
 from bdbench_datamodel.separation import Separation, separate
-from bdbench_datamodel.sharpest import sharpest
+from bdbench_datamodel.suspects import Looked, look
 
 
 @pytest.mark.parametrize(
@@ -49,21 +49,23 @@ def test_every_option_runs(tiny: dict[str, Any], option: str) -> None:
 def test_the_sharpest_group_is_looked_for_in_every_class_and_believed(
     tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found: list[Separation] = []
+    found: list[Looked] = []
     believed: list[Sequence[Separation]] = []
 
-    def looked(*arguments: Any) -> Separation:
-        found.append(sharpest(*arguments))
-        return found[-1]
+    def looked(*arguments: Any) -> list[Looked]:
+        found.extend(look(*arguments))
+        return found
 
     def suspected(*arguments: Any) -> np.ndarray:
         believed.append(arguments[2])
         return suspicion(*arguments)
 
-    monkeypatch.setattr(standout, "sharpest", looked)
+    monkeypatch.setattr(suspects, "look", looked)
     monkeypatch.setattr(scoring, "suspicion", suspected)
     bdbench.run(defense="datamodel:score_by=posterior,models=20,epochs=1,hidden=4,starts=2", **tiny)
-    assert len(found) == 10 and believed == [found]
+    assert len(found) == 10 and len(believed) == 1
+    for own, group in zip(found, believed[0], strict=True):
+        assert (own.sharpest.members == group.members).all() and own.sharpest.sharpness == group.sharpness
 
 
 def test_the_p_value_is_of_what_the_strongest_groups_grow_to(
@@ -81,7 +83,7 @@ def test_the_p_value_is_of_what_the_strongest_groups_grow_to(
         asked.append((strengths, sharpness))
         return 0.123
 
-    monkeypatch.setattr(standout, "separate", separated)
+    monkeypatch.setattr(suspects, "separate", separated)
     monkeypatch.setattr(standout, "p_value", answered)
     record = bdbench.run(defense="datamodel:score_by=posterior,models=20,epochs=1,hidden=4,starts=2", **tiny)
     assert record.p_value == 0.123
@@ -116,9 +118,9 @@ def test_a_subset_is_known_by_its_place_whatever_was_trained_at_once(
     view = bdbench.TrainingView(np.zeros((60, 8, 8, 1), np.uint8), np.arange(60) % 3, 3)
     made: dict[int, np.ndarray] = {}
 
-    def trained(self: Plan, firsts: Sequence[int], masks: Sequence[np.ndarray], seed: int, tensors: Any, i: int) -> Any:
-        made.update({firsts[i] + row: mask for row, mask in enumerate(masks[i])})
-        return {"margins": np.zeros(masks[i].shape, np.float32), "seconds": np.array(0.001 * len(masks[i]))}
+    def trained(self: Plan, parts: Sequence[np.ndarray], seeds: Sequence[list[int]], tensors: Any, i: int) -> Any:
+        made.update(zip(seeds[i], parts[i], strict=True))
+        return {"margins": np.zeros(parts[i].shape, np.float32), "seconds": np.array(0.001 * len(parts[i]))}
 
     monkeypatch.setattr(Plan, "_piece", trained)
     tools: Any = SimpleNamespace(
@@ -127,8 +129,8 @@ def test_a_subset_is_known_by_its_place_whatever_was_trained_at_once(
     )  # fmt: skip
     ensembles = []
     for options in ({"models": 1300, "chunk": 200}, {"seconds": 1.625, "chunk": 1100}):
-        masks, _ = Plan.of(Datamodel(**options), view, tools.precision).train(view, tools)
-        assert all((masks[row] == made[row]).all() for row in range(len(masks)))
+        masks, _ = Plan.of(Datamodel(shared_start=False, **options), view, tools.precision).train(view, tools)
+        assert all((masks[row] == made[min(made) + row]).all() for row in range(len(masks)))
         ensembles.append(masks)
     assert len(ensembles[0]) == len(ensembles[1]) and (ensembles[0] == ensembles[1]).all()
 

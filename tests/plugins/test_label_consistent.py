@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,8 @@ import pytest
 import torch
 from torch import nn
 
-from bdbench import BdbenchError, Record, Reopened, Role, Streams
+from bdbench import Batch, BdbenchError, Record, Reopened, Role, Split, Streams
+from bdbench_triggers.adversarial import trained_adversarially
 from bdbench_triggers.label_consistent import LabelConsistent
 from bdbench_triggers.pgd import perturb
 
@@ -91,12 +93,55 @@ def test_descent_stays_in_the_ball_and_in_the_box_and_raises_the_loss(norm: Any)
     assert torch.equal(moved(model, x, labels, norm, 0.0), x)
 
 
+def trainings(attack: LabelConsistent) -> list[tuple[str, Any]]:
+    """The name of each surrogate that crafting trains, and what its loss is known by; None: the recipe's own."""
+    model, _ = linear(16)
+    found: list[tuple[str, Any]] = []
+
+    def train(images: np.ndarray, labels: np.ndarray, name: str, loss: Any = None, kept: Any = None) -> Any:
+        assert (loss is None) == (kept is None)
+        found.append((name, kept))
+        return SimpleNamespace(module=lambda: model)
+
+    track = lambda total, label: lambda done: None  # noqa: E731
+    tools: Any = SimpleNamespace(streams=STREAMS, num_classes=2, device="cpu", track=track, train=train)
+    attack.craft(Split(np.full((8, 4, 4, 1), 128, np.uint8), np.arange(8) % 2), tools)
+    return found
+
+
+def test_the_surrogate_is_trained_adversarially_unless_it_is_to_be_plain() -> None:
+    assert trainings(LabelConsistent(rate=0.25)) == [("adversarial surrogate", {"radius": 8 / 255, "steps": 7})]
+    assert trainings(LabelConsistent(rate=0.25, surrogate="plain")) == [("surrogate", None)]
+
+
+def test_adversarial_training_descends_the_loss_where_algebra_says() -> None:
+    model, weight = linear(16)
+    caught: list[Any] = []
+    recipe = SimpleNamespace(label_smoothing=0.0)
+    tools: Any = SimpleNamespace(recipe=recipe, train=lambda *_, loss, kept: caught.append(loss))
+    labels = np.array([0, 1, 1, 0])
+    images = np.random.default_rng(0).integers(60, 190, (4, 4, 4, 1)).astype(np.uint8)
+    trained_adversarially(Split(images, labels), tools, "it", 0.1, 5)
+
+    def prepare(x: torch.Tensor) -> torch.Tensor:
+        return (x.permute(0, 3, 1, 2).float() / 255 - 0.5) / 0.25
+
+    # What is moved is what augmentation made of the images, here their mirror images.
+    x, wanted = prepare(torch.from_numpy(images)).flip(3), torch.from_numpy(labels)
+    loss = caught[0](Batch(model, x, wanted, torch.arange(4), 0, prepare))
+    # Away from a label of two is along the sign of the weights' difference; .1 of the range is .4 deviations.
+    away = (weight[1 - wanted] - weight[wanted]).sign().reshape(x.shape)
+    assert loss.item() == pytest.approx(nn.functional.cross_entropy(model(x + 0.4 * away), wanted).item(), rel=1e-5)
+    loss.backward()
+    assert model.training and model[1].weight.grad.abs().sum() > 0  # type: ignore[index, union-attr, operator]
+
+
 def test_perturbed_images_carry_the_attack_on_digits(
     on_digits: Callable[..., Record], again: Callable[[Record], Reopened]
 ) -> None:
     rates = {}
-    for eps in (0, 200):
-        record = on_digits(f"label-consistent:eps={eps},steps=20,corners=four", "random")
+    for eps, surrogate in ((0, "surrogate=plain"), (200, "inner_steps=1")):
+        record = on_digits(f"label-consistent:eps={eps},steps=20,corners=four,{surrogate}", "random")
         rate = record.before.attack_success_rate
         assert rate is not None
         rates[eps] = rate

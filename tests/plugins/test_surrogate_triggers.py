@@ -18,6 +18,7 @@ from torch import nn
 from bdbench import Attack, BdbenchError, Record, Role, Split, Streams, TriggerAttack, Victim
 from bdbench.testing.samples import workshop
 from bdbench_triggers.color import Color
+from bdbench_triggers.connectivity import incoming
 from bdbench_triggers.low_frequency import LowFrequency, _deepfool, _filter
 from bdbench_triggers.luv import to_luv, to_rgb
 from bdbench_triggers.trojan_patch import TrojanPatch
@@ -147,7 +148,7 @@ def test_the_patch_excites_the_strongest_neuron_that_responds() -> None:
     inner[1] = -inner[0].abs()  # never responds to light
     inner[0] = inner[1].abs() * torch.where(torch.arange(64) % 3 == 0, -0.2, 1.0)
     outer = torch.ones(3, 5) * torch.tensor([2.0, 9.0, 1.0, 1.0, -1.0])
-    attack = TrojanPatch(steps=60, lr=0.05, goal_value=1e4)
+    attack = TrojanPatch(steps=60, lr=0.05, goal_value=1e4, neuron="outgoing")
     train = Split(np.zeros((4, 8, 8, 1), np.uint8), np.arange(4))
     state = attack.craft(train, tools_with(Rectified(inner, outer)))
     assert state["neurons"].tolist() == [0]
@@ -155,7 +156,7 @@ def test_the_patch_excites_the_strongest_neuron_that_responds() -> None:
     wanted = np.where(inner[0].reshape(8, 8).numpy() > 0, 255, 0)
     assert np.array_equal(state["mark"][..., 0][state["mask"]], wanted[state["mask"]])
     # A goal that can be reached is reached, and not passed.
-    near = TrojanPatch(steps=60, goal_value=60.0).craft(train, tools_with(Rectified(inner, outer)))
+    near = TrojanPatch(steps=60, goal_value=60.0, neuron="outgoing").craft(train, tools_with(Rectified(inner, outer)))
     assert 0 < near["mark"][near["mask"]].mean() < 255
 
 
@@ -166,8 +167,32 @@ def test_what_cannot_be_excited_is_refused() -> None:
         TrojanPatch(neurons=3, steps=1).craft(train, tools_with(network))
     network.last = nn.Identity()  # type: ignore[assignment]
     network.inner = nn.Linear(64, 10)
-    with pytest.raises(BdbenchError, match="needs a model with a linear layer after its features"):
-        TrojanPatch(steps=1).craft(train, tools_with(network))
+    with pytest.raises(BdbenchError, match="neuron=outgoing needs a model with a linear layer after its features"):
+        TrojanPatch(steps=1, neuron="outgoing").craft(train, tools_with(network))
+
+
+def test_the_most_connected_neuron_is_that_of_the_paper_unless_the_codes_is_asked_for() -> None:
+    # All of three neurons respond. Into them go weights of 1, 3 and 2 a pixel, out of them 1 + 4, 1 + 1 and 2 + 2.
+    inner = torch.tensor([[1.0], [3.0], [2.0]]).expand(3, 64)
+    outer = torch.tensor([[1.0, -1.0, 2.0], [-4.0, 1.0, 2.0]])
+    train, tools = Split(np.zeros((4, 8, 8, 1), np.uint8), np.arange(4)), tools_with(Rectified(inner, outer))
+    assert TrojanPatch(steps=1, neurons=2).craft(train, tools)["neurons"].tolist() == [1, 2]
+    assert TrojanPatch(steps=1, neurons=2, neuron="outgoing").craft(train, tools)["neurons"].tolist() == [0, 2]
+
+
+def test_connections_by_hand() -> None:
+    layers = nn.Conv2d(2, 3, 2, bias=False), nn.BatchNorm2d(3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten()
+    network = nn.Sequential(*layers).eval()
+    with torch.no_grad():
+        network[0].weight.copy_(torch.arange(-12.0, 12.0).reshape(3, 2, 2, 2))  # type: ignore[operator, union-attr]
+    image = torch.zeros(1, 2, 5, 6)
+    # Sums of 12 + ... + 5, of 4 + ... + 1 + 0 + ... + 3 and of 4 + ... + 11; of 4 x 5 places pooling leaves 2 x 2.
+    assert incoming(network, lambda: network(image)[0]).tolist() == [68] * 4 + [16] * 4 + [60] * 4
+    # Where features of an earlier layer come first, as in a DenseNet, those are not the channels of the last.
+    with pytest.raises(BdbenchError, match="or neuron=outgoing"):
+        incoming(network, lambda: torch.cat([torch.zeros(12), network(image)[0]]))
+    with pytest.raises(BdbenchError, match="or neuron=outgoing"):
+        incoming(nn.Identity(), lambda: torch.zeros(3))
 
 
 # Low-frequency

@@ -5,8 +5,8 @@ import pytest
 
 from bdbench_datamodel import evidence, withheld
 from bdbench_datamodel.evidence import judge
-from bdbench_datamodel.standout import Group
-from bdbench_datamodel.withheld import Effect, Suspects, draw, effects, sharpest_parts, suspects
+from bdbench_datamodel.suspects import Suspects
+from bdbench_datamodel.withheld import Effect, draw, effects
 
 
 def group(
@@ -17,9 +17,9 @@ def group(
     return Suspects(label, label * size + np.arange(size), inside, inside.astype(float), sharpness, kind, explained)
 
 
-def effect(suspect: Suspects, strength: float, alone: float) -> Effect:
+def effect(suspect: Suspects, strength: float, alone: float, agreement: float = 0.5) -> Effect:
     """One whose members' margins all fall by ``strength``, and whose class-mates' by nothing."""
-    return Effect(np.where(suspect.members, strength, 0.0), strength, alone)
+    return Effect(np.where(suspect.members, strength, 0.0), strength, alone, agreement)
 
 
 def judged(classes: list[list[Suspects]], found: list[list[Effect]], accuracy: float = 0.95) -> evidence.Judgement:
@@ -62,58 +62,19 @@ def test_effects_by_hand() -> None:
     denied = np.array([[0], [0], [1], [1]])
     masks = np.array([[1, 0, 0, 1], [0, 0, 1, 0], [0, 0, 1, 1], [0, 0, 0, 1]], bool)
     margins = np.array([[9.0, 2, 1, 0], [4, 4, 7, 0], [-1, 1, 0, 0], [-3, 1, 2, 0]])
-    ((found,),) = effects([[own]], denied, masks, margins)
+    rivals = np.array([[7, 7, 7, 7], [7, 7, 7, 7], [1, 4, 5, 0], [2, 4, 6, 0]])
+    ((found,),) = effects([[own]], denied, masks, margins, rivals)
     # In reach and not held: example 0 in network 1, example 1 in both, example 2 in network 0.
     assert found.lift.tolist() == [4 - -2, 3 - 1, 1 - 1]
     assert found.strength == 4 and found.alone == -0.5
+    # Without the group networks name two labels for example 0, and one for example 1.
+    assert found.agreement == 0.75
 
 
 def test_a_group_that_no_network_was_denied_has_no_effect() -> None:
     own = group(0, 5, size=10)
-    ((found,),) = effects([[own]], np.zeros((3, 1), int), np.zeros((3, 10), bool), np.ones((3, 10)))
+    ((found,),) = effects([[own]], np.zeros((3, 1), int), np.zeros((3, 10), bool), *np.ones((2, 3, 10), int))
     assert found.strength == 0 and not found.lift.any()
-
-
-def test_what_moves_together_is_found_whatever_its_size() -> None:
-    rng = np.random.default_rng(0)
-    residuals = rng.normal(size=(200, 180)).astype(np.float32)
-    labels = np.repeat([0, 1, 2], 60)
-    for members in (slice(0, 4), slice(60, 90)):
-        residuals[:, members] += 3 * rng.normal(size=(200, 1)).astype(np.float32)
-    found = suspects(residuals, labels, [], rng)
-    kinds = [[own.kind for own in groups] for groups in found]
-    assert kinds[1][:2] == ["sharpest", "rest"] and "handful" in kinds[0]
-    handful = next(own for own in found[0] if own.kind == "handful")
-    assert sorted(handful.group) == [0, 1, 2, 3]
-    half, rest = found[1][:2]
-    assert sorted(half.group) in ([*range(60, 90)], [*range(90, 120)])
-    assert (half.members == ~rest.members).all() and half.sharpness == rest.sharpness
-
-
-def test_a_guess_is_one_start_more() -> None:
-    rng = np.random.default_rng(1)
-    residuals = rng.normal(size=(100, 400)).astype(np.float32)
-    labels = np.zeros(400, int)
-    without = suspects(residuals, labels, [], np.random.default_rng(2))[0][0]
-    residuals[:, :60] += 0.8 * rng.normal(size=(100, 1)).astype(np.float32)
-    guess = Group(0, np.arange(400), np.arange(400) < 60, 1.0)
-    found = suspects(residuals, labels, [guess], np.random.default_rng(2))[0][0]
-    assert found.sharpness > without.sharpness
-    assert found.members[:60].mean() > 0.9 and found.members[60:].mean() < 0.1
-
-
-def test_classes_too_small_to_be_told_anything_of_are_left_out() -> None:
-    residuals = np.random.default_rng(0).normal(size=(50, 27)).astype(np.float32)
-    labels = np.array([0] * 20 + [1] * 7)
-    assert [groups[0].label for groups in suspects(residuals, labels, [], np.random.default_rng(0))] == [0]
-
-
-def test_of_two_halves_the_one_that_the_other_tells_less_of_is_compared() -> None:
-    half = group(0, 20, explained=0.8)
-    rest = Suspects(0, half.examples, ~half.members, 1 - half.fits, 0.75, "rest", 0.1)
-    of = [Group(0, half.examples, half.members, 1.0), Group(1, np.arange(40, 80), half.members, 1.0)]
-    first, second = sharpest_parts([[half, rest]], of)
-    assert (first.members == rest.members).all() and second.sharpness == 0
 
 
 def test_one_poisoned_class_among_natural_ones_is_named_and_its_members_flagged() -> None:
@@ -181,11 +142,31 @@ def test_a_handful_that_is_part_of_a_sharper_group_stands_for_that() -> None:
     assert evidence._blamed([whole, alone], [effect(whole, 5, -8), effect(alone, 5, -9)], 1) == 1
 
 
-def test_of_two_parts_the_smaller_is_blamed_unless_the_rest_does_clearly_more() -> None:
-    small = group(0, 12, explained=0.5)
-    rest = Suspects(0, small.examples, ~small.members, 1 - small.fits, 0.75, "rest", 0.5)
-    assert evidence._blamed([small, rest], [effect(small, 8, -4), effect(rest, 9, -6)], 1) == 0
-    assert evidence._blamed([small, rest], [effect(small, 8, -4), effect(rest, 25, -15)], 1) == 1
+def parts(first: int, explained: tuple[float, float], size: int = 40) -> list[Suspects]:
+    """A class's sharpest group, of so many members, and the rest of it; explained: of each."""
+    own = group(0, first, size, explained=explained[0])
+    return [own, Suspects(0, own.examples, ~own.members, 1 - own.fits, own.sharpness, "rest", explained[1])]
+
+
+@pytest.mark.parametrize(
+    ("first", "explained", "agreement", "blamed"),
+    [
+        (20, (0.2, 0.7), (0.6, 0.6), 0),  # a trigger does what the other half does not tell
+        (20, (0.7, 0.2), (0.6, 0.6), 1),
+        (20, (0.6, 0.6), (0.5, 0.8), 1),  # networks agree which class a dirty-label poison is of
+        (20, (0.7, 0.6), (0.8, 0.7), 0),  # 2.5 times the agreement counts: 2.0 - .7 against 1.75 - .6
+        (12, (0.6, 0.3), (0.6, 0.6), 0),  # the smaller part, unless that speaks clearly for the larger
+        (12, (0.9, 0.3), (0.6, 0.6), 1),
+        (28, (0.3, 0.6), (0.6, 0.6), 1),  # whichever of the two was found as the sharpest
+        (28, (0.3, 0.9), (0.6, 0.6), 0),
+    ],
+)
+def test_which_of_two_parts_is_blamed(
+    first: int, explained: tuple[float, float], agreement: tuple[float, float], blamed: int
+) -> None:
+    both = parts(first, explained)
+    found = [effect(own, 8, -4, agree) for own, agree in zip(both, agreement, strict=True)]
+    assert evidence._blamed(both, found, 0) == evidence._blamed(both, found, 1) == blamed
 
 
 def test_without_suspects_the_comparison_of_classes_is_all_there_is() -> None:

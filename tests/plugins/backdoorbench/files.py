@@ -42,19 +42,24 @@ def state(
     size: int,
     index: np.ndarray,
     in_memory: bool,
+    counted: bool,
 ) -> dict[str, Any]:
-    """retrieve_state() of a set: ``poisons`` maps a place in the clean set to (pixels, label, original label)."""
+    """retrieve_state() of a set: ``poisons`` maps a place in the clean set to (pixels, label, original label).
+
+    counted: its attack counts places in batches, in Python's integers; the others take them from an array.
+    """
     save_folder = None if in_memory else f"./record/badnet_demo/{name}"
     entries: dict[Any, Any] = {}
     for place, (pixels, label, original) in poisons.items():
+        key = int(place) if counted else np.int64(place)
         if in_memory:
-            entries[np.int64(place)] = (picture(pixels), label, original)
+            entries[key] = (picture(pixels), label, original)
             continue
         file = folder / name / str(original) / f"{place}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
         picture(pixels).save(file)
         path = f"{save_folder}/{original}/{place}.png"
-        entries[np.int64(place)] = {"path": path, "other_info": [label, original]}
+        entries[key] = {"path": path, "other_info": [label, original]}
     indicator = np.zeros(size)
     indicator[list(poisons)] = 1
     return {
@@ -69,7 +74,7 @@ def state(
 
 def write_record(
     folder: Path,
-    train: dict[int, tuple[np.ndarray, int, int]],
+    train: dict[int, tuple[np.ndarray, int, int]] | None,
     test: dict[int, tuple[np.ndarray, int, int]],
     *,
     sizes: tuple[int, int],
@@ -81,9 +86,12 @@ def write_record(
     train_index: np.ndarray | None = None,
     in_memory: bool = False,
     core: Literal["numpy.core", "numpy._core"] = "numpy._core",
+    counted: bool = False,
 ) -> Path:
+    """train: None, as of attackers who train the model themselves and save no poisoned set."""
     folder.mkdir(parents=True)
     index = np.arange(sizes[0]) if train_index is None else train_index
+    how = (in_memory, counted)
     result = {
         "model_name": model_name,
         "num_classes": classes,
@@ -91,8 +99,8 @@ def write_record(
         "data_path": f"./data/{clean_data}",
         "img_size": shape,
         "clean_data": clean_data,
-        "bd_train": state(folder, "bd_train_dataset", train, sizes[0], index, in_memory),
-        "bd_test": state(folder, "bd_test_dataset", test, sizes[1], np.array(sorted(test)), in_memory),
+        "bd_train": None if train is None else state(folder, "bd_train_dataset", train, sizes[0], index, *how),
+        "bd_test": state(folder, "bd_test_dataset", test, sizes[1], np.array(sorted(test)), *how),
     }
     torch.save(result, folder / "attack_result.pt", pickle_module=pickle_module(core))
     return folder

@@ -10,13 +10,17 @@ import pytest
 from tests.plugins.backdoorbench.conftest import Clean, invoke
 
 
+def lines_of(path: Path) -> list[str]:
+    return path.read_text().splitlines()
+
+
 def test_import_tells_what_a_record_holds_and_how_to_run_on_it(
     tmp_path: Path, clean: Clean, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = clean.badnet(tmp_path / "record" / "badnet_demo")
     options = ["--dataset", f"npz:path={clean.file}"]
     found = json.loads(invoke("import", "backdoorbench", str(folder), *options, "--json").stdout)
-    assert found["poisons"] == 3 and found["cover_examples"] == 0 and found["target"] == 0
+    assert found["poisons"] == 3 and found["cover_examples"] == 0 and found["targets"] == [0]
     assert found["training_images"] == 40 and found["triggered_tests"] == 18
     assert found["model"] == "preact-resnet18"
     assert f"--model preact-resnet18 --attack backdoorbench:record={folder}" in found["command"]
@@ -39,9 +43,16 @@ def test_published_results_are_labelled_and_empty_rows_counted(tmp_path: Path) -
     assert result.exit_code == 0, result.output
     assert "published by BackdoorBench, not measured by bdbench" in result.stdout
     assert "0.962" in result.stdout and "2 rows; 1 without a number left out" in result.stderr
-    lines = out.read_text().splitlines()
+    lines = lines_of(out)
     assert lines[0].startswith("source,dataset,model,attack,defense,rate,clean_accuracy")
     assert lines[2] == "published by BackdoorBench,cifar10,preactresnet18,badnet,nc,0.05,0.91,0.009000000000000001,"
+    head = lines_of(file)[0]
+    file.write_text(f"{head}\n=HYPERLINK(A1),@b,-c,+d,.1,50,50,50\n")
+    assert invoke("import", "backdoorbench-results", str(file), "--csv", str(out)).exit_code == 0
+    assert lines_of(out)[1] == "published by BackdoorBench,'=HYPERLINK(A1),'@b,'-c,'+d,0.1,0.5,0.5,0.5"
+    file.write_text(f"{head}\ncifar10,\x1b[31mred,badnet,ac,.1,50,50,50\n")
+    odd = invoke("import", "backdoorbench-results", str(file))
+    assert odd.exit_code == 2 and r"line 2: backbone='\x1b[31mred': expected a name of printable" in odd.stderr
     file.write_text("dataset,backbone\na,b\n")
     wrong = invoke("import", "backdoorbench-results", str(file))
     assert wrong.exit_code == 2 and "no column 'attack_name'" in wrong.stderr

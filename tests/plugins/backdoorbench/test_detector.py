@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -136,10 +137,50 @@ def test_a_detector_runs_there_whatever_its_package_is_called_and_a_mistyped_rec
     assert where.strip().endswith("bdbench_datamodel/__init__.py")
 
 
-def test_a_folder_that_is_not_its_root_is_refused(tmp_path: Path) -> None:
+def changed(root: Path, **values: object) -> None:
+    file = root / "record" / "badnet_demo" / "attack_result.pt"
+    torch.save({**torch.load(file, weights_only=False), **values}, file)
+
+
+@pytest.mark.parametrize(
+    ("values", "options", "message"),
+    [
+        ({"bd_train": None}, [], "the record record/badnet_demo cannot be imported: it holds no training set"),
+        ({"clean_data": "celeba"}, [], "unknown BackdoorBench data set 'celeba'"),
+        ({}, ["--yaml_path", "config/nowhere.yaml"], "cannot read config/nowhere.yaml: [Errno 2]"),
+        ({}, ["--yaml_path", "defense/__init__.py"], "cannot read defense/__init__.py: expected a table of options"),
+    ],
+)
+def test_what_it_cannot_run_on_is_one_line(
+    root: Path, monkeypatch: pytest.MonkeyPatch, values: dict[str, object], options: list[str], message: str
+) -> None:
     add(cli)
+    CliRunner().invoke(cli, ["export-detector", "backdoorbench", str(root), "--defense", "random"])
+    changed(root, **values)
+    monkeypatch.chdir(root)
+    monkeypatch.setattr(sys, "path", [str(root), *sys.path])
+    script = "detection_pretrain/random_of_bdbench.py"
+    monkeypatch.setattr(sys, "argv", [script, "--result_file", "badnet_demo", *options])
+    with monkeypatch.context() as apart:
+        for name in ("defense", "defense.base", "utils", "utils.save_load_attack"):
+            apart.delitem(sys.modules, name, raising=False)
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(script, run_name="__main__")
+    for name in [n for n in sys.modules if n.split(".")[0] in ("defense", "utils")]:
+        del sys.modules[name]
+    assert str(ended.value).startswith(f"bdbench: {message}") and "\n" not in str(ended.value)
+    assert not (root / "record" / "badnet_demo" / "detection").exists()
+
+
+@pytest.mark.parametrize("parts", [[], ["detection_pretrain"], ["detection_pretrain", "utils/save_load_attack.py"]])
+def test_a_folder_that_is_not_its_root_is_refused(tmp_path: Path, parts: list[str]) -> None:
+    add(cli)
+    for part in parts:
+        (tmp_path / part).mkdir(parents=True)
+    before = sorted(tmp_path.rglob("*"))
     done = CliRunner().invoke(cli, ["export-detector", "backdoorbench", str(tmp_path), "--defense", "random"])
-    assert done.exit_code == 2 and "is not BackdoorBench's root" in done.stderr and not list(tmp_path.iterdir())
+    assert done.exit_code == 2 and "is not BackdoorBench's root" in done.stderr
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_a_file_that_could_run_something_is_not_handed_to_its_loader(root: Path) -> None:

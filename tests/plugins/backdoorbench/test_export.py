@@ -15,7 +15,9 @@ import bdbench
 from bdbench import ANY_OTHER, BdbenchError, Challenge, Role, Split
 from bdbench_backdoorbench import export
 from bdbench_backdoorbench.attack import BackdoorBenchRecord
-from bdbench_backdoorbench.weights import renormalised
+from bdbench_backdoorbench.known import CLEAN_SETS
+from bdbench_backdoorbench.record import read
+from bdbench_backdoorbench.weights import Comparison, Drift, renormalised
 from bdbench_models.architectures import PreActResNet18
 from tests.plugins.backdoorbench.conftest import Clean, invoke, make_clean
 
@@ -38,6 +40,8 @@ def check_round_trip(clean: Clean, run_folder: Path, target: Path, *options: str
     """Export, import, and compare all that a record holds; what came back."""
     result = invoke("export", "backdoorbench", str(run_folder), str(target), "--device", "cpu", *options)
     assert result.exit_code == 0, result.output
+    kernel = read(target).state["conv1.weight"]
+    assert kernel.shape[1] == 3  # as every network there
     run = bdbench.reopen(run_folder, device="cpu")
     again, order = clean.poison(target), np.argsort(run.places)
     assert again.index is not None and np.array_equal(again.index, run.places[order])
@@ -105,6 +109,8 @@ def test_the_record_is_what_backdoorbench_reads(tmp_path: Path, a_run: Path, mon
     assert list(data["model"]) == names
     indicator = torch.load("record/mine/train_poison_index_list.pickle", weights_only=False)
     assert np.array_equal(indicator, train["poison_indicator"])
+    told = torch.load("record/mine/info.pickle", weights_only=False)["drift"]
+    assert {name: found["images"] for name, found in told.items()} == {"test": 24, "triggered": 18}
 
 
 def test_export_refuses_what_backdoorbench_cannot_read(tmp_path: Path, clean: Clean, small_sets: None) -> None:
@@ -127,6 +133,22 @@ def test_export_refuses_what_backdoorbench_cannot_read(tmp_path: Path, clean: Cl
     with pytest.raises(BdbenchError, match="is there already"):
         write(made(attack="badnets:rate=0.1", model=tiny), tmp_path / "d", quiet)
     assert not any((tmp_path / name).exists() for name in "abc")
+
+
+def test_what_is_otherwise_there_is_told(small_sets: None) -> None:
+    still, moved = Drift(50, 0, 0.9, 0.9), Drift(100, 7, 0.95, 0.9)
+    run: Any = SimpleNamespace(places=range(8), whole=8)
+    colour, grey = CLEAN_SETS["gtsrb"], CLEAN_SETS["mnist"]
+    assert not list(export._warnings(run, "gtsrb", colour, {})) + list(
+        export._warnings(run, "gtsrb", colour, {"test": still, "triggered": still})
+    )
+    (line,) = export._warnings(run, "gtsrb", colour, {"test": moved, "triggered": still})
+    assert "predicts 7 of 100 test images and 0 of 50 triggered images otherwise (CA 0.9500 -> 0.9000, ASR" in line
+    (line,) = export._warnings(run, "mnist", grey, {})
+    assert "transforms.Grayscale(3)" in line
+    run.whole = 9
+    (line,) = export._warnings(run, "gtsrb", colour, {})
+    assert "the record has 8 of the 9 training images of gtsrb" in line
 
 
 def test_a_goal_that_is_no_label_is_not_exported() -> None:
@@ -167,3 +189,22 @@ def test_weights_for_another_normalisation_give_the_same_logits_inside() -> None
     inside = (..., slice(1, -1), slice(1, -1))
     assert torch.allclose(ours[inside], theirs[inside], atol=1e-4)
     assert not torch.allclose(ours, theirs, atol=1e-2)
+
+
+def test_how_far_another_normalisation_moves_a_victim_is_measured() -> None:
+    torch.manual_seed(0)
+    network = PreActResNet18().build((8, 8, 3), 4).eval()
+    victim = bdbench.Victim(network, np.full(3, 0.5, np.float32), np.full(3, 0.25, np.float32), "cpu", "bfloat16")
+    images = np.random.default_rng(0).integers(0, 256, (64, 8, 8, 3)).astype(np.uint8)
+    wanted = np.arange(64) % 4
+    mean, std = np.zeros(3, np.float32), np.ones(3, np.float32)
+    state = renormalised(victim, mean, std)
+    found = Comparison(victim, state, mean, std).drift(images, wanted)
+    theirs = PreActResNet18().build((8, 8, 3), 4).eval()
+    theirs.load_state_dict(state)
+    with torch.inference_mode():
+        pixels = torch.from_numpy(images / np.float32(255)).permute(0, 3, 1, 2)
+        there, here = theirs(pixels).argmax(1).numpy(), network((pixels - 0.5) / 0.25).argmax(1).numpy()
+    assert found.images == 64 and found.changed == (here != there).sum() > 0
+    assert (found.before, found.after) == ((here == wanted).mean(), (there == wanted).mean())
+    assert victim.precision == "bfloat16" and np.array_equal(victim.mean, np.full(3, 0.5, np.float32))

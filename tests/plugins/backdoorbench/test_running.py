@@ -12,7 +12,8 @@ import pytest
 import torch
 
 import bdbench
-from bdbench import BdbenchError
+from bdbench import BdbenchError, experiment
+from bdbench.plugins import installed
 from bdbench_backdoorbench.attack import BackdoorBenchRecord
 from bdbench_backdoorbench.known import CLEAN_SETS
 from bdbench_models.architectures import ConvNet, PreActResNet18
@@ -58,6 +59,23 @@ def test_the_records_own_victim_is_measured(
     trained.clear()
     bdbench.run(defense="low-loss", **{**options, "model": "convnet:width=4,epochs=1"})
     assert trained == ["train the victim", "train the reference", "low-loss: retrain"]
+
+
+def test_its_victim_is_computed_as_it_was_trained_by_defenses_too(
+    tmp_path: Path, clean: Clean, small_sets: None
+) -> None:
+    record = clean.badnet(tmp_path / "r", weights=PreActResNet18().build((8, 8, 3), 4).state_dict())
+    cell = experiment.cell(
+        attack=f"backdoorbench:record={record}",
+        dataset=f"npz:path={clean.file}",
+        model="preact-resnet18",
+        device="cpu",
+        precision="bfloat16",
+        out=tmp_path / "runs",
+    )
+    handed = cell.scene.tools(installed().component("defense", "clp"), cell.models.victim)
+    assert cell.scene.bench.trainer.precision == "bfloat16"
+    assert cell.models.victim.precision == handed.victim.precision == "float32"
 
 
 class _Restored(dict[str, Any]):

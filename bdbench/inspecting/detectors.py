@@ -1,0 +1,197 @@
+"""The detectors at work on a model: what each of them says of it, and of the images that it is asked about."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from bdbench import guard, metrics, returned
+from bdbench.defenses import Defense, InputDetector, ModelDetector, Verdict
+from bdbench.errors import BdbenchError
+from bdbench.files import notice
+from bdbench.inspecting import images
+from bdbench.inspecting.subject import Subject
+from bdbench.interfaces import ReversedTrigger
+from bdbench.plugins import installed
+from bdbench.workshop import State
+
+# Per stage, what is asked where the user names nothing of that stage.
+DEFAULTS = {"model": ("neural-cleanse", "mm-bd"), "inputs": ("strip",)}
+
+How = Literal["ran", "not run", "failed"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a model detector says. verdict: None unless it ran; reason: why it did not, or with what it failed."""
+
+    defense: Defense
+    how: How
+    reason: str = ""
+    verdict: Verdict | None = None
+    seconds: float = 0.0
+    triggers: list[ReversedTrigger] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What an input detector says. scores: float64 (m,); limit: the score above which an input is flagged, None where
+    no clean images say so; both empty unless it ran.
+    """
+
+    defense: Defense
+    how: How
+    reason: str = ""
+    scores: np.ndarray = field(default_factory=lambda: np.empty(0))
+    limit: float | None = None
+    seconds: float = 0.0
+
+    @property
+    def flagged(self) -> np.ndarray | None:
+        """Which inputs are suspicious, bool (m,); None where that cannot be told."""
+        return None if self.limit is None else self.scores > self.limit
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The images of a folder. answers: int64 (m,), the model's labels; skipped: what does not read, and why."""
+
+    root: Path
+    paths: list[Path]
+    answers: np.ndarray
+    by: list[Scores]
+    skipped: list[tuple[Path, str]]
+
+
+def chosen(specs: Sequence[str | Defense], inputs: bool) -> tuple[list[ModelDetector], list[InputDetector]]:
+    """The detectors of those names; of a stage of which none is named, its defaults, but of inputs only if there are.
+
+    Raises BdbenchError for a defense of another stage, one named twice, or an input detector without inputs.
+    """
+    found = [installed().component("defense", spec) for spec in specs]
+    for i, defense in enumerate(found):
+        if defense.stage not in DEFAULTS:
+            raise BdbenchError(
+                f"defense {defense.name!r} is of stage {defense.stage!r}: expected a detector of models "
+                f"({_names(ModelDetector)}) or of inputs ({_names(InputDetector)})"
+            )
+        if defense in found[:i]:
+            raise BdbenchError(f"defense {defense.name!r} is given twice with the same parameters: expected once")
+        if defense.stage == "inputs" and not inputs:
+            raise BdbenchError(f"defense {defense.name!r} scores inputs: expected --inputs DIR")
+    models, of_inputs = (
+        [d for d in found if d.stage == stage] or [installed().component("defense", name) for name in names]
+        for stage, names in DEFAULTS.items()
+    )
+    return models, of_inputs if inputs else []
+
+
+def inspect(subject: Subject, defense: ModelDetector) -> Finding:
+    """What a detector makes of the model. One that fails is named, and ends nothing else."""
+    reason = subject.why_not(defense)
+    if reason:
+        return Finding(defense, "not run", reason)
+    start = time.perf_counter()
+
+    def asked() -> Verdict:
+        return returned.verdict(defense, defense.inspect(subject.tools(defense)), len(subject.classes))
+
+    verdict, failure = _guarded(defense, asked)
+    if verdict is None:
+        return Finding(defense, "failed", failure)
+    seconds = time.perf_counter() - start
+    return Finding(defense, "ran", "", verdict, seconds, list(_triggers(subject, defense)))
+
+
+def score(subject: Subject, defenses: Sequence[InputDetector], root: Path, files: Sequence[Path]) -> Inputs:
+    """What each detector makes of each of the image files below a folder. Raises BdbenchError if none of them reads."""
+    fitted = [_Fitted.of(subject, defense) for defense in defenses]
+    paths: list[Path] = []
+    skipped: list[tuple[Path, str]] = []
+    answers: list[np.ndarray] = [np.empty(0, np.int64)]
+    track = subject.bench.progress.track
+    for part, pixels in images.batches(files, subject.form, subject.shape, skipped, track):
+        pixels.flags.writeable = False
+        paths += part
+        answers.append(subject.victim.predict(pixels))
+        for one in fitted:
+            one.add(pixels)
+    if not paths:
+        raise BdbenchError(f"{root} holds no images that read: {skipped[0][1]}")
+    return Inputs(root, paths, np.concatenate(answers), [one.done(subject) for one in fitted], skipped)
+
+
+class _Fitted:
+    """An input detector that is ready, or the reason why it is not."""
+
+    def __init__(self, defense: InputDetector, how: How, reason: str = "") -> None:
+        self.defense, self.how, self.reason = defense, how, reason
+        self._parts: list[np.ndarray] = [np.empty(0)]
+        self._seconds = 0.0
+        self._tools: Any = None
+        self._state: State = {}
+
+    @classmethod
+    def of(cls, subject: Subject, defense: InputDetector) -> _Fitted:
+        reason = subject.why_not(defense)
+        if reason:
+            return cls(defense, "not run", reason)
+        made = cls(defense, "ran")
+        made._tools = subject.tools(defense)
+        made._try(lambda: setattr(made, "_state", defense.fit(made._tools)))
+        return made
+
+    def add(self, pixels: np.ndarray) -> None:
+        """Score some images more."""
+        self._try(lambda: self._parts.append(self._scored(pixels)))
+
+    def done(self, subject: Subject) -> Scores:
+        """All scores; the limit is the one above which a run of bdbench refuses: 5 % of the clean images exceed it."""
+        limits: list[float | None] = [None]
+        clean = subject.clean
+        if clean is not None:
+            self._try(lambda: limits.append(metrics.refusal_threshold(self._scored(clean.images))))
+        if self.how != "ran":
+            return Scores(self.defense, self.how, self.reason)
+        return Scores(self.defense, "ran", "", np.concatenate(self._parts), limits[-1], self._seconds)
+
+    def _scored(self, pixels: np.ndarray) -> np.ndarray:
+        return returned.scores(self.defense, self.defense.score(pixels, self._state, self._tools), len(pixels))
+
+    def _try(self, work: Callable[[], Any]) -> None:
+        if self.how != "ran":
+            return
+        start = time.perf_counter()
+        _, failure = _guarded(self.defense, work)
+        self._seconds += time.perf_counter() - start
+        if failure:
+            self.how, self.reason = "failed", failure
+
+
+def _guarded(defense: Defense, work: Callable[[], Any]) -> tuple[Any, str]:
+    """What the work gives, or None and with what it failed, in one line."""
+    try:
+        with guard.call(defense):
+            return work(), ""
+    except Exception as error:
+        return None, installed().told(error)
+
+
+def _triggers(subject: Subject, defense: ModelDetector) -> Iterator[ReversedTrigger]:
+    tools = subject.tools(defense)
+    for made in installed().collect("bdbench_reversed_triggers", defense=defense, tools=tools):
+        picture = np.asarray(getattr(made, "picture", None))
+        fits = isinstance(made, ReversedTrigger) and made.label in range(len(subject.classes))
+        if not fits or picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] not in (1, 3):
+            notice(f"a reversed trigger of {defense.name!r} is left out: expected a label, and uint8 (H, W, 1 or 3)")
+            continue
+        yield made
+
+
+def _names(kind: type[Defense]) -> str:
+    return ", ".join(r.name for r in installed().registered("defense") if issubclass(r.component, kind))

@@ -1,0 +1,271 @@
+#!/usr/bin/env python3
+"""Recompute what is published, with nothing of bdbench: only Python, and numpy for the scores of runs.
+
+    python leaderboards/recompute.py                 every record and table beside this file
+    python leaderboards/recompute.py --runs runs     also the runs in a folder, from their scores
+
+A record says how many examples of each kind there were. So each of its shares must be a whole number of them, what was
+removed must add up, and what is made of other numbers must follow from them. A table's means and intervals are made
+again from the records (Student's t over the seeds, Wilson's reach over the pooled examples). Of a run's own scores the
+AUROC is counted over all pairs, average precision summed over its thresholds, and the rest counted.
+
+Prints what was checked; every disagreement is one line, and the exit code is then 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import math
+import statistics
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+CLOSE = 1e-9
+# Student's t, two-sided 95 %, by degrees of freedom (printed tables).
+T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131)
+Z95 = 1.959964
+# Columns of a table: where they are in a record, and what they are shares of ("" where there is no interval to check).
+COLUMNS = {
+    "ca_before": ("before.clean_accuracy", "test"),
+    "asr_before": ("before.attack_success_rate", "attacked"),
+    "ra_before": ("before.robust_accuracy", "attacked"),
+    "ca_reference": ("reference.clean_accuracy", "test"),
+    "asr_reference": ("reference.attack_success_rate", "attacked"),
+    "auroc": ("detection.auroc", "side"),
+    "ap": ("detection.average_precision", "side"),
+    "tpr_at_budget": ("detection.tpr_at_budget", "poisons"),
+    "fpr_at_budget": ("detection.fpr_at_budget", "clean"),
+    "tpr_at_1pct_fpr": ("detection.tpr_at_1pct_fpr", "poisons"),
+    "ca_after": ("after.clean_accuracy", "test"),
+    "asr_after": ("after.attack_success_rate", "attacked"),
+    "ra_after": ("after.robust_accuracy", "attacked"),
+    "der": ("derived.defense_effectiveness_rating", ""),
+    "signed": ("derived.signed", ""),
+    "flagged": ("decision.flagged", "train"),
+    "flagged_tpr": ("decision.tpr", "poisons"),
+    "flagged_fpr": ("decision.fpr", "clean"),
+    "flagged_ca_after": ("decision.after.clean_accuracy", "test"),
+    "flagged_asr_after": ("decision.after.attack_success_rate", "attacked"),
+    "input_tpr": ("inputs.tpr", "attacked"),
+    "input_fpr": ("inputs.fpr", "test"),
+}
+
+
+def at(record: dict[str, Any], path: str) -> Any:
+    """The value at a dotted path, None where it ends early."""
+    value: Any = record
+    for name in path.split("."):
+        value = value.get(name) if isinstance(value, dict) else None
+    return value
+
+
+def sizes(record: dict[str, Any]) -> dict[str, int]:
+    """How many examples there were of each kind."""
+    data = record["config"]["data"]
+    clean = data["train"] - data["poisons"] - data["covers"]
+    return {**data, "clean": clean, "side": min(data["poisons"], clean)}
+
+
+def faults(record: dict[str, Any]) -> Iterator[str]:
+    """What does not add up in one record."""
+    size = sizes(record)
+    shares = {path: kind for path, kind in COLUMNS.values() if kind not in ("", "side")}
+    for path in shares:
+        value, count = at(record, path), size[shares[path]]
+        if value is not None and not near_whole(value * count):
+            yield f"{path} = {value} is no share of {count}"
+    for part in ("detection", "decision"):
+        removed = Counter(
+            {"clean": at(record, f"{part}.fpr_at_budget"), "poisons": at(record, f"{part}.tpr_at_budget")}
+        )
+        if part == "decision":
+            removed = Counter({"clean": at(record, "decision.fpr"), "poisons": at(record, "decision.tpr")})
+        removed["covers"] = at(record, f"{part}.cover_flagged")
+        if all(value is None for value in removed.values()):
+            continue
+        total = sum((value or 0) * size[kind] for kind, value in removed.items())
+        budget = at(record, "detection.budget") if part == "detection" else at(record, "decision.flagged")
+        expected = round(budget * size["train"])
+        if abs(total - expected) > 1e-6:
+            yield f"{part}: {total:g} of {size['train']} examples are removed, not {expected}"
+        precision = at(record, "decision.precision") if part == "decision" else None
+        hits, alarms = (removed["poisons"] or 0) * size["poisons"], (removed["clean"] or 0) * size["clean"]
+        if precision is not None and abs(precision - hits / (hits + alarms)) > CLOSE:
+            yield f"decision.precision = {precision}, not {hits / (hits + alarms)}"
+    pairs, auroc = 2 * size["poisons"] * size["clean"], at(record, "detection.auroc")
+    if auroc is not None and not near_whole(auroc * pairs, 1e-4):
+        yield f"detection.auroc = {auroc} is no share of {pairs} half pairs"
+    base = record["before"] if record["stage"] in ("repair", "inputs") else record["reference"] or record["before"]
+    for after, rating in (("after", "derived"), ("decision.after", "decision")):
+        yield from rating_faults(base, at(record, after), at(record, rating) or {}, rating)
+    for name in ("before", "reference", "after"):
+        goals, worst = at(record, f"{name}.by_goal"), at(record, f"{name}.worst_goal")
+        if goals and abs(max(goals.values()) - worst) > CLOSE:
+            yield f"{name}.worst_goal = {worst}, not {max(goals.values())}"
+        obeyed, right = at(record, f"{name}.attack_success_rate"), at(record, f"{name}.robust_accuracy")
+        if obeyed is not None and obeyed + right > 1 + CLOSE:
+            yield f"{name}: {obeyed} obey and {right} are right"
+
+
+def rating_faults(base: Any, after: Any, rating: dict[str, Any], where: str) -> Iterator[str]:
+    """DER with and without its clips, from the accuracies before and after."""
+    told = rating.get("signed")
+    if told is None or after is None:
+        return
+    gain = base["attack_success_rate"] - after["attack_success_rate"]
+    loss = base["clean_accuracy"] - after["clean_accuracy"]
+    expected = {"signed": (gain - loss + 1) / 2, "defense_effectiveness_rating": (max(0, gain) - max(0, loss) + 1) / 2}
+    for name, value in expected.items():
+        if abs(rating[name] - value) > CLOSE:
+            yield f"{where}.{name} = {rating[name]}, not {value}"
+
+
+def near_whole(value: float, off: float = 1e-6) -> bool:
+    """Whether rounding alone keeps a value from being an integer."""
+    return abs(value - round(value)) <= off
+
+
+def run_faults(record: dict[str, Any], folder: Path) -> Iterator[str]:
+    """What a run's scores, roles and choices say otherwise than its record."""
+    import numpy as np
+
+    with np.load(folder / "scores.npz") as arrays:
+        found = {name: arrays[name] for name in arrays.files}
+    if "scores" not in found or "detection" not in record:
+        return
+    scores, roles = found["scores"], found["roles"]
+    poison, clean, cover = scores[roles == 1], scores[roles == 0], scores[roles == 2]
+    told: dict[str, float | None] = {}
+    if len(poison) and len(clean):
+        above = sum(int((one > clean).sum()) + 0.5 * int((one == clean).sum()) for one in poison)
+        told["detection.auroc"] = above / (len(poison) * len(clean))
+        recall_before, precision_sum = 0.0, 0.0
+        for limit in sorted(set(poison.tolist()), reverse=True):
+            hits, alarms = int((poison >= limit).sum()), int((clean >= limit).sum())
+            precision_sum += (hits / len(poison) - recall_before) * hits / (hits + alarms)
+            recall_before = hits / len(poison)
+        told["detection.average_precision"] = precision_sum
+    for name, part, keys in (
+        ("kept", "detection", ("tpr_at_budget", "fpr_at_budget", "cover_flagged")),
+        ("flagged", "decision", ("tpr", "fpr", "cover_flagged")),
+    ):
+        if name in found and record.get(part):
+            out = ~found[name] if name == "kept" else found[name]
+            for key, role, group in zip(keys, (1, 0, 2), (poison, clean, cover), strict=True):
+                told[f"{part}.{key}"] = float(out[roles == role].mean()) if len(group) else None
+    for path, value in told.items():
+        recorded = at(record, path)
+        if (value is None) != (recorded is None) or (value is not None and abs(value - recorded) > 1e-9):
+            yield f"{path} = {recorded}, not {value} by its scores"
+
+
+def parameters(part: dict[str, Any]) -> str:
+    """A component's parameters as a table has them: those that are given, in order of name."""
+    return json.dumps(given({name: value for name, value in part.items() if name != "name"}))
+
+
+def given(value: Any) -> Any:
+    """A value without the parameters in it that are not given, in order of name."""
+    if isinstance(value, list):
+        return [given(one) for one in value]
+    if isinstance(value, dict):
+        return {name: given(value[name]) for name in sorted(value) if value[name] is not None}
+    return value
+
+
+def row_of(record: dict[str, Any]) -> tuple[str, ...]:
+    """Which row a record belongs to."""
+    config = record["config"]
+    removes = record["stage"] == "training set"
+    key = [config["data"]["source"][:8], f"{config['budget']:g}" if removes else ""]
+    for kind in ("dataset", "model", "attack", "defense"):
+        key += [config[kind]["name"], parameters(config[kind])]
+    return (*key, *(config["code"][kind][:8] for kind in ("model", "attack", "defense")))
+
+
+def row_in(table: dict[str, str]) -> tuple[str, ...]:
+    """The same of a table's line."""
+    key = [json.loads(table["dataset_made"])["data"], table["budget"]]
+    for kind in ("dataset", "model", "attack", "defense"):
+        key += [table[kind], table[f"{kind}_parameters"]]
+    return (*key, *(json.loads(table[f"{kind}_made"])["code"] for kind in ("model", "attack", "defense")))
+
+
+def table_faults(file: Path, records: list[dict[str, Any]]) -> Iterator[tuple[int, str]]:
+    """How many numbers of each line were made again, and what is told otherwise."""
+    grouped: dict[tuple[str, ...], list[dict[str, Any]]] = defaultdict(list)
+    for record in records:
+        grouped[row_of(record)].append(record)
+    with file.open(newline="") as lines:
+        for line in csv.DictReader(lines):
+            if not line["seeds"] or line["seeds"] == "0":
+                continue
+            where = f"{line['attack']} against {line['defense']}"
+            own = grouped.pop(row_in(line), [])
+            if len(own) != int(line["seeds"]):
+                yield 0, f"{where}: {line['seeds']} seeds, and {len(own)} records"
+                continue
+            for name, (path, kind) in COLUMNS.items():
+                values = [at(record, path) for record in own]
+                if line.get(name) and None not in values:
+                    yield 1, number_fault(f"{where}: {name}", line, name, values, [sizes(r).get(kind, 0) for r in own])
+    for key in grouped:
+        yield 0, f"{key[6]} against {key[8]}: {len(grouped[key])} records in no line"
+
+
+def number_fault(where: str, line: dict[str, str], name: str, values: list[float], pools: list[int]) -> str:
+    """What is wrong with a mean and its interval, "" if nothing is."""
+    mean = statistics.fmean(values)
+    if not math.isclose(float(line[name]), mean, rel_tol=2e-5, abs_tol=2e-6):
+        return f"{where} = {line[name]}, not {mean:g}"
+    if not any(pools) or not line[f"{name}_low"]:
+        return ""
+    student = T95[len(values) - 2] * statistics.stdev(values) / len(values) ** 0.5
+    low, high = wilson(mean, sum(pools))
+    half = max(student, mean - low, high - mean)
+    for side, expected in (("low", max(0.0, mean - half)), ("high", min(1.0, mean + half))):
+        if abs(float(line[f"{name}_{side}"]) - expected) > 1e-3 * max(half, 1e-3):
+            return f"{where}: {side} end {line[f'{name}_{side}']}, not {expected:g}"
+    return ""
+
+
+def wilson(share: float, count: int) -> tuple[float, float]:
+    """Wilson's interval of a share of ``count``, 95 %."""
+    square = Z95**2
+    middle = (share + square / (2 * count)) / (1 + square / count)
+    reach = Z95 / (1 + square / count) * math.sqrt(share * (1 - share) / count + square / (4 * count**2))
+    return middle - reach, middle + reach
+
+
+def main() -> int:
+    """Check all; 1 if something disagrees."""
+    options = argparse.ArgumentParser(description="Recompute what is published.")
+    options.add_argument("boards", nargs="*", type=Path, default=sorted(p.parent for p in HERE.glob("*/table.csv")))
+    options.add_argument("--runs", type=Path, help="a folder of runs, with their scores")
+    asked = options.parse_args()
+    wrong: list[str] = []
+    for board in asked.boards:
+        files = sorted((board / "records").glob("*.json"))
+        records = [json.loads(file.read_text()) for file in files]
+        wrong += [f"{file}: {fault}" for file, r in zip(files, records, strict=True) for fault in faults(r)]
+        told = list(table_faults(board / "table.csv", records))
+        wrong += [f"{board / 'table.csv'}: {fault}" for _, fault in told if fault]
+        print(f"{board.name}: {len(records)} records, {sum(n for n, _ in told)} numbers of the table made again")
+    folders = [file.parent for file in sorted(asked.runs.glob("*/scores.npz"))] if asked.runs else []
+    for folder in folders:
+        record = json.loads((folder / "record.json").read_text())
+        wrong += [f"{folder}: {fault}" for fault in (*faults(record), *run_faults(record, folder))]
+    if asked.runs:
+        print(f"{asked.runs}: {len(folders)} runs made again from their scores")
+    print(*wrong, sep="\n", end="\n" if wrong else "")
+    return 1 if wrong or not (asked.boards or folders) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import numpy as np
+
+from bdbench_datamodel.separation import Separation
+from bdbench_datamodel.sharpest import explained
+from bdbench_datamodel.standout import Group, covariance_affinity
+from bdbench_datamodel.suspects import Looked, Suspects, look
+from tests.plugins.test_sharpest import _class
+
+
+def looked(residuals: np.ndarray, labels: np.ndarray, seed: int = 0, **options: bool) -> list[Looked]:
+    """What is found beside groups that lead nowhere: of every class the first four examples."""
+    groups = []
+    for label in np.unique(labels):
+        examples = np.flatnonzero(labels == label)
+        groups.append(Group(int(label), examples, np.arange(len(examples)) < 4, 1.0))
+    affinities = [covariance_affinity(residuals, group) for group in groups]
+    return look(residuals, groups, affinities, np.random.default_rng(seed), **options)
+
+
+def test_what_moves_together_is_found_whatever_its_size() -> None:
+    rng = np.random.default_rng(0)
+    residuals = rng.normal(size=(200, 180)).astype(np.float32)
+    labels = np.repeat([0, 1, 2], 60)
+    for members in (slice(0, 4), slice(60, 90)):
+        residuals[:, members] += 3 * rng.normal(size=(200, 1)).astype(np.float32)
+    found = looked(residuals, labels)
+    kinds = [[group.kind for group in own.groups] for own in found]
+    assert kinds[1][:2] == ["sharpest", "rest"] and "handful" in kinds[0]
+    handful = next(group for group in found[0].groups if group.kind == "handful")
+    assert sorted(handful.group) == [0, 1, 2, 3]
+    half, rest = found[1].groups[:2]
+    assert sorted(half.group) in ([*range(60, 90)], [*range(90, 120)])
+    assert (half.members == ~rest.members).all() and half.sharpness == rest.sharpness
+    assert all(group.kind != "handful" for own in looked(residuals, labels, handfuls=False) for group in own.groups)
+
+
+def test_what_the_strongest_group_grows_to_is_found() -> None:
+    rng = np.random.default_rng(1)
+    residuals = rng.normal(size=(100, 400)).astype(np.float32)
+    residuals[:, :60] += 0.8 * rng.normal(size=(100, 1)).astype(np.float32)
+    examples = np.arange(400)
+    group = Group(0, examples, examples < 40, 1.0)
+    (found,) = look(residuals, [group], [covariance_affinity(residuals, group)], np.random.default_rng(2))
+    for grown in (found.grown, found.sharpest):
+        assert grown.members[:60].mean() > 0.9 and grown.members[60:].mean() < 0.1
+
+
+def test_nothing_is_told_of_classes_that_are_too_small() -> None:
+    residuals = np.random.default_rng(0).normal(size=(50, 27)).astype(np.float32)
+    first, second = looked(residuals, np.array([0] * 20 + [1] * 7))
+    assert first.groups and not second.groups
+    assert second.sharpest.sharpness == 0 and not second.sharpest.members.any() and len(second.sharpest.fits) == 7
+
+
+def both(share: float, told: tuple[float, float]) -> Looked:
+    """A class of 40 whose sharpest group is so large, and the rest of it; told: of each."""
+    examples = np.arange(40)
+    first = examples < share * 40
+    parts = [
+        Suspects(0, examples, members, members.astype(float), 0.9, kind, of)
+        for members, kind, of in zip((first, ~first), ("sharpest", "rest"), told, strict=True)
+    ]
+    return Looked(Separation(np.zeros(40), first, 0.9), tuple(parts))
+
+
+def test_of_two_halves_as_sharp_the_one_that_the_rest_tells_less_of_is_compared() -> None:
+    assert both(0.5, (0.8, 0.1)).sharpest.members.tolist() == [False] * 20 + [True] * 20
+    assert both(0.5, (0.1, 0.8)).sharpest.members.tolist() == [True] * 20 + [False] * 20
+    # A smaller part is the group whatever the rest tells of it.
+    assert both(0.3, (0.8, 0.1)).sharpest.members.sum() == 12
+
+
+def test_half_of_a_class_is_told_from_its_rest_whichever_way_round() -> None:
+    for seed in range(4):
+        residuals, _, poisoned = _class(np.random.default_rng(seed))
+        assert explained(residuals, poisoned) < 0.3 < explained(residuals, ~poisoned)
+        # Turned round, the margins are as sharply told and the poisons are on the other side of them.
+        for sign in (1, -1):
+            (found,) = looked(sign * residuals, np.zeros(200, int), handfuls=False)
+            assert (found.sharpest.members == poisoned).mean() > 0.95

@@ -1,0 +1,105 @@
+"""The script that makes published numbers again agrees with what is committed, and sees what is not so."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import bdbench
+
+BOARDS = Path(__file__).parents[1] / "leaderboards"
+SCRIPT = BOARDS / "recompute.py"
+
+
+def recomputed(*arguments: object) -> tuple[int, str]:
+    done = subprocess.run([sys.executable, SCRIPT, *map(str, arguments)], capture_output=True, text=True)
+    assert not done.stderr
+    return done.returncode, done.stdout
+
+
+def test_it_imports_nothing_of_what_it_checks() -> None:
+    assert "import bdbench" not in SCRIPT.read_text() and "from bdbench" not in SCRIPT.read_text()
+
+
+def test_every_committed_number_is_made_again() -> None:
+    code, said = recomputed()
+    assert code == 0, said
+    assert len(said.splitlines()) == len(list(BOARDS.glob("*/table.csv")))
+
+
+@pytest.fixture
+def board(tmp_path: Path) -> Path:
+    """One line of the digits board, with its records."""
+    made = tmp_path / "board"
+    (made / "records").mkdir(parents=True)
+    name = "digits-convnet-tact-spectral"
+    for file in (BOARDS / "digits" / "records").glob(f"{name}-*.json"):
+        shutil.copy(file, made / "records")
+    with (BOARDS / "digits" / "table.csv").open(newline="") as lines:
+        table = list(csv.DictReader(lines))
+    own = [line for line in table if (line["attack"], line["defense"]) == ("tact", "spectral")]
+    with (made / "table.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, table[0])
+        writer.writeheader()
+        writer.writerows(own)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "said"),
+    [
+        ("before.clean_accuracy", 0.9876543, "before.clean_accuracy = 0.9876543 is no share of 360"),
+        ("detection.auroc", 0.7654321, "detection.auroc = 0.7654321 is no share of"),
+        ("detection.tpr_at_budget", 1.0, "of 1365 examples are removed, not 136"),
+        ("derived.signed", 0.5, "derived.signed = 0.5, not"),
+        ("after.robust_accuracy", 1.0, "are right"),
+    ],
+)
+def test_a_number_that_was_changed_is_named(board: Path, path: str, value: float, said: str) -> None:
+    assert recomputed(board)[0] == 0
+    file = sorted((board / "records").glob("*.json"))[0]
+    record: dict[str, Any] = json.loads(file.read_text())
+    part, name = path.split(".")
+    record[part][name] = value
+    file.write_text(json.dumps(record))
+    code, lines = recomputed(board)
+    # The record is wrong in itself, and the line of the table is no longer its mean.
+    assert code == 1 and said in lines and "table.csv" in lines
+
+
+def test_a_line_of_the_table_that_was_changed_is_named(board: Path) -> None:
+    file = board / "table.csv"
+    with file.open(newline="") as lines:
+        (line,) = csv.DictReader(lines)
+    for name, off in (("auroc", 0.001), ("auroc_low", 0.01)):
+        changed = {**line, name: str(float(line[name]) + off)}
+        with file.open("w", newline="") as to:
+            writer = csv.DictWriter(to, line)
+            writer.writeheader()
+            writer.writerow(changed)
+        code, said = recomputed(board)
+        assert code == 1 and "tact against spectral: auroc" in said
+
+
+def test_a_record_that_no_line_tells_of_is_named(board: Path) -> None:
+    sorted((board / "records").glob("*.json"))[0].unlink()
+    code, said = recomputed(board)
+    assert code == 1 and "5 seeds, and 4 records" in said
+
+
+def test_a_runs_own_scores_are_counted_again(tiny: dict[str, Any]) -> None:
+    record = bdbench.run(defense="low-loss", **tiny)
+    assert recomputed(BOARDS / "digits", "--runs", tiny["out"])[0] == 0
+    scores = tiny["out"] / record.id / "scores.npz"
+    arrays = dict(np.load(scores))
+    np.savez(scores, **{**arrays, "scores": arrays["scores"][::-1]})
+    code, said = recomputed(BOARDS / "digits", "--runs", tiny["out"])
+    assert code == 1 and "detection.auroc" in said and "by its scores" in said
