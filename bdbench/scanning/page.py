@@ -76,7 +76,7 @@ def _told(group: Group, resembled: str | None) -> str:
     most = f", most often {resembled!r}" if resembled is not None else ""
     natural = (
         " Their labels look right, so this may be a natural group, such as the pictures of another camera, or a trigger "
-        "that changes no label: look at what they have in common."
+        "that changes no label."
     )
     return f"{count} images filed under {group.name!r}. {seen}{most}.{natural if resembled is None else ''}"
 
