@@ -75,8 +75,8 @@ def _told(group: Group, resembled: str | None) -> str:
     seen = f"To a model that never saw them, {group.resembling} of {count} look like another class"
     most = f", most often {resembled!r}" if resembled is not None else ""
     natural = (
-        " Their labels look right, so this may be a natural group, such as the pictures of another camera, or a trigger "
-        "that changes no label."
+        " Their labels look right, so this may be a natural group, such as the pictures of another camera, or a "
+        "trigger that changes no label."
     )
     return f"{count} images filed under {group.name!r}. {seen}{most}.{natural if resembled is None else ''}"
 
