@@ -54,8 +54,11 @@ def _carried(
     told: dict[str, Any], names: list[str], new: Path, yes: bool, progress: Progress, move: bool
 ) -> Iterator[str]:
     root = _root(told)
+    # A move that was broken off is gone on with.
+    done = {name for name in names if move and (new / name).is_file() and not (root / name).exists()}
+    names = [name for name in names if name not in done]
     paths = [_checked(root, name) for name in names]
-    if new.exists():
+    if new.exists() and not done:
         raise BdbenchError(f"{new} is there already: expected a new folder")
     if new.absolute().is_relative_to(root):
         raise BdbenchError(f"{new} lies in the folder that was scanned, {root}: expected a place outside")
