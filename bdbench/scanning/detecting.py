@@ -56,7 +56,7 @@ def chosen(specs: Sequence[str | Detector], seconds: float | None) -> list[Detec
             )
     if seconds is None:
         return found
-    able = [one for one in found if can_be_told(one) and getattr(one, _SECONDS) is None]
+    able = [one for one in found if can_be_told(one) and limit(one) is None]
     if not able:
         names = ", ".join(one.name for one in found)
         raise BdbenchError(
@@ -68,6 +68,11 @@ def chosen(specs: Sequence[str | Detector], seconds: float | None) -> list[Detec
 def can_be_told(one: Detector) -> bool:
     """Whether a detector has a parameter for how long it works."""
     return any(field.name == _SECONDS for field in dataclasses.fields(one))
+
+
+def limit(one: Detector) -> float | None:
+    """How long it was told to work, in seconds."""
+    return getattr(one, _SECONDS) if can_be_told(one) else None
 
 
 def untimed(one: Detector) -> Detector:

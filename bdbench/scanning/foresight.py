@@ -46,6 +46,16 @@ class Expected:
     memory: int | None
     looks: bool
 
+    def told(self) -> str:
+        """It for a person."""
+        if detecting.limit(self.detector) is not None:
+            models = "as many small networks as the time allows, "
+        else:
+            models = "" if self.models is None else f"{self.models} small networks, "
+        seconds = "time not told" if self.seconds is None else f"about {_time(self.seconds)}"
+        held = "" if self.memory is None else f", {memory.shown(self.memory)} of memory"
+        return models + seconds + held
+
 
 @dataclass(frozen=True)
 class Foresight:
@@ -71,10 +81,7 @@ class Foresight:
         looked = "one to look into, and " if self.trainings > 1 else ""
         yield f"models to train: {looked}one without what was marked, if anything is; about {_time(self.each)} each"
         for one in self.detectors:
-            models = "" if one.models is None else f"{one.models} small networks, "
-            seconds = "time not told" if one.seconds is None else f"about {_time(one.seconds)}"
-            held = "" if one.memory is None else f", {memory.shown(one.memory)} of memory"
-            yield f"detector {one.detector.name}: {models}{seconds}{held}"
+            yield f"detector {one.detector.name}: {one.told()}"
         there = "an unknown amount" if self.available is None else memory.shown(self.available)
         held = memory.shown(self.memory)
         yield f"in all: about {_time(self.seconds)} at this machine's pace, {held} of memory; {there} free"
@@ -144,8 +151,9 @@ def _tried(laboratory: Laboratory, one: Detector, device: str) -> tuple[float, b
         (few, models, looks), (more, _, _) = (_let_at(laboratory, hasty, size, device) for size in (low, high))
     except Exception:
         return float("nan"), True  # said, if it happens again, when its turn comes
-    if (limit := getattr(one, "seconds", None)) is not None:
-        return float(limit), looks
+    if (limit := detecting.limit(one)) is not None:
+        # As few as it ever trains may take longer than it was given.
+        return max(limit, few + (more - few) / (high - low) * (n - low) if high > low else few), looks
     shape = (view.images.shape[1], view.images.shape[2], view.images.shape[3])
     whole = one.needs(n, shape, view.num_classes).models
     share = whole / models if hasty is not one and whole and models else 1.0
