@@ -55,6 +55,16 @@ def says_what_is_missing(subject: Subject) -> None:
 
 
 @check("dataset")
+def takes_nothing_that_it_cannot_browse(subject: Subject) -> None:
+    """``takes`` is False for an empty folder and for a text file: ``bdbench scan`` asks every data set about it."""
+    with tempfile.TemporaryDirectory() as empty:
+        for path in (Path(empty), Path(empty, "notes.txt")):
+            if path.suffix:
+                path.write_text("no images")
+            expect(not subject[0].takes([path]), f"it takes {'a text file' if path.suffix else 'an empty folder'}")
+
+
+@check("dataset")
 def fetches_nothing_unasked(subject: Subject) -> None:
     """Without ``source.download`` nothing is fetched, and nothing is written to the user's data folder.
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -110,7 +111,16 @@ class Shuffled(Noise):
         return ImageData(Split(_images(30)[order], data.train.labels[order]), data.test, data.classes)
 
 
+class Greedy(Noise):
+    """Takes any folder."""
+
+    @classmethod
+    def takes(cls, paths: Sequence[Path]) -> bool:
+        return paths[0].is_dir()
+
+
 BROKEN: list[Broken] = [
+    ("takes-nothing-that-it-cannot-browse", Greedy(), "it takes an empty folder"),
     ("says-what-is-missing", Needy(), "FileNotFoundError"),
     ("says-what-is-missing", Chatty(), "an error of several lines"),
     ("fetches-nothing-unasked", Fetching(), "it opened a connection"),
