@@ -56,7 +56,10 @@ def says_what_is_missing(subject: Subject) -> None:
 
 @check("dataset")
 def takes_nothing_that_it_cannot_browse(subject: Subject) -> None:
-    """``takes`` is False for an empty folder and for a text file: ``bdbench scan`` asks every data set about it."""
+    """``takes`` is False for an empty folder and for a text file.
+
+    ``bdbench scan`` asks every data set about whatever path a user gives; one that takes all hides the others.
+    """
     with tempfile.TemporaryDirectory() as empty:
         for path in (Path(empty), Path(empty, "notes.txt")):
             if path.suffix:
