@@ -83,6 +83,8 @@ def parse(command: str) -> tuple[click.Command, dict[str, Any]]:
         _, inner, words = found.resolve_command(click.Context(found), words)
         assert inner is not None
         found = inner
+    if words and words[0] in getattr(found, "further", {}):
+        found = found.further[words.pop(0)]  # type: ignore[attr-defined]
     if not words or words == ["--help"]:
         return found, {}
     return found, found.make_context(found.name, words).params
