@@ -82,7 +82,7 @@ def scan(
         bars = stack.enter_context(progress.bars())
         with bars.busy("start"):
             from bdbench.scanning import files, front
-            from bdbench.store import STAGES, sweep
+            from bdbench.store import STAGES
 
         # A dry run leaves nothing.
         stages = Path(stack.enter_context(tempfile.TemporaryDirectory())) if dry_run else report / STAGES
@@ -94,7 +94,7 @@ def scan(
             bars.say(foreign.line(line))
         if dry_run:
             return
-        sweep(report)
+        files.tidy(report)
         found = prepared.run()
         with bars.busy("write the report"):
             files.write(report, found)

@@ -17,11 +17,17 @@ from bdbench.scanning import page, verdict
 from bdbench.scanning.identifiers import IDENTIFIERS
 from bdbench.scanning.outcome import Scan
 from bdbench.scanning.reading import Copies
-from bdbench.store import written_whole
+from bdbench.store import sweep, written_whole
 
 SCHEMA = "bdbench-scan-1"
 # Of names that may be as many as the images are.
 _MOST = 1000
+
+
+def tidy(folder: Path) -> None:
+    """Remove what scans that were killed left unfinished in ``folder``, and beside it."""
+    for place in (folder, folder.absolute().parent):
+        sweep(place)
 
 
 def write(folder: Path, scan: Scan) -> None:

@@ -28,7 +28,7 @@ from bdbench.scanning.laboratory import Laboratory
 from bdbench.scanning.outcome import Scan
 from bdbench.scanning.reading import Read
 from bdbench.seeds import Streams
-from bdbench.store import STAGES, sweep
+from bdbench.store import STAGES
 
 __all__ = ["Plan", "Prepared", "Scan", "prepare", "scan"]
 
@@ -200,7 +200,7 @@ def scan(
     with tempfile.TemporaryDirectory() as aside:
         folder = Path(aside) if report is None else Path(report) / STAGES
         if report is not None:
-            sweep(Path(report))
+            files.tidy(Path(report))
         made = prepare(
             source,
             plan,
