@@ -77,7 +77,12 @@ def scan(
     """
     options.warn_of_broken_plugins()
     from bdbench import progress
+    from bdbench.plugins import installed
 
+    # Before torch is imported, which takes seconds: a misspelt name is said at once.
+    for kind, specs in (("model", [plan["model"]]), ("defense", plan["defenses"])):
+        for spec in specs:
+            installed().component(kind, spec)
     with ExitStack() as stack:
         bars = stack.enter_context(progress.bars())
         with bars.busy("start"):

@@ -154,7 +154,9 @@ def prepare(
     architecture = installed().component("model", plan.model)
     start = time.perf_counter()
     with progress.section():
+        advance = progress.track(1, "look at what is there")
         listing = _listing(source, labels, classes, data_root, download)
+        advance(1)
         found = reading.read(
             listing, size=plan.size, subset=plan.subset, strict=plan.strict, streams=streams, track=progress.track
         )

@@ -13,8 +13,10 @@ import numpy as np
 from bdbench.scanning.laboratory import Laboratory
 from bdbench.scanning.reading import Read
 
-# A group is looked at from so many images on, and shown by so many.
-_FEWEST, SHOWN = 1, 24
+SHOWN = 24
+"""Images of a group that are shown."""
+# Of ordinary images of a class so many tell what is usual.
+_USUAL = 2000
 _EPSILON = 1e-6
 
 
@@ -98,7 +100,7 @@ def _expected(found: Read, weights: np.ndarray, flagged: np.ndarray) -> tuple[np
     mean = np.zeros(found.images.shape[1:])
     spread, total = np.zeros(found.images.shape[1:3]), 0.0
     for label in np.flatnonzero(weights):
-        rows = np.flatnonzero(~flagged & (found.labels == label))[:2000]
+        rows = np.flatnonzero(~flagged & (found.labels == label))[:_USUAL]
         if len(rows):
             images = found.images[rows].astype(np.float32)
             mean += weights[label] * images.mean(0)
