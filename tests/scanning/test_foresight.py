@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bdbench import BdbenchError, Detector, Needs, Tools, TrainingView, memory, param
+from bdbench.scanning import front
+from tests.scanning.conftest import MODEL
+
+EACH = 5e-4  # seconds for an image and a model
+
+
+@dataclass(frozen=True, kw_only=True)
+class Steady(Detector):
+    """Takes its time for every image and every model, and some before."""
+
+    name = "steady"
+    seconds: float | None = param(None, help="train two models, if given")
+
+    def needs(self, examples: int, shape: tuple[int, int, int], num_classes: int) -> Needs:
+        return Needs(1000 * examples, 6)
+
+    def score(self, view: TrainingView, tools: Tools) -> np.ndarray:
+        models = 6 if self.seconds is None else 2
+        tools.count_models(models)
+        time.sleep(0.1 + EACH * models * len(view.labels))
+        return np.zeros(len(view.labels))
+
+
+def prepared(count: int = 900, detector: Detector | None = None, **options: Any) -> front.Prepared:
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (count, 8, 8)).astype(np.uint8)
+    plan = front.Plan(defenses=[detector or Steady()], model=MODEL, device="cpu", **options)
+    return front.prepare((images, np.arange(count) % 3), plan, options.pop("folder", Path("nowhere")))
+
+
+def test_time_grows_with_images_and_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    told = prepared().foresight
+    assert told is not None
+    (one,) = told.detectors
+    assert one.models == 6 and one.memory == 1000 * 900 and not one.looks
+    assert one.seconds == pytest.approx(0.1 + EACH * 6 * 900, rel=0.5)
+    lines = "\n".join(told.lines())
+    assert "detector steady: 6 small networks, about " in lines and "KiB of memory" in lines
+    limited = prepared(seconds=60).foresight
+    assert limited is not None and limited.detectors[0].seconds == 60
+    assert "as many small networks as the time allows" in "\n".join(limited.lines())
+
+
+def test_a_detector_that_needs_too_much_is_refused_with_what_fits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(memory, "available", lambda: 700_000)
+    with pytest.raises(BdbenchError, match=r"defense 'steady' on 900 images .* --subset 700, or a smaller --size"):
+        prepared()
