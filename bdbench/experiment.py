@@ -13,6 +13,7 @@ import numpy as np
 import bdbench
 from bdbench import guard, machine, params, record, training
 from bdbench.attacks import Attack
+from bdbench.bench import Spread
 from bdbench.cell import Cell
 from bdbench.configs import check_budget, check_reserve
 from bdbench.data import ImageData
@@ -26,7 +27,6 @@ from bdbench.record import Record
 from bdbench.runs import Reopened
 from bdbench.scene import Setting, read_images
 from bdbench.store import STAGES, Store, sweep
-from bdbench.tools import Spread
 
 
 def cell(

@@ -21,8 +21,8 @@ from bdbench.record import Record
 from bdbench.store import key_of
 
 if TYPE_CHECKING:
+    from bdbench.bench import Spread
     from bdbench.cell import Cell
-    from bdbench.tools import Spread
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,12 @@ from dataclasses import asdict
 import numpy as np
 
 from bdbench import data, guard, metrics, sources
+from bdbench.bench import Bench
 from bdbench.defenses import Model
 from bdbench.record import Performance
 from bdbench.scene import Scene
 from bdbench.seeds import Streams
 from bdbench.store import Stage
-from bdbench.tools import Bench
 from bdbench.training import Victim
 
 Check = Callable[[np.ndarray, int], np.ndarray]

@@ -14,6 +14,7 @@ import numpy as np
 
 from bdbench import data, guard, params, returned, sources
 from bdbench.attacks import Attack
+from bdbench.bench import Bench, Spread
 from bdbench.data import ANY_OTHER, Challenge, ImageData, PoisonedData, Role, TrainingView
 from bdbench.defenses import Defense
 from bdbench.errors import BdbenchError
@@ -25,7 +26,7 @@ from bdbench.record import Stealth
 from bdbench.seeds import Streams
 from bdbench.stealth import visibility
 from bdbench.store import Store
-from bdbench.tools import Bench, HarnessTools, HarnessWorkshop, Spread
+from bdbench.tools import HarnessTools, HarnessWorkshop
 from bdbench.training import Trainer, Victim
 from bdbench.workshop import Oracle, State
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from bdbench import data, guard, machine, metrics, training
+from bdbench.bench import Bench
 from bdbench.defenses import Detector
 from bdbench.errors import BdbenchError, unknown
 from bdbench.interfaces import Architecture
@@ -18,7 +19,7 @@ from bdbench.plugins import installed
 from bdbench.progress import Progress, Silent
 from bdbench.seeds import Streams
 from bdbench.store import Store
-from bdbench.tools import Bench, HarnessTools
+from bdbench.tools import HarnessTools
 from bdbench.training import Victim
 from bdbench.workshop import Oracle
 

@@ -49,7 +49,7 @@ def test_peak_memory_is_of_what_came_after_its_reset() -> None:
 def test_results_of_two_cards_are_kept_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
-    from bdbench.tools import _made_from
+    from bdbench.bench import _made_from
 
     keys = set()
     for card in ("one card", "another card"):

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from bdbench import checkpoint, data, guard, machine, training
+from bdbench.bench import Bench
 from bdbench.checkpoint import Checkpoint
 from bdbench.data import Split
 from bdbench.defenses import Defense
@@ -27,7 +28,7 @@ from bdbench.plugins import installed
 from bdbench.progress import Progress
 from bdbench.seeds import Streams
 from bdbench.store import Store
-from bdbench.tools import Bench, HarnessTools
+from bdbench.tools import HarnessTools
 from bdbench.training import Victim
 
 NORMALISATIONS: Mapping[str, tuple[tuple[float, ...], tuple[float, ...]]] = {

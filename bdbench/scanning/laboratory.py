@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from bdbench import data, guard, machine, models, training
+from bdbench.bench import Bench
 from bdbench.data import TrainingView
 from bdbench.defenses import Detector
 from bdbench.interfaces import Architecture
@@ -16,7 +17,7 @@ from bdbench.progress import Progress
 from bdbench.scanning.reading import Read
 from bdbench.seeds import Streams
 from bdbench.store import Stage, Store
-from bdbench.tools import Awaited, Bench, HarnessTools
+from bdbench.tools import Awaited, HarnessTools
 from bdbench.training import Victim
 
 # Whatever the images are of, by the recipe for sets that nobody knows.

@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 
 from bdbench import guard, returned, sources
+from bdbench.bench import Bench
 from bdbench.defenses import Defense, Model
 from bdbench.models import Models
 from bdbench.record import Decision, Derived, Detection, Inputs, Judgement, Performance
 from bdbench.scene import Scene, contents
 from bdbench.store import Stage
-from bdbench.tools import Bench, HarnessTools
+from bdbench.tools import HarnessTools
 from bdbench.training import Victim
 from bdbench.workshop import State
 

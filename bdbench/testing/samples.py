@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from bdbench.attacks import Attack
+from bdbench.bench import Bench
 from bdbench.data import PoisonedData, Role, Split, TrainingView, fingerprint
 from bdbench.defenses import Defense
 from bdbench.interfaces import Architecture
@@ -21,7 +22,7 @@ from bdbench.progress import Silent
 from bdbench.recipe import Recipe
 from bdbench.seeds import Streams
 from bdbench.store import Store
-from bdbench.tools import Bench, HarnessTools, HarnessWorkshop
+from bdbench.tools import HarnessTools, HarnessWorkshop
 from bdbench.training import Victim
 from bdbench.workshop import Oracle
 

@@ -11,9 +11,10 @@ import torch
 from torch import nn
 
 from bdbench import Architecture, Defense, Oracle, Recipe, Split, Streams, Tools, Victim
+from bdbench.bench import Bench
 from bdbench.progress import Silent
 from bdbench.store import Store
-from bdbench.tools import Bench, HarnessTools
+from bdbench.tools import HarnessTools
 
 CHANNELS, BAD, TARGET = 12, 5, 0
 

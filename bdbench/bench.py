@@ -1,0 +1,92 @@
+"""What all work on one data set shares."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from bdbench import environment, sources
+from bdbench.errors import BdbenchError
+from bdbench.interfaces import Architecture
+from bdbench.machine import Precision
+from bdbench.progress import Progress
+from bdbench.record import DEFINITIONS
+from bdbench.store import Store, key_of
+from bdbench.training import Trainer, Victim
+from bdbench.workshop import State
+
+# Calls a function with 0, 1, ... on other workers, and yields in that order as calls end.
+Spread = Callable[[Callable[[int], None], int], Iterator[None]]
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What all work on one data set shares: where results are kept, by what they are known, and who trains.
+
+    made_from: what identifies the data, the seed and the machine, for the keys of stage results; architecture: of the
+    victim; spread: how pieces are made side by side, if they are.
+    """
+
+    num_classes: int
+    shape: tuple[int, int, int]
+    architecture: Architecture
+    trainer: Trainer
+    store: Store
+    made_from: Mapping[str, Any]
+    progress: Progress
+    spread: Spread | None = None
+
+    @classmethod
+    def of(
+        cls,
+        architecture: Architecture,
+        dataset: str,
+        shape: tuple[int, int, int],
+        num_classes: int,
+        *,
+        contents: str,
+        seed: int,
+        device: str,
+        precision: Precision,
+        store: Store,
+        progress: Progress,
+        spread: Spread | None = None,
+    ) -> Bench:
+        """The bench of images of ``shape`` (H, W, C), known by ``contents``, a hash; dataset: whose recipe to use."""
+        recipe = architecture.recipe(dataset, shape)
+        build = functools.partial(architecture.build, shape, num_classes)
+        trainer = Trainer(build, recipe, device, progress.track, precision)
+        hangs_on = _made_from(contents, num_classes, seed, device, precision)
+        return cls(num_classes, shape, architecture, trainer, store, hangs_on, progress, spread)
+
+    def restore(self, arrays: State, whose: str) -> Victim:
+        """A model of the victim's architecture. Raises BdbenchError, naming ``whose`` weights do not fit it."""
+        try:
+            return self.trainer.restore(arrays)
+        except (KeyError, RuntimeError) as error:
+            reason = " ".join(str(error).split())
+            raise BdbenchError(
+                f"{whose} brings weights that do not fit model {self.architecture.name!r}: {reason}"
+            ) from None
+
+
+def _made_from(contents: str, num_classes: int, seed: int, device: str, precision: str) -> dict[str, Any]:
+    """What every result on one data set hangs on: its ``contents``, a hash; the seed; the machine; bdbench's code.
+
+    It is hashed: a defense holds it, and from the run's own seed could draw the attack's choices again.
+    """
+    what = {
+        "set": contents,
+        "definitions": DEFINITIONS,
+        "classes": num_classes,
+        "seed": seed,
+        "device": environment.device_name(device),
+        "precision": precision,
+        "threads": torch.get_num_threads(),
+        "libraries": sources.code_of(),
+    }
+    return {"made_from": key_of(what)}
