@@ -21,7 +21,7 @@ from tests.test_experiment import numbers
 def records(out: Path) -> dict[str, Any]:
     """The numbers of the records in a folder of runs, by their run; each is a valid one."""
     found = {}
-    for file in out.glob("*/record.json"):
+    for file in out.glob("[!.]*/record.json"):
         data = read_json(file)
         validate(data)
         found[file.parent.name] = numbers(data)
@@ -90,9 +90,6 @@ def whole_grid(tmp_path_factory: pytest.TempPathFactory) -> Whole:
 def chance(request: pytest.FixtureRequest) -> random.Random:
     """Of a test's own: the same whenever it runs."""
     return random.Random(request.node.name)
-
-
-TALLY = pytest.StashKey[dict[str, int]]()
 
 
 @pytest.fixture

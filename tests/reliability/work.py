@@ -15,22 +15,17 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
+from tests.conftest import TINY, TINY_DATAMODEL
+
 # How a full disk looks to its process: one line and this exit code, as of the program.
 REFUSED = 2
 
-CELL: dict[str, Any] = {
-    "attack": "badnets:rate=0.05",
-    "dataset": "digits:subset=300",
-    "model": "convnet:width=4,epochs=2",
-    "defenses": ["datamodel:models=12,chunk=4,epochs=2,hidden=8,starts=3", "spectral"],
-    "device": "cpu",
-    "threads": 1,
-}
+CELL: dict[str, Any] = {**TINY, "defenses": [TINY_DATAMODEL, "spectral"], "threads": 1}
 GRID = f"""
-datasets = ["{CELL["dataset"]}"]
-models = ["{CELL["model"]}"]
-attacks = ["none", "badnets:rate=0.05"]
-defenses = ["random", "spectral", "{CELL["defenses"][0]}"]
+datasets = ["{TINY["dataset"]}"]
+models = ["{TINY["model"]}"]
+attacks = ["none", "{TINY["attack"]}"]
+defenses = ["random", "spectral", "{TINY_DATAMODEL}"]
 seeds = "0-1"
 """
 
