@@ -18,6 +18,8 @@ from bdbench.errors import BdbenchError
 
 # Deeper than any file of ours; recursive code gives up at some hundred.
 _DEEPEST = 50
+# As many entries as a zip file can say at its end; where it says so, it has more, or says how many elsewhere.
+_MORE = 0xFFFF
 
 
 @functools.cache
@@ -71,7 +73,23 @@ def unpacked(file: BinaryIO) -> dict[str, np.ndarray]:
     with np.load(file, allow_pickle=False) as arrays:
         if not isinstance(arrays, np.lib.npyio.NpzFile):
             raise ValueError("it is one array, not several")
+        assert arrays.zip is not None
+        listed, told = len(arrays.files), _told_entries(file, arrays.zip.start_dir)
+        if told not in (listed, _MORE):
+            raise ValueError(f"its directory lists {listed} arrays, and says that there are {told}")
         return dict(arrays)
+
+
+def _told_entries(file: BinaryIO, directory: int) -> int:
+    """How many entries a zip file says that it has, which zipfile does not compare with those that it finds.
+
+    One bit of the length of an entry's comment, or of what is extra in it, hides the entries after it. directory: where
+    they begin.
+    """
+    file.seek(directory)
+    end = file.read()
+    at = end.rindex(b"PK\x05\x06") + 10
+    return int.from_bytes(end[at : at + 2], "little")
 
 
 @contextmanager

@@ -257,7 +257,7 @@ def main() -> int:
         told = list(table_faults(board / "table.csv", records))
         wrong += [f"{board / 'table.csv'}: {fault}" for _, fault in told if fault]
         print(f"{board.name}: {len(records)} records, {sum(n for n, _ in told)} numbers of the table made again")
-    folders = [file.parent for file in sorted(asked.runs.glob("*/scores.npz"))] if asked.runs else []
+    folders = [file.parent for file in sorted(asked.runs.glob("[!.]*/scores.npz"))] if asked.runs else []
     for folder in folders:
         record = json.loads((folder / "record.json").read_text())
         wrong += [f"{folder}: {fault}" for fault in (*faults(record), *run_faults(record, folder))]

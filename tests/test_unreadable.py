@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
@@ -16,6 +18,7 @@ from bdbench import BdbenchError, record
 from bdbench import leaderboard as boards
 from bdbench.board import Board
 from bdbench.cli import cli
+from bdbench.files import read_arrays, unpacked
 from bdbench.leaderboard.frame import frame_of
 from tests.records import made
 
@@ -96,3 +99,23 @@ def test_a_record_that_is_odd_anywhere_is_refused_or_shown(place: Any, value: An
         assert "\n" not in str(error)
     result = CliRunner().invoke(cli, ["show", str(tmp_path / "records" / "odd.json")])
     assert result.exit_code in (0, 2), f"{place} {value!r}: {result.exception!r}"
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_no_bit_hides_an_array(tmp_path: Path, save: Any) -> None:
+    """Each bit of the directory of a run's scores, in which lengths are that no sum is made of."""
+    arrays = {"roles": np.arange(5, dtype=np.int8), "scores": np.arange(4.0), "kept": np.array([True, False])}
+    file = tmp_path / "scores.npz"
+    save(file, **arrays)
+    whole = file.read_bytes()
+    assert read_arrays(file).keys() == arrays.keys()
+    start = whole.index(b"PK\x01\x02")
+    for bit in range(8 * start, 8 * len(whole)):
+        content = bytearray(whole)
+        content[bit // 8] ^= 1 << bit % 8
+        try:
+            found = unpacked(io.BytesIO(content))
+        except Exception:
+            continue
+        assert found.keys() == arrays.keys(), bit - 8 * start
+        assert all(np.array_equal(found[name], arrays[name]) for name in arrays), bit - 8 * start
