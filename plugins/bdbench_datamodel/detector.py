@@ -139,7 +139,7 @@ class Datamodel(Detector):
         return () if self.matrix is None else (Path(self.matrix),)
 
     def needs(self, examples: int, shape: tuple[int, int, int], num_classes: int) -> Needs:
-        """The inputs while they are made, margins, subsets and residuals of the ensemble, and the matrix: of a class, or
+        """The inputs while they are made; margins, subsets and residuals of the ensemble; and the matrix, of a class or
         whole where it is searched.
         """
         models = self._networks(shape)
