@@ -221,13 +221,10 @@ def test_the_order_of_test_images_changes_nothing(attacked: Cell, out: Path) -> 
     assert rates(one) == rates(other) and one.detection == other.detection
 
 
-@pytest.mark.parametrize("rule", ["posterior", "frequency"])
+@pytest.mark.parametrize("rule", ["withheld", "posterior", "frequency"])
 def test_networks_may_be_trained_in_any_portions(attacked: Cell, rule: str) -> None:
     """The sums of a step are made otherwise: margins differ in their last digits, by 2e-6. So do scores, but for an
     example that lies just where a group ends, or a start of the search that ends in another group.
-
-    score_by=withheld has no such law yet: of a group and the rest of its class, which are as sharp by definition,
-    rounding says which comes first, and so which subsets are drawn of them. Its scores may be those of other networks.
     """
     spec = ENSEMBLE.replace("posterior", rule)
     found, whole = (scores(attacked, f"{spec},chunk={chunk}") for chunk in (7, 60))
