@@ -221,18 +221,18 @@ def test_the_order_of_test_images_changes_nothing(attacked: Cell, out: Path) -> 
     assert rates(one) == rates(other) and one.detection == other.detection
 
 
-@pytest.mark.parametrize("rule", ["posterior", "frequency"])
-def test_networks_may_be_trained_in_any_portions(attacked: Cell, rule: str) -> None:
+@pytest.mark.parametrize(
+    ("rule", "share", "most"), [("withheld", 1, 0.15), ("posterior", 0.02, 0.02), ("frequency", 0.02, 0.02)]
+)
+def test_networks_may_be_trained_in_any_portions(attacked: Cell, rule: str, share: float, most: float) -> None:
     """The sums of a step are made otherwise: margins differ in their last digits, by 2e-6. So do scores, but for an
-    example that lies just where a group ends, or a start of the search that ends in another group.
-
-    score_by=withheld has no such law yet: of a group and the rest of its class, which are as sharp by definition,
-    rounding says which comes first, and so which subsets are drawn of them. Its scores may be those of other networks.
+    example that lies just where a group ends, or a start of the search that ends in another group. Where groups are
+    withheld, one example more or less in one is one more or less in some subsets: all scores move, none by much.
     """
     spec = ENSEMBLE.replace("posterior", rule)
     found, whole = (scores(attacked, f"{spec},chunk={chunk}") for chunk in (7, 60))
     apart = np.abs(found - whole) / np.ptp(whole)
-    assert (apart > 1e-4).mean() < 0.02 and apart.max() < 0.02
+    assert (apart > 1e-4).mean() <= share and apart.max() < most
 
 
 def test_two_threads_compute_what_one_does(attacked: Cell, tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from bdbench import BdbenchError, Detector, Needs, Tools, TrainingView, param
-from bdbench_datamodel.options import PATCHED
+from bdbench_datamodel.options import PATCHED, floats_of_inputs
 
 if TYPE_CHECKING:
     from bdbench_datamodel.influence import Influence
@@ -25,6 +24,8 @@ _CLASS_SIZES = (0.1, 0.15, 0.2, 0.3, 0.4)
 _SET_SIZES = (0.01, 0.015, 0.02, 0.03, 0.04, 0.06, 0.08, 0.1)
 # Networks in the ensemble: small ones, others, and those of trak, of whose matrix more hardly make a better one.
 _MANY, _FEW, _CHECKPOINTS = 1000, 300, 10
+# Inputs are held so many times at once while they are made: padded, cut, and rotated.
+_COPIES = 3
 # The estimators that have a penalty.
 _PENALISED = ("ridge", "lasso", "trak")
 
@@ -138,9 +139,11 @@ class Datamodel(Detector):
         return () if self.matrix is None else (Path(self.matrix),)
 
     def needs(self, examples: int, shape: tuple[int, int, int], num_classes: int) -> Needs:
-        """Margins, subsets and residuals of the ensemble, and the matrix: of a class, or whole where it is searched."""
+        """The inputs while they are made; margins, subsets and residuals of the ensemble; and the matrix, of a class or
+        whole where it is searched.
+        """
         models = self._networks(shape)
-        memory = 4 * examples * math.prod(shape) + 17 * models * examples
+        memory = _COPIES * 4 * examples * floats_of_inputs(self.net_for(shape), shape) + 17 * models * examples
         if self.trains_ensemble and self.estimator == "lasso":
             memory += 8 * examples**2 + 8 * models * examples
         largest = -(-examples // num_classes) if self._by_class else examples

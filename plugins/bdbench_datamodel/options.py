@@ -2,10 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from typing import Protocol
 
 # Networks of patches need images of so many pixels a side.
 PATCHED = 16
+# Their patches: so many pixels a side, so many apart.
+PATCH, STRIDE = 5, 3
+
+
+def patches_of(side: int) -> int:
+    """How many patches it takes along a side, so that every pixel lies in one."""
+    return -(-(side - PATCH) // STRIDE) + 1
+
+
+def floats_of_inputs(net: str, shape: tuple[int, int, int]) -> int:
+    """How many numbers an image (H, W, C) is, as the networks take it; of resnet9's, without its border."""
+    if net != "patches":
+        return math.prod(shape)
+    return patches_of(shape[0]) * patches_of(shape[1]) * (PATCH**2 * shape[2] + 1)
 
 
 class Options(Protocol):

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from bdbench_datamodel.options import PATCH, STRIDE, patches_of
+
 Parameters = Sequence[torch.Tensor]
 
 
@@ -162,12 +164,12 @@ class BatchedPatchNet(BatchedNetwork):
     must not be out of sight. Every patch ends in a one, whose weights are the units' biases.
     """
 
-    patch, stride, grid = 5, 3, 3
+    patch, stride, grid = PATCH, STRIDE, 3
 
     def __init__(self, shape: tuple[int, int, int], num_classes: int, hidden: int) -> None:
         self.hidden, self.num_classes = hidden, num_classes
         self.inputs = self.patch**2 * shape[2]
-        self.rows, self.columns = (-(-(side - self.patch) // self.stride) + 1 for side in shape[:2])
+        self.rows, self.columns = map(patches_of, shape[:2])
         # Adaptive average pooling as a matrix (grid * grid, rows * columns): its backward pass is four times as fast
         # as torch's own on the CPU.
         each = torch.eye(self.rows * self.columns).view(-1, self.rows, self.columns)

@@ -42,8 +42,8 @@ class Suspects:
 @dataclass(frozen=True)
 class Looked:
     """What was found in one class. grown: what a discriminant makes of its strongest group (``separate``); groups: its
-    sharpest one, the rest of the class where that is a quarter of it or more, and its sharpest handful, as far as there
-    are any.
+    sharpest one, the rest of the class where that is a quarter of it or more (the smaller of the two first), and its
+    sharpest handful, as far as there are any.
     """
 
     grown: Separation
@@ -99,9 +99,16 @@ def look(
 
 
 def _parts(group: Suspects, residuals: np.ndarray) -> list[Suspects]:
-    """A class's sharpest group and, where that is a quarter of it or more, the rest, which is as sharp."""
+    """A class's sharpest group and, where that is a quarter of it or more, the rest, which is as sharp.
+
+    Which of the two was found hangs on rounding, and so must not decide what becomes of them: the smaller part comes
+    first, of two of one size that with the first example.
+    """
     members = group.members
     if members.mean() < _EITHER:
         return [group]
-    rest = replace(group, members=~members, fits=1 - group.fits, kind="rest", explained=explained(residuals, ~members))
-    return [replace(group, explained=explained(residuals, members)), rest]
+    size, rest = members.sum(), (~members).sum()
+    if (rest, members[0]) < (size, ~members[0]):
+        group, members = replace(group, members=~members, fits=1 - group.fits), ~members
+    other = replace(group, members=~members, fits=1 - group.fits, kind="rest", explained=explained(residuals, ~members))
+    return [replace(group, explained=explained(residuals, members)), other]

@@ -43,9 +43,10 @@ def draw(
         for place, suspect in enumerate(groups, 1):
             left[np.ix_(own == place, suspect.group)] = False
     size = min(size, int(left.sum(1).min()))
+    # By a key for each example, so that one more or less in a group exchanges one in a subset, and not all of it.
+    keys = np.where(left, rng.random(left.shape), np.inf)
     masks = np.zeros_like(left)
-    for row, pool in zip(masks, left, strict=True):
-        row[rng.choice(np.flatnonzero(pool), size, replace=False)] = True
+    np.put_along_axis(masks, np.argsort(keys, axis=1, kind="stable")[:, :size], True, axis=1)
     return denied, masks
 
 

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from bdbench_datamodel.ensemble import BatchedTrainer, SurrogateRecipe, draw_subsets, margins, train_margins
+from bdbench_datamodel.options import floats_of_inputs
 from bdbench_datamodel.surrogates import BatchedMLP, BatchedNetwork, BatchedPatchNet, Scratch
 
 
@@ -172,3 +173,12 @@ def test_scratch_converts_a_constant_once() -> None:
     assert half.dtype == torch.bfloat16 and half.tolist() == [1, 1, 1]
     assert scratch.copy("a", constant, torch.zeros(1).bfloat16()) is half
     assert scratch.copy("a", constant, torch.zeros(1)).dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("net", "shape"), [("mlp", (8, 8, 1)), ("patches", (32, 32, 3)), ("patches", (28, 28, 1)), ("patches", (20, 33, 3))]
+)
+def test_how_many_numbers_an_image_is_to_a_network(net: str, shape: tuple[int, int, int]) -> None:
+    network = BatchedMLP(shape, 3, 4) if net == "mlp" else BatchedPatchNet(shape, 3, 4)
+    images = np.random.default_rng(0).integers(0, 256, (5, *shape), np.uint8)
+    assert network.prepare(images).numel() == 5 * floats_of_inputs(net, shape)

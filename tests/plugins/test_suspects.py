@@ -5,7 +5,7 @@ import numpy as np
 from bdbench_datamodel.separation import Separation
 from bdbench_datamodel.sharpest import explained
 from bdbench_datamodel.standout import Group, covariance_affinity
-from bdbench_datamodel.suspects import Looked, Suspects, look
+from bdbench_datamodel.suspects import Looked, Suspects, _parts, look
 from tests.plugins.test_sharpest import _class
 
 
@@ -52,6 +52,26 @@ def test_nothing_is_told_of_classes_that_are_too_small() -> None:
     first, second = looked(residuals, np.array([0] * 20 + [1] * 7))
     assert first.groups and not second.groups
     assert second.sharpest.sharpness == 0 and not second.sharpest.members.any() and len(second.sharpest.fits) == 7
+
+
+def test_which_of_two_parts_was_found_decides_nothing() -> None:
+    """Both are as sharp, and rounding tells which a search ends at."""
+    rng = np.random.default_rng(3)
+    residuals = rng.normal(size=(60, 40))
+    examples = np.arange(40)
+    for members in (examples >= 25, examples % 2 == 1):
+        fits = rng.random(40)
+        ways = [
+            _parts(Suspects(0, examples, own, told, 0.9, "sharpest"), residuals)
+            for own, told in ((members, fits), (~members, 1 - fits))
+        ]
+        for one, other in zip(*ways, strict=True):
+            assert (one.members == other.members).all() and one.kind == other.kind
+            assert np.allclose(one.fits, other.fits) and one.explained == other.explained
+        first, rest = ways[0]
+        assert (first.kind, rest.kind) == ("sharpest", "rest") and first.members.sum() <= rest.members.sum()
+    # Of two of one size it is the one with the first example.
+    assert first.members[0] and first.fits[0] == 1 - fits[0]
 
 
 def both(share: float, told: tuple[float, float]) -> Looked:
