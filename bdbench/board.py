@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from bdbench import configs, record
+from bdbench import configs, record, schemas
 from bdbench.defenses import Defense
 from bdbench.errors import BdbenchError
 from bdbench.files import notice, read_json
@@ -132,7 +132,7 @@ class Board:
         folder = self.folder / "records"
         folder.mkdir(parents=True, exist_ok=True)
         own = folder / f"{data['id']}.json"
-        write_file(own, record.dumps(data))
+        write_file(own, schemas.dumps(data))
         cell = configs.cell_of(data["config"])
         # By their names, since others may be writing records here that need not be read.
         for file in folder.glob(glob.escape(f"{_names(cell)}-s{data['seed']}-") + "*.json"):
@@ -150,7 +150,7 @@ class Board:
         Raises BdbenchError if that cannot be written.
         """
         file = self._failure(cell, seed)
-        write_file(file, record.dumps({"cell": cell, "seed": seed, "error": error}))
+        write_file(file, schemas.dumps({"cell": cell, "seed": seed, "error": error}))
         if trace:
             write_file(file.with_suffix(".txt"), trace)
         else:

@@ -10,7 +10,7 @@ import numpy as np
 
 from bdbench import environment, forecast, record, scene, sources, stages
 from bdbench.applicable import why_not
-from bdbench.defenses import Defense
+from bdbench.defenses import Defense, check_distinct
 from bdbench.errors import BdbenchError
 from bdbench.events import Deaf, Events
 from bdbench.forecast import Forecast, Ground
@@ -109,9 +109,7 @@ class Cell:
 
     def _check(self, defenses: Sequence[Defense]) -> None:
         """Raise BdbenchError for what can be known before anything is trained."""
-        twice = [d.name for i, d in enumerate(defenses) if d in defenses[:i]]
-        if twice:
-            raise BdbenchError(f"defense {twice[0]!r} is given twice with the same parameters: expected once")
+        check_distinct(defenses)
         n, budget = len(self.scene.view.labels), self.setting.budget
         removes = any(defense.stage == "training set" for defense in defenses)
         if removes and budget != "auto" and budget and not 1 <= round(budget * n) < n:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol, cast
 
@@ -10,6 +11,7 @@ import numpy as np
 
 from bdbench import params
 from bdbench.data import TrainingView
+from bdbench.errors import BdbenchError
 from bdbench.interfaces import Component
 from bdbench.workshop import Oracle, State, Tools
 
@@ -138,3 +140,10 @@ class ModelDetector(Defense, ABC):
     @abstractmethod
     def inspect(self, tools: Tools) -> Verdict:
         """What it makes of ``tools.victim``."""
+
+
+def check_distinct(defenses: Sequence[Defense]) -> None:
+    """Raise BdbenchError if one comes twice."""
+    twice = [defense.name for place, defense in enumerate(defenses) if defense in defenses[:place]]
+    if twice:
+        raise BdbenchError(f"defense {twice[0]!r} is given twice with the same parameters: expected once")

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import functools
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from bdbench import schemas
 from bdbench.errors import BdbenchError
 from bdbench.files import read_json
 from bdbench.store import written_whole
@@ -247,28 +245,19 @@ def number(data: Mapping[str, Any], path: str) -> float | None:
 
 def schema(version: int = 2) -> dict[str, Any]:
     """The JSON schema of record.json."""
-    return json.loads(resources.files("bdbench").joinpath(f"record.schema.{version}.json").read_text())
-
-
-@functools.cache
-def _quick_validator(version: int) -> Callable[[Any], Any]:
-    """Compiled from the schema: tables are made of thousands of records."""
-    import fastjsonschema
-
-    return fastjsonschema.compile(schema(version))
+    return schemas.schema(_schema_file(version))
 
 
 def validate(data: Any, where: str = "record") -> None:
     """Raise BdbenchError unless ``data`` is a valid record of this version, or of one before it."""
     if isinstance(data, dict) and data.get("schema") not in (SCHEMA, _OLDER):
         raise BdbenchError(f"{where}: schema {data.get('schema')!r} is not supported: expected {SCHEMA!r}")
-    import fastjsonschema
+    version = 1 if isinstance(data, dict) and data.get("schema") == _OLDER else 2
+    schemas.check(data, _schema_file(version), "record", where)
 
-    try:
-        _quick_validator(1 if isinstance(data, dict) and data.get("schema") == _OLDER else 2)(data)
-    except fastjsonschema.JsonSchemaValueException as error:
-        place = "/".join(error.path[1:]) or "top level"
-        raise BdbenchError(f"{where}: not a valid record at {place}: {error.message}") from None
+
+def _schema_file(version: int) -> str:
+    return f"record.schema.{version}.json"
 
 
 def write(folder: Path, record: Record, arrays: Mapping[str, np.ndarray]) -> None:
@@ -277,12 +266,7 @@ def write(folder: Path, record: Record, arrays: Mapping[str, np.ndarray]) -> Non
     validate(data)
     with written_whole(folder, keep_others=True) as aside:
         np.savez_compressed(aside / "scores.npz", **dict(arrays))  # type: ignore[arg-type]
-        (aside / "record.json").write_text(dumps(data))
-
-
-def dumps(data: Mapping[str, Any]) -> str:
-    """A record as text: the same record always gives the same text."""
-    return json.dumps(data, indent=1, allow_nan=False) + "\n"
+        (aside / "record.json").write_text(schemas.dumps(data))
 
 
 def read(path: Path) -> Record:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -186,4 +185,4 @@ def _percent(share: float) -> str:
 
 def _embedded(figure: Any) -> str:
     """A matplotlib figure as a data URL."""
-    return "data:image/png;base64," + base64.b64encode(pictures.rendered(figure)).decode()
+    return templates.picture(pictures.rendered(figure))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from bdbench import record
+from bdbench import schemas
 from bdbench.cli import cli
 from bdbench.leaderboard import intervals
 from tests.records import defense, dumped, made
@@ -85,7 +85,7 @@ def test_what_cannot_be_compared_is_one_line(tmp_path: Path) -> None:
     two = written(tmp_path, "two", {3: 0.5})
     other = written(tmp_path, "other", {0: 0.5}, facts={"source": "b" * 32})
     old = tmp_path / "old.json"
-    old.write_text(record.dumps(of_version_1(made(parts=defense("old")))))
+    old.write_text(schemas.dumps(of_version_1(made(parts=defense("old")))))
     for runs, message in (
         (one, "the runs differ in nothing but their seeds"),
         ([*one, *two], "two has seeds 3: expected one of 0, 1"),

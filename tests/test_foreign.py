@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from rich.text import Text
 
-from bdbench import board, configs, foreign, record
+from bdbench import board, configs, foreign, schemas
 from bdbench import leaderboard as boards
 from bdbench.cli import cli
 from bdbench.pictures import examples, rendered
@@ -84,7 +84,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("hostile")
     (folder / "records").mkdir()
     for i, text in enumerate(HOSTILE):
-        data = json.loads(record.dumps(made(0)))
+        data = json.loads(schemas.dumps(made(0)))
         for kind in configs.KINDS:
             data["config"][kind] |= {"name": text, "subset": None, "pattern": text}
         data |= {"id": str(i), "access": ["training_set", text]}

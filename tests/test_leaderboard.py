@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner, Result
 
-from bdbench import leaderboard, record
+from bdbench import leaderboard, schemas
 from bdbench.cli import cli
 from bdbench.leaderboard import intervals, markdown
 from bdbench.leaderboard.columns import NUMBERS
@@ -351,14 +351,14 @@ def test_records_from_elsewhere_are_taken_in_all_or_none(tmp_path: Path) -> None
     }
     for name, (bad, message) in mistakes.items():
         file = tmp_path / f"{name}.json"
-        file.write_text(record.dumps(bad))
+        file.write_text(schemas.dumps(bad))
         result = add(tmp_path / "ours", theirs[1], file)
         assert result.exit_code == 2 and re.search(message, result.stderr), result.stderr
         assert len(result.stderr.splitlines()) == 1
         assert list((tmp_path / "ours" / "records").iterdir()) == [copy]
     # Of the same cell and seed, but of other data: another experiment.
     other = tmp_path / "other.json"
-    other.write_text(record.dumps(made(0, facts={"source": "b" * 32})))
+    other.write_text(schemas.dumps(made(0, facts={"source": "b" * 32})))
     assert add(tmp_path / "ours", *theirs, other).exit_code == 0
     assert build(tmp_path / "ours").exit_code == 0
 
@@ -366,7 +366,7 @@ def test_records_from_elsewhere_are_taken_in_all_or_none(tmp_path: Path) -> None
 @pytest.mark.parametrize("command", [["build"], ["build", "--check"], ["show"]])
 def test_a_board_of_the_first_version_is_refused_with_the_reason(tmp_path: Path, command: list[str]) -> None:
     keep(tmp_path, made(0))
-    (tmp_path / "records" / "old.json").write_text(record.dumps(of_version_1(made(1))))
+    (tmp_path / "records" / "old.json").write_text(schemas.dumps(of_version_1(made(1))))
     result = CliRunner().invoke(cli, ["leaderboard", *command[:1], str(tmp_path), *command[1:]])
     assert result.exit_code == 2 and len(result.stderr.splitlines()) == 1
     assert re.search(r"old\.json: .*version 1 of the definitions.*: expected version 2", result.stderr)

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bdbench import BdbenchError, record
+from bdbench import BdbenchError, record, schemas
 from bdbench import leaderboard as boards
 from bdbench.board import Board
 from bdbench.cli import cli
@@ -24,11 +24,11 @@ from tests.records import made
 
 UNREADABLE = {
     "empty": "",
-    "not a number": record.dumps(made(1)).replace('"clean_accuracy": 0.9', '"clean_accuracy": NaN'),
-    "infinite": record.dumps(made(1)).replace('"seed": 1', '"seed": 1e999'),
-    "huge": record.dumps(made(1)).replace('"seed": 1', f'"seed": {10**400}'),
+    "not a number": schemas.dumps(made(1)).replace('"clean_accuracy": 0.9', '"clean_accuracy": NaN'),
+    "infinite": schemas.dumps(made(1)).replace('"seed": 1', '"seed": 1e999'),
+    "huge": schemas.dumps(made(1)).replace('"seed": 1', f'"seed": {10**400}'),
     "nested": "[" * 1000 + "]" * 1000,
-    "deep": record.dumps(made(1)).replace('"recipe": {', '"recipe": {"x": ' + "[" * 400 + "]" * 400 + ","),
+    "deep": schemas.dumps(made(1)).replace('"recipe": {', '"recipe": {"x": ' + "[" * 400 + "]" * 400 + ","),
     "a list": "[1]",
     "no text": "\ud800".encode("utf-16", "surrogatepass").decode("latin1"),
 }
@@ -55,7 +55,7 @@ def test_what_is_no_record_gives_one_line(kind: str, tmp_path: Path) -> None:
 def test_one_unreadable_file_stops_no_board(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "records").mkdir()
     (tmp_path / "failed").mkdir()
-    (tmp_path / "records" / "good.json").write_text(record.dumps(made(0)))
+    (tmp_path / "records" / "good.json").write_text(schemas.dumps(made(0)))
     alone = boards.render(tmp_path)
     for name, text in UNREADABLE.items():
         (tmp_path / "records" / f"{name}.json").write_text(text)
@@ -77,21 +77,21 @@ def places(data: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     return [*([path] if path else []), *(p for key, value in items for p in places(value, (*path, key)))]
 
 
-PLACES = places(json.loads(record.dumps(made(0))))
+PLACES = places(json.loads(schemas.dumps(made(0))))
 ODD = st.sampled_from([None, True, "", "x", "<b>", -1, 0, 2**70, 1e308, -0.5, [], {}, [[]], {"name": "x"}])
 
 
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(place=st.sampled_from(PLACES), value=ODD)
 def test_a_record_that_is_odd_anywhere_is_refused_or_shown(place: Any, value: Any, tmp_path: Path) -> None:
-    data = json.loads(record.dumps(made(0)))
+    data = json.loads(schemas.dumps(made(0)))
     inner = data
     for key in place[:-1]:
         inner = inner[key]
     inner[place[-1]] = value
     (tmp_path / "records").mkdir(exist_ok=True)
     (tmp_path / "records" / "odd.json").write_text(json.dumps(data))
-    (tmp_path / "records" / "good.json").write_text(record.dumps(made(1)))
+    (tmp_path / "records" / "good.json").write_text(schemas.dumps(made(1)))
     try:
         frame_of(Board.read(tmp_path))
         record.read(tmp_path / "records" / "odd.json")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bdbench import foreign, stopping
+from bdbench import foreign, schemas, stopping
 from bdbench.commands import options
 from bdbench.errors import BdbenchError
 
@@ -80,9 +80,7 @@ def inspect(checkpoint: Path, out: str, as_json: bool, **asked: Any) -> None:
         found = inspecting.inspect(checkpoint, out=out, progress=bars, **asked)
     options.warn_of_broken_plugins(known)
     if as_json:
-        from bdbench.inspecting.result import dumps
-
-        click.echo(dumps(found.to_dict()), nl=False)
+        click.echo(schemas.dumps(found.to_dict()), nl=False)
     else:
         _tell(found, Path(out))
     click.get_current_context().exit(found.exit_code)

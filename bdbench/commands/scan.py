@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import tempfile
 from contextlib import ExitStack
@@ -11,7 +10,7 @@ from typing import Any
 
 import click
 
-from bdbench import foreign, stopping
+from bdbench import foreign, schemas, stopping
 from bdbench.commands import options
 
 _PATH = click.Path(path_type=Path)
@@ -104,7 +103,7 @@ def scan(
         with bars.busy("write the report"):
             files.write(report, found)
     if as_json:
-        click.echo(json.dumps(files.to_dict(found), indent=1))
+        click.echo(schemas.dumps(files.to_dict(found)), nl=False)
     else:
         click.echo(foreign.line(found.verdict.sentence))
         click.echo("What could not have been found:")

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from bdbench import guard, metrics, returned
-from bdbench.defenses import Defense, InputDetector, ModelDetector, Verdict
+from bdbench.defenses import Defense, InputDetector, ModelDetector, Verdict, check_distinct
 from bdbench.errors import BdbenchError
 from bdbench.files import notice
 from bdbench.inspecting import images
@@ -74,14 +74,13 @@ def chosen(specs: Sequence[str | Defense], inputs: bool) -> tuple[list[ModelDete
     Raises BdbenchError for a defense of another stage, one named twice, or an input detector without inputs.
     """
     found = [installed().component("defense", spec) for spec in specs]
-    for i, defense in enumerate(found):
+    check_distinct(found)
+    for defense in found:
         if defense.stage not in DEFAULTS:
             raise BdbenchError(
                 f"defense {defense.name!r} is of stage {defense.stage!r}: expected a detector of models "
                 f"({_names(ModelDetector)}) or of inputs ({_names(InputDetector)})"
             )
-        if defense in found[:i]:
-            raise BdbenchError(f"defense {defense.name!r} is given twice with the same parameters: expected once")
         if defense.stage == "inputs" and not inputs:
             raise BdbenchError(f"defense {defense.name!r} scores inputs: expected --inputs DIR")
     models, of_inputs = (

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
-from bdbench import configs, foreign
+from bdbench import configs, foreign, templates
 from bdbench.decoding import encoded
 from bdbench.errors import BdbenchError
 from bdbench.inspecting.detectors import Finding, Inputs, Scores
 from bdbench.inspecting.subject import Subject
-from bdbench.inspecting.verdict import Conclusion, Word
+from bdbench.inspecting.verdict import Conclusion
+from bdbench.verdicts import TONES
 
-_TONES: dict[Word, str] = {"found": "bad", "nothing found": "good", "cannot tell": "plain"}
 _MOST_INPUTS = 12
 
 
@@ -29,7 +28,7 @@ def view(
     """What the template is given. pictures: of each finding its reversed triggers, as PNG."""
     return {
         "title": f"Is there a backdoor in {foreign.line(subject.checkpoint.path.name)}?",
-        "tone": _TONES[said.word],
+        "tone": TONES[said.word],
         "sentence": said.sentence,
         "suspects": [foreign.line(f"{s.name} (label {s.label}), by {', '.join(s.by)}") for s in said.suspects],
         "notes": list(map(foreign.line, said.notes)),
@@ -70,7 +69,7 @@ def _detector(subject: Subject, finding: Finding, pictures: Sequence[bytes]) -> 
         made = finding.triggers[i]
         suspected = made.label in targets
         name = f"{subject.classes[made.label]}{' (suspected)' if suspected else ''}"
-        shown.append((_embedded(pictures[i]), foreign.line(f"{name}: {made.title}"), suspected))
+        shown.append((templates.picture(pictures[i]), foreign.line(f"{name}: {made.title}"), suspected))
     return {"name": finding.defense.name, "told": told(finding), "paper": finding.defense.paper, "pictures": shown}
 
 
@@ -78,7 +77,7 @@ def _scores(subject: Subject, inputs: Inputs, one: Scores) -> dict[str, Any]:
     shown = []
     for i in np.argsort(-one.scores, kind="stable")[:_MOST_INPUTS]:
         try:
-            picture = _embedded(encoded(subject.form.read(inputs.paths[i])))
+            picture = templates.picture(encoded(subject.form.read(inputs.paths[i])))
         except BdbenchError:  # it was there when it was scored
             continue
         name = str(inputs.paths[i].relative_to(inputs.root))
@@ -103,7 +102,3 @@ def _facts(subject: Subject) -> Iterator[tuple[str, str]]:
 
 def _numbers(values: np.ndarray) -> str:
     return ", ".join(f"{v:.4g}" for v in values)
-
-
-def _embedded(png: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(png).decode()

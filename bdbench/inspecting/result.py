@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-import csv
 import functools
-import io
-import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import bdbench
-from bdbench import configs, environment, foreign, templates
+from bdbench import configs, environment, foreign, schemas, templates
 from bdbench.decoding import encoded
 from bdbench.errors import writable
 from bdbench.experiment import Hooks
 from bdbench.inspecting import page
 from bdbench.inspecting.detectors import Finding, Inputs, Scores
 from bdbench.inspecting.subject import Subject
-from bdbench.inspecting.verdict import EXIT_CODES, Conclusion, Suspect, Word
+from bdbench.inspecting.verdict import Conclusion, Suspect
 from bdbench.store import write_file, written_whole
+from bdbench.verdicts import EXIT_CODES, Word
 
 SCHEMA = "bdbench.inspect/1"
 REPORT, RESULT, SCORES, TRIGGERS = "report.html", "inspect.json", "scores.csv", "triggers"
@@ -115,7 +112,7 @@ class Inspection:
         if self.inputs is not None:
             write_file(folder / SCORES, scores_csv(self.inputs, self.subject.classes))
         write_file(folder / REPORT, self.page())
-        write_file(folder / RESULT, dumps(self.to_dict()))
+        write_file(folder / RESULT, schemas.dumps(self.to_dict()))
 
     @functools.cached_property
     def pictures(self) -> list[list[tuple[str, bytes]]]:
@@ -142,26 +139,19 @@ class Inspection:
 
 def schema() -> dict[str, Any]:
     """The JSON schema of inspect.json."""
-    return json.loads(resources.files("bdbench").joinpath("inspect.schema.1.json").read_text())
-
-
-def dumps(data: Mapping[str, Any]) -> str:
-    """The result as text."""
-    return json.dumps(data, indent=1, allow_nan=False) + "\n"
+    return schemas.schema("inspect.schema.1.json")
 
 
 def scores_csv(inputs: Inputs, classes: tuple[str, ...]) -> str:
     """A row for each image and detector that ran; no cell is a formula to a spreadsheet."""
-    file = io.StringIO()
-    rows = csv.writer(file, lineterminator="\n")
-    rows.writerow(["image", "answer", "detector", "score", "flagged"])
+    rows = []
     for one in inputs.by:
         flagged = one.flagged
         for i, score in enumerate(one.scores):
             told = "" if flagged is None else str(bool(flagged[i])).lower()
-            row = [str(inputs.paths[i].relative_to(inputs.root)), classes[inputs.answers[i]], one.defense.name]
-            rows.writerow([foreign.cell(value) for value in [*row, float(score), told]])
-    return file.getvalue()
+            name = str(inputs.paths[i].relative_to(inputs.root))
+            rows.append([name, classes[inputs.answers[i]], one.defense.name, float(score), told])
+    return foreign.csv_text(["image", "answer", "detector", "score", "flagged"], rows)
 
 
 def enlarged(picture: np.ndarray) -> np.ndarray:

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from scipy.stats import binom
 
 from bdbench import foreign
 from bdbench.inspecting.detectors import Finding
 from bdbench.inspecting.subject import NORMALISATIONS, Subject
-
-Word = Literal["found", "nothing found", "cannot tell"]
-EXIT_CODES: dict[Word, int] = {"nothing found": 0, "found": 1, "cannot tell": 3}
+from bdbench.verdicts import Word
 
 # A detector compares each class with the others: of fewer there is nothing to compare with.
 _FEWEST = 4

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bdbench import data, returned
-from bdbench.defenses import Detector
+from bdbench.defenses import Detector, check_distinct
 from bdbench.errors import BdbenchError
 from bdbench.plugins import installed
 from bdbench.scanning.laboratory import Laboratory
@@ -46,9 +46,8 @@ def chosen(specs: Sequence[str | Detector], seconds: float | None) -> list[Detec
     Raises BdbenchError for one that is none, comes twice, or must be told what nobody knows of his own images.
     """
     found = [detector(spec) for spec in specs]
-    for place, one in enumerate(found):
-        if one in found[:place]:
-            raise BdbenchError(f"defense {one.name!r} is given twice with the same parameters: expected once")
+    check_distinct(found)
+    for one in found:
         if one.told:
             raise BdbenchError(
                 f"defense {one.name!r} must be told {one.told[0]!r}, which a scan does not know: expected a detector "

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 import json
-from collections.abc import Callable, Sequence
-from importlib import resources
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bdbench import foreign
+from bdbench import foreign, schemas
 from bdbench.configs import spec
 from bdbench.errors import BdbenchError
 from bdbench.files import read_json
@@ -35,7 +33,7 @@ def write(folder: Path, scan: Scan) -> None:
     told = to_dict(scan)
     validate(told)
     content = {
-        "scan.json": json.dumps(told, indent=1, allow_nan=False) + "\n",
+        "scan.json": schemas.dumps(told),
         "suspects.csv": _table(scan),
         "keep.txt": _lines(scan.keep),
         "quarantine.txt": _lines(scan.quarantine),
@@ -129,27 +127,9 @@ def _copies(groups: Sequence[Copies]) -> dict[str, Any]:
     return {"groups": len(groups), "images": sum(len(group.names) for group in groups), "first": first}
 
 
-def schema() -> dict[str, Any]:
-    """The JSON schema of scan.json."""
-    return json.loads(resources.files("bdbench").joinpath("scan.schema.1.json").read_text())
-
-
-@functools.cache
-def _validator() -> Callable[[Any], Any]:
-    import fastjsonschema
-
-    return fastjsonschema.compile(schema())
-
-
 def validate(data: Any, where: str = "scan") -> None:
     """Raise BdbenchError unless ``data`` is what scan.json may hold."""
-    import fastjsonschema
-
-    try:
-        _validator()(data)
-    except fastjsonschema.JsonSchemaValueException as error:
-        place = "/".join(error.path[1:]) or "top level"
-        raise BdbenchError(f"{where}: not a valid scan at {place}: {error.message}") from None
+    schemas.check(data, "scan.schema.1.json", "scan", where)
 
 
 def read(folder: Path) -> dict[str, Any]:

@@ -13,9 +13,7 @@ from bdbench.scanning.foresight import Foresight
 from bdbench.scanning.groups import Group
 from bdbench.scanning.reading import Read
 from bdbench.scanning.verdict import Verdict
-
-EXIT = {"nothing found": 0, "found": 1, "cannot tell": 3}
-"""The exit code of each outcome."""
+from bdbench.verdicts import EXIT_CODES
 
 
 @dataclass(frozen=True)
@@ -58,7 +56,7 @@ class Scan:
     @property
     def exit_code(self) -> int:
         """What ``bdbench scan`` ends with."""
-        return EXIT[self.verdict.outcome]
+        return EXIT_CODES[self.verdict.outcome]
 
     @property
     def ranking(self) -> Said | None:

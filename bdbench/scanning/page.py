@@ -14,10 +14,10 @@ from bdbench.scanning.detecting import Said
 from bdbench.scanning.groups import SHOWN, Group
 from bdbench.scanning.identifiers import IDENTIFIERS
 from bdbench.scanning.outcome import Scan
+from bdbench.verdicts import TONES
 
 # Groups that are shown in full, classes of which a bar is drawn, and of each the highest scores that count.
 _GROUPS, _CLASSES, _HIGHEST = 12, 30, 10
-_KIND = {"found": "bad", "nothing found": "good", "cannot tell": "plain"}
 
 
 def render(scan: Scan) -> str:
@@ -26,7 +26,7 @@ def render(scan: Scan) -> str:
     working = [one for one in scan.said if one.error is None]
     return templates.load("scan.html").render(
         title=foreign.line(f"Scan of {scan.source}"),
-        kind=_KIND[scan.outcome],
+        kind=TONES[scan.verdict.outcome],
         sentence=scan.verdict.sentence,
         limits=scan.limits,
         detectors=[(one.detector.name, verdict.of_one(one, able)) for one in scan.said],

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import base64
-import io
-
 import numpy as np
 from matplotlib.figure import Figure
 
-from bdbench import foreign, pictures
+from bdbench import foreign, pictures, templates
+from bdbench.decoding import encoded
 
 _BLUE, _RED, _BINS = "#0072b2", "#d55e00", 60
 
 
 def image(pixels: np.ndarray) -> str:
     """uint8 (H, W, 1 or 3) as it is."""
-    from PIL import Image
-
-    file = io.BytesIO()
-    Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).save(file, "PNG", optimize=True)
-    return _url(file.getvalue())
+    return templates.picture(encoded(pixels))
 
 
 def amplified(difference: np.ndarray) -> tuple[str, float]:
@@ -46,7 +40,7 @@ def histogram(scores: np.ndarray, flagged: np.ndarray | None, title: str) -> str
     axis.hist(parts, edges.tolist(), stacked=True, color=[_BLUE, _RED], label=labels)
     axis.set(xlabel="score (higher: more suspicious)", ylabel="images", yscale="log", title=foreign.figure(title))
     axis.legend(frameon=False, fontsize=8)
-    return _url(pictures.rendered(figure))
+    return templates.picture(pictures.rendered(figure))
 
 
 def classes(strengths: dict[str, float], marked: set[str], what: str) -> str:
@@ -58,8 +52,4 @@ def classes(strengths: dict[str, float], marked: set[str], what: str) -> str:
     axis.barh([foreign.figure(name)[:30] for name in order], [strengths[name] for name in order], color=colours)
     axis.set(xlabel=foreign.figure(what))
     axis.tick_params(labelsize=8)
-    return _url(pictures.rendered(figure))
-
-
-def _url(png: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(png).decode()
+    return templates.picture(pictures.rendered(figure))

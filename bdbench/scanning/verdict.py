@@ -8,17 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
 from bdbench.scanning.detecting import Said
 from bdbench.scanning.reading import FEWEST, Read
+from bdbench.verdicts import Word
 
 LEVEL = 0.05
 """A clean set is called poisoned this often, over all detectors of a scan, if their probabilities are right."""
-
-Outcome = Literal["found", "nothing found", "cannot tell"]
 
 
 @dataclass(frozen=True)
@@ -28,7 +26,7 @@ class Verdict:
     p_value: how likely a clean set would look like this to any of the detectors, None if none can tell.
     """
 
-    outcome: Outcome
+    outcome: Word
     sentence: str
     classes: dict[str, int]
     flagged: np.ndarray

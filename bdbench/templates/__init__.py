@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -14,3 +15,8 @@ def load(name: str) -> Template:
 
     loader = jinja2.PackageLoader("bdbench", "templates")
     return jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True).get_template(name)
+
+
+def picture(png: bytes) -> str:
+    """A PNG file as the address of an image, so that a page needs nothing but itself."""
+    return "data:image/png;base64," + base64.b64encode(png).decode()
