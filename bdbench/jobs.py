@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bdbench import claims, configs
+from bdbench import claims, configs, timeout
 from bdbench.board import Board
 from bdbench.claims import Claim
 from bdbench.defenses import Defense
@@ -30,7 +31,8 @@ class Workplace:
     """Where jobs read and write, and with what. On a cluster, every machine must see the same folders.
 
     board: the leaderboard's folder; out: runs and stage results; precision: "auto" or that of large products; threads:
-    CPU threads of a job, None for as many as are free; since: when this began, in seconds of the clock.
+    CPU threads of a job, None for as many as are free; cell_seconds: how long a cell may take, and before it what the
+    cells of a job share, None: as long as it takes; since: when this began, in seconds of the clock.
     """
 
     board: Path
@@ -40,6 +42,7 @@ class Workplace:
     data_root: Path | None = None
     download: bool = False
     threads: int | None = None
+    cell_seconds: float | None = None
     since: float = field(default_factory=time.time)
 
 
@@ -108,34 +111,38 @@ class _Work:
 
     def _shared(self, claim: Claim | None, defenses: Sequence[Defense]) -> Cell | Exception | None:
         """The cell with what all defenses share made, or what that failed with; None: another process is making it."""
-        from bdbench import experiment
-
-        job, place = self.job, self.place
         if claim is None:
             return None
         if claim.hopeless:
             return _dead(claim)
         try:
-            cell = experiment.cell(
-                dataset=job.dataset,
-                model=job.model,
-                attack=job.attack,
-                seed=job.seed,
-                budget=job.budget,
-                reserve=job.reserve,
-                floor=job.floor,
-                device=place.device,
-                precision=place.precision,
-                threads=place.threads,
-                out=place.out,
-                data_root=place.data_root,
-                download=place.download,
-                progress=self.progress,
-                spread=self.spread,
-            )
-            cell.prepare(defenses)
+            with self._limited():
+                return self._prepared(defenses)
         except Exception as error:
             return error
+
+    def _prepared(self, defenses: Sequence[Defense]) -> Cell:
+        from bdbench import experiment
+
+        job, place = self.job, self.place
+        cell = experiment.cell(
+            dataset=job.dataset,
+            model=job.model,
+            attack=job.attack,
+            seed=job.seed,
+            budget=job.budget,
+            reserve=job.reserve,
+            floor=job.floor,
+            device=place.device,
+            precision=place.precision,
+            threads=place.threads,
+            out=place.out,
+            data_root=place.data_root,
+            download=place.download,
+            progress=self.progress,
+            spread=self.spread,
+        )
+        cell.prepare(defenses)
         return cell
 
     def _one(self, defense: Defense, shared: Cell | Exception | None) -> None:
@@ -147,7 +154,20 @@ class _Work:
             if claim is None:
                 self.left.append(defense)
             elif not self._settled(defense):
-                self._kept(defense, _dead(claim) if claim.hopeless else _outcome(shared, defense))
+                self._kept(defense, _dead(claim) if claim.hopeless else self._outcome(shared, defense))
+
+    def _outcome(self, shared: Cell | Exception, defense: Defense) -> Record | Exception:
+        if isinstance(shared, Exception):
+            # In what all defenses share, so that it is the error of each.
+            return shared
+        try:
+            with self._limited():
+                return next(shared.run([defense]))
+        except Exception as error:
+            return error
+
+    def _limited(self) -> AbstractContextManager[None]:
+        return timeout.at_most(self.place.cell_seconds, "--cell-seconds")
 
     def _settled(self, defense: Defense) -> bool:
         """Whether another process has done a cell since this one began; then it is noted."""
@@ -173,16 +193,6 @@ class _Work:
         given = defense or self.job.defenses[0]
         code = self.job.code(given)
         return key_of({k: v for k, v in code.items() if defense is not None or k != "defense"})
-
-
-def _outcome(shared: Cell | Exception, defense: Defense) -> Record | Exception:
-    if isinstance(shared, Exception):
-        # In what all defenses share, so that it is the error of each.
-        return shared
-    try:
-        return next(shared.run([defense]))
-    except Exception as error:
-        return error
 
 
 class Dead(BdbenchError):

@@ -15,7 +15,7 @@ from typing import Any
 
 import pluggy
 
-from bdbench import __version__, guard, hookspecs, params
+from bdbench import __version__, guard, hookspecs, params, timeout
 from bdbench.errors import BdbenchError, one_line, unknown
 from bdbench.hookspecs import GROUP
 
@@ -75,12 +75,13 @@ class Plugins:
     _registered: dict[str, dict[str, list[Registration]]] = field(default_factory=dict)
 
     def load(self, entry_point: importlib.metadata.EntryPoint) -> None:
-        """Import one entry point and check its hooks; what goes wrong is kept as the plugin's error."""
+        """Import one entry point and check its hooks; what goes wrong, or takes too long, is kept as its error."""
         dist = entry_point.dist
         plugin = Plugin(entry_point.name, dist.name if dist else "?", dist.version if dist else "?")
         self.found.append(plugin)
+        limit = timeout.import_seconds()
         try:
-            with guard.call():
+            with guard.call(), timeout.at_most(limit, timeout.IMPORT_SECONDS):
                 module = entry_point.load()
             # Before its hooks are looked at: a newer plugin may use some that do not exist here.
             plugin.hooks_version = _asked_version(module)

@@ -1,0 +1,108 @@
+"""Work that never ends: it is ended, said whose it was, and what comes next goes on."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pytest
+
+from bdbench import BdbenchError, Detector, Tools, TrainingView, hookspecs, timeout
+from bdbench.board import Board
+from bdbench.plugins import Plugin, Plugins, Registration, installed
+from bdbench.timeout import OutOfTime, at_most, import_seconds
+from tests.test_grid import TOML, made, run
+from tests.test_plugins import Load, bdbench_register_defenses, load, plugins
+
+__all__ = ["load", "plugins"]
+
+
+def forever() -> None:
+    while True:
+        time.sleep(0.01)
+
+
+def forever_whatever_is_raised() -> None:
+    for _ in range(2):
+        try:
+            forever()
+        except Exception:
+            continue
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hangs(Detector):
+    name: ClassVar[str] = "hangs"
+
+    def score(self, view: TrainingView, tools: Tools) -> np.ndarray:
+        forever()
+        return np.zeros(len(view.labels))
+
+
+def test_what_takes_too_long_is_ended_and_nothing_rings_afterwards() -> None:
+    before = signal.getsignal(signal.SIGALRM)
+    began = time.monotonic()
+    with (
+        pytest.raises(OutOfTime, match=r"more than the 0\.1 seconds that --cell-seconds allows"),
+        at_most(0.1, "--cell-seconds"),
+    ):
+        forever()
+    assert time.monotonic() - began < 5
+    assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+    assert signal.getsignal(signal.SIGALRM) is before
+
+
+def test_what_catches_it_is_told_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timeout, "_AGAIN", 0.1)
+    with pytest.raises(OutOfTime), at_most(0.1, "x"):
+        forever_whatever_is_raised()
+        forever()
+
+
+def test_what_ends_in_time_is_left_alone() -> None:
+    with at_most(0.2, "x"):
+        pass
+    with at_most(None, "x"):
+        time.sleep(0.3)
+
+
+@pytest.mark.parametrize("given", ["soon", "0", "-1", "inf", "nan"])
+def test_a_limit_on_imports_that_is_none_is_named(monkeypatch: pytest.MonkeyPatch, given: str) -> None:
+    monkeypatch.setenv(timeout.IMPORT_SECONDS, given)
+    with pytest.raises(BdbenchError, match=f"BDBENCH_IMPORT_SECONDS is {given!r}: expected a number"):
+        import_seconds()
+
+
+def test_an_import_that_hangs_is_named_and_the_rest_works(
+    plugins: Plugins, load: Load, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "endless_plugin.py").write_text("import time\nwhile True:\n    time.sleep(.01)\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv(timeout.IMPORT_SECONDS, "0.2")
+    plugins.load(importlib.metadata.EntryPoint("endless", "endless_plugin", hookspecs.GROUP))
+    load("one", bdbench_register_defenses=bdbench_register_defenses)
+    assert plugins.get("defense", "flat").plugin.distribution == "one"
+    (error,) = plugins.errors()
+    assert "OutOfTime: it took more than the 0.2 seconds that BDBENCH_IMPORT_SECONDS allows" in error
+
+
+def test_a_cell_that_hangs_is_recorded_as_failed_and_the_rest_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(
+        installed()._all("defense"), "hangs", [Registration("hangs", Hangs, Plugin("made", "made", "1"))]
+    )
+    file = made(tmp_path / "board", TOML.replace('"random", "low-loss"', '"hangs", "random"'))
+    result = run(file, "--only", "attack=none", "--seeds", "0", "--cell-seconds", "15")
+    assert result.exit_code == 1
+    error = "defense 'hangs' of made: OutOfTime: it took more than the 15 seconds that --cell-seconds allows"
+    board = Board.read(tmp_path / "board")
+    assert list(board.failed.values()) == [error]
+    assert [r["config"]["defense"]["name"] for r in board.records.values()] == ["random"]
+    (trace,) = (tmp_path / "board" / "failed").glob("*.txt")
+    assert "in forever" in trace.read_text()
