@@ -132,7 +132,7 @@ class Board:
         folder = self.folder / "records"
         folder.mkdir(parents=True, exist_ok=True)
         own = folder / f"{data['id']}.json"
-        write_file(own, schemas.dumps(data))
+        write_file(own, record.text(data))
         cell = configs.cell_of(data["config"])
         # By their names, since others may be writing records here that need not be read.
         for file in folder.glob(glob.escape(f"{_names(cell)}-s{data['seed']}-") + "*.json"):

@@ -12,10 +12,11 @@ import numpy as np
 from bdbench import schemas
 from bdbench.errors import BdbenchError
 from bdbench.files import read_json
-from bdbench.store import written_whole
+from bdbench.store import key_of, written_whole
 
 SCHEMA = "bdbench.record/2"
 # Of which records can be read: what was measured by other definitions is shown, and refused by leaderboards.
+_DIGEST = "digest"
 _OLDER = "bdbench.record/1"
 # The version of the definitions in ``bdbench.metrics``, and of how data are prepared and models compared: numbers of
 # two versions are not to be put in one table.
@@ -187,14 +188,13 @@ class Record:
         return self.reference if BASES[self.stage] == "reference" and self.reference else self.before
 
     def to_dict(self) -> dict[str, Any]:
-        """The record as record.json holds it."""
-        return asdict(self)
+        """The record as record.json holds it, with a digest by which damage is noticed."""
+        return _signed(asdict(self))
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Record:
-        """The record that ``data`` describes. Raises BdbenchError if it is not valid."""
-        validate(data)
-        return cls.of(upgraded(data))
+        """The record that ``data``, what a record.json holds, describes. Raises BdbenchError if it is not valid."""
+        return cls.of(_checked(data, "record"))
 
     @classmethod
     def of(cls, data: Mapping[str, Any]) -> Record:
@@ -266,7 +266,12 @@ def write(folder: Path, record: Record, arrays: Mapping[str, np.ndarray]) -> Non
     validate(data)
     with written_whole(folder, keep_others=True) as aside:
         np.savez_compressed(aside / "scores.npz", **dict(arrays))  # type: ignore[arg-type]
-        (aside / "record.json").write_text(schemas.dumps(data))
+        (aside / "record.json").write_text(text(data))
+
+
+def text(data: Mapping[str, Any]) -> str:
+    """What the file of a valid record holds: ``data`` may be what ``to_dict`` or ``load`` gives."""
+    return schemas.dumps(_signed(data))
 
 
 def read(path: Path) -> Record:
@@ -281,5 +286,18 @@ def load(path: Path) -> dict[str, Any]:
         data = read_json(file)
     except FileNotFoundError:
         raise BdbenchError(f"no record at {path}: expected a run's folder or a record.json") from None
-    validate(data, str(file))
-    return upgraded(data)
+    return _checked(data, str(file))
+
+
+def _checked(data: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The record in what a file holds, in the shape of this version. Raises BdbenchError if it is none, or damaged."""
+    validate(data, where)
+    # The first records had none.
+    if data.get(_DIGEST) not in (None, _signed(data)[_DIGEST]):
+        raise BdbenchError(f"{where}: not as it was written: its digest is of another record; run its cell again")
+    return upgraded({key: value for key, value in data.items() if key != _DIGEST})
+
+
+def _signed(data: Mapping[str, Any]) -> dict[str, Any]:
+    rest = {key: value for key, value in data.items() if key != _DIGEST}
+    return {**rest, _DIGEST: key_of(rest)}

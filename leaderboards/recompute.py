@@ -4,10 +4,11 @@
     python leaderboards/recompute.py                 every record and table beside this file
     python leaderboards/recompute.py --runs runs     also the runs in a folder, from their scores
 
-A record says how many examples of each kind there were. So each of its shares must be a whole number of them, what was
-removed must add up, and what is made of other numbers must follow from them. A table's means and intervals are made
-again from the records (Student's t over the seeds, Wilson's reach over the pooled examples). Of a run's own scores the
-AUROC is counted over all pairs, average precision summed over its thresholds, and the rest counted.
+A record has a digest of all else that it holds, and says how many examples of each kind there were. So each of its
+shares must be a whole number of them, what was removed must add up, and what is made of other numbers must follow from
+them. A table's means and intervals are made again from the records (Student's t over the seeds, Wilson's reach over the
+pooled examples). Of a run's own scores the AUROC is counted over all pairs, average precision summed over its
+thresholds, and the rest counted.
 
 Prints what was checked; every disagreement is one line, and the exit code is then 1.
 """
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import hashlib
 import json
 import math
 import statistics
@@ -72,8 +74,17 @@ def sizes(record: dict[str, Any]) -> dict[str, int]:
     return {**data, "clean": clean, "side": min(data["poisons"], clean)}
 
 
+def digest(record: dict[str, Any]) -> str:
+    """By which a record tells that it is as it was written."""
+    rest = {key: value for key, value in record.items() if key != "digest"}
+    text = json.dumps(rest, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
 def faults(record: dict[str, Any]) -> Iterator[str]:
     """What does not add up in one record."""
+    if record.get("digest") != digest(record):
+        yield f"digest = {record.get('digest')}, of what it holds it is {digest(record)}"
     size = sizes(record)
     shares = {path: kind for path, kind in COLUMNS.values() if kind not in ("", "side")}
     for path in shares:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bdbench import configs, record, schemas
+from bdbench import configs, record
 
 _COMPONENTS = {
     "dataset": {"name": "digits", "subset": None},
@@ -144,7 +144,7 @@ def keep(folder: Path, *records: Mapping[str, Any]) -> Path:
         file = folder / "records" / f"{data['id']}.json"
         while file.exists():
             file = file.with_stem(f"{file.stem}-again")
-        file.write_text(schemas.dumps(data))
+        file.write_text(record.text(data))
     return folder
 
 

@@ -27,7 +27,6 @@ from bdbench import (
     grid,
     leaderboard,
     record,
-    schemas,
     sources,
 )
 from bdbench.board import Board
@@ -173,7 +172,7 @@ def test_what_other_code_made_is_stale_and_run_again(
     # Other records of the same names, which are of another cell or a stranger's, are left alone.
     data = json.loads(next(records.glob("*-s0-*")).read_text())
     data["config"]["attack"]["rate"], data["id"] = 0.07, f"{data['id'][:-8]}00000000"
-    (records / f"{data['id']}.json").write_text(schemas.dumps(data))
+    (records / f"{data['id']}.json").write_text(record.text(data))
     other_code(monkeypatch, kind, name)
     planned = run(file, "--dry-run")
     (row,) = (line for line in planned.stdout.splitlines() if "random" in line)

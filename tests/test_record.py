@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import bdbench
@@ -114,3 +115,33 @@ def test_a_missing_or_garbled_record_is_named(tmp_path: Path) -> None:
     (tmp_path / "record.json").write_text("{")
     with pytest.raises(BdbenchError, match=r"cannot read .*record\.json: Expecting property name"):
         record.read(tmp_path)
+
+
+def test_no_bit_of_a_record_falls_over_unnoticed(written: tuple[bdbench.Record, Path], tmp_path: Path) -> None:
+    whole = (written[1] / "record.json").read_bytes()
+    rng, file = np.random.default_rng(0), tmp_path / "record.json"
+    refused = 0
+    for bit in rng.choice(8 * len(whole), 300, replace=False).tolist():
+        damaged = bytearray(whole)
+        damaged[bit // 8] ^= 1 << bit % 8
+        file.write_bytes(damaged)
+        try:
+            # Some bits say nothing: a blank between two values may be another kind of blank.
+            assert record.read(file) == written[0]
+        except BdbenchError:
+            refused += 1
+    assert refused > 250
+
+
+def test_a_number_that_was_changed_is_noticed_and_records_without_a_digest_are_read(
+    written: tuple[bdbench.Record, Path], tmp_path: Path
+) -> None:
+    data = json.loads((written[1] / "record.json").read_text())
+    data["before"]["clean_accuracy"] = 0.5
+    (tmp_path / "record.json").write_text(json.dumps(data))
+    for read in (lambda: record.read(tmp_path), lambda: bdbench.Record.from_dict(data)):
+        with pytest.raises(BdbenchError, match="not as it was written: its digest is of another record"):
+            read()
+    del data["digest"]
+    (tmp_path / "record.json").write_text(json.dumps(data))
+    assert record.read(tmp_path).before.clean_accuracy == 0.5

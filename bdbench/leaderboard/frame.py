@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from bdbench import configs, foreign, record, schemas
+from bdbench import configs, foreign, record
 from bdbench.board import Board, check_definitions
 from bdbench.errors import BdbenchError
 from bdbench.leaderboard import columns, identity
@@ -89,7 +89,7 @@ def add(folder: Path, runs: Iterable[Path]) -> list[Path]:
         owner = taken.setdefault(_identity(data), copy.name)
         if owner != copy.name or copy in texts:
             raise BdbenchError(f"{run}: {owner} is of the same cell and seed: expected one record of each")
-        texts[copy] = schemas.dumps(data)
+        texts[copy] = record.text(data)
     records.mkdir(parents=True, exist_ok=True)
     for copy, text in texts.items():
         write_file(copy, text)

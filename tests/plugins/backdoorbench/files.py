@@ -12,8 +12,12 @@ import numpy as np
 import torch
 from PIL import Image
 
+Core = Literal["numpy.core", "numpy._core"]
+# What the numpy that is installed calls it: the tests read some of the records by torch.
+OWN_CORE: Core = "numpy._core" if int(np.__version__.split(".")[0]) >= 2 else "numpy.core"
 
-def pickle_module(core: Literal["numpy.core", "numpy._core"]) -> Any:
+
+def pickle_module(core: Core) -> Any:
     """For torch.save: numpy's builders under the name that numpy 1 or numpy 2 gives them."""
 
     class Pickler(pickle.Pickler):
@@ -85,7 +89,7 @@ def write_record(
     weights: dict[str, torch.Tensor] | None = None,
     train_index: np.ndarray | None = None,
     in_memory: bool = False,
-    core: Literal["numpy.core", "numpy._core"] = "numpy._core",
+    core: Core = OWN_CORE,
     counted: bool = False,
 ) -> Path:
     """train: None, as of attackers who train the model themselves and save no poisoned set."""
