@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from html.parser import HTMLParser
@@ -27,6 +28,7 @@ import bdbench
 from bdbench import BdbenchError, InputDetector, ModelDetector, State, Tools, Verdict, inspecting, metrics
 from bdbench.cli import cli
 from bdbench.inspecting import result, weights
+from tests.test_stopping import stopped
 
 QUICK = ("neural-cleanse:steps=150,batch=60", "mm-bd:images=4,steps=60")
 VICTIM: dict[str, Any] = {"dataset": "digits:subset=600", "model": "convnet:width=4,epochs=15", "device": "cpu"}
@@ -306,6 +308,15 @@ def test_what_was_found_is_found_again(place: Place, tmp_path: Path, monkeypatch
     assert quickly(place.bad, **asked).findings[0].verdict == first.findings[0].verdict
     elsewhere = quickly(place.bad, **{**asked, "out": None}).findings[0]
     assert elsewhere.how == "failed" and "TypeError" in elsewhere.reason
+
+
+def test_an_inspection_that_is_stopped_says_what_is_kept_and_how_it_goes_on(place: Place, tmp_path: Path) -> None:
+    words = ["inspect", place.bad, "--clean", place.clean, "--defense", "neural-cleanse:steps=99999"]
+    out = tmp_path / "out"
+    code, said = stopped(signal.SIGINT, lambda: list(out.glob(".stages/*/*.lock")), *words, "--out", out)
+    assert code == 130
+    assert said.startswith(f"bdbench: stopped: finished pieces are kept in {out}/.stages; to go on: bdbench inspect ")
+    assert [path.name for path in out.iterdir()] == [".stages"]
 
 
 def state(place: Place) -> dict[str, torch.Tensor]:

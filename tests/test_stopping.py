@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
@@ -41,6 +42,18 @@ def line(stream: IO[str] | None) -> str:
     return stream.readline()
 
 
+def stopped(number: int, until: Callable[[], object], *words: object) -> tuple[int, str]:
+    """The exit code and the last line on standard error of bdbench, sent a signal once something is so."""
+    command = [sys.executable, "-m", "bdbench", *map(str, words)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and not until():
+        time.sleep(0.05)
+    process.send_signal(number)
+    said = process.communicate(timeout=20)[1]
+    assert "Traceback" not in said
+    return process.returncode, said.splitlines()[-1]
+
+
 @pytest.mark.parametrize(
     ("at", "number", "code"),
     [*((at, signal.SIGINT, 130) for at in AT), ("work", signal.SIGTERM, 143), ("work", signal.SIGHUP, 129)],
@@ -69,19 +82,12 @@ def test_what_a_shell_lets_ignore_ctrl_c_goes_on() -> None:
 
 def test_a_run_that_is_stopped_says_what_is_kept_and_how_it_goes_on(tmp_path: Path) -> None:
     options = [f"--{key}={value}" for key, value in {**TINY, "model": "convnet:epochs=9999"}.items()]
-    command = [sys.executable, "-m", "bdbench", "run", "--defense", "random", *options, "--out", str(tmp_path)]
-    loading = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    time.sleep(0.5)
-    loading.send_signal(signal.SIGINT)
-    assert "Traceback" not in loading.communicate(timeout=20)[1] and loading.returncode == 130
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    while process.poll() is None and not list(tmp_path.glob(".stages/*/*.lock")):
-        time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
-    said = process.communicate(timeout=20)[1]
-    assert process.returncode == 143
+    words = ["run", "--defense", "random", *options, "--out", tmp_path]
+    loading = time.monotonic() + 0.5
+    assert stopped(signal.SIGINT, lambda: time.monotonic() > loading, *words)[0] == 130
+    code, said = stopped(signal.SIGTERM, lambda: list(tmp_path.glob(".stages/*/*.lock")), *words)
+    assert code == 143
     assert said.startswith(f"bdbench: stopped: finished stages are kept in {tmp_path}/.stages; to go on: bdbench run ")
-    assert len(said.splitlines()) == 1
     # Not even the lock of what it was at.
     assert not list(tmp_path.glob(".stages/*/*"))
 

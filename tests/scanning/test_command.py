@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ from click.testing import CliRunner, Result
 from bdbench.cli import cli
 from bdbench.scanning import files
 from tests.scanning.conftest import EACH, MODEL, STAMPED, write_folder
+from tests.test_stopping import stopped
 
 
 def invoke(*arguments: str | Path) -> Result:
@@ -130,6 +132,15 @@ def test_apply_refuses_what_it_cannot_do(out: Path, tmp_path: Path) -> None:
     ):
         result = invoke("scan", "apply", *arguments)
         assert result.exit_code == 2 and told in result.stderr
+
+
+def test_a_scan_that_is_stopped_says_what_is_kept_and_how_it_goes_on(folder: Path, tmp_path: Path) -> None:
+    words = ["scan", folder, "--defense", "low-loss", "--model", "convnet:epochs=9999", "--report", tmp_path / "out"]
+    code, said = stopped(signal.SIGINT, lambda: list(tmp_path.glob("out/.stages/*/*.lock")), *words)
+    assert code == 130
+    assert said.startswith(f"bdbench: stopped: finished stages are kept in {tmp_path}/out/.stages; to go on: bdbench")
+    # No verdict is there that nobody came to.
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [".stages"]
 
 
 @pytest.mark.slow
