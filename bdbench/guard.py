@@ -86,6 +86,8 @@ def _put_back() -> Iterator[None]:
     """All that is listed here is afterwards as it was before."""
     with ExitStack() as stack:
         stack.enter_context(warnings.catch_warnings())
+        # We make them so, and look whether somebody wrote to them: users need not be told.
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
         stack.enter_context(_streams())
         for read, restore in (*_PROCESS, *(_torch() if "torch" in sys.modules else ())):
             stack.callback(_restored, read, restore, read())

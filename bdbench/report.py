@@ -52,9 +52,11 @@ def render(run: Reopened) -> str:
     added = installed().collect("bdbench_report_sections", run=run)
     config = run.record.config
     names = {kind: configs.spec(config[kind]) for kind in configs.KINDS}
+    tone, sentence = verdict(run.record)
     return templates.load("report.html").render(
         title=f"{config['defense']['name']} against {configs.labels([config['attack']])[0]}, seed {run.record.seed}",
-        verdict=verdict(run.record),
+        tone=tone,
+        sentence=sentence,
         command=configs.command(config, run.record.seed),
         facts=[*names.items(), *_facts(run.record)],
         sections=[(s.title, s.caption, _embedded(s.figure)) for s in [*own, *added]],

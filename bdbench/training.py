@@ -223,7 +223,7 @@ class Trainer:
     def restore(self, arrays: Mapping[str, np.ndarray]) -> Victim:
         """The model that ``Victim.arrays`` described."""
         prefix = "state."
-        state = {k[len(prefix) :]: torch.from_numpy(v) for k, v in arrays.items() if k.startswith(prefix)}
+        state = {k[len(prefix) :]: torch.tensor(v) for k, v in arrays.items() if k.startswith(prefix)}
         with torch.random.fork_rng(devices=[]):
             network = self.build()
         network.load_state_dict(state)

@@ -332,3 +332,17 @@ def test_closed_streams_are_open_again() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], input="in", capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "out\n", "err\n")
+
+
+def test_what_torch_says_of_arrays_that_we_made_read_only_is_not_shown() -> None:
+    """In a process of its own: torch says it once."""
+    program = """
+import numpy as np, torch, warnings
+from bdbench import guard
+array = guard.read_only(np.zeros(3))
+with guard.call():
+    torch.from_numpy(array)
+    warnings.warn("what else is said is shown")
+"""
+    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stderr
+    assert "what else is said is shown" in said and "not writable" not in said

@@ -26,7 +26,7 @@ def render(scan: Scan) -> str:
     working = [one for one in scan.said if one.error is None]
     return templates.load("scan.html").render(
         title=foreign.line(f"Scan of {scan.source}"),
-        kind=TONES[scan.verdict.outcome],
+        tone=TONES[scan.verdict.outcome],
         sentence=scan.verdict.sentence,
         limits=scan.limits,
         detectors=[(one.detector.name, verdict.of_one(one, able)) for one in scan.said],
@@ -40,8 +40,7 @@ def render(scan: Scan) -> str:
             (one.detector.name, pictures.histogram(one.scores, one.flagged, one.detector.name)) for one in working
         ],
         classes=_classes(scan),
-        copies=list(_copies(scan)),
-        read=list(telling.lines(scan.read)),
+        read=[*telling.lines(scan.read), *_copies(scan)],
         facts=list(_facts(scan)),
         identifiers=IDENTIFIERS,
     )
