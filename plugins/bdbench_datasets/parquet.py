@@ -79,7 +79,7 @@ class Rows:
             # Threads cost more than they save: Hugging Face's row groups of images have 100 rows.
             column = self._opened(file.path).read_row_group(within, [file.image], use_threads=False).column(file.image)
             return pyarrow.compute.struct_field(column, "bytes") if pyarrow.types.is_struct(column.type) else column
-        except (OSError, pyarrow.ArrowException) as error:
+        except Exception as error:
             raise _unreadable(file.path, error) from None
 
 
@@ -141,7 +141,9 @@ class Parquet(Dataset):
             image = _column(path, file.schema_arrow, "image", self.image, ("image", "img"))
             label = _column(path, file.schema_arrow, "label", self.label, ("label", "labels"))
             labels = file.read([label]).column(label)
-        except (OSError, pyarrow.ArrowException) as error:
+        except BdbenchError:
+            raise
+        except Exception as error:
             raise _unreadable(path, error) from None
         kind = file.schema_arrow.field(image).type
         if not _is_binary(kind.field("bytes").type if _has_bytes(kind) else kind):
@@ -237,4 +239,6 @@ def _is_binary(kind: Any) -> bool:
 
 
 def _unreadable(path: Path, error: Exception) -> BdbenchError:
-    return BdbenchError(f"cannot read {path} as parquet: {str(error).splitlines()[0]}")
+    """For what pyarrow raises, which on damaged files is anything."""
+    told = next(iter(str(error).splitlines()), "") or type(error).__name__
+    return BdbenchError(f"cannot read {path} as parquet: {told}")

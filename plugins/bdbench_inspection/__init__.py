@@ -22,11 +22,12 @@ def bdbench_register_defenses() -> list[type[Defense]]:
     from bdbench_inspection.mm_bd import MmBd
     from bdbench_inspection.neural_cleanse import NeuralCleanse
     from bdbench_inspection.scale_up import ScaleUp
+    from bdbench_inspection.sentinet import SentiNet
     from bdbench_inspection.strip import Strip
     from bdbench_inspection.strip_filter import StripFilter
     from bdbench_inspection.teco import TeCo
 
-    return [BaDExpert, BtiDbf, IbdPsc, MmBd, NeuralCleanse, ScaleUp, Strip, StripFilter, TeCo]
+    return [BaDExpert, BtiDbf, IbdPsc, MmBd, NeuralCleanse, ScaleUp, SentiNet, Strip, StripFilter, TeCo]
 
 
 @hookimpl

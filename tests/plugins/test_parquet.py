@@ -174,3 +174,10 @@ def test_what_is_missing_or_broken_is_said_with_its_place(root: Path, monkeypatc
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     with pytest.raises(BdbenchError, match=r"needs pyarrow: expected pip install 'bdbench\[parquet\]'"):
         Parquet().read(Source(root))
+
+
+def test_a_column_whose_name_is_no_text_is_said_in_one_line(root: Path) -> None:
+    (file, *_) = sorted(root.rglob("train*.parquet"))
+    file.write_bytes(file.read_bytes().replace(b"label", b"\xf0abel"))
+    with pytest.raises(BdbenchError, match=rf"cannot read .*{file.name} as parquet: 'utf-8' codec can't decode"):
+        read(root)
