@@ -1,15 +1,16 @@
-"""How much a detector's AUROC hangs on its own seed: one poisoned set, one victim, and ten seeds of each detector.
+"""How much a detector's AUROC hangs on its own seed: one poisoned set, one victim, and five seeds of each detector.
 
-    python docs/make_spread.py [RUNS]   measures what docs/spread.csv has not, and writes its table into docs/numbers.md
+    python docs/make_spread.py [RUNS [NAME ...]]
 
-RUNS is a folder for the set and the victim. A detector whose code has changed is measured again once its lines are
-removed from spread.csv.
+measures what docs/spread.csv has not, and writes its table into docs/numbers.md. RUNS is a folder for the set and the
+victim; NAME are detectors, none: all. One whose code has changed is measured again once its lines are gone.
 """
 
 from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from bdbench.defenses import Detector
 DOCS = Path(__file__).parent
 FILE, PAGE = DOCS / "spread.csv", DOCS / "numbers.md"
 START, END = "<!-- spread -->\n", "<!-- end -->"
-DATA, ATTACKS, SEED, SEEDS = "digits", ("badnets:rate=0.05", "blend:rate=0.05"), 100, range(10)
+DATA, ATTACKS, SEED, SEEDS = "digits", ("badnets:rate=0.05", "blend:rate=0.05"), 100, range(5)
 # The two ends hang on nothing, and art is another project's.
 LEFT_OUT = ("random", "perfect-filter", "art")
 
@@ -51,11 +52,11 @@ def measured(name: str, run: bdbench.Reopened) -> list[float]:
     return found
 
 
-def measure(runs: Path) -> None:
+def measure(runs: Path, names: Sequence[str]) -> None:
     """Add to the file what it has not."""
     done = pd.read_csv(FILE)[["attack", "detector"]].values.tolist() if FILE.exists() else []
     for attack in ATTACKS:
-        left = [name for name in detectors() if [attack, name] not in done]
+        left = [name for name in names if [attack, name] not in done]
         if not left:
             continue
         record = bdbench.run(attack, "random", dataset=DATA, seed=SEED, out=runs)
@@ -97,5 +98,6 @@ def page() -> str:
 
 
 if __name__ == "__main__":
-    measure(Path(sys.argv[1] if len(sys.argv) > 1 else "runs"))
+    folder, *asked = sys.argv[1:] or ["runs"]
+    measure(Path(folder), asked or detectors())
     PAGE.write_text(page())

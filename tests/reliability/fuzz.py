@@ -25,7 +25,7 @@ with atheris.instrument_imports(include=["bdbench", "bdbench_backdoorbench", "bd
     import torch
 
     import bdbench_backdoorbench.unpickling
-    from bdbench import BdbenchError, Source, checkpoint, decoding, files, grid, plugins, preparation, record
+    from bdbench import BdbenchError, Source, checkpoint, decoding, files, foreign, grid, plugins, preparation, record
     from bdbench.seeds import Streams
     from bdbench_datasets.npz import Npz
     from bdbench_datasets.parquet import Parquet
@@ -125,7 +125,8 @@ def main() -> None:
             try:
                 read(file)
             except BdbenchError as error:
-                assert "\n" not in str(error), str(error)
+                # As the command line says it: what was given may have line breaks in it.
+                assert "\n" not in foreign.line(error) and foreign.line(error).strip(), str(error)
             finally:
                 for left in Path(place).iterdir():
                     left.unlink()
