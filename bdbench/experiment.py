@@ -200,7 +200,7 @@ def _check_scores(file: Path, arrays: Mapping[str, np.ndarray], opened: Cell) ->
 def checked_seed(seed: Any) -> int:
     """A seed as an integer. Raises BdbenchError for anything but one of 0 or more."""
     try:
-        whole = -1 if isinstance(seed, bool) else operator.index(seed)
+        whole = -1 if isinstance(seed, bool | np.bool_) else operator.index(seed)
     except TypeError:
         whole = -1
     if whole < 0:
