@@ -200,3 +200,12 @@ def test_the_curves_hold_every_cell_of_their_grid(grid: Path) -> None:
     assert len(table) == len(asked) and table["auroc"].between(0, 1).all()
     titles = [axis.get_title() for axis in made["figure"](table).axes]
     assert [t for t in titles if t] == sorted(set(table["attack"]))
+
+
+def test_the_table_of_spreads_is_of_its_file() -> None:
+    made = runpy.run_path(str(ROOT / "docs" / "make_spread.py"))
+    assert made["page"]() == (ROOT / "docs" / "numbers.md").read_text(), "run python docs/make_spread.py"
+    found = pd.read_csv(ROOT / "docs" / "spread.csv").set_index(["attack", "detector"])
+    # By hand: five values, of which the third is the middle.
+    values = sorted(found.loc[("blend:rate=0.05", "scan")].filter(like="auroc_"))
+    assert f"{values[0]:.3f} - **{values[2]:.3f}** - {values[4]:.3f}" in made["table"]()
