@@ -1,4 +1,4 @@
-"""Writes the tables of README.md's results from the leaderboards' records.
+"""Writes the tables of results in README.md and docs/results.md from the leaderboards' records.
 
 A table stands between ``<!-- BOARD NUMBER -->`` and ``<!-- end -->``: of the records in leaderboards/BOARD, one number,
 attacks down and defenses across, for each stage of defense that has it. ``<!-- BOARD NUMBER of repair -->``: of that
@@ -13,20 +13,21 @@ from pathlib import Path
 from bdbench.leaderboard import markdown
 
 ROOT = Path(__file__).parent.parent
-README = ROOT / "README.md"
+PAGES = (ROOT / "README.md", ROOT / "docs" / "results.md")
 _TABLE = re.compile(r"(<!-- (\S+) (\w+)(?: of ([\w ]+))? -->\n).*?(<!-- end -->)", re.S)
 
 
-def page() -> str:
-    """README.md as it should be."""
+def page(file: Path) -> str:
+    """One of the pages as it should be."""
 
     def table(found: re.Match[str]) -> str:
         start, board, number, stage, end = found.groups()
         where = [f"stage={stage}"] if stage else []
         return f"{start}\n{markdown.part(ROOT / 'leaderboards' / board, where=where, matrix=number)}\n{end}"
 
-    return _TABLE.sub(table, README.read_text())
+    return _TABLE.sub(table, file.read_text())
 
 
 if __name__ == "__main__":
-    README.write_text(page())
+    for file in PAGES:
+        file.write_text(page(file))
