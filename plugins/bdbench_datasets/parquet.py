@@ -79,7 +79,9 @@ class Rows:
             # Threads cost more than they save: Hugging Face's row groups of images have 100 rows.
             column = self._opened(file.path).read_row_group(within, [file.image], use_threads=False).column(file.image)
             if len(column) != file.groups[within]:
-                raise ValueError(f"row group {within} has {len(column)} rows, of {file.groups[within]} that it tells of")
+                raise ValueError(
+                    f"row group {within} has {len(column)} rows, of {file.groups[within]} that it tells of"
+                )
             return pyarrow.compute.struct_field(column, "bytes") if pyarrow.types.is_struct(column.type) else column
         except Exception as error:
             raise _unreadable(file.path, error) from None
