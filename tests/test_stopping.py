@@ -48,6 +48,8 @@ def stopped(number: int, until: Callable[[], object], *words: object) -> tuple[i
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     while process.poll() is None and not until():
         time.sleep(0.05)
+    # A lock's file is there a moment before it is known to be ours.
+    time.sleep(0.2)
     process.send_signal(number)
     said = process.communicate(timeout=20)[1]
     assert "Traceback" not in said
