@@ -319,7 +319,9 @@ def test_an_inspection_that_is_stopped_says_what_is_kept_and_how_it_goes_on(plac
     out = tmp_path / "out"
     code, said = stopped(signal.SIGINT, lambda: list(out.glob(".stages/*/*.lock")), *words, "--out", out)
     assert code == 130
-    assert said.startswith(f"bdbench: stopped: finished pieces are kept in {out}/.stages; to go on: bdbench inspect ")
+    assert said.splitlines()[-1].startswith(
+        f"bdbench: stopped: finished pieces are kept in {out}/.stages; to go on: bdbench inspect "
+    )
     assert [path.name for path in out.iterdir()] == [".stages"]
 
 

@@ -43,7 +43,7 @@ def line(stream: IO[str] | None) -> str:
 
 
 def stopped(number: int, until: Callable[[], object], *words: object) -> tuple[int, str]:
-    """The exit code and the last line on standard error of bdbench, sent a signal once something is so."""
+    """The exit code of bdbench, sent a signal once something is so, and what it said on standard error."""
     command = [sys.executable, "-m", "bdbench", *map(str, words)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     while process.poll() is None and not until():
@@ -53,7 +53,7 @@ def stopped(number: int, until: Callable[[], object], *words: object) -> tuple[i
     process.send_signal(number)
     said = process.communicate(timeout=20)[1]
     assert "Traceback" not in said
-    return process.returncode, said.splitlines()[-1]
+    return process.returncode, said
 
 
 @pytest.mark.parametrize(
@@ -90,6 +90,7 @@ def test_a_run_that_is_stopped_says_what_is_kept_and_how_it_goes_on(tmp_path: Pa
     code, said = stopped(signal.SIGTERM, lambda: list(tmp_path.glob(".stages/*/*.lock")), *words)
     assert code == 143
     assert said.startswith(f"bdbench: stopped: finished stages are kept in {tmp_path}/.stages; to go on: bdbench run ")
+    assert len(said.splitlines()) == 1
     # Not even the lock of what it was at.
     assert not list(tmp_path.glob(".stages/*/*"))
 

@@ -138,7 +138,9 @@ def test_a_scan_that_is_stopped_says_what_is_kept_and_how_it_goes_on(folder: Pat
     words = ["scan", folder, "--defense", "low-loss", "--model", "convnet:epochs=9999", "--report", tmp_path / "out"]
     code, said = stopped(signal.SIGINT, lambda: list(tmp_path.glob("out/.stages/*/*.lock")), *words)
     assert code == 130
-    assert said.startswith(f"bdbench: stopped: finished stages are kept in {tmp_path}/out/.stages; to go on: bdbench")
+    assert said.splitlines()[-1].startswith(
+        f"bdbench: stopped: finished stages are kept in {tmp_path}/out/.stages; to go on: bdbench"
+    )
     # No verdict is there that nobody came to.
     assert [path.name for path in (tmp_path / "out").iterdir()] == [".stages"]
 
