@@ -14,7 +14,19 @@ from typing import Any
 
 import numpy as np
 
-from bdbench import BdbenchError, Dataset, ImageData, Listing, Source, Split, check_regular, decoded, listing_of, param
+from bdbench import (
+    BdbenchError,
+    Dataset,
+    ImageData,
+    Listing,
+    Source,
+    Split,
+    check_regular,
+    decoded,
+    listing_of,
+    param,
+    reading,
+)
 from bdbench_datasets.decoding import gathered
 from bdbench_datasets.labels import numbered
 
@@ -75,7 +87,7 @@ class Rows:
         import pyarrow.compute
 
         file, within = self._groups[group]
-        try:
+        with reading(file.path, "parquet"):
             # Threads cost more than they save: Hugging Face's row groups of images have 100 rows.
             column = self._opened(file.path).read_row_group(within, [file.image], use_threads=False).column(file.image)
             if len(column) != file.groups[within]:
@@ -83,8 +95,6 @@ class Rows:
                     f"row group {within} has {len(column)} rows, of {file.groups[within]} that it tells of"
                 )
             return pyarrow.compute.struct_field(column, "bytes") if pyarrow.types.is_struct(column.type) else column
-        except Exception as error:
-            raise _unreadable(file.path, error) from None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,15 +150,11 @@ class Parquet(Dataset):
         """What there is to know of a file without its images."""
         import pyarrow
 
-        try:
+        with reading(path, "parquet"):
             file = _opened(path)
             image = _column(path, file.schema_arrow, "image", self.image, ("image", "img"))
             label = _column(path, file.schema_arrow, "label", self.label, ("label", "labels"))
             labels = file.read([label]).column(label)
-        except BdbenchError:
-            raise
-        except Exception as error:
-            raise _unreadable(path, error) from None
         kind = file.schema_arrow.field(image).type
         if not _is_binary(kind.field("bytes").type if _has_bytes(kind) else kind):
             raise BdbenchError(f"{path}: column {image!r} is {kind}: expected encoded images, struct<bytes, path>")
@@ -194,8 +200,11 @@ def _files_at(paths: Sequence[Path]) -> list[Path]:
 def _opened(path: Path) -> Any:
     from pyarrow import parquet
 
-    check_regular(path)
-    return parquet.ParquetFile(path)
+    try:
+        check_regular(path)
+        return parquet.ParquetFile(path)
+    except FileNotFoundError:
+        raise BdbenchError(f"cannot read {path} as parquet: it is not there any more") from None
 
 
 def _paths(root: Path, part: str) -> list[Path]:
@@ -240,9 +249,3 @@ def _is_binary(kind: Any) -> bool:
     import pyarrow
 
     return pyarrow.types.is_binary(kind) or pyarrow.types.is_large_binary(kind)
-
-
-def _unreadable(path: Path, error: Exception) -> BdbenchError:
-    """For what pyarrow raises, which on damaged files is anything."""
-    told = next(iter(str(error).splitlines()), "") or type(error).__name__
-    return BdbenchError(f"cannot read {path} as parquet: {told}")

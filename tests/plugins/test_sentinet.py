@@ -16,7 +16,7 @@ from bdbench_inspection.sentinet import SentiNet, above, highest, law
 
 
 class Two(nn.Module):
-    """Two maps of 2 x 2 pixels; the answers are their sums, the second twice."""
+    """Two maps of 2 x 2 pixels; the answers are their sums, the second twice, and minus the first."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -24,15 +24,16 @@ class Two(nn.Module):
         self.maps.weight = nn.Parameter(torch.tensor([1.0, -1.0]).reshape(2, 1, 1, 1))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.maps(x).sum((2, 3)) * torch.tensor([1.0, 2.0])
+        return self.maps(x).sum((2, 3))[:, [0, 1, 0]] * torch.tensor([1.0, 2.0, -1.0])
 
 
 def test_heatmaps_by_hand() -> None:
     image = np.array([[0, 51], [102, 255]], np.uint8).reshape(1, 2, 2, 1)
     # The gradient of the first answer is 1 on the first map everywhere, that of the second 2 on the second.
-    found = heatmaps(Two(), image.repeat(2, 0), np.array([0, 1]), "cpu")
+    found = heatmaps(Two(), image.repeat(3, 0), np.array([0, 1, 2]), "cpu")
     assert found[0] == pytest.approx(np.array([[0, 0.2], [0.4, 1]]))
     assert (found[1] == 0).all()  # minus the image, twice, of which nothing is above 0
+    assert (found[2] == 0).all()  # what speaks against a label is not shown
     with pytest.raises(ValueError, match="no convolution"):
         heatmaps(nn.Flatten(), image, np.array([0]), "cpu")
 
