@@ -265,8 +265,8 @@ class Datamodel(Detector):
             effects = withheld.effects(classes, denied, subsets, *plan.withhold(subsets, view, tools))
         sharpest, share = [own.sharpest for own in looked], float(np.mean(self._fractions()))
         otherwise = scoring.suspicion(groups, affinities, sharpest, examples, share)
-        accuracy = float((margins > 0)[~masks].mean())
-        judged = evidence.judge(classes, effects, examples, view.num_classes, accuracy, otherwise)
+        known = evidence.Known.of(margins, masks, view.labels, view.num_classes)
+        judged = evidence.judge(classes, effects, known, otherwise)
         tools.conclude(judged.p_value, judged.flagged, judged.evidence)
         return judged.scores
 

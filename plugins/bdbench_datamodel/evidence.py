@@ -14,7 +14,7 @@ import numpy as np
 from bdbench_datamodel.scoring import membership
 from bdbench_datamodel.separation import standardised, upper
 from bdbench_datamodel.suspects import AS_LARGE, Suspects
-from bdbench_datamodel.withheld import Effect
+from bdbench_datamodel.withheld import Effect, unseen
 
 # Of natural groups the logarithm of strength times odds of sharpness, at most: in sets of many classes it is their own
 # lower quartile and a margin.
@@ -50,68 +50,100 @@ class Judgement:
     evidence: dict[int, float]
 
 
+@dataclass(frozen=True)
+class Known:
+    """How well networks know a training set by what they did not hold. right: float64 (n,), what share of them is right
+    on each example; levels: float64 (num_classes,), the mean margin of each class's examples.
+    """
+
+    right: np.ndarray
+    levels: np.ndarray
+
+    @classmethod
+    def of(cls, margins: np.ndarray, masks: np.ndarray, labels: np.ndarray, num_classes: int) -> Known:
+        """margins: float (m, n), under networks that hold the subsets masks, bool (m, n); labels: int64 (n,)."""
+        right = unseen((margins > 0).astype(np.float32), masks)
+        sums = np.bincount(labels, unseen(margins, masks), num_classes)
+        return cls(right, sums / np.maximum(np.bincount(labels, minlength=num_classes), 1))
+
+    def kappa(self, suspect: Suspects) -> float:
+        """Cohen's kappa of all examples, or of the group's class-mates where it is smaller; not of its members, which
+        may be poisons.
+        """
+        chance = 1 / len(self.levels)
+        accuracy = min(float(self.right.mean()), float(self.right[suspect.examples[~suspect.members]].mean()))
+        return max(0.0, (accuracy - chance) / (1 - chance))
+
+
 def judge(
     classes: Sequence[Sequence[Suspects]],
     effects: Sequence[Sequence[Effect]],
-    examples: int,
-    num_classes: int,
-    accuracy: float,
+    known: Known,
     otherwise: np.ndarray,
 ) -> Judgement:
     """Judge every class by the group that most speaks against it.
 
-    accuracy: of the networks on what they did not hold; otherwise: float64 (n,), the probability of each example to be
-    a poison by a comparison of classes (``suspicion``). The score is the larger of two: the probability that the
-    example belongs to the group to blame in its class (``_blamed``) and that one is a backdoor's, which is as likely as
-    not where ``evidence`` is as large as in one clean set of twenty; and ``otherwise`` as far as no class's is, which
-    ranks where evidence is weak. Flagged are the members of the groups to blame in those classes that Benjamini and
-    Hochberg's (1995) procedure names at a level of 5 %.
+    otherwise: float64 (n,), the probability of each example to be a poison by a comparison of classes (``suspicion``).
+    The score is the larger of two: the probability that the example belongs to the group to blame in its class
+    (``_blamed``) and that one is a backdoor's, which is as likely as not where ``evidence`` is as large as in one clean
+    set of twenty, or, beside classes that are named, as what would be named next; and ``otherwise`` as far as no
+    class's is, which ranks where evidence is weak. Flagged are the members of the groups to blame in those classes that
+    Benjamini and Hochberg's (1995) procedure names at a level of 5 %.
     """
     if not classes:
-        return Judgement(otherwise, np.zeros(examples, bool), None, {})
-    odds = evidence(classes, effects, num_classes, accuracy)
+        return Judgement(otherwise, np.zeros(len(otherwise), bool), None, {})
+    odds = evidence(classes, effects, known)
     largest = np.array([own.max() for own in odds])
     natural = _natural(largest)
-    poisoned = 1 / (1 + np.exp(-_STEEP * (largest - _at_level(len(largest)))))
-    scores, flagged = otherwise * np.prod(1 - poisoned), np.zeros(examples, bool)
-    for groups, own, log_odds, probability, named in zip(
-        classes, effects, odds, poisoned, _named(natural), strict=True
-    ):
+    named = _named(natural)
+    poisoned = 1 / (1 + np.exp(-_STEEP * (largest - _at_level(len(largest) / (1 + named.sum())))))
+    scores, flagged = otherwise * np.prod(1 - poisoned), np.zeros(len(otherwise), bool)
+    for groups, own, log_odds, probability, is_named in zip(classes, effects, odds, poisoned, named, strict=True):
         place = _blamed(groups, own, int(log_odds.argmax()))
         belonging, members = _members(groups[place], own[place])
         mine = groups[place].examples
         scores[mine] = np.maximum(scores[mine], belonging * probability)
-        flagged[mine] = members & named
+        flagged[mine] = members & is_named
     p_value = float(-np.expm1(len(largest) * np.log1p(-natural.min())))
     found = {groups[0].label: float(value) for groups, value in zip(classes, largest, strict=True)}
     return Judgement(np.maximum(scores, _PRIOR / len(classes)), flagged, p_value, found)
 
 
 def evidence(
-    classes: Sequence[Sequence[Suspects]], effects: Sequence[Sequence[Effect]], num_classes: int, accuracy: float
+    classes: Sequence[Sequence[Suspects]], effects: Sequence[Sequence[Effect]], known: Known
 ) -> list[np.ndarray]:
     """The log odds of each group, float64 (groups,) for every class, to be a backdoor's and no natural one.
 
     Two things speak for it. The group is *strong and sharp*: the logarithm of its strength times the odds of its
     sharpness, beyond what is usual. And it lies *deep*: without each other its members are of another label, their
-    margin as far below 0 as that of groups usually lies above; this counts as far as the networks know the classes at
-    all (the cube of Cohen's kappa). Where they do, a strong group that does not lie deep is taken for a natural one as
+    margin as far below 0 as that of groups usually lies above; this counts as far as the networks know the class at all
+    (the cube of ``Known.kappa``). Where they do, a strong group that does not lie deep is taken for a natural one as
     far as it does not: so are hands that write a digit in their own way.
     """
-    kappa = max(0.0, (accuracy - 1 / num_classes) / (1 - 1 / num_classes)) ** 3
     strengths = [
         np.array([np.log(max(e.strength, _LEAST_STRENGTH)) + _odds(g.sharpness) for g, e in zip(*both, strict=True)])
         for both in zip(classes, effects, strict=True)
     ]
-    usual = _usual(classes, strengths)
-    reach = max(float(np.median([own[0].strength + own[0].alone for own in effects])), 1.0)
+    usual, reach = _usual(classes, strengths), _reach(classes, effects, known)
     found = []
     for groups, own, strong in zip(classes, effects, strengths, strict=True):
         beyond = strong - [usual[group.kind] for group in groups]
-        deep = kappa * np.array([max(0.0, -effect.alone / reach) for effect in own])
-        natural = 1 - kappa * (1 - np.minimum(1, deep / _DEEP))
+        knowing = np.array([known.kappa(group) for group in groups]) ** 3
+        deep = knowing * np.array([max(0.0, -effect.alone / reach) for effect in own])
+        natural = 1 - knowing * (1 - np.minimum(1, deep / _DEEP))
         found.append(_STRENGTH * np.where(beyond > 0, beyond * natural, beyond) + _DEPTH * deep + _NATURAL)
     return found
+
+
+def _reach(classes: Sequence[Sequence[Suspects]], effects: Sequence[Sequence[Effect]], known: Known) -> float:
+    """The margin at which groups usually lie with all their mates, at least 1, in the classes that are known best.
+
+    That of the middle class, and by how much the upper quartile of the classes' levels lies above their median: where
+    classes are of unlike size, small ones are hardly known, and would make every group look deep.
+    """
+    levels = [known.levels[groups[0].label] for groups in classes]
+    usual = float(np.median([own[0].strength + own[0].alone for own in effects]))
+    return max(usual, 1.0) + float(np.quantile(levels, 0.75) - np.median(levels))
 
 
 def _blamed(groups: Sequence[Suspects], effects: Sequence[Effect], place: int) -> int:
@@ -160,7 +192,7 @@ def _natural(evidence: np.ndarray) -> np.ndarray:
     return -np.expm1(-np.exp(-(evidence - location) / _SCALE))
 
 
-def _at_level(classes: int) -> float:
+def _at_level(classes: float) -> float:
     """What the largest evidence of so many natural classes exceeds with the probability of the level."""
     return float(_LOCATION + _SCALE * (np.log(classes / _CLASSES) - np.log(-np.log1p(-_LEVEL))))
 

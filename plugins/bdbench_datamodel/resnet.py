@@ -160,13 +160,13 @@ class ResNetTrainer:
         members = held_examples(masks).to(inputs.device)
         # Fetched from the device at the end: each fetch waits for all that is under way.
         out = torch.empty(masks.shape, device=inputs.device)
-        named = torch.empty(masks.shape, dtype=torch.int16, device=inputs.device)
+        named = None if rivals is None else torch.empty(masks.shape, dtype=torch.int16, device=inputs.device)
         with tuned(inputs.device):
             session = Session(self, inputs, labels, members.shape[1])
-            for row, others, own, one in zip(out, named, members, seeds, strict=True):
+            for place, (own, one) in enumerate(zip(members, seeds, strict=True)):
                 session.train(own, one)
-                session.margins(row, others)
-        if rivals is not None:
+                session.margins(out[place], None if named is None else named[place])
+        if rivals is not None and named is not None:
             rivals[:] = named.cpu().numpy()
         return out.cpu().numpy()
 

@@ -71,14 +71,14 @@ def effects(
             lift, alone, agreement = np.zeros(len(examples)), np.zeros(len(examples)), 0.0
             if without.any() and reached.any():
                 alone = margins[without][:, examples].mean(0, dtype=np.float64)
-                lift = _unseen(margins[reached][:, examples], masks[reached][:, examples]) - alone
+                lift = unseen(margins[reached][:, examples], masks[reached][:, examples]) - alone
                 agreement = _agreement(rivals[without][:, suspect.group])
             results.append(Effect(lift, float(lift[members].mean()), float(alone[members].mean()), agreement))
         found.append(results)
     return found
 
 
-def _unseen(margins: np.ndarray, masks: np.ndarray) -> np.ndarray:
+def unseen(margins: np.ndarray, masks: np.ndarray) -> np.ndarray:
     """The mean of each column (n,) over the rows that do not hold it, float64; over all rows where every one does."""
     counts = (~masks).sum(0)
     sums = np.where(masks, 0, margins).sum(0, dtype=np.float64)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from bdbench_datamodel import evidence, withheld
-from bdbench_datamodel.evidence import judge
+from bdbench_datamodel.evidence import Known, judge
 from bdbench_datamodel.suspects import Suspects
 from bdbench_datamodel.withheld import Effect, draw, effects
 
@@ -22,9 +22,13 @@ def effect(suspect: Suspects, strength: float, alone: float, agreement: float = 
     return Effect(np.where(suspect.members, strength, 0.0), strength, alone, agreement)
 
 
-def judged(classes: list[list[Suspects]], found: list[list[Effect]], accuracy: float = 0.95) -> evidence.Judgement:
-    examples = sum(len(groups[0].examples) for groups in classes)
-    return judge(classes, found, examples, max(len(classes), 2), accuracy, np.full(examples, 0.02))
+def judged(
+    classes: list[list[Suspects]], found: list[list[Effect]], accuracy: float = 0.95, levels: tuple[float, ...] = ()
+) -> evidence.Judgement:
+    """Of networks that are right on every example as often, of classes at given levels (none: all alike)."""
+    examples, labels = sum(len(groups[0].examples) for groups in classes), max(len(classes), 2)
+    known = Known(np.full(examples, accuracy), np.array(levels) if levels else np.full(labels, 3.0))
+    return judge(classes, found, known, np.full(examples, 0.02))
 
 
 def natural(label: int) -> tuple[list[Suspects], list[Effect]]:
@@ -124,6 +128,55 @@ def test_the_evidence_by_hand() -> None:
     assert result.evidence[1] == pytest.approx(2.08 * (strong[1] - usual) - 3.07)
 
 
+def test_depth_is_in_margins_of_the_classes_that_are_known_best() -> None:
+    own, other = group(0, 8, sharpness=0.9), group(1, 10, sharpness=0.5)
+    found = [[effect(own, 16.0, -14.0)], [effect(other, 3.0, 2.0)]]
+    alike, unlike = (judged([[own], [other]], found, 1.0, levels).evidence for levels in ((2.0, 2.0), (2.0, -10.0)))
+    # By hand: the reach is 3.5, and where the classes' levels are 12 apart their upper quartile is 3 above the median.
+    assert alike[0] - unlike[0] == pytest.approx(2.37 * (14 / 3.5 - 14 / 6.5))
+    assert alike[1] == unlike[1]
+
+
+def test_depth_counts_little_in_a_class_that_networks_do_not_know() -> None:
+    own, other = group(0, 8, sharpness=0.9), group(1, 10, sharpness=0.5)
+    found = [[effect(own, 12.0, -9.0)], [effect(other, 3.0, 2.0)]]
+    right = np.ones(80)
+    right[8:40] = 0.5  # its class-mates are known by chance
+    result = judge([[own], [other]], found, Known(right, np.full(2, 3.0)), np.full(80, 0.02))
+    strong = np.log(12) + np.log(9), np.log(3.0)
+    usual = strong[1] + (strong[0] - strong[1]) / 4 + 0.15
+    assert result.evidence[0] == pytest.approx(2.08 * (strong[0] - usual) - 3.07)
+
+
+def test_what_is_known_by_hand() -> None:
+    masks = np.array([[True, False, False], [False, False, True]])
+    margins = np.array([[9.0, 1.0, -2.0], [-1.0, 3.0, 9.0]])
+    found = Known.of(margins, masks, np.array([0, 0, 1]), 3)
+    assert found.right.tolist() == [0, 1, 0]
+    assert found.levels.tolist() == [0.5, -2.0, 0.0]
+    # By hand: of four classes, half right is a third of the way from chance to certainty.
+    assert Known(np.full(80, 0.5), np.zeros(4)).kappa(group(0, 8)) == pytest.approx(1 / 3)
+    right = np.ones(80)
+    right[:8] = 0  # its own members count among all, but not among its class-mates: they may be poisons
+    assert Known(right, np.zeros(2)).kappa(group(0, 8)) == pytest.approx(0.8)
+    right[8:24] = 0
+    assert Known(right, np.zeros(2)).kappa(group(0, 8)) == 0
+
+
+def test_beside_classes_that_are_named_less_is_asked_of_the_next() -> None:
+    """As Benjamini and Hochberg's procedure does, where several are attacked: all-to-all."""
+    weak = group(0, 8, sharpness=0.8)
+    some = [[weak]], [[effect(weak, 4.0, -3.0)]]
+    strong = [planted(c) for c in range(1, 5)]
+    alone = judged(some[0] + [natural(c)[0] for c in range(1, 5)], some[1] + [natural(c)[1] for c in range(1, 5)])
+    among = judged(some[0] + [s[0] for s in strong], some[1] + [s[1] for s in strong])
+    assert not alone.flagged.any() and among.flagged[40:].any() and not among.flagged[:40].any()
+    # By hand: as likely as not where four of five are named is what one class alone exceeds once in twenty.
+    for found, classes in ((alone, 5), (among, 1)):
+        expected = 1 / (1 + np.exp(-2 * (found.evidence[0] - evidence._at_level(classes))))
+        assert found.scores[weak.group].max() == pytest.approx(max(expected, 0.23 / 5), abs=0.01)
+
+
 def test_the_law_of_the_largest_of_ten_natural_classes() -> None:
     # By hand: Gumbel's law at -1.28 with scale 1.30, of which 5 % lie above 2.58.
     assert 1 - (1 - evidence._natural(np.array([2.58]))[0]) ** 10 == pytest.approx(0.05, abs=0.001)
@@ -171,7 +224,7 @@ def test_which_of_two_parts_is_blamed(
 
 def test_without_suspects_the_comparison_of_classes_is_all_there_is() -> None:
     otherwise = np.linspace(0, 1, 6)
-    result = judge([], [], 6, 2, 0.5, otherwise)
+    result = judge([], [], Known(np.full(6, 0.5), np.zeros(2)), otherwise)
     assert (result.scores == otherwise).all() and result.p_value is None and not result.flagged.any()
 
 
