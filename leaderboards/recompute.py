@@ -194,7 +194,8 @@ def row_of(record: dict[str, Any]) -> tuple[str, ...]:
     """Which row a record belongs to."""
     config = record["config"]
     removes = record["stage"] == "training set"
-    key = [config["data"]["source"][:8], f"{config['budget']:g}" if removes else ""]
+    budget = config["budget"] if removes else ""
+    key = [config["data"]["source"][:8], budget if isinstance(budget, str) else f"{budget:g}"]
     for kind in ("dataset", "model", "attack", "defense"):
         key += [config[kind]["name"], parameters(config[kind])]
     return (*key, *(config["code"][kind][:8] for kind in ("model", "attack", "defense")))
