@@ -415,6 +415,7 @@ def test_what_was_not_run_is_said_everywhere(board: Path) -> None:
     heading, _, blend, *_ = show(board, "--matrix", "asr_after").stdout.splitlines()
     assert [cell.strip() for cell in heading.split("|")][1:4] == ["attack", "no defense", "low-loss"]
     assert rows(show(board, "--where", "attack=blend", "--columns", "asr_before").stdout)[0][0] in blend.split("|")[2]
+    assert "Not run:" not in show(board, "--matrix", "auroc").stdout
     leaderboard.build(board)
     assert leaderboard.stale(board) == []
     text = readme(board)
@@ -424,6 +425,14 @@ def test_what_was_not_run_is_said_everywhere(board: Path) -> None:
     assert table["not_run"].dropna().to_dict() == {("none", "low-loss"): "0", ("sig", "low-loss"): "0-1"}
     assert table["seeds"]["sig", "low-loss"] == 0 and np.isnan(table["ca_after"]["sig", "low-loss"])
     assert (board / "index.html").read_text().count("Not run: seeds") == 2
+
+
+def test_a_defense_that_was_never_run_has_no_column(board: Path) -> None:
+    for record in (board / "records").glob("*low-loss*.json"):
+        record.unlink()
+    heading, *_, blank, last = show(board, "--matrix", "auroc").stdout.splitlines()
+    assert [cell.strip() for cell in heading.split("|")] == ["", "attack", "random", "spectral", ""]
+    assert (blank, last) == ("", "Not run: low-loss.")
 
 
 def test_why_a_defense_does_not_apply_is_said_in_place_of_not_run(board: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -158,4 +158,9 @@ def _table(shown: pd.DataFrame, headings: dict[str, str]) -> str:
 
 
 def _matrix(shown: pd.DataFrame, name: str) -> str:
-    return tabulate(matrix(shown, name).reset_index(), "keys", "github", disable_numparse=True, showindex=False)
+    """A line below names the defenses that nothing is known of, in place of a column for each."""
+    grid = matrix(shown, name)
+    empty = [column for column in grid if (grid[column] == "not run").all()]
+    empty = empty if len(empty) < len(grid.columns) else []
+    body = tabulate(grid.drop(columns=empty).reset_index(), "keys", "github", disable_numparse=True, showindex=False)
+    return f"{body}\n\nNot run: {', '.join(empty)}." if empty else body
