@@ -1,0 +1,136 @@
+"""Was the trigger the strongest feature, and was it found? Of runs of the datamodel detector, beside what a board says.
+
+    python docs/make_assumption.py [--data-root DIR] [RUNS ...]
+
+adds to docs/assumption.csv what it has not of the runs in these folders (``bdbench grid --out``; a run's networks are
+taken from there), and writes its table into docs/results.md. AUROC and p-value are those of the committed boards.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import pandas as pd
+
+import bdbench
+from bdbench import configs, progress
+from bdbench_datamodel import study
+from bdbench_datamodel.strength import Strength
+
+ROOT = Path(__file__).parent.parent
+FILE, PAGE = ROOT / "docs" / "assumption.csv", ROOT / "docs" / "results.md"
+START, END = "<!-- assumption -->\n", "<!-- end assumption -->"
+BOARDS = ("digits", "cifar10-5k")
+# What a reader wants to know of an attack, and the only parameters in which the boards' attacks differ.
+SHOWN = ("rate", "targets", "mapping")
+PLAIN = {"targets": 1, "mapping": "all-to-one"}
+
+
+def board_records() -> dict[str, tuple[str, dict[str, Any]]]:
+    """By the fingerprint of the poisoned set: the board, and its record of the detector as it is."""
+    found = {}
+    for board in BOARDS:
+        for file in (ROOT / "leaderboards" / board / "records").glob("*-datamodel-*.json"):
+            data = json.loads(file.read_text())
+            if data["config"]["defense"].get("score_by") == "auto" and not data["control"]:
+                found[data["config"]["data"]["poisoned"]] = board, data
+    return found
+
+
+def verdict(trigger: Strength, natural: Strength) -> str:
+    """Assumption 1 by the intervals of both: held, failed or undecided."""
+    if trigger.counted.low > natural.counted.high:
+        return "held"
+    return "failed" if trigger.counted.high < natural.counted.low else "undecided"
+
+
+def line(board: str, data: dict[str, Any], found: list[Strength]) -> dict[str, Any]:
+    """A run's: strengths are margins a member, each with half its 95 % interval."""
+    trigger = next(s for s in found if s.kind == "trigger")
+    natural = max(
+        (s for s in found if s.kind == "cluster" and math.isfinite(s.counted.value)), key=lambda s: s.counted.value
+    )
+    attack = data["config"]["attack"]
+    parts = [f"{name}={attack[name]:g}" if name != "mapping" else attack[name] for name in SHOWN if named(attack, name)]
+    return {
+        "board": board,
+        "attack": " ".join([attack["name"], *parts]),
+        "seed": data["seed"],
+        "trigger": round(trigger.counted.value, 4),
+        "trigger_half": round(trigger.counted.half, 4),
+        "natural": round(natural.counted.value, 4),
+        "natural_half": round(natural.counted.half, 4),
+        "assumption": verdict(trigger, natural),
+        "poisoned": data["config"]["data"]["poisoned"],
+    }
+
+
+def named(attack: dict[str, Any], name: str) -> bool:
+    """Whether an attack's parameter is to be told."""
+    return name in attack and attack[name] != PLAIN.get(name)
+
+
+def runs_in(folders: tuple[Path, ...]) -> Iterator[tuple[str, Path]]:
+    """Of each run of the detector: its poisoned set, and its folder."""
+    for folder in folders:
+        for file in sorted(folder.glob("*-datamodel-*/record.json")):
+            data = json.loads(file.read_text())
+            if configs.parameters(data["config"]["defense"]).get("score_by") == "auto":
+                yield data["config"]["data"]["poisoned"], file.parent
+
+
+def table() -> str:
+    """A row for each attack; AUROC, alarms and attack success are the boards' today."""
+    boards = board_records()
+    lines = pd.read_csv(FILE)
+    lines = lines[lines["poisoned"].isin(boards)].copy()
+    records = [boards[poisoned][1] for poisoned in lines["poisoned"]]
+    lines["asr"] = [data["reference"]["attack_success_rate"] for data in records]
+    lines["auroc"] = [data["detection"]["auroc"] for data in records]
+    lines["alarm"] = [data["p_value"] < 0.05 for data in records]
+    names = ("board", "attack", "sets", "ASR", "trigger", "natural", "Assumption 1", "AUROC", "p < .05")
+    rows = [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
+    for (board, attack), own in lines.groupby(["board", "attack"]):
+        counts = own["assumption"].value_counts()
+        told = ", ".join(f"{name} {counts[name]}" for name in ("held", "undecided", "failed") if name in counts)
+        numbers = f"{100 * own['asr'].mean():.0f} % | {own['trigger'].mean():.3f} | {own['natural'].mean():.3f}"
+        rows.append(
+            f"| {board} | {attack} | {len(own)} | {numbers} | {told} | {own['auroc'].mean():.3f} | "
+            f"{own['alarm'].sum()} of {len(own)} |"
+        )
+    return "\n".join(rows) + "\n"
+
+
+def page() -> str:
+    """docs/results.md as it should be."""
+    before, rest = PAGE.read_text().split(START)
+    return f"{before}{START}\n{table()}\n{END}{rest.split(END)[1]}"
+
+
+@click.command(help=__doc__)
+@click.option("--data-root", type=click.Path(path_type=Path))
+@click.argument("runs", nargs=-1, type=click.Path(exists=True, file_okay=False, path_type=Path))
+def main(data_root: Path | None, runs: tuple[Path, ...]) -> None:
+    """Measure, and write."""
+    boards = board_records()
+    done = set(pd.read_csv(FILE)["poisoned"]) if FILE.exists() else set()
+    left = {poisoned: run for poisoned, run in runs_in(runs) if poisoned in boards and poisoned not in done}
+    with progress.bars() as bars:
+        advance = bars.track(len(left), "runs")
+        for poisoned, run in left.items():
+            found = study.strengths(bdbench.reopen(run, data_root=data_root, device="cpu"))
+            made = pd.DataFrame([line(*boards[poisoned], found)])
+            made.to_csv(FILE, mode="a", header=not FILE.exists(), index=False)
+            advance(1)
+    lines = pd.read_csv(FILE).sort_values(["board", "attack", "seed"], kind="stable")
+    lines.to_csv(FILE, index=False)
+    PAGE.write_text(page())
+
+
+if __name__ == "__main__":
+    main()
