@@ -72,7 +72,8 @@ def found(place: Place, tmp_path_factory: pytest.TempPathFactory) -> tuple[Resul
 
 def command(file: Path, *defenses: str, **options: Any) -> Result:
     words = [word for spec in defenses for word in ("--defense", spec)]
-    for name, value in {"device": "cpu", **options}.items():
+    for key, value in {"device": "cpu", **options}.items():
+        name = key.replace("_", "-")
         words += [f"--{name}"] if value is True else [f"--{name}", str(value)]
     return CliRunner().invoke(cli, ["inspect", str(file), *words])
 
@@ -537,3 +538,17 @@ def test_names_that_differ_by_what_stands_before_them_are_known(layers: set[str]
     # What is a stranger's is left under its own name, for the error to tell.
     strange = weights.named({**tensors, f"{before}stranger.weight": torch.zeros(2)}, known)
     assert any(name.endswith("stranger.weight") for name in strange) and strange.keys() != known.keys()
+
+
+def test_a_dry_run_says_what_was_read_and_leaves_nothing(place: Place, tmp_path: Path) -> None:
+    out, inputs = tmp_path / "out", place.clean / "3"
+    ended = command(place.bad, clean=place.clean, inputs=inputs, dry_run=True, out=out)
+    lines = dict(line.split(": ", 1) for line in ended.stderr.splitlines())
+    assert ended.exit_code == 0 and ended.stdout == "" and not out.exists()
+    assert lines["images"] == "8 x 8 x 1" and lines["classes"] == "10"
+    count = len(list(inputs.iterdir()))
+    assert lines["inputs"] == f"{count} image files in {inputs}"
+    assert {lines[name] for name in ("neural-cleanse", "mm-bd", "strip")} == {"is to run"}
+    alone = command(place.bad, *QUICK, dry_run=True, out=out)
+    assert "neural-cleanse: is not run: it needs clean images: expected --clean DIR" in alone.stderr.splitlines()
+    assert "mm-bd: is to run" in alone.stderr.splitlines()

@@ -62,8 +62,9 @@ def _numbers(context: click.Context, parameter: click.Parameter, text: str | Non
 @click.option("--out", default="inspection", show_default=True, metavar="DIR", help="Where the report and files go.")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads. [default: as many as are free]")
 @options.device
+@click.option("--dry-run", is_flag=True, help="Say what was read and which detectors would run, and stop.")
 @click.option("--json", "as_json", is_flag=True, help="Print inspect.json instead of sentences.")
-def inspect(checkpoint: Path, out: str, as_json: bool, **asked: Any) -> None:
+def inspect(checkpoint: Path, out: str, dry_run: bool, as_json: bool, **asked: Any) -> None:
     """Is there a backdoor in the model whose weights are in FILE, safetensors or a torch state dict?
 
     Leaves report.html, inspect.json, the reversed triggers as pictures and, with --inputs, scores.csv in a folder.
@@ -76,8 +77,13 @@ def inspect(checkpoint: Path, out: str, as_json: bool, **asked: Any) -> None:
         with bars.busy("start"):
             from bdbench import inspecting
             from bdbench.store import STAGES
-        stopping.keeps(f"finished pieces are kept in {Path(out) / STAGES}")
-        found = inspecting.inspect(checkpoint, out=out, progress=bars, **asked)
+        stopping.keeps("" if dry_run else f"finished pieces are kept in {Path(out) / STAGES}")
+        with inspecting.prepared(checkpoint, progress=bars, **asked) as ready:
+            for line in ready.lines():
+                bars.say(foreign.line(line))
+            if dry_run:
+                return
+            found = ready.run(Path(out))
     options.warn_of_broken_plugins(known)
     if as_json:
         click.echo(schemas.dumps(found.to_dict()), nl=False)

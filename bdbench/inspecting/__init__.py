@@ -4,19 +4,78 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bdbench import machine
-from bdbench.defenses import Defense
-from bdbench.inspecting import detectors, images, subject, verdict
+from bdbench.defenses import Defense, InputDetector, ModelDetector
+from bdbench.inspecting import detectors, images, page, subject, verdict
 from bdbench.inspecting.result import Inspection
-from bdbench.inspecting.subject import Asked
+from bdbench.inspecting.subject import Asked, Subject
 from bdbench.progress import Progress, Silent
 from bdbench.store import STAGES, Store
 
-__all__ = ["Inspection", "inspect"]
+__all__ = ["Inspection", "Prepared", "inspect", "prepared"]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What was read, and who is to be asked: models and of_inputs, detectors of the two stages; inputs: the folder of
+    images to score, None without one; files: those in it.
+    """
+
+    subject: Subject
+    models: Sequence[ModelDetector]
+    of_inputs: Sequence[InputDetector]
+    inputs: Path | None
+    files: Sequence[Path]
+
+    def lines(self) -> Iterator[str]:
+        """What there is to say before work."""
+        for name, value in page.facts(self.subject):
+            yield f"{name}: {value}"
+        if self.inputs is not None:
+            yield f"inputs: {len(self.files)} image files in {self.inputs}"
+        for defense in (*self.models, *self.of_inputs):
+            reason = self.subject.why_not(defense)
+            yield f"{defense.name}: {'is to run' if reason is None else f'is not run: {reason}'}"
+
+    def run(self, out: Path | None = None) -> Inspection:
+        """Ask them. out: where finished pieces are kept, and what was found is written; None: nowhere."""
+        start = time.perf_counter()
+        # Only now: what is refused leaves nothing.
+        found = self.subject if out is None else self.subject.kept_in(Store(out / STAGES))
+        findings = [detectors.inspect(found, defense) for defense in self.models]
+        scored = None if self.inputs is None else detectors.score(found, self.of_inputs, self.inputs, self.files)
+        conclusion = verdict.concluded(found, findings)
+        made = Inspection(found, findings, scored, conclusion, time.perf_counter() - start)
+        if out is not None:
+            made.write(out)
+        return made
+
+
+@contextmanager
+def prepared(
+    checkpoint: str | Path,
+    *,
+    defenses: Sequence[str | Defense] = (),
+    inputs: str | Path | None = None,
+    clean: str | Path | None = None,
+    threads: int | None = None,
+    progress: Progress | None = None,
+    **asked: Any,
+) -> Iterator[Prepared]:
+    """A model read, and nothing asked of it yet; the rest as ``inspect``. What is saved without ``out`` is not kept."""
+    machine.use_threads(threads)
+    models, of_inputs = detectors.chosen(defenses, inputs is not None)
+    said = Asked(clean=None if clean is None else Path(clean), **asked)
+    with tempfile.TemporaryDirectory() as aside:
+        found = subject.of(Path(checkpoint), said, Store(Path(aside)), progress or Silent())
+        root = None if inputs is None else Path(inputs)
+        yield Prepared(found, models, of_inputs, root, [] if root is None else images.below(root))
 
 
 def inspect(
@@ -38,21 +97,7 @@ def inspect(
     asked: what the file does not say, as ``subject.Asked`` has it: model, classes, size, channels, normalise, mean,
     std, seed, device. Raises BdbenchError for what the caller can mend.
     """
-    start = time.perf_counter()
-    machine.use_threads(threads)
-    progress = progress or Silent()
-    models, of_inputs = detectors.chosen(defenses, inputs is not None)
-    said = Asked(clean=None if clean is None else Path(clean), **asked)
-    with tempfile.TemporaryDirectory() as aside:
-        found = subject.of(Path(checkpoint), said, Store(Path(aside)), progress)
-        files = [] if inputs is None else images.below(Path(inputs))
-        if out is not None:
-            # Only now: what is refused leaves nothing.
-            found = found.kept_in(Store(Path(out) / STAGES))
-        findings = [detectors.inspect(found, defense) for defense in models]
-        scored = None if inputs is None else detectors.score(found, of_inputs, Path(inputs), files)
-        conclusion = verdict.concluded(found, findings)
-    made = Inspection(found, findings, scored, conclusion, time.perf_counter() - start)
-    if out is not None:
-        made.write(Path(out))
-    return made
+    with prepared(
+        checkpoint, defenses=defenses, inputs=inputs, clean=clean, threads=threads, progress=progress, **asked
+    ) as ready:
+        return ready.run(None if out is None else Path(out))

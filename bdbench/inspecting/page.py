@@ -36,7 +36,7 @@ def view(
         "detectors": [_detector(subject, f, own) for f, own in zip(findings, pictures, strict=True)],
         "inputs": [] if inputs is None else [_scores(subject, inputs, one) for one in inputs.by],
         "skipped": 0 if inputs is None else len(inputs.skipped),
-        "facts": [(name, foreign.line(value)) for name, value in _facts(subject)],
+        "facts": [(name, foreign.line(value)) for name, value in facts(subject)],
     }
 
 
@@ -88,7 +88,8 @@ def _scores(subject: Subject, inputs: Inputs, one: Scores) -> dict[str, Any]:
     return {"name": one.defense.name, "told": told_of_inputs(one), "paper": one.defense.paper, "pictures": shown}
 
 
-def _facts(subject: Subject) -> Iterator[tuple[str, str]]:
+def facts(subject: Subject) -> Iterator[tuple[str, str]]:
+    """What was read, by name."""
     read, clean = subject.checkpoint, subject.clean
     yield "file", f"{read.path} ({read.format}, SHA-256 {read.digest})"
     yield "model", configs.spec(subject.architecture.config())
