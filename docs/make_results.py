@@ -2,7 +2,7 @@
 
 A table stands between ``<!-- BOARD NUMBER -->`` and ``<!-- end -->``: of the records in leaderboards/BOARD, one number,
 attacks down and defenses across, for each stage of defense that has it. ``<!-- BOARD NUMBER of repair -->``: of that
-stage alone.
+stage alone; ``<!-- BOARD NUMBER where dataset=digits -->``: of what fits, as ``bdbench leaderboard show`` has it.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from bdbench.leaderboard import markdown
 
 ROOT = Path(__file__).parent.parent
 PAGES = (ROOT / "README.md", ROOT / "docs" / "results.md")
-_TABLE = re.compile(r"(<!-- (\S+) (\w+)(?: of ([\w ]+))? -->\n).*?(<!-- end -->)", re.S)
+_TABLE = re.compile(r"(<!-- (\S+) (\w+)(?: of ([\w ]+?))?(?: where (\S+))? -->\n).*?(<!-- end -->)", re.S)
 
 
 def page(file: Path) -> str:
     """One of the pages as it should be."""
 
     def table(found: re.Match[str]) -> str:
-        start, board, number, stage, end = found.groups()
-        where = [f"stage={stage}"] if stage else []
+        start, board, number, stage, fits, end = found.groups()
+        where = [*([f"stage={stage}"] if stage else []), *([fits] if fits else [])]
         return f"{start}\n{markdown.part(ROOT / 'leaderboards' / board, where=where, matrix=number)}\n{end}"
 
     return _TABLE.sub(table, file.read_text())
