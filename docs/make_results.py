@@ -14,7 +14,7 @@ from bdbench.leaderboard import markdown
 
 ROOT = Path(__file__).parent.parent
 PAGES = (ROOT / "README.md", ROOT / "docs" / "results.md")
-_TABLE = re.compile(r"(<!-- (\S+) (\w+)(?: of ([\w ]+?))?(?: where (\S+))? -->\n).*?(<!-- end -->)", re.S)
+_TABLE = re.compile(r"(<!-- (?!end )(\S+) (\w+)(?: of ([\w ]+?))?(?: where (\S+))? -->\n).*?(<!-- end -->)", re.S)
 
 
 def page(file: Path) -> str:
