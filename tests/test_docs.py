@@ -209,3 +209,13 @@ def test_the_table_of_spreads_is_of_its_file() -> None:
     # By hand: five values, of which the third is the middle.
     values = sorted(found.loc[("blend:rate=0.05", "scan")].filter(like="auroc_"))
     assert f"{values[0]:.3f} - **{values[2]:.3f}** - {values[4]:.3f}" in made["table"]()
+
+
+def test_the_table_of_strengths_is_of_its_file() -> None:
+    made = runpy.run_path(str(ROOT / "docs" / "make_assumption.py"))
+    assert made["page"]() == (ROOT / "docs" / "results.md").read_text(), "run python docs/make_assumption.py"
+    found = pd.read_csv(ROOT / "docs" / "assumption.csv")
+    assert not found["poisoned"].duplicated().any() and set(found["poisoned"]) <= set(made["board_records"]())
+    # By hand: intervals that do not overlap.
+    held = found["trigger"] - found["trigger_half"] > found["natural"] + found["natural_half"]
+    assert (held == (found["assumption"] == "held")).mean() > 0.9  # the file's numbers are rounded
