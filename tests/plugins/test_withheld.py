@@ -146,6 +146,12 @@ def test_depth_counts_little_in_a_class_that_networks_do_not_know() -> None:
     strong = np.log(12) + np.log(9), np.log(3.0)
     usual = strong[1] + (strong[0] - strong[1]) / 4 + 0.15
     assert result.evidence[0] == pytest.approx(2.08 * (strong[0] - usual) - 3.07)
+    # Known half way from chance: by hand, the cube of 1/2 of a depth of 9/4.
+    right[8:40] = 0.75
+    result = judge([[own], [other]], found, Known(right, np.full(2, 3.0)), np.full(80, 0.02))
+    deep = 9 / 4 / 8
+    natural = 1 - (1 - deep / 1.3) / 8
+    assert result.evidence[0] == pytest.approx(2.08 * (strong[0] - usual) * natural + 2.37 * deep - 3.07)
 
 
 def test_what_is_known_by_hand() -> None:
