@@ -78,12 +78,12 @@ def inspect(checkpoint: Path, out: str, dry_run: bool, as_json: bool, **asked: A
             from bdbench import inspecting
             from bdbench.store import STAGES
         stopping.keeps("" if dry_run else f"finished pieces are kept in {Path(out) / STAGES}")
-        with inspecting.prepared(checkpoint, progress=bars, **asked) as ready:
+        with inspecting.prepared(checkpoint, out=None if dry_run else out, progress=bars, **asked) as ready:
             for line in ready.lines():
                 bars.say(foreign.line(line))
             if dry_run:
                 return
-            found = ready.run(Path(out))
+            found = ready.run()
     options.warn_of_broken_plugins(known)
     if as_json:
         click.echo(schemas.dumps(found.to_dict()), nl=False)

@@ -24,7 +24,8 @@ __all__ = ["Inspection", "Prepared", "inspect", "prepared"]
 @dataclass(frozen=True)
 class Prepared:
     """What was read, and who is to be asked: models and of_inputs, detectors of the two stages; inputs: the folder of
-    images to score, None without one; files: those in it.
+    images to score, None without one; files: those in it; out: where finished pieces are kept, and what is
+    found is written, None: nowhere; since: when reading began, by time.perf_counter.
     """
 
     subject: Subject
@@ -32,6 +33,8 @@ class Prepared:
     of_inputs: Sequence[InputDetector]
     inputs: Path | None
     files: Sequence[Path]
+    out: Path | None
+    since: float
 
     def lines(self) -> Iterator[str]:
         """What there is to say before work."""
@@ -43,17 +46,15 @@ class Prepared:
             reason = self.subject.why_not(defense)
             yield f"{defense.name}: {'is to run' if reason is None else f'is not run: {reason}'}"
 
-    def run(self, out: Path | None = None) -> Inspection:
-        """Ask them. out: where finished pieces are kept, and what was found is written; None: nowhere."""
-        start = time.perf_counter()
-        # Only now: what is refused leaves nothing.
-        found = self.subject if out is None else self.subject.kept_in(Store(out / STAGES))
+    def run(self) -> Inspection:
+        """Ask them."""
+        found = self.subject
         findings = [detectors.inspect(found, defense) for defense in self.models]
         scored = None if self.inputs is None else detectors.score(found, self.of_inputs, self.inputs, self.files)
         conclusion = verdict.concluded(found, findings)
-        made = Inspection(found, findings, scored, conclusion, time.perf_counter() - start)
-        if out is not None:
-            made.write(out)
+        made = Inspection(found, findings, scored, conclusion, time.perf_counter() - self.since)
+        if self.out is not None:
+            made.write(self.out)
         return made
 
 
@@ -64,18 +65,24 @@ def prepared(
     defenses: Sequence[str | Defense] = (),
     inputs: str | Path | None = None,
     clean: str | Path | None = None,
+    out: str | Path | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
     **asked: Any,
 ) -> Iterator[Prepared]:
     """A model read, and nothing asked of it yet; the rest as ``inspect``. What is saved without ``out`` is not kept."""
+    since = time.perf_counter()
     machine.use_threads(threads)
     models, of_inputs = detectors.chosen(defenses, inputs is not None)
     said = Asked(clean=None if clean is None else Path(clean), **asked)
     with tempfile.TemporaryDirectory() as aside:
         found = subject.of(Path(checkpoint), said, Store(Path(aside)), progress or Silent())
-        root = None if inputs is None else Path(inputs)
-        yield Prepared(found, models, of_inputs, root, [] if root is None else images.below(root))
+        root, folder = (None if path is None else Path(path) for path in (inputs, out))
+        files = [] if root is None else images.below(root)
+        if folder is not None:
+            # Only now: what is refused leaves nothing.
+            found = found.kept_in(Store(folder / STAGES))
+        yield Prepared(found, models, of_inputs, root, files, folder, since)
 
 
 def inspect(
@@ -98,6 +105,6 @@ def inspect(
     std, seed, device. Raises BdbenchError for what the caller can mend.
     """
     with prepared(
-        checkpoint, defenses=defenses, inputs=inputs, clean=clean, threads=threads, progress=progress, **asked
+        checkpoint, defenses=defenses, inputs=inputs, clean=clean, out=out, threads=threads, progress=progress, **asked
     ) as ready:
-        return ready.run(None if out is None else Path(out))
+        return ready.run()
