@@ -9,7 +9,6 @@ taken from there), and writes its table into docs/results.md. AUROC and p-value 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ import pandas as pd
 
 import bdbench
 from bdbench import configs, progress
-from bdbench_datamodel import study
+from bdbench_datamodel import strength, study
 from bdbench_datamodel.strength import Strength
 
 ROOT = Path(__file__).parent.parent
@@ -42,19 +41,10 @@ def board_records() -> dict[str, tuple[str, dict[str, Any]]]:
     return found
 
 
-def verdict(trigger: Strength, natural: Strength) -> str:
-    """Assumption 1 by the intervals of both: held, failed or undecided."""
-    if trigger.counted.low > natural.counted.high:
-        return "held"
-    return "failed" if trigger.counted.high < natural.counted.low else "undecided"
-
-
 def line(board: str, data: dict[str, Any], found: list[Strength]) -> dict[str, Any]:
     """A run's: strengths are margins a member, each with half its 95 % interval."""
-    trigger = next(s for s in found if s.kind == "trigger")
-    natural = max(
-        (s for s in found if s.kind == "cluster" and math.isfinite(s.counted.value)), key=lambda s: s.counted.value
-    )
+    trigger, natural = strength.rivals(found)
+    assert trigger is not None and natural is not None
     attack = data["config"]["attack"]
     parts = [f"{name}={attack[name]:g}" if name != "mapping" else attack[name] for name in SHOWN if named(attack, name)]
     return {
@@ -65,7 +55,7 @@ def line(board: str, data: dict[str, Any], found: list[Strength]) -> dict[str, A
         "trigger_half": round(trigger.counted.half, 4),
         "natural": round(natural.counted.value, 4),
         "natural_half": round(natural.counted.half, 4),
-        "assumption": verdict(trigger, natural),
+        "assumption": strength.assumption(trigger, natural),
         "poisoned": data["config"]["data"]["poisoned"],
     }
 

@@ -144,27 +144,39 @@ def measure(
     return found
 
 
+def rivals(strengths: Sequence[Strength]) -> tuple[Strength | None, Strength | None]:
+    """The trigger, and the strongest natural group of its size; None: there is none, or none that could be told."""
+    trigger = next((s for s in strengths if s.kind == "trigger"), None)
+    # A slope that could not be told is NaN, which is neither more nor less than another.
+    natural = [s for s in strengths if s.kind == "cluster" and math.isfinite(s.counted.value)]
+    return trigger, max(natural, key=lambda s: s.counted.value, default=None)
+
+
+def assumption(trigger: Strength, natural: Strength) -> str:
+    """Assumption 1, that the trigger is the stronger: "held" or "failed" where the intervals lie apart; "undecided"."""
+    if trigger.counted.low > natural.counted.high:
+        return "held"
+    return "failed" if trigger.counted.high < natural.counted.low else "undecided"
+
+
 def verdict(strengths: Sequence[Strength]) -> str:
     """Whether the trigger was the strongest of the features of its size, in one sentence."""
-    trigger = next((s for s in strengths if s.kind == "trigger"), None)
+    trigger, natural = rivals(strengths)
     if trigger is None:
         return "Nothing was attacked: there is no trigger to compare with."
-    # A slope that could not be told is NaN, which is neither more nor less than another.
-    rivals = [s for s in strengths if s.kind == "cluster" and math.isfinite(s.counted.value)]
-    if not rivals:
+    if natural is None:
         return "No natural group of the trigger's size has a strength that could be told: nothing to compare with."
     if not math.isfinite(trigger.counted.value):
         return "The trigger's strength could not be told: every network holds as many of its members."
-    rival = max(rivals, key=lambda s: s.counted.value)
     compared = (
         f"the trigger's strength is {_shown(trigger.counted)} a member, "
-        f"that of the strongest natural group of its size ({rival.name}) {_shown(rival.counted)}"
+        f"that of the strongest natural group of its size ({natural.name}) {_shown(natural.counted)}"
     )
-    if trigger.counted.low > rival.counted.high:
-        return f"Assumption 1 held among the groups looked at: {compared}."
-    if trigger.counted.high < rival.counted.low:
-        return f"Assumption 1 failed: {compared}."
-    return f"Assumption 1 is undecided: {compared}, and the intervals overlap."
+    return {
+        "held": f"Assumption 1 held among the groups looked at: {compared}.",
+        "failed": f"Assumption 1 failed: {compared}.",
+        "undecided": f"Assumption 1 is undecided: {compared}, and the intervals overlap.",
+    }[assumption(trigger, natural)]
 
 
 def _shown(estimate: Estimate) -> str:
