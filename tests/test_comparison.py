@@ -11,8 +11,8 @@ from click.testing import CliRunner, Result
 from bdbench import schemas
 from bdbench.cli import cli
 from bdbench.leaderboard import intervals
+from tests.boards import of_version_1
 from tests.records import defense, dumped, made
-from tests.test_leaderboard import of_version_1
 
 
 def written(folder: Path, name: str, aurocs: dict[int, float | None], **changes: Any) -> list[str]:

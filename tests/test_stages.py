@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -237,56 +236,6 @@ def test_defenses_of_all_stages_run_side_by_side(tmp_path: Path) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Keeper(Detector):
-    """Saves the victim's features under one name, whatever the victim."""
-
-    name = "keeper"
-    shared: bool = param(False, help="says that they hang on no victim, which is not so")
-
-    def score(self, view: TrainingView, tools: Tools) -> np.ndarray:
-        made = tools.saved(
-            {"features": "victim"}, lambda: {"x": tools.victim.features(view.images)}, shared=self.shared
-        )
-        return made["x"].mean(1).astype(np.float64)
-
-
-def test_pieces_are_another_victims_only_if_they_say_that_they_hang_on_none(tiny: dict[str, Any]) -> None:
-    def scores(width: int, epochs: int, shared: bool) -> np.ndarray:
-        cell = {**tiny, "model": f"convnet:width={width},epochs={epochs}"}
-        found = bdbench.run(defense=Keeper(shared=shared), budget=0, **cell)
-        return np.load(tiny["out"] / found.id / "scores.npz")["scores"]
-
-    small = scores(4, 2, False)
-    assert not np.array_equal(small, scores(8, 2, False))  # another architecture
-    assert not np.array_equal(small, scores(4, 1, False))  # another recipe
-    assert np.array_equal(scores(4, 2, True), scores(8, 2, True))  # as it said, wrongly
-
-
-def test_detect_in_one_folder_keeps_the_pieces_of_two_victims_apart(tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    images, labels = rng.integers(0, 256, (40, 8, 8, 1)).astype(np.uint8), np.arange(40) % 4
-
-    def scores(seed: int) -> np.ndarray:
-        options: dict[str, Any] = {"num_classes": 4, "model": "convnet:width=4,epochs=1", "device": "cpu"}
-        victim = bdbench.training.Trainer(_network, bdbench.Recipe(epochs=1, batch_size=8, lr=0.01), "cpu", _quiet)
-        arrays = victim.train(images, labels, seed).arrays()
-        return bdbench.detect(Keeper(), images, labels, victim=arrays, folder=tmp_path, **options)
-
-    assert not np.array_equal(scores(0), scores(1))
-    assert np.array_equal(scores(0), scores(0))
-
-
-def _network() -> Any:
-    from bdbench_models.networks import SmallConvNet
-
-    return SmallConvNet(1, 4, 4)
-
-
-def _quiet(total: int, label: str) -> Any:
-    return lambda steps: None
-
-
-@dataclass(frozen=True, kw_only=True)
 class Trains(Attack):
     """Trains the victim itself, on what it likes."""
 
@@ -348,36 +297,6 @@ def test_a_repair_is_compared_with_the_victim_whatever_ran_before_it(tiny: dict[
     assert report.verdict(second) == report.verdict(alone)
 
 
-@dataclass(frozen=True)
-class Scribbler:
-    """A model that writes on what it is shown."""
-
-    victim: Any
-
-    def predict(self, images: np.ndarray) -> np.ndarray:
-        images[:] = 0
-        return np.zeros(len(images), np.int64)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Scribbles(Mitigation):
-    name = "scribbles"
-
-    def repair(self, tools: Tools) -> Model:
-        tools.victim.mean[:] = 9
-        return Scribbler(tools.victim)
-
-
-def test_no_defense_can_write_on_what_the_others_are_measured_with(tiny: dict[str, Any]) -> None:
-    from bdbench import experiment
-
-    alone = bdbench.run(defense=Corner(), **{**tiny, "out": tiny["out"] / "alone"})
-    bad, after = experiment.run_each(defenses=[Scribbles(), Corner()], **tiny)
-    assert isinstance(bad, ValueError) and "read-only" in str(bad)
-    assert isinstance(after, bdbench.Record)
-    assert (after.after, after.before) == (alone.after, alone.before)
-
-
 def test_a_reserve_of_nothing_is_an_error_in_one_line(tiny: dict[str, Any]) -> None:
     with pytest.raises(BdbenchError, match=r"defense 'tuned' needs clean examples, but reserve=0.0001 sets no example"):
         bdbench.run(defense=Tuned(), reserve=0.0001, **tiny)
@@ -406,71 +325,6 @@ class Twice(Detector):
 def test_conclusions_add_up(tiny: dict[str, Any]) -> None:
     found = bdbench.run(defense=Twice(), budget=0, **tiny)
     assert found.p_value == 0.5 and found.decision is not None and found.decision.flagged == 3 / 300
-
-
-@dataclass
-class Listener:
-    """A model that notes what it is asked, and answers by the image."""
-
-    asked: list[np.ndarray]
-
-    def predict(self, images: np.ndarray) -> np.ndarray:
-        self.asked.append(images.copy())
-        return (images.astype(int).sum((1, 2, 3)) % 10).astype(np.int64)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Listens(Mitigation):
-    name = "listens"
-    heard: ClassVar[list[np.ndarray]] = []
-
-    def repair(self, tools: Tools) -> Model:
-        return Listener(self.heard)
-
-
-def test_a_model_cannot_tell_from_the_call_what_it_is_asked(tiny: dict[str, Any]) -> None:
-    Listens.heard.clear()
-    made, other = bdbench.run_all(defenses=[Listens(), "random"], **tiny)
-    (heap,) = Listens.heard
-    again = bdbench.reopen(tiny["out"] / other.id)
-    assert again.challenge is not None
-    test, challenged = np.asarray(again.clean.test.images), again.challenge.images
-    assert len(heap) == len(test) + len(challenged)
-    known = {image.tobytes() for image in test}
-    from_test = np.array([image.tobytes() in known for image in heap])
-    # Shuffled: of the first half about as many are test images as of the second.
-    assert abs(from_test[: len(heap) // 2].mean() - from_test[len(heap) // 2 :].mean()) < 0.15
-    answers = Listener([]).predict(test)
-    assert made.after is not None and made.after.clean_accuracy == float((answers == again.clean.test.labels).mean())
-    obeyed = Listener([]).predict(challenged) == again.challenge.goal
-    assert made.after.attack_success_rate == float(obeyed.mean())
-
-
-@dataclass(frozen=True, kw_only=True)
-class Nested(Detector):
-    """Two models in a piece, one of them in a piece of that; scores that hang on ``salt`` alone are made anew."""
-
-    name = "nested"
-    salt: int = param(0, help="another one, another result of the whole")
-
-    def score(self, view: TrainingView, tools: Tools) -> np.ndarray:
-        def inner() -> State:
-            time.sleep(0.2)
-            return tools.train(view.images, view.labels, "inner").arrays()
-
-        def outer() -> State:
-            tools.saved({"nested": "inner"}, inner)
-            tools.count_models(1)
-            return {"done": np.ones(1)}
-
-        tools.saved({"nested": "outer"}, outer)
-        return np.arange(len(view.labels)) * 1.0
-
-
-def test_what_is_found_again_costs_what_it_cost(tiny: dict[str, Any]) -> None:
-    first, second = (bdbench.run(defense=Nested(salt=salt), **tiny) for salt in (1, 2))
-    assert first.cost.models_trained == second.cost.models_trained == 3
-    assert first.cost.seconds["score"] > 0.2 and second.cost.seconds["score"] > 0.2
 
 
 def test_the_floor_is_what_a_clean_model_does(tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
