@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -20,7 +21,7 @@ from bdbench import (
     Workshop,
     param,
 )
-from bdbench_baselines.activation_clustering import ActivationClustering
+from bdbench_baselines.abl_isolation import AblIsolation
 
 if TYPE_CHECKING:
     import torch
@@ -35,18 +36,18 @@ _EPOCHS = 0.2
 class Unlearning(RobustTraining):
     """Ascends the loss of the victim on the training examples that a detector flagged, as the last stage of ABL does.
 
-    The detector is any of the training set, with parameters as [NAME:KEY=VALUE,...]: what its own decision flags or,
-    with ``share``, the most suspicious by its scores. It is told what it asks for, and this defense with it. Repairs
-    get no training set, so that this is of the stage that does; its model is the victim all the same, not trained
-    anew. The stage has a fifth of the recipe's epochs, without augmentation, and rates that add up to ``unlearning``
-    of the recipe's, 160 steps of .005 of the rate before in the paper, whatever the number of steps. If nothing is
-    flagged, the victim is left as it is.
+    The detector is any of the training set, with parameters as [NAME:KEY=VALUE,...], by default the paper's own:
+    what its decision flags or, with ``share``, the most suspicious by its scores. It is told what it asks for, and
+    this defense with it. Repairs get no training set, so that this is of the stage that does; its model is the
+    victim all the same, not trained anew. The stage has a fifth of the recipe's epochs, without augmentation, and
+    rates that add up to ``unlearning`` of the recipe's, 160 steps of .005 of the rate before in the paper, whatever
+    the number of steps. If nothing is flagged, the victim is left as it is.
     """
 
     name = "unlearn"
     paper = "Li et al., Anti-Backdoor Learning: Training Clean Models on Poisoned Data, NeurIPS 2021"
     assumption = "What is flagged are poisons, and few of them are enough to unlearn the backdoor of all."
-    detector: tuple[Detector, ...] = param((ActivationClustering(),), help="the detector: NAME or [NAME:KEY=VALUE,...]")
+    detector: tuple[Detector, ...] = param((AblIsolation(),), help="the detector: NAME or [NAME:KEY=VALUE,...]")
     share: float | None = param(None, help="the most suspicious to unlearn (none: what it flags)", low=0, high=1)
     unlearning: float = param(0.8, help="sum of the learning rates / the recipe's", low=0, exclusive=True)
 
@@ -106,7 +107,12 @@ class Listening:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._tools, name)
 
-    def conclude(self, p_value: float | None = None, flagged: np.ndarray | None = None) -> None:
+    def conclude(
+        self,
+        p_value: float | None = None,
+        flagged: np.ndarray | None = None,
+        evidence: Mapping[int, float] | None = None,
+    ) -> None:
         """Keep what is flagged, bool (n,)."""
         self.flagged = self.flagged if flagged is None else flagged
 

@@ -18,6 +18,7 @@ def bdbench_register_defenses() -> list[type[Defense]]:
     """Those of inputs and those of models."""
     from bdbench_inspection.badexpert import BaDExpert
     from bdbench_inspection.bti_dbf import BtiDbf
+    from bdbench_inspection.feature_re import FeatureRE
     from bdbench_inspection.ibd_psc import IbdPsc
     from bdbench_inspection.mm_bd import MmBd
     from bdbench_inspection.neural_cleanse import NeuralCleanse
@@ -27,7 +28,7 @@ def bdbench_register_defenses() -> list[type[Defense]]:
     from bdbench_inspection.strip_filter import StripFilter
     from bdbench_inspection.teco import TeCo
 
-    return [BaDExpert, BtiDbf, IbdPsc, MmBd, NeuralCleanse, ScaleUp, SentiNet, Strip, StripFilter, TeCo]
+    return [BaDExpert, BtiDbf, FeatureRE, IbdPsc, MmBd, NeuralCleanse, ScaleUp, SentiNet, Strip, StripFilter, TeCo]
 
 
 @hookimpl

@@ -42,7 +42,8 @@ class BtiDbf(ModelDetector):
 
     def inspect(self, tools: Tools) -> Verdict:
         """The verdict on the victim. Raises BdbenchError for a model without a linear head."""
-        from bdbench_inspection.decoupling import invert, parts
+        from bdbench_inspection.decoupling import invert
+        from bdbench_inspection.generating import parts
 
         clean = tools.clean_examples(self.clean)
         settings: dict[str, Any] = {k: getattr(self, k) for k in ("mask_steps", "steps", "batch", "bound", "width")}

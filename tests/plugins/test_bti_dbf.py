@@ -7,7 +7,8 @@ from torch import nn
 
 from bdbench import BdbenchError, Victim
 from bdbench_inspection.bti_dbf import sent
-from bdbench_inspection.decoupling import Generator, invert, parts
+from bdbench_inspection.decoupling import invert
+from bdbench_inspection.generating import Generator, parts
 
 
 def test_the_share_of_other_labels_images_by_hand() -> None:

@@ -1,16 +1,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
 
 import bdbench
-from bdbench import BdbenchError, Record, Reopened
+from bdbench import BdbenchError, Detector, Record, Reopened, Tools, TrainingView
 from bdbench_baselines.activation_clustering import ActivationClustering
 from bdbench_baselines.perfect import PerfectFilter
 from bdbench_baselines.spectral import SpectralSignatures
 from bdbench_baselines.unlearn import Unlearning
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outspoken(Detector):
+    """Concludes with all that there is to say."""
+
+    name = "outspoken"
+
+    def score(self, view: TrainingView, tools: Tools) -> np.ndarray:
+        first = np.arange(len(view.labels)) < 3
+        tools.conclude(0.01, first, {0: 1.0})
+        return first.astype(float)
 
 
 def test_what_is_flagged_is_forgotten_and_the_oracles_are_the_detectors(on_digits: Callable[..., Record]) -> None:
@@ -30,8 +43,9 @@ def test_it_takes_the_detectors_decision_or_a_share_of_its_scores(
     assert (perfect._flagged(view, tools) == poisons).all()
     few = Unlearning(detector=(PerfectFilter(),), share=0.05)._flagged(view, tools)
     assert few.sum() == round(0.05 * len(poisons)) and poisons[few].all()
-    clustering = Unlearning()._flagged(view, tools)
-    assert clustering.dtype == bool and clustering.shape == poisons.shape
+    isolated = Unlearning()._flagged(view, tools)
+    assert isolated.dtype == bool and isolated.sum() == round(0.01 * len(poisons))
+    assert Unlearning(detector=(Outspoken(),))._flagged(view, tools).sum() == 3
     # The decision is the part's own, and none of the whole's.
     assert tools.flagged is None  # type: ignore[attr-defined]
     with pytest.raises(BdbenchError, match="detector=spectral has no decision of its own: expected one that has, or"):
