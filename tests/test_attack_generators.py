@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ import torch
 from torch import nn
 
 import bdbench
-from bdbench import Attack, BdbenchError, Role, Split, State, Victim
+from bdbench import Attack, BdbenchError, Recipe, Role, Split, State, Victim
 from bdbench.applicable import why_not
 from bdbench.experiment import cell
 from bdbench.plugins import installed
@@ -145,6 +146,50 @@ def test_covers_and_bystanders_carry_the_trigger_of_another_image() -> None:
     assert sorted(challenge.index[attacked]) == np.flatnonzero(train.labels != 0).tolist()
 
 
+class Scaled(nn.Module):
+    """A pattern, and by its first channel a mask, that hangs on its own image alone."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.channels, self.weight = channels, nn.Parameter(torch.ones(()))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.weight * (2 * x[:, : self.channels] - 1)
+
+
+class Heard:
+    """A learner of one batch that keeps what it is taught."""
+
+    def __init__(self, x: torch.Tensor, labels: torch.Tensor) -> None:
+        self.x, self.labels = x, labels
+        self.recipe, self.parts, self.victim = Recipe(epochs=1, batch_size=len(x), lr=0.1), {}, None
+        self.taught: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def batches(self, number: int, draws: torch.Generator) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        return [(self.x, self.labels)]
+
+    def loss(self, x: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        self.taught.append((x.detach(), labels))
+        return x.sum()
+
+    def descend(self, loss: torch.Tensor) -> None:
+        pass
+
+
+def test_a_batch_has_attacked_images_crossed_ones_and_clean_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, labels = torch.rand(10, 3, 4, 4, generator=torch.Generator().manual_seed(0)), torch.arange(10) % 4
+    learner, attack, train = Heard(x, labels), InputAware(rate=0.2, cover_rate=0.3), split((4, 4, 3), 4, 40)
+    monkeypatch.setattr(networks, "Learner", lambda *_: learner)
+    patterns, masks = (networks.what(Scaled(3), x), networks.where(Scaled(1), x))
+    with at_work(attack, train) as tools:
+        networks._train_both(attack, Scaled(3), Scaled(1), train, tools)
+    ((seen, taught),) = learner.taught
+    # Two with their own trigger and three, of other images, with that of the one before; the rest is clean.
+    made = [networks.on(x[i], patterns[j], masks[j]) for i, j in ((0, 0), (1, 1), (2, 1), (3, 2), (4, 3))]
+    assert torch.equal(seen, torch.cat([torch.stack(made).detach(), x[5:]]))
+    assert taught.tolist() == [0, 0, *labels[2:].tolist()]
+
+
 @pytest.mark.slow  # 25 epochs of the mask: about 20 s
 def test_the_mask_learns_to_cover_little_and_to_differ() -> None:
     attack, train = InputAware(mask_epochs=25, width=4), split(COLOUR, 4, 200)
@@ -184,6 +229,31 @@ def test_the_generator_lowers_the_loss_of_the_target_and_the_victim_obeys() -> N
     assert victim is not None
     assert (victim.predict(challenge.images) == 0).mean() > 0.9
     assert (victim.predict(np.asarray(train.images)) == train.labels).mean() > 0.9
+
+
+def test_the_victims_objective_by_hand() -> None:
+    """alpha of the images' own labels and the rest of the target's: 1 for each example of label 0, else 5."""
+    x, descended = torch.rand(4, 3, 2, 2), list[float]()
+    learner: Any = Heard(x, torch.tensor([0, 1, 2, 3]))
+    learner.loss = lambda x, labels: torch.where(labels == 0, 1.0, 5.0).mean()
+    learner.descend = lambda loss: descended.append(float(loss))
+    tools: Any = SimpleNamespace(num_classes=4)
+    Lira(alpha=0.25)._step(Fixed(torch.zeros(1, 3, 1, 1)), learner, x, learner.labels, np.ones(3), tools)
+    assert descended == [pytest.approx(0.25 * (1 + 5 + 5 + 5) / 4 + 0.75 * 1)]
+
+
+def test_the_victim_learns_of_the_generator_of_the_epoch_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[np.ndarray] = []
+
+    def step(self: Lira, generator: nn.Module, *rest: Any) -> None:
+        seen.append(np.concatenate([p.detach().flatten().numpy() for p in generator.parameters()]))
+
+    monkeypatch.setattr(Lira, "_step", step)
+    crafted(Lira(epochs=2, tune_epochs=1, width=2), split(GREY, 4, 96))
+    first, second, third = (seen[len(seen) // 3 * i : len(seen) // 3 * (i + 1)] for i in range(3))
+    for epoch in (first, second, third):
+        assert len(epoch) > 1 and all(np.array_equal(epoch[0], weights) for weights in epoch)
+    assert not np.array_equal(first[0], second[0]) and not np.array_equal(second[0], third[0])
 
 
 def test_tuning_goes_on_or_starts_again() -> None:

@@ -66,6 +66,22 @@ def test_at_the_same_depth_weights_are_drawn_and_light_is_mixed_by_them() -> Non
     assert np.array_equal(darker, np.rint((1 - rng.uniform(0.05, 0.45, 3)) ** (1 / 2.2) * 255))
 
 
+def test_the_fainter_of_a_ghosts_images_is_the_first_or_the_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    tables: list[np.ndarray] = []
+
+    def kept(pictures: torch.Tensor, drawn: torch.Tensor) -> torch.Tensor:
+        tables.append(drawn.numpy())
+        return pictures
+
+    monkeypatch.setattr("bdbench_triggers.refool._reflected", kept)
+    state = {"pictures": np.zeros((1, 4, 4, 1), np.uint8)}
+    Refool(model="ghost").stamp_with(np.zeros((1000, 4, 4, 1), np.uint8), state, STREAMS, "cpu")
+    second = np.concatenate(tables)[:, 5]
+    assert 0.45 < (second < 0.5).mean() < 0.55
+    fainter = np.minimum(second, 1 - second)
+    assert fainter.min() >= 0.15 and fainter.max() <= 0.5 and second.max() > 0.8
+
+
 @pytest.mark.parametrize("size", [8, 32, 224])
 def test_models_look_alike_at_any_size_and_the_mixture_has_all(size: int) -> None:
     dot = np.zeros((1, size, size, 3), np.uint8)

@@ -94,6 +94,8 @@ def test_pairs_by_hand() -> None:
     # Distances 0.1 (10, 9.9), 0.6 (11, 10.4), 1 (0, 1); the code's three nearest are 0.1, 0.4 (10, 10.4), 0.6.
     assert paired(sources, found, "one-to-one").tolist() == [2, 0, 1]
     assert paired(sources, found, "released").tolist() == [2, 1, 1]
+    # Each image has one source: the second takes what the first, which is nearer to both, has left.
+    assert paired(torch.tensor([[1.0], [0.0]]), torch.tensor([[0.4], [5.0]]), "one-to-one").tolist() == [1, 0]
     crowd = torch.tensor([[0.0], [50.0], [60.0]])
     assert sorted(paired(crowd, torch.tensor([[0.0], [0.1], [0.2]]), "one-to-one").tolist()) == [0, 1, 2]
     assert paired(crowd, torch.tensor([[0.0], [0.1], [0.2]]), "released").tolist() == [0, 0, 0]
@@ -234,6 +236,35 @@ def test_crafting_goes_on_after_the_piece_that_was_done(tmp_path: Path, monkeypa
     assert started == [0, 100, 100, 200]
     whole = attack.craft(train, workshop(attack, train, 4, 0, tmp_path / "b"))
     assert np.array_equal(interrupted["trigger"], whole["trigger"]) and np.abs(whole["trigger"]).max() == 16
+
+
+def test_a_sleeper_agents_model_is_trained_anew_on_what_is_crafted_so_far(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train = split((8, 8, 1), 4, 80)
+    attack = SleeperAgent(rate=0.05, steps=6, retrainings=2, selection="random").settled(4, STREAMS)
+    tools = workshop(attack, train, 4, 0, tmp_path)
+    given: list[np.ndarray] = []
+    real = type(tools).train
+
+    def heard(self: Any, images: np.ndarray, *rest: Any, **options: Any) -> Any:
+        given.append(images.copy())
+        return real(self, images, *rest, **options)
+
+    def matched(
+        self: Any, surrogate: Any, clean: np.ndarray, sources: Any, state: Any, steps: range, tools: Any
+    ) -> Any:
+        return {"change": state["change"], "images": np.full_like(clean, steps.stop)}
+
+    monkeypatch.setattr(type(tools), "train", heard)
+    monkeypatch.setattr(SleeperAgent, "_matched", matched)
+    made = attack.craft(train, tools)
+    expected = np.array(train.images)
+    for shown, value in zip(given, (None, 2, 4), strict=True):
+        if value is not None:
+            expected[made["index"]] = value
+        assert np.array_equal(shown, expected)
+    assert (made["images"] == 6).all()
 
 
 # All of them.

@@ -47,6 +47,11 @@ def test_only_the_last_layers_are_scaled_and_the_model_is_left() -> None:
     assert [layer.weight.item() for layer in victim.network.layers] == [1.0] * 3
     # Pixels are multiplied by 255 here: 1 is 1.
     assert made.logits(column([1, 2]))[:, 0] == pytest.approx([1.25, 3.5], abs=1e-5)
+    for layer in victim.network.layers:
+        layer.bias.data.fill_(0.5)
+    made = scaled(victim, 2, 1.5)
+    # 1.5 (1.5 (1 + .5) + .75) + .75 - 1
+    assert made.logits(column([1]))[0, 0] == pytest.approx(4.25, abs=1e-5)
 
 
 def test_the_first_number_of_layers_that_errs_on_clean_examples_is_taken() -> None:

@@ -79,6 +79,27 @@ def test_distances_against_a_search() -> None:
     assert above(np.array([0, 0, 0.25]), np.array([0.3]), np.array([1.0])) == pytest.approx([0.75])
 
 
+def test_a_region_is_laid_over_clean_images_and_then_noise_in_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    overlays, images = (rng.integers(0, 256, (count, 2, 2, 1), dtype=np.uint8) for count in (3, 2))
+    noise, shown = np.array([[1, 2], [3, 4]], np.uint8)[..., None], []
+
+    def logits(x: np.ndarray) -> np.ndarray:
+        shown.append(x)
+        return np.tile([0.0, 2.0], (len(x), 1))
+
+    victim = SimpleNamespace(module=lambda: nn.Flatten(), predict=lambda x: np.arange(len(x)), logits=logits)
+    tools: Any = SimpleNamespace(victim=victim, device="cpu", track=lambda total, label: lambda steps: None)
+    heat = np.array([[[9.0, 0.0], [0.0, 0.0]], [[0.0, 0.0], [0.0, 9.0]]])
+    monkeypatch.setattr("bdbench_inspection.gradcam.heatmaps", lambda *_: heat)
+    fooled, confidence = SentiNet(share=0.25)._tried(images, {"overlays": overlays, "noise": noise}, tools)
+    assert fooled.tolist() == [0, 1] and confidence == pytest.approx(1 / (1 + np.exp(-2)))
+    for made, inside in zip(shown, (images, np.stack([noise] * 2)), strict=True):
+        expected = np.stack([overlays, overlays])
+        expected[0, :, 0, 0], expected[1, :, 1, 1] = inside[0, 0, 0], inside[1, 1, 1]
+        assert np.array_equal(made, expected.reshape(6, 2, 2, 1))
+
+
 def test_a_model_without_convolutions_is_refused() -> None:
     images = np.zeros((4, 8, 8, 1), np.uint8)
     tools: Any = SimpleNamespace(
