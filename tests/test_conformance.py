@@ -29,6 +29,7 @@ SMALL = [
     "d-st:contrast=2,spread=8",
     "dbd:pretraining=2",
     "fct:spread=8",
+    "feature-re:warm_up=1,passes=2,width=2",
     "fine-pruning:epochs=3",
     "fine-tuning:epochs=3",
     "frequency:steps=2,batch=4",

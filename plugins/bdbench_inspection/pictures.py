@@ -16,7 +16,9 @@ _ACROSS, _MOST = 8, 16
 
 def sections(run: Reopened) -> list[ReportSection]:
     """The picture of what a model detector of this package kept; nothing of other defenses."""
-    drawn = {"neural-cleanse": _triggers, "mm-bd": _margins, "bti-dbf": _generated}.get(run.defense.name)
+    drawn = {"neural-cleanse": _triggers, "mm-bd": _margins, "bti-dbf": _generated, "feature-re": _moved}.get(
+        run.defense.name
+    )
     if drawn is None or run.record.verdict is None:
         return []
     pieces, _ = _saved(cast(ModelDetector, run.defense), run.tools())
@@ -25,7 +27,7 @@ def sections(run: Reopened) -> list[ReportSection]:
 
 def triggers(defense: ModelDetector, tools: Tools) -> list[ReversedTrigger]:
     """What a model detector of this package kept, picture by picture; nothing of other detectors."""
-    shown = {"neural-cleanse": _patches, "mm-bd": _surest, "bti-dbf": _changed}.get(defense.name)
+    shown = _SHOWN.get(defense.name)
     if shown is None:
         return []
     pieces, verdict = _saved(defense, tools)
@@ -80,6 +82,17 @@ def _changed(pieces: Sequence[State], targets: Sequence[int]) -> Iterator[Revers
         yield ReversedTrigger(int(label), f"clean image {i} as the generator changes it", _pixels(made / 255))
 
 
+def _led(pieces: Sequence[State], targets: Sequence[int]) -> Iterator[ReversedTrigger]:
+    for label in _chosen(len(pieces), targets):
+        piece = pieces[label]
+        told = f"mixed value {float(piece['value']):.2f}, obeyed by {100 * float(piece['obeyed']):.0f} % of the images"
+        for i, (clean, made) in enumerate(zip(piece["clean"], piece["made"], strict=True), 1):
+            yield ReversedTrigger(label, f"clean image {i}", np.asarray(clean, np.uint8))
+            yield ReversedTrigger(
+                label, f"clean image {i} as the generator changes it, {told}", np.asarray(made, np.uint8)
+            )
+
+
 def _pixels(image: np.ndarray) -> np.ndarray:
     """Values in 0..1 as uint8."""
     return np.rint(255 * np.clip(image, 0, 1)).astype(np.uint8)
@@ -114,6 +127,17 @@ def _generated(pieces: Sequence[State], targets: Sequence[int]) -> ReportSection
     return ReportSection("Generated triggers", _gallery(shown), caption)
 
 
+def _moved(pieces: Sequence[State], targets: Sequence[int]) -> ReportSection:
+    shown = {
+        _title(label, targets, f"value {float(pieces[label]['value']):.2f}"): [
+            pieces[label][name][0] / 255 for name in ("clean", "made")
+        ]
+        for label in _chosen(len(pieces), targets)
+    }
+    caption = "For each label a clean image, and as the generator changes it so that a few features give it the label."
+    return ReportSection("Images that a few features send to a label", _gallery(shown), caption)
+
+
 def _chosen(count: int, targets: Sequence[int]) -> list[int]:
     first = [*targets, *(label for label in range(count) if label not in targets)]
     return sorted(first[:_MOST])
@@ -137,3 +161,8 @@ def _gallery(shown: Mapping[str, Sequence[np.ndarray]]) -> Figure:
             axis.imshow(image.squeeze(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
             axis.set_title("" if row else title, fontsize=7)
     return figure
+
+
+# By the name of the detector: one picture for a report, and picture by picture.
+_DRAWN = {"neural-cleanse": _triggers, "mm-bd": _margins, "bti-dbf": _generated, "feature-re": _moved}
+_SHOWN = {"neural-cleanse": _patches, "mm-bd": _surest, "bti-dbf": _changed, "feature-re": _led}

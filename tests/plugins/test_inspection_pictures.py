@@ -15,6 +15,7 @@ from bdbench.plugins import installed
         ("neural-cleanse:steps=20", "Reversed triggers", 20),
         ("mm-bd:steps=5,images=3", "Images of the largest margin", 10),
         ("bti-dbf:mask_steps=3,steps=3,width=4", "Generated triggers", 16),
+        ("feature-re:warm_up=1,passes=2,width=2", "Images that a few features send to a label", 20),
     ],
 )
 def test_the_report_shows_what_was_reversed(tiny: dict[str, Any], defense: str, title: str, images: int) -> None:
