@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from bdbench.plugins import installed
+
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 COMMANDS = [
@@ -51,3 +53,12 @@ def test_the_results_are_those_of_the_leaderboards() -> None:
 
 def test_it_is_read_in_one_sitting() -> None:
     assert len(README.splitlines()) <= 150
+
+
+@pytest.mark.parametrize("kind", ["attack", "defense", "dataset", "model"])
+def test_everything_that_is_there_is_named(kind: str) -> None:
+    """In the table of kinds. Another project's records have a sentence in place of a name."""
+    (table,) = re.findall(r"^\| kind \|.*?\n\n", README, re.S | re.M)
+    named = set(re.findall(r"[a-z0-9][a-z0-9-]*", table))
+    ours = {r.name for r in installed().registered(kind) if r.plugin.distribution == "bdbench"}
+    assert ours - {"backdoorbench", "backdoorbench-victim"} <= named

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from bdbench import Streams
+from bdbench_baselines.activation_clustering import ActivationClustering
 from bdbench_baselines.spectral import spectral_scores
 from bdbench_inspection.neural_cleanse import anomaly
 from bdbench_inspection.strip import Strip
@@ -30,6 +31,29 @@ def test_on_centred_features_the_toolbox_gives_the_absolute_projection(seed: int
     ours = spectral_scores(features)
     assert np.allclose(theirs**2, ours, rtol=1e-5)
     assert np.array_equal(np.argsort(-theirs), np.argsort(-ours))
+
+
+@pytest.mark.parametrize("small", [0.1, 0.3, 0.45])
+def test_activation_clustering_finds_the_toolboxs_clusters(small: float) -> None:
+    """Of the same features of two classes: in the first a part lies apart, which is flagged where it is small."""
+    theirs = pytest.importorskip("art.defences.detector.poison.activation_defence")
+    rng, labels = np.random.default_rng(3), np.repeat([0, 1], 200)
+    features = rng.normal(size=(400, 30)) * np.linspace(2, 0.5, 30)
+    features[: round(200 * small), :5] += 9
+    expected, _ = theirs.cluster_activations([features[labels == label] for label in (0, 1)], reduce="PCA")
+    concluded: dict[str, np.ndarray] = {}
+    tools: Any = SimpleNamespace(
+        victim=SimpleNamespace(features=lambda images: features),
+        streams=Streams(0),
+        track=lambda total, label: lambda steps: None,
+        conclude=lambda **said: concluded.update(said),
+    )
+    view: Any = SimpleNamespace(images=features, labels=labels, num_classes=2)
+    scores = ActivationClustering().score(view, tools)
+    found = scores[labels == 0] > 0
+    assert np.array_equal(found, expected[0] == expected[0][0])
+    assert found.mean() == pytest.approx(small) and scores[0] == pytest.approx(1 - small)
+    assert np.array_equal(concluded["flagged"][labels == 0], found & (small < 0.35))
 
 
 def small_network() -> nn.Module:
