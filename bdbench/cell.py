@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from bdbench import environment, forecast, record, scene, sources, stages
+from bdbench import environment, forecast, guard, record, scene, sources, stages
 from bdbench.applicable import why_not
 from bdbench.defenses import Defense, check_distinct
 from bdbench.errors import BdbenchError
@@ -109,7 +109,8 @@ class Cell:
 
     def _check(self, defenses: Sequence[Defense]) -> None:
         """Raise BdbenchError for what can be known before anything is trained."""
-        check_distinct(defenses)
+        with guard.call():
+            check_distinct(defenses)
         n, budget = len(self.scene.view.labels), self.setting.budget
         removes = any(defense.stage == "training set" for defense in defenses)
         if removes and budget != "auto" and budget and not 1 <= round(budget * n) < n:
@@ -119,11 +120,12 @@ class Cell:
 
     def _one(self, run: str, defense: Defense, config: dict[str, Any]) -> Record:
         """The defense's own part, measured and recorded."""
-        reason = why_not(defense, self.scene.attack, self.setting.reserve)
+        with guard.call(defense):
+            reason, told = why_not(defense, self.scene.attack, self.setting.reserve), tuple(defense.told)
         if reason:
             attack = self.setting.attack.name
             raise BdbenchError(f"defense {defense.name!r} does not apply to attack {attack!r}: {reason}")
-        if "clean_set" in defense.told and self.scene.images.reserve is None:
+        if "clean_set" in told and self.scene.images.reserve is None:
             asked = f"reserve={self.setting.reserve:g} sets no example apart that is in neither training nor test set"
             raise BdbenchError(f"defense {defense.name!r} needs clean examples, but {asked}: expected a larger share")
         environment.reset_peak_memory()

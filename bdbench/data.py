@@ -151,8 +151,6 @@ def view_of(images: np.ndarray, labels: np.ndarray, num_classes: int) -> Trainin
     """A read-only copy of a training set: uint8 (n, H, W, C) and integers (n,). Raises BdbenchError for others."""
     checked = checked_split("training", np.array(images), np.array(labels), [""] * num_classes)
     assert isinstance(checked.images, np.ndarray)
-    if len(checked.images) != len(checked.labels):
-        raise BdbenchError(f"{len(checked.images)} images but {len(checked.labels)} labels: expected as many")
     checked.images.flags.writeable = checked.labels.flags.writeable = False
     return TrainingView(checked.images, checked.labels, num_classes)
 
@@ -178,7 +176,12 @@ def checked_split(name: str, images: np.ndarray, labels: np.ndarray, classes: Se
         raise BdbenchError(f"the {name} images have shape {images.shape}: expected (n, H, W) or (n, H, W, 1 or 3)")
     if not len(images):
         raise BdbenchError(f"there are no {name} images: expected at least 1")
-    if not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0 or labels.max() >= len(classes):
+    if labels.shape != (len(images),):
+        asked = f"one for each of {len(images)} images"
+        raise BdbenchError(f"the {name} labels have shape {labels.shape}: expected {asked}")
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise BdbenchError(f"the {name} labels are {labels.dtype}: expected integers in 0..{len(classes) - 1}")
+    if labels.min() < 0 or labels.max() >= len(classes):
         found = f"{labels.dtype} in {labels.min()}..{labels.max()}"
         raise BdbenchError(f"{name} labels are {found}: expected integers in 0..{len(classes) - 1}")
     return Split(np.ascontiguousarray(images), labels.astype(np.int64))

@@ -30,7 +30,7 @@ def one_line(error: BaseException) -> str:
     """
     try:
         text = next(iter(str(error).splitlines()), "")
-    except Exception:
+    except BaseException:  # it may try to end the program, too
         text = "(its text cannot be read)"
     if isinstance(error, BdbenchError):
         return text

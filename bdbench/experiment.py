@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import operator
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -216,14 +217,11 @@ def _source(data_root: str | Path | None, download: bool) -> Source:
 
 
 def _untouchable(measured: Measured) -> Measured:
-    """The same numbers in arrays that cannot be written to, and in dicts that nobody else has."""
-    return Measured(
-        guard.read_only(measured.roles),
-        None if measured.scores is None else guard.read_only(measured.scores),
-        None if measured.kept is None else guard.read_only(measured.kept),
-        dict(measured.before),
-        dict(measured.after),
-    )
+    """The same numbers in arrays and dicts of its own: a view's base can be written to, whatever the view says."""
+    arrays = (None if array is None else guard.read_only(array.copy()) for array in (measured.scores, measured.kept))
+    scores, kept = arrays
+    before, after = copy.deepcopy((dict(measured.before), dict(measured.after)))
+    return Measured(guard.read_only(measured.roles.copy()), scores, kept, before, after)
 
 
 class Hooks:

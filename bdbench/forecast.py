@@ -80,6 +80,8 @@ def forecast(ground: Ground, setting: Setting, defenses: Sequence[Defense]) -> F
     """The pace is measured, in about a second; nothing is kept."""
     removes = sum(d.stage == "training set" and setting.budget != 0 for d in defenses)
     compared = any(BASES[d.stage] == "reference" for d in defenses)
+    # The look at the pace trains, too.
+    check_training(ground)
     with guard.call(setting.model):
         seconds = seconds_per_image(ground) * len(ground.images) * ground.trainer.recipe.epochs
     needs = tuple((defense.name, ground.needs(defense)) for defense in defenses)

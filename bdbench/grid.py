@@ -21,6 +21,8 @@ from bdbench.params import parse_spec
 from bdbench.plugins import SEVERAL, installed
 
 _LISTS = ("datasets", "models", "attacks", "defenses")
+# Of a seed, and seeds of one range.
+_DIGITS, _MOST_SEEDS = 18, 10_000
 _KEYS = (*_LISTS, "seeds", "budget", "reserve", "floor", "notes")
 
 
@@ -72,7 +74,7 @@ class Job:
         found: dict[str, str] = {}
         for part in (self.dataset, self.model, self.attack, defense):
             # A folder of another machine may not be here: what it holds cannot be told.
-            with contextlib.suppress(BdbenchError):
+            with contextlib.suppress(BdbenchError, OSError):
                 found |= {str(path): sources.digest_of(path) for path in part.files() if path.is_file()}
         return found
 
@@ -161,9 +163,12 @@ def read_seeds(text: str) -> tuple[int, ...]:
     seeds: set[int] = set()
     for part in text.split(","):
         low, _, high = part.strip().partition("-")
-        if not low.isdecimal() or not (high or low).isdecimal() or int(high or low) < int(low):
-            raise BdbenchError(f"seeds={text!r} is not allowed: expected seeds >= 0 such as '0-4' or '0,2,5-7'")
-        seeds.update(range(int(low), int(high or low) + 1))
+        digits = (low, high or low)
+        if not all(d.isdecimal() and len(d) <= _DIGITS for d in digits) or int(digits[1]) < int(low):
+            raise BdbenchError(f"seeds={text[:60]!r} is not allowed: expected seeds >= 0 such as '0-4' or '0,2,5-7'")
+        if int(digits[1]) - int(low) >= _MOST_SEEDS:
+            raise BdbenchError(f"seeds={text[:60]!r} is not allowed: expected at most {_MOST_SEEDS} of them")
+        seeds.update(range(int(low), int(digits[1]) + 1))
     return tuple(sorted(seeds))
 
 

@@ -15,7 +15,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from bdbench import stopping
 from bdbench.errors import one_line
@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     import numpy as np
 
     from bdbench.interfaces import Component
+
+
+# As the system has it: inside a call another stands in its place.
+_EXIT = os._exit
 
 
 class Quit(RuntimeError):
@@ -35,9 +39,10 @@ def call(component: Component | None = None) -> Iterator[None]:
     """Inside, foreign code runs: what it changes that others share is put back, and its errors are known as its own.
 
     component: whose code it is, for ``whose``; the innermost counts. An exit or a KeyboardInterrupt that nobody asked
-    for becomes ``Quit``.
+    for becomes ``Quit``, and so does ``os._exit``. A process that was forked in there and comes back ends.
     """
-    with stopping.noticed(), _put_back():
+    own = os.getpid()
+    with stopping.noticed(), _put_back(), _no_way_out():
         before = stopping.signals()
         try:
             yield
@@ -51,6 +56,8 @@ def call(component: Component | None = None) -> Iterator[None]:
             _blame(quit_, component)
             raise quit_ from error
         finally:
+            if os.getpid() != own:
+                _EXIT(1)
             stopping.check()
 
 
@@ -79,6 +86,23 @@ def freeze(*parts: object) -> None:
         for value in () if part is None else (part if isinstance(part, Mapping) else vars(part)).values():
             if isinstance(value, np.ndarray):
                 value.flags.writeable = False
+
+
+@contextmanager
+def _no_way_out() -> Iterator[None]:
+    """``os._exit``, which would end the program without a word, raises in this process; in others it is as it is."""
+    own, before = os.getpid(), os._exit
+
+    def refused(status: int) -> NoReturn:
+        if os.getpid() != own:
+            _EXIT(status)
+        raise SystemExit(status)
+
+    os._exit = refused
+    try:
+        yield
+    finally:
+        os._exit = before
 
 
 @contextmanager
@@ -180,7 +204,43 @@ def _torch() -> tuple[tuple[Callable[[], Any], Callable[[Any], Any]], ...]:
             deterministic,
         ),
         (lambda: (torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic), cudnn),
+        (_autocasts, _autocast_again),
+        (_module_hooks, _hook_again),
     )
+
+
+def _autocasts() -> tuple[tuple[str, bool, Any], ...]:
+    import torch
+
+    return tuple((d, torch.is_autocast_enabled(d), torch.get_autocast_dtype(d)) for d in ("cpu", "cuda"))
+
+
+def _autocast_again(before: tuple[tuple[str, bool, Any], ...]) -> None:
+    import torch
+
+    for device, enabled, dtype in before:
+        torch.set_autocast_enabled(device, enabled)
+        torch.set_autocast_dtype(device, dtype)
+    torch.clear_autocast_cache()  # type: ignore[no-untyped-call]
+
+
+# What torch calls at every module's call, whoever's it is; it has no functions that read them.
+_HOOKS = ("_global_forward_hooks", "_global_forward_pre_hooks", "_global_backward_hooks", "_global_backward_pre_hooks")
+
+
+def _module_hooks() -> list[dict[int, Any]]:
+    from torch.nn.modules import module
+
+    return [dict(getattr(module, name)) for name in _HOOKS if hasattr(module, name)]
+
+
+def _hook_again(before: list[dict[int, Any]]) -> None:
+    from torch.nn.modules import module
+
+    for name, held in zip((n for n in _HOOKS if hasattr(module, n)), before, strict=True):
+        hooks = getattr(module, name)
+        hooks.clear()
+        hooks.update(held)
 
 
 def _as_delivered() -> None:

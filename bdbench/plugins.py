@@ -83,10 +83,10 @@ class Plugins:
         try:
             with guard.call(), timeout.at_most(limit, timeout.IMPORT_SECONDS):
                 module = entry_point.load()
-            # Before its hooks are looked at: a newer plugin may use some that do not exist here.
-            plugin.hooks_version = _asked_version(module)
-            plugin.hooks = self._hooks_of(module)
-            self.manager.register(module, name=plugin.unique)
+                # Before its hooks are looked at: a newer plugin may use some that do not exist here.
+                plugin.hooks_version = _asked_version(module)
+                plugin.hooks = self._hooks_of(module)
+                self.manager.register(module, name=plugin.unique)
         except Exception as error:
             plugin.error = one_line(error)
             if self.manager.has_plugin(plugin.unique):

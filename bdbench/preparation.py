@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import replace
 
 import numpy as np
 
+from bdbench import memory
 from bdbench.data import ImageData, Images, Split, checked_split, fingerprint
 from bdbench.errors import BdbenchError
 from bdbench.progress import Track, quiet
 from bdbench.seeds import Streams
 
-_READ_AT_ONCE = 500
+_READ_AT_ONCE, _BYTES_AT_ONCE = 500, 2**27
 
 
 def prepare(
@@ -131,30 +133,44 @@ def _part(name: str, split: Split, index: np.ndarray, classes: tuple[str, ...], 
 def _decoded(images: np.ndarray | Images, index: np.ndarray, track: Track) -> np.ndarray:
     if isinstance(images, np.ndarray):
         return images[index]
+    if not len(index):
+        return np.empty((0, 1, 1, 1), np.uint8)
     advance = track(len(index), "read images")
-    parts = []
-    for start in range(0, len(index), _READ_AT_ONCE):
-        parts.append(images[index[start : start + _READ_AT_ONCE]])
-        advance(len(parts[-1]))
-        if parts[-1].shape[1:] != parts[0].shape[1:]:
-            sizes = f"{parts[0].shape[1:3]} and {parts[-1].shape[1:3]}"
+    # By the first of them it is known what all take, before the others are read.
+    first = images[index[:1]]
+    height, width = first.shape[1:3]
+    what = f"reading {len(index)} images of {height} x {width}"
+    memory.check_memory(len(index) * first.nbytes, what, "fewer (subset=N), or smaller ones (the data set's size=N)")
+    made = np.empty((len(index), *first.shape[1:]), np.uint8)
+    step = max(1, min(_READ_AT_ONCE, _BYTES_AT_ONCE // max(1, first.nbytes)))
+    for start in range(0, len(index), step):
+        read = images[index[start : start + step]]
+        if read.shape[1:] != first.shape[1:]:
+            sizes = f"{first.shape[1:3]} and {read.shape[1:3]}"
             raise BdbenchError(f"images differ in size: {sizes}: expected one size; the data set's size=N resizes")
-    return np.concatenate(parts) if parts else np.empty((0, 1, 1, 1), np.uint8)
+        made[start : start + len(read)] = read
+        advance(len(read))
+    return made
 
 
 def _without_copies(data: ImageData) -> Split | None:
     """The reserve, less the images that are in the training or the test set as well."""
     if data.reserve is None:
         return None
-    known = {image.tobytes() for split in (data.train, data.test) for image in np.asarray(split.images)}
+    # Their hashes: the images themselves would be a second copy of the set.
+    known = {_hash(image) for split in (data.train, data.test) for image in np.asarray(split.images)}
     images = np.asarray(data.reserve.images)
-    own = np.array([image.tobytes() not in known for image in images])
+    own = np.array([_hash(image) not in known for image in images])
     if not own.any():
         return None
     arrays = images[own], data.reserve.labels[own], data.reserve.places[own]
     for array in arrays:
         array.flags.writeable = False  # all defenses of a cell are handed the same
     return Split(*arrays)
+
+
+def _hash(image: np.ndarray) -> bytes:
+    return hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=16).digest()
 
 
 def _source(data: ImageData, test: list[Split]) -> str:

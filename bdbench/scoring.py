@@ -59,10 +59,10 @@ def detect(
     missing = [o for o in chosen.told if o not in (oracles or {})]
     if missing:
         raise BdbenchError(f"detector {chosen.name!r} needs the oracle {missing[0]!r}: expected it in oracles")
-    num_classes, seed = operator.index(num_classes), operator.index(seed)
+    num_classes, seed = _whole(num_classes, "num_classes", 1), _whole(seed, "seed", 0)
     view = data.view_of(images, labels, num_classes)
     architecture = installed().component("model", model)
-    height, width, channels = images.shape[1:]
+    height, width, channels = view.images.shape[1:]
     device = training.pick_device(device)
     streams = Streams(seed)
     told = {name: (oracles or {})[name] for name in chosen.told}
@@ -87,6 +87,16 @@ def detect(
         tools = HarnessTools(chosen.name, bench, streams, victim=victim, oracles=told, examples=len(view.labels))
         with guard.call(chosen):
             return np.asarray(chosen.score(view, tools), np.float64)
+
+
+def _whole(value: Any, name: str, low: int) -> int:
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise BdbenchError(f"{name}={value!r} is not allowed: expected an integer >= {low}") from None
+    if number < low:
+        raise BdbenchError(f"{name}={number} is not allowed: expected an integer >= {low}")
+    return number
 
 
 def most_suspicious(scores: np.ndarray, budget: float, seed: int = 0) -> np.ndarray:

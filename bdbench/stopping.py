@@ -20,6 +20,8 @@ from typing import Any, NoReturn
 # Seconds after which the process ends by itself, whatever it is at: a library's long call, a lock, its own clean-up.
 _PATIENCE = 1.0
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+# As it is here: in a call into foreign code another stands in its place.
+_EXIT = os._exit
 _SHOW_CURSOR = "\x1b[?25h\n"
 # Called before the process ends without unwinding: what a death would leave as if by accident.
 BEFORE_END: list[Callable[[], None]] = []
@@ -128,7 +130,7 @@ def _end() -> NoReturn:
     _say()
     for forget in BEFORE_END:
         forget()
-    os._exit(_code())
+    _EXIT(_code())
 
 
 def _say() -> None:
@@ -139,7 +141,9 @@ def _say() -> None:
     if _State.kept:
         import shlex
 
-        line += f": {_State.kept}; to go on: {shlex.join(['bdbench', *sys.argv[1:]])}"
+        # --fresh would make anew what is kept.
+        words = [word for word in sys.argv[1:] if word != "--fresh"]
+        line += f": {_State.kept}; to go on: {shlex.join(['bdbench', *words])}"
     # Not through sys.stderr, which whoever was interrupted may hold, or have closed.
     with contextlib.suppress(OSError):
         # On a terminal a bar may stand where the cursor is, which it has hidden.

@@ -63,8 +63,11 @@ class Victim:
     track: Track = quiet
 
     def logits(self, images: np.ndarray) -> np.ndarray:
-        """(n, num_classes)."""
-        return self._run(images, self.network)
+        """(n, num_classes). Raises BdbenchError where the network gives NaN, of which the largest would be class 0."""
+        found = self._run(images, self.network)
+        if np.isnan(found).any():
+            raise BdbenchError(f"the model gives NaN for {np.isnan(found).any(1).sum()} of {len(found)} images")
+        return found
 
     def features(self, images: np.ndarray) -> np.ndarray:
         """The penultimate representation, (n, d)."""

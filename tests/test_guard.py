@@ -59,6 +59,19 @@ def cannot_say(view: TrainingView, tools: Tools) -> None:
     raise Unspeakable
 
 
+class Leaving(Exception):
+    def __str__(self) -> str:
+        sys.exit(0)
+
+
+def leaves_speaking(view: TrainingView, tools: Tools) -> None:
+    raise Leaving
+
+
+def leaves_at_once(view: TrainingView, tools: Tools) -> None:
+    os._exit(0)
+
+
 def runs_out(view: TrainingView, tools: Tools) -> None:
     raise MemoryError
 
@@ -109,6 +122,8 @@ SAID = {
     is_interrupted: "Quit: it raised KeyboardInterrupt, which ends programs: expected an error",
     cannot_say: "Unspeakable: (its text cannot be read)",
     runs_out: "MemoryError",
+    leaves_speaking: "Leaving: (its text cannot be read)",
+    leaves_at_once: "Quit: it raised SystemExit: 0, which ends programs: expected an error",
     writes_images: "ValueError: assignment destination is read-only",
     writes_round_the_back: "wrote to the images or labels that it was given: expected copies of them",
     counts_down: "counts -5 models: expected an integer >= 0",
@@ -148,7 +163,7 @@ def test_of_several_defenses_each_that_fails_is_a_line_and_the_others_run(
     assert len(lines) == len(SAID) and "Traceback" not in result.output
     for name, said, line in zip(misbehaving, SAID.values(), lines, strict=True):
         assert line.startswith(f"bdbench: defense {name!r} of theirs: ") and said in line
-    trace = Path(lines[3].rpartition("(")[2].rstrip(")"))
+    trace = Path(lines[list(SAID).index(runs_out)].rpartition("(")[2].rstrip(")"))
     assert trace.read_text().endswith("raise MemoryError\nMemoryError\n")
     # Started again they fail again: nothing of them was kept.
     assert run("--defense", misbehaving[5], "--defense", "random", "--budget", "0", out=tmp_path).exit_code == 1
@@ -233,6 +248,10 @@ def test_metrics_and_reporters_write_into_nothing_and_end_nothing(
 ) -> None:
     def scribble(measured: Measured) -> float:
         measured.before["clean_accuracy"] = 0.0  # type: ignore[index]
+        base = measured.roles.base
+        assert base is not None
+        base.flags.writeable = True
+        base[:] = 0
         measured.roles[:] = 0
         return 1.0
 
@@ -272,15 +291,19 @@ def test_an_import_whose_error_cannot_be_read_is_named(monkeypatch: pytest.Monke
 
     (tmp_path / "made_mute.py").write_text("from tests.test_guard import Unspeakable\nraise Unspeakable\n")
     (tmp_path / "made_key.py").write_text("raise KeyboardInterrupt\n")
+    (tmp_path / "made_gone.py").write_text("def __getattr__(name):\n    raise SystemExit\n")
+    (tmp_path / "made_loud.py").write_text("from tests.test_guard import Leaving\nraise Leaving\n")
     monkeypatch.syspath_prepend(tmp_path)
     known = installed()
     before = len(known.found)
-    for name in ("made_mute", "made_key"):
+    for name in ("made_mute", "made_key", "made_gone", "made_loud"):
         known.load(importlib.metadata.EntryPoint(name, name, "bdbench"))
-    mute, key = known.found[before:]
+    mute, key, gone, loud = known.found[before:]
     del known.found[before:]
     assert mute.error == "Unspeakable: (its text cannot be read)"
     assert key.error == "Quit: it raised KeyboardInterrupt, which ends programs: expected an error"
+    assert gone.error == "Quit: it raised SystemExit, which ends programs: expected an error"
+    assert loud.error == "Leaving: (its text cannot be read)"
 
 
 def test_a_line_is_a_line() -> None:
@@ -308,6 +331,15 @@ CHANGES: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
     "signals": (lambda: signal.signal(signal.SIGINT, signal.SIG_IGN), lambda: signal.getsignal(signal.SIGINT)),
     "recursion": (lambda: sys.setrecursionlimit(5000), sys.getrecursionlimit),
     "streams": (lambda: setattr(sys, "stdout", None), lambda: sys.stdout),
+    "autocast": (
+        lambda: torch.set_autocast_enabled("cpu", True),
+        lambda: (torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu")),
+    ),
+    "half": (lambda: torch.set_autocast_dtype("cpu", torch.float16), lambda: torch.get_autocast_dtype("cpu")),
+    "module hooks": (
+        lambda: torch.nn.modules.module.register_module_forward_hook(lambda *_: None),
+        lambda: list(torch.nn.modules.module._global_forward_hooks.values()),
+    ),
 }
 
 
@@ -322,6 +354,46 @@ def test_what_foreign_code_sets_is_put_back(what: str, error: type[BaseException
         if error:
             raise error
     assert read() == before
+
+
+def test_who_comes_back_from_a_fork_goes_no_further(tmp_path: Path) -> None:
+    program = (
+        "import os\nfrom bdbench import guard\n"
+        "with guard.call():\n    child = os.fork()\n"
+        "print('on', flush=True)\n"
+        "assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "on\n"), done.stderr
+
+
+def test_a_child_may_end_as_it_likes_and_the_way_out_is_back_afterwards() -> None:
+    before = os._exit
+    with guard.call():
+        child = os.fork()
+        if not child:
+            os._exit(7)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+    assert os._exit is before
+
+
+class Shy(Detector):
+    """Ends the program when it is asked what it is told."""
+
+    name = "shy"
+
+    @property
+    def told(self) -> tuple[Any, ...]:
+        sys.exit(0)
+
+    def score(self, view: TrainingView, tools: Tools) -> np.ndarray:
+        return np.zeros(len(view.labels))
+
+
+def test_what_a_component_says_of_itself_ends_nothing(tmp_path: Path) -> None:
+    made = list(run_each(**TINY, defenses=[Shy(), "random"], out=tmp_path, budget=0))
+    assert isinstance(made[0], Quit) and isinstance(guard.whose(made[0]), Shy)
+    assert isinstance(made[1], bdbench.Record)
 
 
 def test_closed_streams_are_open_again() -> None:

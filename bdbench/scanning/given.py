@@ -89,18 +89,26 @@ def _of_arrays(images: np.ndarray, labels: np.ndarray, classes: Sequence[str] | 
     if labels.ndim != 1 or len(images) != len(labels):
         raise BdbenchError(f"{len(images)} images and labels of shape {labels.shape}: expected a label for each")
     if not np.issubdtype(labels.dtype, np.integer):
-        names = sorted({str(label) for label in labels.tolist()})
-        labels, classes = np.searchsorted(names, [str(label) for label in labels.tolist()]), names
-    return listing_of([Split(images, labels)], _names(labels, classes))
+        if np.issubdtype(labels.dtype, np.inexact):
+            raise BdbenchError(f"labels are {labels.dtype}: expected integers, or names")
+        told = [label.decode(errors="replace") if isinstance(label, bytes) else str(label) for label in labels.tolist()]
+        names = sorted(set(told))
+        labels, classes = np.searchsorted(names, told), names
+    labels, named = _numbered(_integers(labels), classes)
+    return listing_of([Split(images, labels)], named)
 
 
-def _names(labels: np.ndarray, classes: Sequence[str] | None) -> tuple[str, ...]:
-    most = int(labels.max()) + 1 if len(labels) else 0
+def _numbered(labels: np.ndarray, classes: Sequence[str] | None) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Labels as places among the names of their classes. Without names those that occur are: they may be ids."""
     if classes is None:
-        return tuple(str(label) for label in range(most))
+        found, labels = np.unique(labels, return_inverse=True)
+        return labels.astype(np.int64), tuple(map(str, found.tolist()))
+    if isinstance(classes, str) or not isinstance(classes, Sequence):
+        raise BdbenchError(f"classes={classes!r} is not allowed: expected a list of names")
+    most = int(labels.max()) + 1 if len(labels) else 0
     if len(classes) < most:
         raise BdbenchError(f"{len(classes)} classes are named and labels go up to {most - 1}: expected a name for each")
-    return tuple(map(str, classes))
+    return labels, tuple(map(str, classes))
 
 
 def _of_rows(rows: Any, classes: Sequence[str] | None) -> Listing:
@@ -108,7 +116,7 @@ def _of_rows(rows: Any, classes: Sequence[str] | None) -> Listing:
     image, label = (_column(rows.column_names, usual) for usual in (_IMAGES, _LABELS))
     labels = _integers(rows[label])
     named = classes or getattr(rows.features[label], "names", None)
-    return _opening(lambda place: rows[place][image], labels, _names(labels, named), "rows")
+    return _opening(lambda place: rows[place][image], *_numbered(labels, named), "rows")
 
 
 def _column(names: Sequence[str], usual: Sequence[str]) -> str:
@@ -126,8 +134,7 @@ def _of_pairs(pairs: Any, classes: Sequence[str] | None) -> Listing:
     targets = getattr(pairs, "targets", None)
     if targets is None:
         targets = [pairs[place][1] for place in range(len(pairs))]
-    labels = _integers(targets)
-    named = _names(labels, classes or getattr(pairs, "classes", None))
+    labels, named = _numbered(_integers(targets), classes or getattr(pairs, "classes", None))
     listed = _opening(lambda place: pairs[place][0], labels, named, "items")
     root, samples = getattr(pairs, "root", None), getattr(pairs, "samples", None)
     if root is None or not samples or not all(Path(str(path)).is_relative_to(root) for path, _ in samples):

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from bdbench import BdbenchError, Role, reading, unknown
+from bdbench import BdbenchError, Role, check_regular, reading, unknown
 from bdbench_backdoorbench.known import CLEAN_SETS, CleanSet
 from bdbench_backdoorbench.unpickling import load
 
@@ -193,17 +193,26 @@ def _pixels(source: Any, shape: tuple[int, ...], what: str) -> np.ndarray:
     mode = "L" if shape[2] == 1 else "RGB"
     try:
         if isinstance(source, Path):
+            check_regular(source)
             with Image.open(source) as file:
+                # Before it is decoded, which a picture of a billion pixels would not survive.
+                _check_size(file, shape, what)
                 image = file.copy()
         else:
             image = source
         if (image.mode, mode) == ("RGB", "L") and (np.ptp(np.asarray(image), axis=2) == 0).all():
             image = image.getchannel(0)  # grey, in three equal channels
-        if image.mode != mode or image.size != (shape[1], shape[0]):
-            found = f"{image.mode} of {image.height} x {image.width}"
-            raise BdbenchError(f"{what} is {found}: expected {mode} of {shape[0]} x {shape[1]}, as the clean set")
+        _check_size(image, shape, what)
+        if image.mode != mode:
+            raise BdbenchError(f"{what} is {image.mode}: expected {mode}, as the clean set")
         return np.asarray(image).reshape(shape)
     except FileNotFoundError:
         raise BdbenchError(f"{what} is not at {source}: expected it inside the record's folder") from None
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, AttributeError, Image.DecompressionBombError) as error:
         raise BdbenchError(f"cannot read {what}: {error}") from None
+
+
+def _check_size(image: Any, shape: tuple[int, ...], what: str) -> None:
+    if image.size != (shape[1], shape[0]):
+        found = f"{image.mode} of {image.height} x {image.width}"
+        raise BdbenchError(f"{what} is {found}: expected {shape[0]} x {shape[1]}, as the clean set")

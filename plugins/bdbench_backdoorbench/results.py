@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from bdbench import BdbenchError
+from bdbench import BdbenchError, check_regular
 
 _TEXTS = {"dataset": "dataset", "backbone": "model", "attack_name": "attack", "defense_name": "defense"}
 _NUMBERS = {
@@ -34,6 +34,7 @@ class Published:
 def read(path: Path) -> Published:
     """The rows of ``path``. Raises BdbenchError if it is no results.csv."""
     try:
+        check_regular(path)
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
             missing = [c for c in (*_TEXTS, *_NUMBERS) if c not in (reader.fieldnames or ())]
@@ -41,7 +42,7 @@ def read(path: Path) -> Published:
                 expected = ", ".join((*_TEXTS, *_NUMBERS))
                 raise BdbenchError(f"{path} has no column {missing[0]!r}: expected {expected}")
             found = [_row(path, reader.line_num, row) for row in reader]
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise BdbenchError(f"cannot read {path}: {error}: expected BackdoorBench's results.csv") from None
     accuracies = [name for column, name in _NUMBERS.items() if column != "ratio"]
     rows = [row for row in found if any(row[name] is not None for name in accuracies)]
@@ -68,5 +69,7 @@ def _row(path: Path, line: int, row: dict[str, str | None]) -> dict[str, str | f
             value = float(text) if text else math.nan
         except ValueError:
             raise BdbenchError(f"{path}, line {line}: {column}={text!r}: expected a number or nothing") from None
+        if not (math.isnan(value) or 0 <= value <= 100):
+            raise BdbenchError(f"{path}, line {line}: {column}={text}: expected a share, in 0..1 or in percent")
         found[name] = None if math.isnan(value) else value
     return found

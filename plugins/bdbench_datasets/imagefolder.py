@@ -46,7 +46,8 @@ class Files:
     def fingerprint(self) -> str:
         """What the files are known by before they are decoded: classes, names and sizes."""
         told = [f"{p.parent.name}/{p.name} {p.stat().st_size}" for p in self.paths]
-        return hashlib.sha256("\n".join([str(self.size), *told]).encode()).hexdigest()
+        # Names need not be text: what is none comes back as the bytes that it was.
+        return hashlib.sha256("\n".join([str(self.size), *told]).encode(errors="surrogateescape")).hexdigest()
 
     def __getitem__(self, index: np.ndarray) -> np.ndarray:
         """Decode the files at ``index``. Raises BdbenchError for a broken file, or one of another size."""
@@ -183,6 +184,8 @@ class _Part:
         for path in found:
             if path.is_dir():
                 self._skip("nested folders", path)
+            elif not path.exists():
+                self._skip("links to nothing", path)
             elif _is_image(path):
                 images.append(path)
             else:
