@@ -14,14 +14,15 @@ import fcntl
 import json
 import os
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO
 
 from bdbench import stopping
-from bdbench.errors import writable
+from bdbench.errors import BdbenchError, writable
 
 # As often as this processes may crash, or run out of memory, at a piece of work and get no further; then it is that
 # work's fault. Who was killed may have been killed by anybody: that takes more.
@@ -50,19 +51,25 @@ class Claim:
 
 @dataclass
 class Lock:
-    """A lock that this process has. kept: its file is not to be removed with it; code: of the attempt that it is of."""
+    """A lock that this process has. kept: its file is not to be removed with it; code: of the attempt that it is of;
+    thread: that took it.
+    """
 
     file: BinaryIO
     kept: bool = False
     code: str | None = None
+    thread: int = field(default_factory=threading.get_ident)
 
 
 @contextmanager
 def locked(path: Path, wait: bool = True) -> Iterator[Lock | None]:
     """A lock, whose file is made for it and removed at the end; None: another holds it, and we do not wait.
 
-    Raises BdbenchError if the place cannot be written.
+    Raises BdbenchError if the place cannot be written, or if what is waited for is who waits.
     """
+    own = _HELD.get(path)
+    if own is not None and own.thread == threading.get_ident():
+        raise BdbenchError(f"{path.stem[:8]} is made out of itself: expected what it is made of to be something else")
     file = _acquired(path, wait)
     if file is None:
         yield None

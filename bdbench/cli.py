@@ -270,7 +270,11 @@ def main() -> None:
     from bdbench.plugins import installed
 
     machine.wait_kindly()
-    installed().call("bdbench_add_commands", cli=cli)
+    try:
+        installed().call("bdbench_add_commands", cli=cli)
+    except BdbenchError as error:
+        click.echo(f"bdbench: {foreign.line(error)}", err=True)
+        sys.exit(2)
     # Third-party warnings (numba's, torch's) are no news to someone who reads a table.
     warnings.simplefilter("ignore")
     cli()

@@ -18,6 +18,7 @@ from bdbench.bench import Bench, Spread
 from bdbench.data import ANY_OTHER, Challenge, ImageData, PoisonedData, Role, TrainingView
 from bdbench.defenses import Defense
 from bdbench.errors import BdbenchError
+from bdbench.files import reading
 from bdbench.interfaces import Architecture, Component, Dataset, Source
 from bdbench.machine import Precision
 from bdbench.preparation import check_classes, prepare
@@ -243,16 +244,17 @@ def made(setting: Setting) -> Scene:
 
 
 def contents(component: Component) -> dict[str, str]:
-    """A hash of what each file holds that a component reads. Raises BdbenchError for one that is not there."""
+    """A hash of what each file holds that a component reads. Raises BdbenchError for one that does not read."""
     found = {}
     with guard.call(component):
         files = component.files()
     for path in files:
-        if not path.is_file():
-            raise BdbenchError(
-                f"{component.kind} {component.name!r} reads {str(path)!r}, which is not there: expected a file"
-            )
-        found[str(path)] = sources.digest_of(path)
+        with reading(path, f"what {component.kind} {component.name!r} is made of"):
+            if not path.is_file():
+                raise BdbenchError(
+                    f"{component.kind} {component.name!r} reads {str(path)!r}, which is not there: expected a file"
+                )
+            found[str(path)] = sources.digest_of(path)
     return found
 
 

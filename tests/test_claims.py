@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bdbench import claims
+from bdbench import BdbenchError, claims
 from bdbench.claims import KILLS, TRIES, attempt, locked
 from bdbench.store import Store
 
@@ -48,6 +48,17 @@ def test_one_process_has_a_lock_and_gives_it_up_with_its_life(tmp_path: Path) ->
         assert file is not None
         os.waitpid(pid, 0)
     assert not path.exists()
+
+
+def test_what_is_made_out_of_itself_does_not_wait_for_itself(tmp_path: Path) -> None:
+    with (
+        locked(tmp_path / "x.lock"),
+        pytest.raises(BdbenchError, match="x is made out of itself"),
+        locked(tmp_path / "x.lock"),
+    ):
+        pass
+    with locked(tmp_path / "x.lock") as lock, locked(tmp_path / "y.lock"):
+        assert lock is not None
 
 
 def test_a_lock_is_no_longer_held_by_children_of_who_died(tmp_path: Path) -> None:

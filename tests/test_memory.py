@@ -174,6 +174,14 @@ def test_a_dry_run_says_what_it_takes_and_leaves_nothing(tmp_path: Path) -> None
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_dry_run_trains_nothing_that_does_not_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    leave(monkeypatch, 30_000)
+    monkeypatch.setattr("bdbench.training.Trainer.train", lambda *a, **k: pytest.fail("trained"))
+    options = [f"--{key}={value}" for key, value in TINY.items()]
+    said = CliRunner().invoke(cli, ["run", *options, "--defense", "random", "--out", str(tmp_path), "--dry-run"])
+    assert said.exit_code == 2 and "training model 'convnet' in batches of" in said.stderr, said.output
+
+
 def test_the_forecast_of_a_training_is_about_what_it_takes(tmp_path: Path) -> None:
     """Memory by the sizes of a convnet that are easily told; the time within a factor that a busy machine may have."""
     from bdbench.experiment import cell, installed

@@ -90,6 +90,35 @@ def test_bad_images_are_refused(images: np.ndarray, message: str) -> None:
         _prepared(_data(images))
 
 
+class Large:
+    """A set of images of 100 x 100, read as they are asked for, of which the first is looked at."""
+
+    def __init__(self) -> None:
+        self.read: list[int] = []
+
+    def __len__(self) -> int:
+        return 1000
+
+    def __getitem__(self, index: np.ndarray) -> np.ndarray:
+        self.read.append(len(index))
+        return np.broadcast_to(np.uint8(index[:, None, None, None] % 256), (len(index), 100, 100, 1))
+
+
+def test_what_does_not_fit_into_memory_is_told_by_the_first_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = _data(np.zeros((10, 100, 100, 1), np.uint8), np.arange(10) % 2)
+    images = Large()
+    large = ImageData(Split(images, np.arange(1000) % 2), data.test, data.classes)
+    monkeypatch.setattr("bdbench.memory.available", lambda: 9_000_000)
+    with pytest.raises(BdbenchError, match=r"reading 1000 images of 100 x 100 needs 9\.5 MiB of memory, and 8\.6 MiB"):
+        _prepared(large)
+    assert images.read == [1]
+    monkeypatch.setattr("bdbench.memory.available", lambda: 10_000_001)
+    monkeypatch.setattr("bdbench.preparation._BYTES_AT_ONCE", 1_000_000)
+    made = _prepared(large).train
+    assert max(images.read) == 100
+    assert np.array_equal(np.asarray(made.images)[:, 0, 0, 0], made.places % 256)
+
+
 def test_bad_labels_are_refused() -> None:
     images = np.zeros((2, 4, 4, 1), np.uint8)
     with pytest.raises(BdbenchError, match=r"labels are int64 in 0..2: expected integers in 0..1"):

@@ -5,9 +5,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import bdbench
-from bdbench import BdbenchError, Detector, Tools, TrainingView, param
+from bdbench import BdbenchError, Detector, Tools, TrainingView, Victim, param
+from bdbench_models.networks import SmallConvNet
 
 
 @pytest.fixture
@@ -62,8 +64,29 @@ def test_arrays_that_are_no_training_set_are_refused(arrays: Any) -> None:
     images, labels = arrays
     with pytest.raises(BdbenchError, match=r"training labels are int64 in 0\.\.3: expected integers in 0\.\.2"):
         bdbench.detect("random", images, labels, num_classes=3)
-    with pytest.raises(BdbenchError, match="40 images but 39 labels"):
-        bdbench.detect("random", images, labels[1:], num_classes=4)
+    for odd in (labels[1:], labels[:, None], np.eye(4, dtype=np.int64)[labels], labels[0]):
+        with pytest.raises(BdbenchError, match=r"labels have shape \(.*\): expected one for each of 40 images"):
+            bdbench.detect("random", images, odd, num_classes=4)
+    for odd in (labels.astype(str), labels.astype(object), labels / 1.0):
+        with pytest.raises(BdbenchError, match=r"training labels are .*: expected integers in 0\.\.3"):
+            bdbench.detect("random", images, odd, num_classes=4)
+    bad: Any
+    for bad in ("4", None, 4.0, 0):
+        with pytest.raises(BdbenchError, match="num_classes=.* is not allowed: expected an integer >= 1"):
+            bdbench.detect("random", images, labels, num_classes=bad)
+    for bad in ("0", [1], -1):
+        with pytest.raises(BdbenchError, match="seed=.* is not allowed: expected an integer >= 0"):
+            bdbench.detect("random", images, labels, num_classes=4, seed=bad)
+
+
+def test_a_model_that_gives_no_numbers_is_not_one_that_says_class_0(arrays: Any) -> None:
+    images = arrays[0]
+    torch.manual_seed(0)
+    victim = Victim(SmallConvNet(images.shape[3], 4, 4), *np.full((2, images.shape[3]), 0.5, np.float32), "cpu")
+    assert victim.predict(images).shape == (40,)
+    next(iter(victim.network.parameters())).data.fill_(torch.nan)
+    with pytest.raises(BdbenchError, match="the model gives NaN for 40 of 40 images"):
+        victim.predict(images)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -74,6 +74,17 @@ def test_it_ends_within_two_seconds_whatever_it_is_at(at: str, number: int, code
     assert said == "bdbench: stopped: all of it is kept; to go on: bdbench --option 'two words'\n"
 
 
+def test_what_is_kept_is_not_made_afresh_when_it_goes_on() -> None:
+    program = PROGRAM.format(at=AT["work"].replace("\n", "\n    "))
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, "run", "--fresh", "--seed", "1"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert line(process.stdout) == "here\n"
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=20)[1].endswith("to go on: bdbench run --seed 1\n")
+
+
 def test_what_a_shell_lets_ignore_ctrl_c_goes_on() -> None:
     program = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)" + PROGRAM.format(at="time.sleep(.3)")
     process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.metadata
 import signal
+import subprocess
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,6 +71,13 @@ def test_what_ends_in_time_is_left_alone() -> None:
         pass
     with at_most(None, "x"):
         time.sleep(0.3)
+
+
+def test_the_program_says_it_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(timeout.IMPORT_SECONDS, "x")
+    said = subprocess.run([sys.executable, "-m", "bdbench", "list"], capture_output=True, text=True)
+    assert said.returncode == 2 and said.stderr.startswith("bdbench: BDBENCH_IMPORT_SECONDS is 'x': expected")
+    assert len(said.stderr.splitlines()) == 1
 
 
 @pytest.mark.parametrize("given", ["soon", "0", "-1", "inf", "nan"])

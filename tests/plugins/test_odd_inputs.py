@@ -18,7 +18,7 @@ from PIL import Image
 
 from bdbench import BdbenchError, Dataset, ImageData, Source, decoded, load
 from bdbench.data import checked_split
-from bdbench_datasets.imagefolder import ImageFolder
+from bdbench_datasets.imagefolder import Files, ImageFolder
 from bdbench_datasets.npz import Npz
 from bdbench_datasets.vision import GTSRB, MNIST
 
@@ -128,6 +128,18 @@ def test_what_a_folder_holds_beside_images_is_counted_and_named(folder: Path, ca
         "1 nested folders (ant/2023), 2 files that are no images by their names (bee/notes.txt)",
         f"{folder / 'test'}: read 8 images of 2 classes; left out: 1 folders without images (aaa)",
     ]
+
+
+def test_links_to_nothing_are_left_out_and_names_may_be_any_bytes(folder: Path, caplog: Any) -> None:
+    ant = folder / "train" / "ant"
+    (ant / "gone.png").symlink_to(folder / "nowhere.png")
+    (ant / "round.png").symlink_to(ant / "round.png")
+    os.rename(os.fsencode(ant / "3.png"), os.fsencode(ant) + b"/\xff.png")
+    data = ImageFolder().read(Source(folder))
+    assert np.bincount(data.train.labels).tolist() == [4, 4]
+    assert "left out: 2 links to nothing (ant/gone.png)" in caplog.records[0].getMessage()
+    assert np.asarray(data.train.images[np.arange(8)]).shape == (8, *GREY.shape, 3)
+    assert isinstance(data.train.images, Files) and len(data.train.images.fingerprint()) == 64
 
 
 def test_a_class_folder_without_images_is_an_error_that_names_it(folder: Path) -> None:

@@ -182,11 +182,25 @@ def test_options_are_checked(options: dict[str, Any], told: str, quick: dict[str
         (lambda images, labels: (images.astype(float) * np.nan, labels), "NaN"),
         (lambda images, labels: [(image, -1) for image in images], "expected integers >= 0"),
         (lambda images, labels: 7, "cannot scan int"),
+        (lambda images, labels: (images, labels * np.nan), "labels are float64: expected integers, or names"),
     ],
 )
 def test_what_is_no_set_is_refused(given: Any, told: str, quick: dict[str, Any]) -> None:
     with pytest.raises(BdbenchError, match=told):
         bdbench.scan(given(*arrays()), defenses=["patch"], **quick)
+
+
+def test_labels_that_are_ids_are_names(quick: dict[str, Any]) -> None:
+    """And take no place for all the numbers between them."""
+    images, labels = arrays()
+    ids = np.array([5, 1000, 2**31])[labels]
+    by_ids = bdbench.scan(images, ids, defenses=["patch"], **quick)
+    plain = bdbench.scan(images, labels, defenses=["patch"], **quick)
+    assert by_ids.read.classes == ("5", "1000", "2147483648") and by_ids.quarantine == plain.quarantine
+    pairs = list(zip(images, (labels + 1).tolist(), strict=True))
+    assert bdbench.scan(pairs, defenses=["patch"], **quick).read.classes == ("1", "2", "3")
+    names = np.array([b"cat", b"dog", b"ship"])[labels]
+    assert bdbench.scan(images, names, defenses=["patch"], **quick).read.classes == ("cat", "dog", "ship")
 
 
 def test_names_of_any_kind_are_kept_and_harmless(tmp_path: Path, quick: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -56,3 +57,12 @@ def test_published_results_are_labelled_and_empty_rows_counted(tmp_path: Path) -
     file.write_text("dataset,backbone\na,b\n")
     wrong = invoke("import", "backdoorbench-results", str(file))
     assert wrong.exit_code == 2 and "no column 'attack_name'" in wrong.stderr
+    for row in ("inf,50,50,50", ".1,-5,50,50", ".1,50,101,50"):
+        file.write_text(f"{head}\na,b,c,d,{row}\n")
+        wrong = invoke("import", "backdoorbench-results", str(file))
+        assert wrong.exit_code == 2 and ": expected a share, in 0..1 or in percent" in wrong.stderr
+    file.write_text(f"{head}\n{'a' * 200_000},b,c,d,.1,50,50,50\n")
+    os.mkfifo(tmp_path / "pipe.csv")
+    for odd in (file, tmp_path / "pipe.csv", Path("/dev/zero")):
+        wrong = invoke("import", "backdoorbench-results", str(odd))
+        assert wrong.exit_code == 2 and len(wrong.stderr.splitlines()) == 1 and "cannot read" in wrong.stderr
