@@ -196,15 +196,15 @@ def _pixels(source: Any, shape: tuple[int, ...], what: str) -> np.ndarray:
             check_regular(source)
             with Image.open(source) as file:
                 # Before it is decoded, which a picture of a billion pixels would not survive.
-                _check_size(file, shape, what)
+                if file.size != (shape[1], shape[0]):
+                    raise _misfit(file, mode, shape, what)
                 image = file.copy()
         else:
             image = source
         if (image.mode, mode) == ("RGB", "L") and (np.ptp(np.asarray(image), axis=2) == 0).all():
             image = image.getchannel(0)  # grey, in three equal channels
-        _check_size(image, shape, what)
-        if image.mode != mode:
-            raise BdbenchError(f"{what} is {image.mode}: expected {mode}, as the clean set")
+        if image.mode != mode or image.size != (shape[1], shape[0]):
+            raise _misfit(image, mode, shape, what)
         return np.asarray(image).reshape(shape)
     except FileNotFoundError:
         raise BdbenchError(f"{what} is not at {source}: expected it inside the record's folder") from None
@@ -212,7 +212,6 @@ def _pixels(source: Any, shape: tuple[int, ...], what: str) -> np.ndarray:
         raise BdbenchError(f"cannot read {what}: {error}") from None
 
 
-def _check_size(image: Any, shape: tuple[int, ...], what: str) -> None:
-    if image.size != (shape[1], shape[0]):
-        found = f"{image.mode} of {image.height} x {image.width}"
-        raise BdbenchError(f"{what} is {found}: expected {shape[0]} x {shape[1]}, as the clean set")
+def _misfit(image: Any, mode: str, shape: tuple[int, ...], what: str) -> BdbenchError:
+    found = f"{image.mode} of {image.height} x {image.width}"
+    return BdbenchError(f"{what} is {found}: expected {mode} of {shape[0]} x {shape[1]}, as the clean set")

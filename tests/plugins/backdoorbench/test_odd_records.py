@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from bdbench import BdbenchError, Split
 from bdbench_backdoorbench.attack import BackdoorBenchRecord
@@ -87,3 +89,17 @@ def test_images_in_another_order_within_their_classes_are_told_of(clean: Clean, 
     turned = Split(np.roll(np.asarray(clean.train.images), 4, 0), clean.train.labels)  # four classes in turn
     attack.poisoned_set(turned, 4)
     assert "its training images are no nearer to the data set's own images" in caplog.text
+
+
+def test_images_that_are_none_are_not_waited_for_nor_blown_up(clean: Clean, tmp_path: Path) -> None:
+    folder = clean.badnet(tmp_path / "rec")
+    image = next(path for path in sorted(folder.rglob("*.png")) if "train" in str(path))
+    image.unlink()
+    os.mkfifo(image)
+    with pytest.raises(BdbenchError, match="no regular file"):
+        read(folder).training_set().decoded((8, 8, 3))
+    image.unlink()
+    # Half a billion pixels in some kilobytes.
+    Image.new("1", (30_000, 20_000)).save(image)
+    with pytest.raises(BdbenchError, match="exceeds limit|is 1 of 20000 x 30000: expected RGB of 8 x 8, as the clean set"):
+        read(folder).training_set().decoded((8, 8, 3))
