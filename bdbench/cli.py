@@ -25,8 +25,14 @@ if TYPE_CHECKING:
 _LISTED = ("attacks", "defenses", "datasets", "models", "metrics", "plugins")
 
 
+# An error of ours: no 1, which is what a scan ends with that found something. sysexits.h calls it EX_SOFTWARE.
+_OURS = 70
+
+
 class _Program(click.Group):
-    """A group whose commands end a BdbenchError with one line on standard error and exit code 2."""
+    """A group whose commands end a BdbenchError with one line on standard error and exit code 2; what else goes wrong
+    has a traceback and exit code 70.
+    """
 
     def invoke(self, context: click.Context) -> Any:
         try:
@@ -34,6 +40,11 @@ class _Program(click.Group):
         except BdbenchError as error:
             click.echo(f"bdbench: {foreign.line(error)}", err=True)
             context.exit(2)
+        except (click.ClickException, click.exceptions.Exit, click.Abort, OSError):
+            raise  # click's own, and of a pipe that was closed
+        except Exception:
+            click.echo(traceback.format_exc(), err=True, nl=False)
+            context.exit(_OURS)
 
 
 @click.group(cls=_Program, context_settings={"help_option_names": ["-h", "--help"]})

@@ -15,7 +15,7 @@ from bdbench.grid import Note
 from bdbench.leaderboard import overview, views
 from bdbench.leaderboard.columns import HEADINGS
 from bdbench.leaderboard.coverage import covered
-from bdbench.leaderboard.frame import csv_of, frame_of
+from bdbench.leaderboard.frame import csv_of, frame_of, rows_of
 from bdbench.leaderboard.overview import Overview
 from bdbench.leaderboard.summary import summarise
 from bdbench.leaderboard.views import GROUNDS, SETTING, displayed, gaps, greyed, matrix, select
@@ -158,9 +158,25 @@ def _table(shown: pd.DataFrame, headings: dict[str, str]) -> str:
 
 
 def _matrix(shown: pd.DataFrame, name: str) -> str:
-    """A line below names the defenses that nothing is known of, in place of a column for each."""
+    """Below it a line says what some defenses are told more than others, and which there is nothing known of."""
     grid = matrix(shown, name)
     empty = [column for column in grid if (grid[column] == "not run").all()]
     empty = empty if len(empty) < len(grid.columns) else []
-    body = tabulate(grid.drop(columns=empty).reset_index(), "keys", "github", disable_numparse=True, showindex=False)
-    return f"{body}\n\nNot run: {', '.join(empty)}." if empty else body
+    more = {defense: told for defense, told in _told_more(shown).items() if defense in grid and defense not in empty}
+    grid = grid.drop(columns=empty).rename(columns={defense: f"{defense} †" for defense in more})
+    body = tabulate(grid.reset_index(), "keys", "github", disable_numparse=True, showindex=False)
+    notes = [f"† is told more, and compared with those told as much: {_listed(more)}."] if more else []
+    notes += [f"Not run: {', '.join(empty)}."] if empty else []
+    return "\n\n".join([body, *([" ".join(notes)] if notes else [])])
+
+
+def _told_more(shown: pd.DataFrame) -> dict[str, str]:
+    """What defenses have access to that the least told of them have not, by their names; a floor has access to none."""
+    access = {row["defense"]: set(row["access"].split(", ")) for row in rows_of(shown) if row["access"] != "none"}
+    least: set[str] = set.intersection(*access.values()) if access else set()
+    return {name: ", ".join(sorted(has - least)) for name, has in access.items() if has - least}
+
+
+def _listed(more: dict[str, str]) -> str:
+    by = {told: [name for name in more if more[name] == told] for told in more.values()}
+    return "; ".join(f"{told} ({', '.join(names)})" for told, names in by.items())

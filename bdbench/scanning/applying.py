@@ -60,7 +60,8 @@ def _carried(
     paths = [_checked(root, name) for name in names]
     if new.exists() and not done:
         raise BdbenchError(f"{new} is there already: expected a new folder")
-    if new.absolute().is_relative_to(root):
+    # By what they are and not by how they are written: a way round may lead back in.
+    if new.resolve().is_relative_to(root.resolve()):
         raise BdbenchError(f"{new} lies in the folder that was scanned, {root}: expected a place outside")
     verb = "move" if move else "copy"
     if not yes:

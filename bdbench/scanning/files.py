@@ -148,7 +148,7 @@ def read(folder: Path) -> dict[str, Any]:
 def names_in(file: Path) -> list[str]:
     """The names in keep.txt or quarantine.txt. Raises BdbenchError if it does not read."""
     try:
-        lines = file.read_bytes().decode("utf-8", "surrogateescape").split("\n")
+        lines = file.read_bytes().decode("utf-8", "surrogateescape").replace("\r\n", "\n").split("\n")
         return [str(json.loads(line)) if line.startswith('"') else line for line in lines if line]
     except (OSError, ValueError) as error:
         raise BdbenchError(f"cannot read {file}: {error}: expected a name a line") from None

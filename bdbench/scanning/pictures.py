@@ -39,6 +39,8 @@ def histogram(scores: np.ndarray, flagged: np.ndarray | None, title: str) -> str
     labels = [f"not marked ({len(parts[0])})", f"marked ({len(parts[1])})"]
     axis.hist(parts, edges.tolist(), stacked=True, color=[_BLUE, _RED], label=labels)
     axis.set(xlabel="score (higher: more suspicious)", ylabel="images", yscale="log", title=foreign.figure(title))
+    # From below one: else the smallest bar has no height, and what was marked is seldom many.
+    axis.set_ylim(bottom=0.5)
     axis.legend(frameon=False, fontsize=8)
     return templates.picture(pictures.rendered(figure))
 

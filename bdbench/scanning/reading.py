@@ -120,6 +120,9 @@ def read(
         facts = _decoded(listing, asked, size, grey, strict, streams("order").permutation(len(asked)), track)
         if grey and not facts.grey[facts.ok].all():
             grey, facts = False, None  # there is a coloured one after all
+    if not facts.ok.any():
+        first = facts.odd[0]
+        raise BdbenchError(f"none of {len(asked)} images reads, such as {first.name}: {first.reason}")
     return _sorted_out(listing, asked, facts)
 
 

@@ -40,7 +40,7 @@ def lines(found: Read) -> Iterator[str]:
 
 
 def _told(copies: Sequence[Copies]) -> str:
-    mixed = sum(len(group.labels) > 1 for group in copies)
+    mixed = [group for group in copies if len(group.labels) > 1]
     total = sum(len(group.names) for group in copies)
-    apart = f"; {mixed} groups lie in several classes, such as {', '.join(copies[0].names[:2])}" if mixed else ""
+    apart = f"; {len(mixed)} groups lie in several classes, such as {', '.join(mixed[0].names)}" if mixed else ""
     return f"{total} images in {len(copies)} groups{foreign.line(apart)}"

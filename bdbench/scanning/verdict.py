@@ -48,8 +48,18 @@ def judge(found: Read, said: Sequence[Said]) -> Verdict:
     if not able or unsure or any(one.error for one in said):
         return Verdict("cannot tell", _unsure(found, said, unsure), _classes(found, flagged), flagged, p_value)
     share = f"of clean sets {_percent(p_value or 0)} look at least as suspicious"
-    sentence = f"Nothing found in {n} images of {len(found.classes)} classes: {share}."
+    sentence = f"Nothing found in {n} images of {len(found.classes)} classes{_in_haste(able)}: {share}."
     return Verdict("nothing found", sentence, {}, np.zeros(n, bool), p_value)
+
+
+def _in_haste(said: Sequence[Said]) -> str:
+    """That a detector had too little time for its usual models: then nothing found says less."""
+    hasty = [one for one in said if one.usual and one.models_trained < one.usual]
+    if not hasty:
+        return ""
+    shares = {one.detector.name: one.models_trained / one.usual for one in hasty if one.usual}
+    told = ", ".join(f"{name} with {_percent(share)} of its usual networks" for name, share in shares.items())
+    return f" in the time there was ({told})"
 
 
 def decides(one: Said) -> bool:

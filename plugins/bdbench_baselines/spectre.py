@@ -37,7 +37,8 @@ class Spectre(Detector):
     ten, from 1 to ``components`` in even steps of their roots, for which the mean QUE score is largest when the 1.5
     epsilon examples of largest score are left out of the covariance, in all ``components`` dimensions. By the same
     number the target is chosen among the labels; the decision is to remove 1.5 epsilon examples of it, always, as the
-    paper does. Scores are not moved between labels: whitened ones are on one scale.
+    paper does. The paper ranks within that label only; here all examples get the score of their own label's whitening,
+    so that ranks between labels hang on k, which differs from label to label.
 
     epsilon, the number of poisons, has to be known in the paper. Here it is the share ``bound`` of each label;
     ``oracle=true`` is told it, up to a third of a label. The paper's labels have 5,000 examples; here a label

@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 
 from bdbench.cli import cli
 from bdbench.scanning import files
-from tests.scanning.conftest import EACH, MODEL, STAMPED, write_folder
+from tests.scanning.conftest import EACH, MODEL, STAMPED, arrays, write_folder
 from tests.test_stopping import stopped
 
 
@@ -68,6 +68,21 @@ def test_the_other_exit_codes(folder: Path, tmp_path: Path) -> None:
         assert result.stderr.strip().splitlines()[-1].startswith("bdbench: "), bad
 
 
+def test_an_error_of_ours_is_no_verdict(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exit code 1 would say that something was found."""
+    monkeypatch.setattr("bdbench.scanning.reading._sorted_out", lambda *_: [][0])
+    result = scan(folder, "--defense", "patch", "--report", tmp_path / "out")
+    assert result.exit_code == 70 and result.stderr.endswith("IndexError: list index out of range\n")
+
+
+def test_a_set_that_does_not_hold_together_is_bad_input(tmp_path: Path) -> None:
+    images, labels = arrays()
+    for odd in (labels[:-1], np.append(labels, [0, 1])):
+        np.savez(tmp_path / "set.npz", x_train=images, y_train=odd)
+        result = scan(tmp_path / "set.npz", "--defense", "patch", "--report", tmp_path / "out")
+        assert result.exit_code == 2 and "expected one for each of 60 images" in result.stderr
+
+
 def test_a_dry_run_leaves_nothing(folder: Path, tmp_path: Path) -> None:
     report = tmp_path / "out"
     result = scan(folder, "--defense", "patch", "--report", report, "--dry-run")
@@ -82,6 +97,8 @@ def test_apply_says_first_and_does_then(folder: Path, out: Path, tmp_path: Path)
     assert not new.exists()
     done = invoke("scan", "apply", out, "--copy-kept", new, "--yes")
     assert done.exit_code == 0, done.output
+    # As an editor of another system may have left it.
+    (out / "keep.txt").write_bytes((out / "keep.txt").read_bytes().replace(b"\n", b"\r\n"))
     names = {str(path.relative_to(new)) for path in new.rglob("*.png")}
     assert names == set(files.names_in(out / "keep.txt"))
     assert len(list(folder.rglob("*.png"))) == 6 * EACH
@@ -113,6 +130,20 @@ def test_apply_moves_what_is_suspicious(folder: Path, out: Path, tmp_path: Path)
     assert len(list(new.rglob("*.png"))) == STAMPED and len(list(mine.rglob("*.png"))) == 6 * EACH - STAMPED
     again = invoke("scan", "apply", tmp_path / "out", "--move-suspects", tmp_path / "more", "--yes")
     assert again.exit_code == 2 and "is not there" in again.stderr and not (tmp_path / "more").exists()
+
+
+def test_a_way_round_into_the_scanned_folder_is_none(
+    folder: Path, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "link").symlink_to(folder)
+    monkeypatch.chdir(tmp_path)
+    Path("there").mkdir()
+    for inside in ("link/q", f"there/../../{tmp_path.name}/link/q", folder / "train" / ".." / "q"):
+        result = invoke("scan", "apply", out, "--copy-kept", inside, "--yes")
+        assert result.exit_code == 2 and "lies in the folder that was scanned" in result.stderr, inside
+    monkeypatch.chdir(folder)
+    beside = f"../{folder.name}-kept"
+    assert invoke("scan", "apply", out, "--copy-kept", beside).exit_code == 0
 
 
 @pytest.mark.parametrize("name", ["../../etc/passwd", "/etc/passwd"])

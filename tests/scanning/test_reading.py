@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import shutil
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,9 @@ def test_copies_are_scanned_once_and_those_in_two_classes_told(folder: Path) -> 
         {"cat/010.png", "cat/again.png"},
     ]
     assert found.exact[0].labels == ("cat", "ship")
+    within = replace(found, exact=found.exact[::-1])
+    (told,) = (line for line in telling.lines(within) if line.startswith("exact copies"))
+    assert told.endswith("1 groups lie in several classes, such as cat/011.png, ship/stray.png")
 
 
 def test_small_classes_are_not_judged(folder: Path) -> None:
@@ -180,8 +184,14 @@ def test_what_cannot_fit_is_refused_before_it_is_read(folder: Path, monkeypatch:
             lambda root: (root / "a").mkdir(parents=True) or Image.new("L", (9, 9)).save(root / "a" / "x.png"),
             "2 classes",
         ),
+        (
+            lambda root: [
+                ((root / c).mkdir(parents=True), (root / c / "x.jpg").write_text("<html>")) for c in ("a", "b")
+            ],
+            r"none of 2 images reads, such as [ab]/x.jpg: cannot read the image",
+        ),
     ],
-    ids=["empty", "text", "missing", "one image"],
+    ids=["empty", "text", "missing", "one image", "no image"],
 )
 def test_what_is_no_set_is_refused_in_one_line(tmp_path: Path, make: Any, told: str) -> None:
     make(tmp_path / "set")

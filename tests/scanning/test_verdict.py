@@ -74,6 +74,14 @@ def test_agreement_is_of_those_that_mark(found: reading.Read) -> None:
     assert verdict.agreement([one, other, says(found, None, None)]) == [("patch", "ranks", 4, 8)]
 
 
+def test_nothing_found_in_haste_says_so(found: reading.Read) -> None:
+    said = [says(found, 0.5, 0, models_trained=25, usual=100), says(found, 0.5, 0, models_trained=7, usual=None)]
+    assert verdict.judge(found, said).sentence == (
+        "Nothing found in 60 images of 3 classes in the time there was (patch with 25 % of its usual networks): "
+        "of clean sets 100 % look at least as suspicious."
+    )
+
+
 def test_limits_name_what_was_not_looked_at(found: reading.Read) -> None:
     hasty = says(found, 0.5, 0, models_trained=25, usual=100)
     seen = replace(found, small={"rare": 3}, left_out=np.arange(7), resized=60)
