@@ -173,13 +173,19 @@ def checked_split(name: str, images: np.ndarray, labels: np.ndarray, classes: Se
     if images.ndim == 3:
         images = images[..., None]
     if images.ndim != 4 or images.shape[-1] not in (1, 3):
-        raise BdbenchError(f"the {name} images have shape {images.shape}: expected (n, H, W) or (n, H, W, 1 or 3)")
+        turned = images.ndim == 4 and images.shape[1] in (1, 3)
+        hint = "; .transpose(0, 2, 3, 1) turns them" if turned else ""
+        raise BdbenchError(
+            f"the {name} images have shape {images.shape}: expected (n, H, W) or (n, H, W, 1 or 3){hint}"
+        )
     if not len(images):
         raise BdbenchError(f"there are no {name} images: expected at least 1")
+    if not images.size:
+        raise BdbenchError(f"the {name} images have no pixels, in shape {images.shape}: expected at least 1")
     if labels.shape != (len(images),):
         asked = f"one for each of {len(images)} images"
         raise BdbenchError(f"the {name} labels have shape {labels.shape}: expected {asked}")
-    if not np.issubdtype(labels.dtype, np.integer):
+    if labels.dtype.kind not in "iu":
         raise BdbenchError(f"the {name} labels are {labels.dtype}: expected integers in 0..{len(classes) - 1}")
     if labels.min() < 0 or labels.max() >= len(classes):
         found = f"{labels.dtype} in {labels.min()}..{labels.max()}"

@@ -77,7 +77,12 @@ def unpacked(file: BinaryIO) -> dict[str, np.ndarray]:
         listed, told = len(arrays.files), _told_entries(file, arrays.zip.start_dir)
         if told not in (listed, _MORE):
             raise ValueError(f"its directory lists {listed} arrays, and says that there are {told}")
-        return dict(arrays)
+        found = dict(arrays)
+        for name, array in found.items():
+            # A member without the first bytes of an array comes as bytes.
+            if not isinstance(array, np.ndarray):
+                raise ValueError(f"its member {name!r} is no array")
+        return found
 
 
 def _told_entries(file: BinaryIO, directory: int) -> int:

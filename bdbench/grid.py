@@ -204,7 +204,9 @@ def _notes(path: Path, listed: Any, parts: Mapping[str, tuple[Any, ...]]) -> tup
     for entry in listed if isinstance(listed, list) else [listed]:
         if not isinstance(entry, dict) or not {"attack", "text"} <= entry.keys() <= {"attack", "dataset", "text"}:
             raise BdbenchError(f"{path}: {entry} is no note: expected attack, text, and dataset if it is of one")
-        note = Note(str(entry["attack"]), entry.get("dataset"), str(entry["text"]))
+        if not all(isinstance(value, str) for value in entry.values()):
+            raise BdbenchError(f"{path}: {entry} is no note: expected texts")
+        note = Note(entry["attack"], entry.get("dataset"), entry["text"])
         for kind, spec in (("attack", note.attack), ("dataset", note.dataset)):
             own = parts[f"{kind}s"]
             if spec is not None and not any(_has(part.config(), spec) for part in own):

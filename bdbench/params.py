@@ -142,6 +142,9 @@ def make(cls: type, kind: str, values: Mapping[str, Any], build: Callable[[str, 
         hint, field = fields[name]
         if build is not None and (made_of := _made_of(hint)):
             listed = split(value, "+") if isinstance(value, str) else value
+            if not isinstance(listed, list | tuple):
+                title = f"{kind} '{cls.name}'"  # type: ignore[attr-defined]
+                raise BdbenchError(f"{title}: {name}={value!r} is not allowed: expected a list of {made_of}s")
             parsed[name] = tuple(build(made_of, _opened(one)) for one in listed)
             continue
         try:

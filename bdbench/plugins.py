@@ -260,7 +260,9 @@ def _asked_version(module: Any) -> int:
 
 
 def _named(config: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """The name in a component's ``config()``, and the rest."""
+    """The name in a component's ``config()``, and the rest. Raises BdbenchError if there is none."""
+    if not isinstance(config.get("name"), str) or not all(isinstance(key, str) for key in config):
+        raise BdbenchError(f"{config!r} is no component: expected a table with a name and parameters")
     return config["name"], {key: value for key, value in config.items() if key != "name"}
 
 

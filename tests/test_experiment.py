@@ -252,6 +252,11 @@ def test_a_trigger_that_leaves_the_bytes_is_refused(tiny: dict[str, Any], at_tes
 def test_a_component_of_the_wrong_kind_is_refused(tiny: dict[str, Any]) -> None:
     with pytest.raises(BdbenchError, match="is no attack: expected a name with parameters, or a component"):
         bdbench.run(**{**tiny, "attack": Bad()}, defense="random")
+    for odd in ({"path": "x"}, {"name": 3}, {"name": "badnets", 3: 4}):
+        with pytest.raises(BdbenchError, match="is no component: expected a table with a name and parameters"):
+            bdbench.run(**{**tiny, "attack": odd}, defense="random")
+    with pytest.raises(BdbenchError, match="attack 'cascade': attacks=5 is not allowed: expected a list of attacks"):
+        bdbench.run(**{**tiny, "attack": {"name": "cascade", "attacks": 5}}, defense="random")
     with pytest.raises(BdbenchError, match="no defense is given"):
         bdbench.run_all(defenses=[], **tiny)
 

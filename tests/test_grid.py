@@ -74,6 +74,11 @@ def test_seeds_are_read_as_they_are_shown(text: str) -> None:
     [
         ('seeds = "0-1"', 'seeds = "4-1"', "seeds='4-1' is not allowed"),
         ('seeds = "0-1"', 'seeds = "0-99999999999"', "expected at most 10000 of them"),
+        (
+            'seeds = "0-1"',
+            'seeds = "0"\n[[notes]]\nattack = "none"\ndataset = 5\ntext = "x"',
+            "is no note: expected texts",
+        ),
         ('seeds = "0-1"', f'seeds = "{"9" * 5000}"', "seeds='9999.* is not allowed"),
         ('seeds = "0-1"', "budget = 1.5", "budget=1.5 is not allowed"),
         ("attacks", "atacks", "unknown key in .*: did you mean 'attacks'"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import numbers
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -16,7 +18,7 @@ from bdbench import environment, machine, training
 from bdbench.configs import labels as labels_of
 from bdbench.configs import spec
 from bdbench.defenses import Detector
-from bdbench.errors import BdbenchError
+from bdbench.errors import BdbenchError, unknown
 from bdbench.experiment import Hooks, checked_seed
 from bdbench.interfaces import Architecture
 from bdbench.listing import Listing
@@ -50,11 +52,17 @@ class Plan:
     threads: int | None = None
 
     def __post_init__(self) -> None:
-        """Raises BdbenchError for values out of range."""
-        for name, low in (("seconds", 0), ("subset", 1), ("size", 7)):
+        """Raises BdbenchError for values of another type or out of range."""
+        if isinstance(self.defenses, str):
+            object.__setattr__(self, "defenses", (self.defenses,))
+        if not self.defenses:
+            raise BdbenchError("there are no defenses: expected at least one detector")
+        whole = numbers.Integral
+        for name, low, kind in (("seconds", 0, numbers.Real), ("subset", 1, whole), ("size", 7, whole)):
             value = getattr(self, name)
-            if value is not None and not value > low:
-                raise BdbenchError(f"{name}={value!r} is not allowed: expected more than {low}")
+            if value is not None and not (isinstance(value, kind) and float(value) > low):
+                what = "an integer" if kind is whole else "a number"
+                raise BdbenchError(f"{name}={value!r} is not allowed: expected {what} of more than {low}")
 
 
 @dataclass
@@ -198,6 +206,9 @@ def scan(
     of the labels; report: the folder for what ``bdbench scan`` leaves, and for what it goes on from if it is broken off
     (None: nothing is left); options: those of ``Plan``. Raises BdbenchError for what the caller can mend.
     """
+    known = [f.name for f in dataclasses.fields(Plan)]
+    if strange := sorted(options.keys() - known):
+        raise unknown("option", strange[0], known)
     plan = Plan(**options)
     with tempfile.TemporaryDirectory() as aside:
         folder = Path(aside) if report is None else Path(report) / STAGES

@@ -13,7 +13,8 @@ def column(labels: np.ndarray, where: str) -> np.ndarray:
     """Integers (n,), of (n,) or of a column (n, 1). Raises BdbenchError, which says ``where``, for others."""
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
-    if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer) or not labels.size:
+    # Not by issubdtype: spans of time are integers to it.
+    if labels.ndim != 1 or labels.dtype.kind not in "iu" or not labels.size:
         hint = "; one-hot labels are to be given by argmax(1)" if labels.ndim == 2 else ""
         raise BdbenchError(f"{where} are {labels.dtype} of shape {labels.shape}: expected integers (n,){hint}")
     return labels

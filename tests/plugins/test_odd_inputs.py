@@ -208,6 +208,12 @@ def test_labels_are_read_in_every_form_that_says_the_same(tmp_path: Path) -> Non
         ({"classes": [["a", "b", "c"]]}, r"classes have shape \(1, 3\)"),
         ({"y_train": np.eye(3, dtype=int)[np.arange(12) % 3]}, r"int64 of shape \(12, 3\).*one-hot"),
         ({"y_train": np.arange(12) % 3 * 1.0}, r"labels are float64"),
+        ({"y_train": (np.arange(12) % 3).astype("timedelta64[s]")}, r"labels are timedelta64\[s\]"),
+        ({"x_train": np.zeros((12, 0, 8), np.uint8)}, r"images have no pixels, in shape \(12, 0, 8, 1\)"),
+        (
+            {"x_train": np.zeros((12, 3, 8, 9), np.uint8)},
+            r"shape \(12, 3, 8, 9\).*\.transpose\(0, 2, 3, 1\) turns them",
+        ),
         ({"y_train": np.arange(12) % 3 - 1}, r"labels are -1..2 with 4"),
         ({"x_train": np.full((12, 8, 8), 300, np.uint16)}, r"images are uint16"),
         ({"x_train": np.full((12, 8, 8), 1.1)}, r"images are float64 in 1.1..1.1"),
@@ -243,7 +249,9 @@ def test_files_that_are_none_are_not_waited_for(tmp_path: Path) -> None:
     (tmp_path / "empty.npz").write_bytes(b"")
     with zipfile.ZipFile(tmp_path / "odd.npz", "w") as file:
         file.writestr("x_train.npy", b"\x93NUMPY\x01\x00\x10\x00{'descr': '<i8',")
-    for name in ("pipe.npz", "empty.npz", "odd.npz"):
+    with zipfile.ZipFile(tmp_path / "bytes.npz", "w") as file:
+        file.writestr("x_train.npy", b"no array")
+    for name in ("pipe.npz", "empty.npz", "odd.npz", "bytes.npz"):
         with pytest.raises(BdbenchError, match=f"cannot read .*{name}"):
             Npz(path=name).read(Source(tmp_path))
 

@@ -166,6 +166,13 @@ def test_seconds_go_to_the_detectors_that_can_be_told(quick: dict[str, Any]) -> 
         ({"subset": 0}, "subset=0"),
         ({"seconds": 0}, "seconds=0"),
         ({"seed": -1}, "seed=-1"),
+        ({"seconds": "3"}, "seconds='3' is not allowed: expected a number of more than 0"),
+        ({"subset": 30.5}, "subset=30.5 is not allowed: expected an integer of more than 1"),
+        ({"size": 8.5}, "size=8.5 is not allowed: expected an integer of more than 7"),
+        ({"defenses": []}, "there are no defenses"),
+        ({"defenses": "nosuch"}, "unknown defense 'nosuch'"),
+        ({"sizes": 8}, "unknown option 'sizes': did you mean 'size'"),
+        ({"classes": 3}, "classes=3 is not allowed: expected a list of names"),
     ],
 )
 def test_options_are_checked(options: dict[str, Any], told: str, quick: dict[str, Any]) -> None:
