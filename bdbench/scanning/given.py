@@ -37,6 +37,10 @@ def of_paths(given: Sequence[str | Path], data_root: str | Path | None = None, d
         with guard.call():
             if dataset.takes(paths):
                 return dataset().browse(paths)
+    if len(paths) == 1 and paths[0].is_dir() and (flat := _images_in(paths[0])):
+        raise BdbenchError(
+            f"{paths[0]} has {flat} images and no folders of classes: expected a folder for each class with its images"
+        )
     raise BdbenchError(f"{_described(paths)} cannot be scanned: expected {_expected()}")
 
 
@@ -73,6 +77,11 @@ def _of_dataset(dataset: Dataset, source: Source) -> Listing:
 def _expected() -> str:
     held = [r.component.holds for r in installed().registered("dataset") if r.component.holds]
     return f"{'; '.join(held)}; or the name of a data set (bdbench list datasets)"
+
+
+def _images_in(folder: Path) -> int:
+    """How many files directly in a folder are images by their names."""
+    return sum(path.suffix.lower() in decoding.IMAGE_SUFFIXES for path in folder.iterdir())
 
 
 def _described(paths: Sequence[Path]) -> str:

@@ -181,6 +181,10 @@ def test_what_cannot_fit_is_refused_before_it_is_read(folder: Path, monkeypatch:
         (lambda root: (root / "a").mkdir(parents=True) or (root / "a" / "x.txt").write_text(""), "with 1 folders"),
         (lambda root: None, "is not there"),
         (
+            lambda root: root.mkdir() or Image.new("L", (9, 9)).save(root / "x.png"),
+            "has 1 images and no folders of classes: expected a folder for each class",
+        ),
+        (
             lambda root: (root / "a").mkdir(parents=True) or Image.new("L", (9, 9)).save(root / "a" / "x.png"),
             "2 classes",
         ),
@@ -191,7 +195,7 @@ def test_what_cannot_fit_is_refused_before_it_is_read(folder: Path, monkeypatch:
             r"none of 2 images reads, such as [ab]/x.jpg: cannot read the image",
         ),
     ],
-    ids=["empty", "text", "missing", "one image", "no image"],
+    ids=["empty", "text", "missing", "flat", "one image", "no image"],
 )
 def test_what_is_no_set_is_refused_in_one_line(tmp_path: Path, make: Any, told: str) -> None:
     make(tmp_path / "set")
