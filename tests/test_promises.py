@@ -146,3 +146,21 @@ def test_no_row_of_a_board_mixes_two_experiments() -> None:
             cell = json.dumps(configs.cell_of(config), sort_keys=True)
             identities.setdefault(cell, set()).add(configs.identity(config))
         assert all(len(found) == 1 for found in identities.values())
+
+
+def test_on_seeds_that_nobody_had_seen_it_names_what_it_names_and_alarms_on_no_clean_set() -> None:
+    seeds = list(range(2000, 2005))
+    named = [BadNets(rate=rate, target=TARGET) for rate in (0.015, 0.03, 0.05)]
+    for attack in (*named, Tact(target=TARGET), LabelConsistent(corners="four", target=TARGET)):
+        records = _promised("fresh", Datamodel(), attack)
+        assert [r["seed"] for r in records] == seeds
+        for found in records:
+            assert found["detection"]["auroc"] > 0.999 and found["p_value"] < 0.05
+            assert found["decision"]["tpr"] == 1 and found["decision"]["fpr"] == 0
+    for rate, alarms, least in ((0.015, 0, 0.38), (0.03, 2, 0.96), (0.05, 2, 0.98)):
+        records = _promised("fresh", Datamodel(), Blend(rate=rate, target=TARGET))
+        assert sum(r["p_value"] < 0.05 for r in records) == alarms
+        assert min(r["detection"]["auroc"] for r in records) > least
+    controls = _promised("fresh", Datamodel(), NoAttack())
+    assert [r["seed"] for r in controls] == seeds and min(r["p_value"] for r in controls) > 0.05
+    assert all(r["decision"]["flagged"] == 0 for r in controls)
