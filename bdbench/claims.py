@@ -68,7 +68,7 @@ def locked(path: Path, wait: bool = True) -> Iterator[Lock | None]:
     Raises BdbenchError if the place cannot be written, or if what is waited for is who waits.
     """
     own = _HELD.get(path)
-    if own is not None and own.thread == threading.get_ident():
+    if wait and own is not None and own.thread == threading.get_ident():
         raise BdbenchError(f"{path.stem[:8]} is made out of itself: expected what it is made of to be something else")
     file = _acquired(path, wait)
     if file is None:

@@ -142,8 +142,10 @@ def _decoded(images: np.ndarray | Images, index: np.ndarray, track: Track) -> np
     what = f"reading {len(index)} images of {height} x {width}"
     memory.check_memory(len(index) * first.nbytes, what, "fewer (subset=N), or smaller ones (the data set's size=N)")
     made = np.empty((len(index), *first.shape[1:]), np.uint8)
+    made[0] = first[0]
+    advance(1)
     step = max(1, min(_READ_AT_ONCE, _BYTES_AT_ONCE // max(1, first.nbytes)))
-    for start in range(0, len(index), step):
+    for start in range(1, len(index), step):
         read = images[index[start : start + step]]
         if read.shape[1:] != first.shape[1:]:
             sizes = f"{first.shape[1:3]} and {read.shape[1:3]}"
