@@ -40,8 +40,8 @@ class _Program(click.Group):
         except BdbenchError as error:
             click.echo(f"bdbench: {foreign.line(error)}", err=True)
             context.exit(2)
-        except (click.ClickException, click.exceptions.Exit, click.Abort, OSError):
-            raise  # click's own, and of a pipe that was closed
+        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
+            raise  # click's own, and who reads no further
         except Exception:
             click.echo(traceback.format_exc(), err=True, nl=False)
             context.exit(_OURS)

@@ -70,9 +70,14 @@ def test_the_other_exit_codes(folder: Path, tmp_path: Path) -> None:
 
 def test_an_error_of_ours_is_no_verdict(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Exit code 1 would say that something was found."""
-    monkeypatch.setattr("bdbench.scanning.reading._sorted_out", lambda *_: [][0])
-    result = scan(folder, "--defense", "patch", "--report", tmp_path / "out")
-    assert result.exit_code == 70 and result.stderr.endswith("IndexError: list index out of range\n")
+
+    def broken(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("bdbench.scanning.reading._sorted_out", broken)
+    for error in (IndexError("out of range"), OSError(5, "Input/output error")):
+        result = scan(folder, "--defense", "patch", "--report", tmp_path / "out")
+        assert result.exit_code == 70 and result.stderr.endswith(f"{type(error).__name__}: {error}\n")
 
 
 def test_a_set_that_does_not_hold_together_is_bad_input(tmp_path: Path) -> None:
