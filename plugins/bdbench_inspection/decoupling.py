@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy, mse_loss
 
-from bdbench_inspection.generating import Parts, batches, generator, images_of, pixels
+from bdbench_inspection.generating import Parts, batches, generator, images_of, pixels, unit
 
 # The authors' settings: the rates of Adam, the weight of benign features, the bound on them, the noise when trying.
 _MASK_LR, _GENERATOR_LR, _BENIGN, _FEATURE_BOUND, _NOISE = 1e-2, 1e-3, 0.01, 5.0, 0.03
@@ -65,9 +65,9 @@ def _mask(
     free = torch.randn(features.shape[1], generator=chance).to(features.device).requires_grad_(True)
     optimizer = torch.optim.Adam([free], lr=_MASK_LR)
     for part in batches(len(features), steps, batch, chance):
-        mask, own = (free.tanh() + 1) / 2, features[part]
+        mask, own = unit(free), features[part]
         loss = cross_entropy(head(mask * own), labels[part]) - cross_entropy(head((1 - mask) * own), labels[part])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    return (free.detach().tanh() + 1) / 2
+    return unit(free.detach())

@@ -81,6 +81,11 @@ def images_of(x: torch.Tensor) -> np.ndarray:
     return made
 
 
+def unit(free: torch.Tensor) -> torch.Tensor:
+    """What moves freely as a mask in 0..1."""
+    return (free.tanh() + 1) / 2
+
+
 def batches(count: int, steps: int, batch: int, chance: torch.Generator) -> list[torch.Tensor]:
     """As many random batches of indices as there are steps, in passes over all."""
     found: list[torch.Tensor] = []

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch.nn.functional import cosine_similarity, cross_entropy, mse_loss
 
-from bdbench_inspection.generating import Parts, batches, generator, images_of, pixels
+from bdbench_inspection.generating import Parts, batches, generator, images_of, pixels, unit
 
 # The authors' settings: the rates of Adam and its momentum, the share of images that has to obey, and the weights of
 # likeness to the label's own features, of what is beyond a bound, and of change while warming up.
@@ -97,7 +97,7 @@ def search(
     for _ in range(passes):
         told = hunt.step(batches(len(x), per_pass, batch, chance))
         if told.value(bounds) < value:
-            best, value, mask = told, told.value(bounds), _unit(free.detach())
+            best, value, mask = told, told.value(bounds), unit(free.detach())
     assert best is not None
     with torch.inference_mode():
         shown = made_by(x[:_SHOWN])
@@ -159,7 +159,7 @@ class _Hunt:
         return mean
 
     def _generate(self, x: torch.Tensor) -> Pass:
-        mask = _unit(self.free.detach())
+        mask = unit(self.free.detach())
         made = self.made_by(x)
         features = self.model.features(made)
         logits = self._mixed(features, mask)
@@ -181,7 +181,7 @@ class _Hunt:
         """A step of the mask: to what sends images to the label, and within its size."""
         with torch.no_grad():
             features = self.model.features(self.made_by(x))
-        mask = _unit(self.free)
+        mask = unit(self.free)
         loss, size = self._obeys(self._mixed(features, mask)), mask.sum()
         _descend(self.adams[1], loss + size if size > self.bounds.size else loss)
 
@@ -203,7 +203,3 @@ def _descend(adam: torch.optim.Adam, loss: torch.Tensor) -> None:
     adam.zero_grad()
     loss.backward()
     adam.step()
-
-
-def _unit(free: torch.Tensor) -> torch.Tensor:
-    return (free.tanh() + 1) / 2

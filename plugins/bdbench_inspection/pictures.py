@@ -16,9 +16,7 @@ _ACROSS, _MOST = 8, 16
 
 def sections(run: Reopened) -> list[ReportSection]:
     """The picture of what a model detector of this package kept; nothing of other defenses."""
-    drawn = {"neural-cleanse": _triggers, "mm-bd": _margins, "bti-dbf": _generated, "feature-re": _moved}.get(
-        run.defense.name
-    )
+    drawn = _DRAWN.get(run.defense.name)
     if drawn is None or run.record.verdict is None:
         return []
     pieces, _ = _saved(cast(ModelDetector, run.defense), run.tools())
