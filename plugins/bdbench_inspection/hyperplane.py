@@ -81,7 +81,8 @@ def search(
     "value": the least mixed value of a pass; "obeyed" and "likeness": that pass's; "mask": float32 (d,), in 0..1;
     "clean" and "made": some images of other labels, uint8, before and after the generator, as it ended.
     """
-    x, target = _target(model, images, labels, label, device)
+    target = _target(model, images, labels, label, device)
+    x = target.images
     made_by = generator(images.shape[3], width, seeds[label], device)
     chance = torch.Generator().manual_seed(seeds[label])
     free = torch.ones(target.features.shape[1], device=device, requires_grad=True)
@@ -111,16 +112,13 @@ def search(
     }
 
 
-def _target(
-    model: Parts, images: np.ndarray, labels: np.ndarray, label: int, device: str
-) -> tuple[torch.Tensor, Target]:
+def _target(model: Parts, images: np.ndarray, labels: np.ndarray, label: int, device: str) -> Target:
     everything = pixels(images, device)
     with torch.no_grad():
         features = torch.cat([model.features(part) for part in everything.split(1024)])
     own = torch.from_numpy(labels == label).to(device)
     mean = features[own].mean(0) if own.any() else torch.zeros_like(features[0])
-    x = everything[~own]
-    return x, Target(label, x, features, mean)
+    return Target(label, everything[~own], features, mean)
 
 
 @dataclass

@@ -59,9 +59,10 @@ def test_under_the_mask_are_the_changed_images_features_and_elsewhere_those_of_c
     planted: tuple[Parts, np.ndarray, np.ndarray],
 ) -> None:
     model, images, labels = planted
-    x, target = hyperplane._target(model, images, labels, 2, "cpu")
+    target = hyperplane._target(model, images, labels, 2, "cpu")
+    x = target.images
     assert len(x) == 40 and target.own.tolist() == [0, 0, 0]
-    _, other = hyperplane._target(model, images, labels, 1, "cpu")
+    other = hyperplane._target(model, images, labels, 1, "cpu")
     assert len(other.images) == 20 and torch.equal(other.own, other.features[1::2].mean(0))
     hunt = hyperplane._Hunt(
         model,
@@ -84,7 +85,8 @@ def test_what_is_beyond_a_bound_is_lowered_and_what_is_within_is_left(
     planted: tuple[Parts, np.ndarray, np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, images, labels = planted
-    x, target = hyperplane._target(model, images, labels, 0, "cpu")
+    target = hyperplane._target(model, images, labels, 0, "cpu")
+    x = target.images
     losses: list[float] = []
     monkeypatch.setattr(hyperplane, "_descend", lambda adam, loss: losses.append(float(loss)))
     made_by = torch.nn.Hardtanh(0.0, 0.5)
@@ -124,7 +126,7 @@ def test_the_worse_a_pass_misses_a_bound_the_more_it_weighs_in_the_next(
     planted: tuple[Parts, np.ndarray, np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, images, labels = planted
-    target = hyperplane._target(model, images, labels, 0, "cpu")[1]
+    target = hyperplane._target(model, images, labels, 0, "cpu")
     hunt = hyperplane._Hunt(model, target, Bounds(0.2, 1.0, 1.0), None, None, None, (None, None))  # type: ignore[arg-type]
     told = iter([Pass(0.0, 0.4, 0.3, 0.5, 9.0), Pass(0.0, 0.5, 0.5, 0.9, 9.0)])
     monkeypatch.setattr(hunt, "_generate", lambda x: next(told))
@@ -138,4 +140,4 @@ def test_a_label_without_clean_images_has_no_features_of_its_own(
     planted: tuple[Parts, np.ndarray, np.ndarray],
 ) -> None:
     made = found(planted, 2, passes=1)
-    assert float(made["likeness"]) == 0 and isinstance(hyperplane._target(*planted, 2, "cpu")[1], Target)
+    assert float(made["likeness"]) == 0 and isinstance(hyperplane._target(*planted, 2, "cpu"), Target)
