@@ -66,6 +66,20 @@ def test_covers_are_of_other_classes_and_have_draws_of_their_own(attack: Any) ->
     assert (made.images[poisons] != made.images[covers][:80]).any((1, 2, 3)).mean() > 0.5
 
 
+def test_several_targets_share_the_covers_each_with_its_own_trigger() -> None:
+    split = Split(black(400, 8, 8), np.arange(400) % 4)
+    attack = AdaptiveBlend(rate=0.2, cover_rate=0.3, targets=(0, 2), alpha=0.5)
+    made = attack.poison(split, {}, TOOLS)
+    covers = made.roles == Role.COVER
+    assert covers.sum() == 120 and set(made.labels[covers]) == {1, 3}
+    # Which trigger an image carries: where it is not black it shows that one's pixels.
+    whole = [made.images[(made.roles == Role.POISON) & (made.labels == target)].max(0) for target in attack.targets]
+    carried = np.array([[((image == 0) | (image == one)).all() for one in whole] for image in made.images[covers]])
+    assert (carried.sum(1) == 1).all() and carried.sum(0).tolist() == [60, 60]
+    with pytest.raises(BdbenchError, match="expected at most the 0 that may be covers"):
+        AdaptiveBlend(rate=0.2, cover_rate=0.3, targets=(0, 1, 2, 3)).poison(split, {}, TOOLS)
+
+
 def test_the_rates_are_the_papers() -> None:
     split = Split(black(50_000, 4, 4), np.arange(50_000) % 10)
     for attack, covers in ((AdaptiveBlend(), 150), (AdaptivePatch(), 300)):

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bdbench import BdbenchError, Streams, param
+from bdbench import BdbenchError, State, Streams, Workshop, param
 from bdbench_triggers.adaptive import Adaptive
 from bdbench_triggers.blend import Blend
+from bdbench_triggers.mapping import _own
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,7 +18,8 @@ class AdaptiveBlend(Adaptive, Blend):
 
     At test time m = 1 and alpha is larger. The paper's CIFAR-10 setting: 150 poisons and as many covers of 50,000. Its
     sec. 5.1 and its code draw covers from all classes; here, as its abstract has it, not from the target. Its picture
-    is not ours to hand on: the default is noise. Pieces are as equal as the size of the images lets them be.
+    is not ours to hand on: the default is noise. Pieces are as equal as the size of the images lets them be. Several
+    targets share the covers evenly, as they do the poisons.
     """
 
     name = "adaptive-blend"
@@ -41,3 +43,19 @@ class AdaptiveBlend(Adaptive, Blend):
         rows, columns = (np.arange(side) * self.grid // side for side in (height, width))
         mask = shows[:, rows[:, None], columns]
         return np.where(mask[..., None], self._blend(images, streams, self.alpha), images)
+
+    def cover_sources(self, labels: np.ndarray, goal: np.ndarray) -> np.ndarray:
+        """None of the targets."""
+        if isinstance(self.targets, tuple):
+            return np.isin(labels, self.targets, invert=True)
+        return super().cover_sources(labels, goal)
+
+    def covered(self, images: np.ndarray, chosen: np.ndarray, state: State, tools: Workshop) -> np.ndarray:
+        """Covers of each target's trigger in turn."""
+        if not isinstance(self.targets, tuple):
+            return super().covered(images, chosen, state, tools)
+        made = np.empty_like(images)
+        for nth in range(len(self.targets)):
+            turn = slice(nth, None, len(self.targets))
+            made[turn] = self.variant(nth).cover(images[turn], _own(tools.streams, nth))
+        return made
