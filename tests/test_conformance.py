@@ -39,6 +39,7 @@ SMALL = [
     "input-aware:mask_epochs=1,width=2",
     "ispl:subsets=3,passes=1,rounds=2",
     "label-consistent:steps=5,inner_steps=1",
+    "combat:epochs=1,width=2",
     "lira:epochs=1,tune_epochs=1,width=2",
     "low-frequency:passes=2,examples=10",
     "meta-sift:sifters=2,steps=3",

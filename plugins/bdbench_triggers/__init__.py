@@ -16,6 +16,7 @@ def bdbench_register_attacks() -> list[type[Attack]]:
     from bdbench_triggers.bpp_trained import BppTrained
     from bdbench_triggers.cascade import Cascade
     from bdbench_triggers.color import Color
+    from bdbench_triggers.combat import Combat
     from bdbench_triggers.ctrl import Ctrl
     from bdbench_triggers.dynamic_patch import DynamicPatch
     from bdbench_triggers.ftrojan import FTrojan
@@ -46,6 +47,7 @@ def bdbench_register_attacks() -> list[type[Attack]]:
         BppTrained,
         Cascade,
         Color,
+        Combat,
         Ctrl,
         DynamicPatch,
         FTrojan,

@@ -5,18 +5,18 @@ import pytest
 from scipy.stats import multivariate_normal
 
 from bdbench import Split
-from bdbench_baselines.scan import Scan, global_model, halved
+from bdbench_baselines.scan import Scan, global_model, halved, principal
 from tests.plugins.test_baselines import tools, view
 
-RNG = np.random.default_rng(0)
 LABELS = np.repeat(np.arange(6), 100)
-MIX = RNG.normal(size=(8, 8))
+MIX = np.random.default_rng(0).normal(size=(8, 8))
 POISONS = np.arange(200, 225)
 
 
 def features(poisoned: bool = True) -> np.ndarray:
     """Six labels with one covariance; 25 of the third are elsewhere."""
-    made = RNG.normal(size=(600, 8)) @ MIX + 4 * RNG.normal(size=(6, 8))[LABELS]
+    rng = np.random.default_rng(1)
+    made = rng.normal(size=(600, 8)) @ MIX + 4 * rng.normal(size=(6, 8))[LABELS]
     if poisoned:
         made[POISONS] += 10 * MIX[0]
     return made
@@ -69,6 +69,26 @@ def test_it_finds_the_label_and_the_poisons() -> None:
     assert np.flatnonzero(given.flagged).tolist() == list(POISONS)
 
 
+def test_features_are_projected_on_as_many_directions_as_labels_have_tens_of_examples() -> None:
+    rng = np.random.default_rng(2)
+    made = features()
+    # Far more directions of noise than 100 examples of a label can bear.
+    wide = np.concatenate([made, rng.normal(size=(600, 300))], 1)
+    scores = {count: Scan(components=count).score(view(LABELS), tools(wide)) for count in (None, 10, 308)}
+    assert np.array_equal(scores[None], scores[10])
+    assert set(np.argsort(-scores[None])[:25]) == set(POISONS) != set(np.argsort(-scores[308])[:25])
+    few = np.repeat(np.arange(6), [5, 5, 580, 3, 3, 4])
+    assert np.array_equal(Scan().score(view(few), tools(wide)), Scan(components=1).score(view(few), tools(wide)))
+
+
+def test_the_principal_directions_are_scikit_learns() -> None:
+    from sklearn.decomposition import PCA
+
+    made = features()
+    assert np.abs(principal(made, 3).T @ PCA(3).fit(made).components_.T) == pytest.approx(np.eye(3), abs=1e-6)
+    assert principal(made, 99).shape == (8, 8) and principal(made, 0).shape == (8, 1)
+
+
 def test_nothing_is_flagged_where_all_labels_are_alike() -> None:
     given = tools(features(poisoned=False))
     Scan().score(view(LABELS), given)
@@ -92,7 +112,7 @@ def test_told_clean_examples_it_flags_the_group_that_they_are_not_in() -> None:
 
 
 def test_permuted_examples_have_permuted_scores() -> None:
-    made, order = features(), RNG.permutation(600)
+    made, order = features(), np.random.default_rng(0).permutation(600)
     scores = Scan().score(view(LABELS), tools(made))
     assert Scan().score(view(LABELS[order]), tools(made[order]))[LABELS[order] == 2] == pytest.approx(
         scores[order][LABELS[order] == 2], rel=1e-4, abs=1e-6
@@ -100,7 +120,7 @@ def test_permuted_examples_have_permuted_scores() -> None:
 
 
 def test_where_nothing_can_be_told() -> None:
-    for made in (np.ones((7, 3)), np.zeros((7, 3)), RNG.normal(size=(7, 3))):
+    for made in (np.ones((7, 3)), np.zeros((7, 3)), np.random.default_rng(0).normal(size=(7, 3))):
         given = tools(made)
         scores = Scan().score(view(np.array([0, 0, 0, 1, 1, 2, 4])), given)
         assert np.isfinite(scores).all() and not scores[3:].any()
