@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from bdbench import environment, forecast, guard, record, scene, sources, stages
+from bdbench import beside, environment, forecast, guard, record, scene, sources, stages
 from bdbench.applicable import why_not
 from bdbench.defenses import Defense, check_distinct
 from bdbench.errors import BdbenchError
@@ -137,12 +137,14 @@ class Cell:
             lambda stage, seconds, reused: self._events.stage_finished(run, stage, seconds, reused),
         )
         outcome = stages.run(work)
-        made = self._recorded(run, config, work, outcome)
-        record.write(self.setting.out / run, made, {"roles": self.scene.poisoned.roles, **outcome.arrays})
+        arrays = {"roles": self.scene.poisoned.roles, **outcome.arrays}
+        made = self._recorded(run, config, work, outcome, beside.digest(arrays))
+        record.write(self.setting.out / run, made, arrays)
         self._events.finished(run, made.to_dict())
         return made
 
-    def _recorded(self, run: str, config: dict[str, Any], work: Work, outcome: Outcome) -> Record:
+    def _recorded(self, run: str, config: dict[str, Any], work: Work, outcome: Outcome, arrays: str) -> Record:
+        """What was measured. arrays: the digest of what is kept beside it."""
         setting, defense, before = self.setting, work.defense, self.models.before
         measured = Measured(
             self.scene.poisoned.roles,
@@ -172,6 +174,7 @@ class Cell:
             verdict=outcome.verdict,
             stealth=self.scene.stealth,
             floor=self.models.floor if setting.floor else None,
+            arrays=arrays,
             p_value=work.p_value,
             derived=outcome.derived,
             cost=Cost({**shared, **work.seconds}, work.models_trained, environment.peak_memory_mb()),
