@@ -74,8 +74,8 @@ def _differences(arrays: Mapping[str, np.ndarray], record: Record, scene: Scene)
         scores = arrays["scores"]
         made = metrics.detection(scores, np.argsort(-scores, kind="stable"), roles, None)
         found += [
-            ("AUROC", made.auroc, told and told.auroc),
-            ("average precision", made.average_precision, told and told.average_precision),
+            ("AUROC", made.auroc, told.auroc if told else None),
+            ("average precision", made.average_precision, told.average_precision if told else None),
         ]
     if "kept" in arrays:
         share = told.budget if told is not None and told.budget else 0.0
@@ -83,7 +83,7 @@ def _differences(arrays: Mapping[str, np.ndarray], record: Record, scene: Scene)
     if {"clean_scores", "challenge_scores"} <= arrays.keys():
         given = arrays["clean_scores"], arrays["challenge_scores"], scene.attacked, scene.attacked
         auroc = metrics.inputs(*given, reserve=np.empty(0), seconds_per_input=0.0).auroc
-        found.append(("AUROC of inputs", auroc, record.inputs and record.inputs.auroc))
+        found.append(("AUROC of inputs", auroc, record.inputs.auroc if record.inputs else None))
     for name, here, there in found:
         if (here is None) != (there is None) or not math.isclose(here or 0, there or 0, abs_tol=_CLOSE):
             yield f"its {name} is {_shown(here)}, and the record's {_shown(there)}"

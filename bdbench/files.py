@@ -20,6 +20,8 @@ from bdbench.errors import BdbenchError
 _DEEPEST = 50
 # As many entries as a zip file can say at its end; where it says so, it has more, or says how many elsewhere.
 _MORE = 0xFFFF
+# Of a name that cannot be one.
+_SHOWN = 200
 
 
 @functools.cache
@@ -33,8 +35,10 @@ def check_regular(path: Path) -> None:
     try:
         found = path.stat()
         regular = path.is_file()
-    except ValueError as error:  # a null character in the name
-        raise BdbenchError(f"cannot read {str(path)!r}: {error}") from None
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError) as error:  # a null character in the name, or a longer one than there are
+        raise BdbenchError(f"cannot read {str(path)[:_SHOWN]!r}: {_why(error)}") from None
     if not regular:
         what = "a folder" if path.is_dir() else f"no regular file (mode {found.st_mode:o})"
         raise BdbenchError(f"cannot read {path}: it is {what}, expected a file")

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from bdbench import guard, memory
+from bdbench.bench import laid_out
 from bdbench.defenses import Defense, Needs
 from bdbench.interfaces import Architecture
 from bdbench.progress import quiet
@@ -118,7 +119,7 @@ def of_training(ground: Ground) -> int:
     trainer = ground.trainer
     try:
         with guard.call(ground.model), seeded(0), torch.device("meta"):
-            network = trainer.build()
+            network = laid_out(trainer.build)
             outputs = _outputs(network, ground.images.shape[1:])
     except Exception:
         return 0
