@@ -17,6 +17,7 @@ from bdbench.machine import Precision
 from bdbench.progress import Progress
 from bdbench.record import DEFINITIONS
 from bdbench.store import Store, key_of
+from bdbench.timeout import OutOfTime
 from bdbench.training import Trainer, Victim, seeded
 from bdbench.workshop import State
 
@@ -89,7 +90,7 @@ def _check_weights(architecture: Architecture, build: Callable[[], torch.nn.Modu
     what = f"model {configs.spec(architecture.config())!r}"
     try:
         network = laid_out(build)
-    except BdbenchError:
+    except (BdbenchError, OutOfTime):
         raise
     except Exception as error:
         # torch's own words for sizes that no integer holds; whatever else it is, it may do well with weights.

@@ -76,6 +76,7 @@ def cli() -> None:
 @options.reserve
 @click.option("--floor", is_flag=True, help="Try a model of the clean set with the triggers, too.")
 @options.workplace
+@options.cell_seconds
 @click.option("--fresh", is_flag=True, help="Compute every stage again.")
 @click.option("--dry-run", is_flag=True, help="Say what it would take, and stop.")
 @click.option("--json", "as_json", is_flag=True, help="Print the records instead of a table.")

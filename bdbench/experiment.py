@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 import bdbench
-from bdbench import beside, guard, machine, params, record, training
+from bdbench import beside, guard, machine, params, record, timeout, training
 from bdbench.attacks import Attack
 from bdbench.bench import Spread
 from bdbench.cell import Cell
@@ -45,13 +45,16 @@ def cell(
     data_root: str | Path | None = None,
     download: bool = False,
     fresh: bool = False,
+    cell_seconds: float | None = None,
     progress: Progress | None = None,
     spread: Spread | None = None,
 ) -> Cell:
     """A poisoned set and a victim that are to be; the arguments are those of ``bdbench run``. Raises BdbenchError.
 
-    attack: of several, a cascade of them on one set.
+    attack: of several, a cascade of them on one set; cell_seconds: how long what the defenses share may take, and then
+    each of them (in the main thread; none: as long as it takes).
     """
+    cell_seconds = timeout.checked(cell_seconds, "cell_seconds")
     machine.use_threads(threads)
     device = training.pick_device(device)
     setting = Setting(
@@ -72,7 +75,7 @@ def cell(
     )
     sweep(Path(out))
     machine.keep_compiled(Path(out))
-    return Cell(setting, Hooks())
+    return Cell(setting, Hooks(), cell_seconds)
 
 
 def run_each(*, defenses: Sequence[str | Defense] = ("datamodel",), **options: Any) -> Iterator[Record | Exception]:

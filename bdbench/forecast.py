@@ -18,6 +18,7 @@ from bdbench.interfaces import Architecture
 from bdbench.progress import quiet
 from bdbench.record import BASES
 from bdbench.scene import Scene, Setting
+from bdbench.timeout import OutOfTime
 from bdbench.training import Trainer, seeded
 
 # Bytes of a number; a weight is held with its gradient and its momentum.
@@ -121,6 +122,8 @@ def of_training(ground: Ground) -> int:
         with guard.call(ground.model), seeded(0), torch.device("meta"):
             network = laid_out(trainer.build)
             outputs = _outputs(network, ground.images.shape[1:])
+    except OutOfTime:
+        raise
     except Exception:
         return 0
     weights = sum(p.numel() for p in network.parameters())
