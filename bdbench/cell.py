@@ -148,11 +148,12 @@ class Cell:
         if not self._told:
             self._tell_shared(run)
             self._told = True
-        with guard.call(defense):
-            reason, told = why_not(defense, self.scene.attack, self.setting.reserve), tuple(defense.told)
+        reason = why_not(defense, self.scene.attack, self.setting.reserve)
         if reason:
             attack = self.setting.attack.name
             raise BdbenchError(f"defense {defense.name!r} does not apply to attack {attack!r}: {reason}")
+        with guard.call(defense):
+            told = tuple(defense.told)
         if "clean_set" in told and self.scene.images.reserve is None:
             asked = f"reserve={self.setting.reserve:g} sets no example apart that is in neither training nor test set"
             raise BdbenchError(f"defense {defense.name!r} needs clean examples, but {asked}: expected a larger share")
