@@ -47,11 +47,17 @@ def check_regular(path: Path) -> None:
 def read_json(path: Path) -> Any:
     """What a JSON file holds. Raises FileNotFoundError, or BdbenchError for what does not read.
 
-    Numbers must be finite, and values no deeper than 50 in each other.
+    Numbers must be finite, keys there once, and values no deeper than 50 in each other.
     """
     check_regular(path)
     try:
-        data = json.loads(path.read_bytes(), parse_constant=_no_number, parse_int=_int, parse_float=_float)
+        data = json.loads(
+            path.read_bytes(),
+            object_pairs_hook=_once,
+            parse_constant=_no_number,
+            parse_int=_int,
+            parse_float=_float,
+        )
     except (OSError, ValueError, RecursionError) as error:
         raise BdbenchError(f"cannot read {path}: {_why(error)}") from None
     level, depth = [data], 0
@@ -118,6 +124,14 @@ def reading(path: Path | str, what: str) -> Iterator[None]:
 def _why(error: Exception) -> str:
     told = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return " ".join(told.split())[:300] or type(error).__name__
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the key {next(name for name in names if names.count(name) > 1)!r} is there twice")
+    return found
 
 
 def _no_number(text: str) -> Any:

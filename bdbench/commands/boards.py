@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from bdbench import foreign, stopping
+from bdbench import foreign, machine, stopping
 from bdbench.commands import options
 from bdbench.errors import BdbenchError
 
@@ -43,6 +43,8 @@ def grid(
     from bdbench.board import Board
     from bdbench.store import STAGES
 
+    if engine == "local":
+        machine.checked_threads(place["threads"])
     jobs = grids.read(file).only(only).jobs(grids.read_seeds(seeds) if seeds else None)
     board = Board.read(file.parent)
     tables.show_plan(jobs, board)
