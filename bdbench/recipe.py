@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 # Above these nothing is trained, and the arithmetic of libraries ends.
-_MOST = {"epochs": 1_000_000, "batch_size": 1_000_000_000, "lr": 1_000_000}
+_MOST = {"epochs": 1e6, "batch_size": 1e9, "lr": 1e38}
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Recipe:
         for name, most in _MOST.items():
             value = getattr(self, name)
             if not 0 <= value <= most:
-                raise BdbenchError(f"{name}={value!s:.20} is not allowed in a recipe: expected at most {most:,}")
+                raise BdbenchError(f"{name}={value!s:.20} is not allowed in a recipe: expected at most {most:g}")
 
     def rate(self, step: int, steps: int) -> float:
         """The learning rate of a step, from 0, of so many; above 0."""
