@@ -16,8 +16,8 @@ def load(name: str) -> Template:
     import jinja2
 
     loader = jinja2.PackageLoader("bdbench", "templates")
-    options = {"autoescape": True, "trim_blocks": True, "lstrip_blocks": True, "finalize": _shown}
-    return jinja2.Environment(loader=loader, **options).get_template(name)
+    made = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, finalize=_shown)
+    return made.get_template(name)
 
 
 def _shown(value: Any) -> Any:
