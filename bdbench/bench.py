@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from bdbench import environment, sources
+from bdbench import configs, environment, memory, sources
 from bdbench.errors import BdbenchError
 from bdbench.interfaces import Architecture
 from bdbench.machine import Precision
 from bdbench.progress import Progress
 from bdbench.record import DEFINITIONS
 from bdbench.store import Store, key_of
-from bdbench.training import Trainer, Victim
+from bdbench.timeout import OutOfTime
+from bdbench.training import Trainer, Victim, seeded
 from bdbench.workshop import State
 
 # Calls a function with 0, 1, ... on other workers, and yields in that order as calls end.
@@ -56,9 +58,13 @@ class Bench:
         progress: Progress,
         spread: Spread | None = None,
     ) -> Bench:
-        """The bench of images of ``shape`` (H, W, C), known by ``contents``, a hash; dataset: whose recipe to use."""
+        """The bench of images of ``shape`` (H, W, C), known by ``contents``, a hash; dataset: whose recipe to use.
+
+        Raises BdbenchError for a network whose weights alone need more memory than there is.
+        """
         recipe = architecture.recipe(dataset, shape)
         build = functools.partial(architecture.build, shape, num_classes)
+        _check_weights(architecture, build)
         trainer = Trainer(build, recipe, device, progress.track, precision)
         hangs_on = _made_from(contents, num_classes, seed, device, precision)
         return cls(num_classes, shape, architecture, trainer, store, hangs_on, progress, spread)
@@ -72,6 +78,27 @@ class Bench:
             raise BdbenchError(
                 f"{whose} brings weights that do not fit model {self.architecture.name!r}: {reason}"
             ) from None
+
+
+def laid_out(build: Callable[[], torch.nn.Module]) -> torch.nn.Module:
+    """A network without its weights, which take no memory. Raises anything: not every network can do without."""
+    with seeded(0), torch.device("meta"):
+        return build()
+
+
+def _check_weights(architecture: Architecture, build: Callable[[], torch.nn.Module]) -> None:
+    what = f"model {configs.spec(architecture.config())!r}"
+    try:
+        network = laid_out(build)
+    except (BdbenchError, OutOfTime):
+        raise
+    except Exception as error:
+        # torch's own words for sizes that no integer holds; whatever else it is, it may do well with weights.
+        if "overflow" in str(error).lower():
+            raise BdbenchError(f"{what} has more weights than can be counted: expected a smaller model") from None
+        return
+    held = itertools.chain(network.parameters(), network.buffers())
+    memory.check_memory(sum(tensor.numel() * tensor.element_size() for tensor in held), what, "a smaller model")
 
 
 def _made_from(contents: str, num_classes: int, seed: int, device: str, precision: str) -> dict[str, Any]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
-from bdbench import environment, forecast, guard, record, scene, sources, stages
+from bdbench import beside, environment, forecast, guard, record, scene, sources, stages, timeout
 from bdbench.applicable import why_not
 from bdbench.defenses import Defense, check_distinct
 from bdbench.errors import BdbenchError
@@ -25,8 +26,10 @@ from bdbench.store import key_of
 class Cell:
     """One poisoned set and one victim, for any number of defenses. Nothing is computed before it is asked for."""
 
-    def __init__(self, setting: Setting, events: Events | None = None) -> None:
+    def __init__(self, setting: Setting, events: Events | None = None, seconds: float | None = None) -> None:
+        """seconds: how long what its defenses share may take, and then each of them; None: as long as it takes."""
         self.setting = setting
+        self._seconds = seconds
         self._events = events or Deaf()
         self._scene: Scene | None = None
         self._models: Models | None = None
@@ -56,30 +59,48 @@ class Cell:
 
     def prepare(self, defenses: Sequence[Defense]) -> None:
         """Make what all defenses share. Raises BdbenchError for what can be known before anything is trained."""
-        self._check(defenses)
+        with self._limited():
+            self._check(defenses)
+            self._share(defenses)
+
+    def _limited(self) -> AbstractContextManager[None]:
+        return timeout.at_most(self._seconds, timeout.CELL_SECONDS)
+
+    def _share(self, defenses: Sequence[Defense]) -> None:
         if any(map(self._fits, defenses)):
             _ = self.models.before
+
+    def _share_if_it_can_be(self, defenses: Sequence[Defense]) -> None:
+        try:
+            self._share(defenses)
+        except timeout.OutOfTime:
+            raise
+        except Exception:
+            pass  # said when a defense's turn comes
 
     def _fits(self, defense: Defense) -> bool:
         try:
             forecast.check_defense(Ground.of(self.scene), defense)
+        except timeout.OutOfTime:
+            raise
         except Exception:
             return False  # said when the defense's turn comes
         return True
 
     def run(self, defenses: Sequence[Defense]) -> Iterator[Record | Exception]:
-        """Every defense in turn: its record, or the error it failed with."""
-        self._check(defenses)
+        """Every defense in turn: its record, or the error it failed with; of each the same if time ran out before."""
+        try:
+            with self._limited():
+                self._check(defenses)
+                if self._seconds is not None:
+                    self._share_if_it_can_be(defenses)
+        except timeout.OutOfTime as error:
+            yield from [error] * len(defenses)
+            return
         for defense in defenses:
             try:
-                forecast.check_defense(Ground.of(self.scene), defense)
-                config = self.config(defense)
-                run = run_id(config, self.setting.seed, self.setting.device)
-                self._events.started(run, config)
-                if not self._told:
-                    self._tell_shared(run)
-                    self._told = True
-                made = self._one(run, defense, config)
+                with self._limited():
+                    made = self._one(defense)
             except Exception as error:
                 yield error
             else:
@@ -118,13 +139,21 @@ class Cell:
             raise BdbenchError(f"{asked}: expected at least 1, and not all")
         forecast.check_training(Ground.of(self.scene))
 
-    def _one(self, run: str, defense: Defense, config: dict[str, Any]) -> Record:
+    def _one(self, defense: Defense) -> Record:
         """The defense's own part, measured and recorded."""
-        with guard.call(defense):
-            reason, told = why_not(defense, self.scene.attack, self.setting.reserve), tuple(defense.told)
+        forecast.check_defense(Ground.of(self.scene), defense)
+        config = self.config(defense)
+        run = run_id(config, self.setting.seed, self.setting.device)
+        self._events.started(run, config)
+        if not self._told:
+            self._tell_shared(run)
+            self._told = True
+        reason = why_not(defense, self.scene.attack, self.setting.reserve)
         if reason:
             attack = self.setting.attack.name
             raise BdbenchError(f"defense {defense.name!r} does not apply to attack {attack!r}: {reason}")
+        with guard.call(defense):
+            told = tuple(defense.told)
         if "clean_set" in told and self.scene.images.reserve is None:
             asked = f"reserve={self.setting.reserve:g} sets no example apart that is in neither training nor test set"
             raise BdbenchError(f"defense {defense.name!r} needs clean examples, but {asked}: expected a larger share")
@@ -137,12 +166,14 @@ class Cell:
             lambda stage, seconds, reused: self._events.stage_finished(run, stage, seconds, reused),
         )
         outcome = stages.run(work)
-        made = self._recorded(run, config, work, outcome)
-        record.write(self.setting.out / run, made, {"roles": self.scene.poisoned.roles, **outcome.arrays})
+        arrays = {"roles": self.scene.poisoned.roles, **outcome.arrays}
+        made = self._recorded(run, config, work, outcome, beside.digest(arrays))
+        record.write(self.setting.out / run, made, arrays)
         self._events.finished(run, made.to_dict())
         return made
 
-    def _recorded(self, run: str, config: dict[str, Any], work: Work, outcome: Outcome) -> Record:
+    def _recorded(self, run: str, config: dict[str, Any], work: Work, outcome: Outcome, arrays: str) -> Record:
+        """What was measured. arrays: the digest of what is kept beside it."""
         setting, defense, before = self.setting, work.defense, self.models.before
         measured = Measured(
             self.scene.poisoned.roles,
@@ -172,6 +203,7 @@ class Cell:
             verdict=outcome.verdict,
             stealth=self.scene.stealth,
             floor=self.models.floor if setting.floor else None,
+            arrays=arrays,
             p_value=work.p_value,
             derived=outcome.derived,
             cost=Cost({**shared, **work.seconds}, work.models_trained, environment.peak_memory_mb()),

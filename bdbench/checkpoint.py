@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import pickle
 import re
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
-from bdbench import sources
+from bdbench import memory, sources
 from bdbench.errors import BdbenchError
 from bdbench.files import check_regular, reading
 from bdbench.store import write_file
@@ -25,6 +26,8 @@ _OWN = "bdbench"
 # Before it, weights_only could be made to run code (CVE-2025-32434) or to write over memory (CVE-2026-24747).
 _SAFE_TORCH = (2, 10)
 _EXPECTED = "expected a safetensors file, or what torch.save(model.state_dict(), FILE) wrote"
+# As many pixels a side as an image may have that a file speaks of.
+_SIDE = 4096
 _INSTALL = "pip install 'bdbench[safetensors]'"
 
 
@@ -43,19 +46,31 @@ class Checkpoint:
 
 
 def read(path: Path) -> Checkpoint:
-    """The checkpoint at ``path``. Raises BdbenchError for one that is not there, does not read, or could run code."""
+    """The checkpoint at ``path``.
+
+    Raises BdbenchError for one that is not there, does not read, could run code, or needs more memory than there is.
+    """
     try:
         check_regular(path)
     except FileNotFoundError:
         raise BdbenchError(f"no file at {path}: {_EXPECTED}") from None
     with reading(path, "a checkpoint"), path.open("rb") as file:
         head = file.read(9)
+        memory.check_memory(_unpacked(file), f"reading {path}", "a smaller checkpoint")
     if path.suffix == ".safetensors" or head[8:] == b"{":
         tensors, told = _safetensors(path)
         return Checkpoint(path, "safetensors", _checked(path, tensors), told, sources.digest_of(path))
     if head[:4] != b"PK\x03\x04" and head[:1] != b"\x80":
         raise BdbenchError(f"{path} is no checkpoint by its first bytes: {_EXPECTED}")
     return Checkpoint(path, "torch", _checked(path, _state(path, _unpickled(path))), {}, sources.digest_of(path))
+
+
+def _unpacked(file: BinaryIO) -> int:
+    """Bytes of what is in an open file: torch's own are zip archives, which others may have packed tightly."""
+    if zipfile.is_zipfile(file):
+        with zipfile.ZipFile(file) as archive:
+            return sum(member.file_size for member in archive.infolist())
+    return file.seek(0, 2)
 
 
 def write(path: Path, victim: Victim, told: Mapping[str, Any]) -> None:
@@ -97,7 +112,7 @@ def _told(path: Path, told: Any) -> dict[str, Any]:
         for k, (outer, inner) in known.items()
         if k in told
     )
-    if not fits or ("shape" in told and len(told["shape"]) != 3):
+    if not fits or ("shape" in told and (len(told["shape"]) != 3 or not all(1 <= n <= _SIDE for n in told["shape"]))):
         raise BdbenchError(f"{path}: what it says of its model is damaged: expected what bdbench export victim writes")
     return {k: told[k] for k in known if k in told}
 

@@ -6,6 +6,8 @@ import json
 import sys
 import traceback
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,22 +31,30 @@ _LISTED = ("attacks", "defenses", "datasets", "models", "metrics", "plugins")
 _OURS = 70
 
 
+@contextmanager
+def _in_a_line() -> Iterator[None]:
+    """A BdbenchError ends the program with one line on standard error and exit code 2."""
+    try:
+        yield
+    except BdbenchError as error:
+        click.echo(f"bdbench: {foreign.line(error)}", err=True)
+        sys.exit(2)
+
+
 class _Program(click.Group):
     """A group whose commands end a BdbenchError with one line on standard error and exit code 2; what else goes wrong
     has a traceback and exit code 70.
     """
 
     def invoke(self, context: click.Context) -> Any:
-        try:
-            return super().invoke(context)
-        except BdbenchError as error:
-            click.echo(f"bdbench: {foreign.line(error)}", err=True)
-            context.exit(2)
-        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
-            raise  # click's own, and who reads no further
-        except Exception:
-            click.echo(traceback.format_exc(), err=True, nl=False)
-            context.exit(_OURS)
+        with _in_a_line():
+            try:
+                return super().invoke(context)
+            except (BdbenchError, click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
+                raise  # said in a line; click's own; and who reads no further
+            except Exception:
+                click.echo(traceback.format_exc(), err=True, nl=False)
+                context.exit(_OURS)
 
 
 @click.group(cls=_Program, context_settings={"help_option_names": ["-h", "--help"]})
@@ -76,6 +86,7 @@ def cli() -> None:
 @options.reserve
 @click.option("--floor", is_flag=True, help="Try a model of the clean set with the triggers, too.")
 @options.workplace
+@options.cell_seconds
 @click.option("--fresh", is_flag=True, help="Compute every stage again.")
 @click.option("--dry-run", is_flag=True, help="Say what it would take, and stop.")
 @click.option("--json", "as_json", is_flag=True, help="Print the records instead of a table.")
@@ -118,7 +129,7 @@ def run(as_json: bool, dry_run: bool, **cell: Any) -> None:
         if records:
             tables.show_runs(records)
         for record in records:
-            click.echo(f"{Path(cell['out']) / record['id']}", err=True)
+            click.echo(foreign.line(Path(cell["out"]) / record["id"]), err=True)
     for error in failed:
         click.echo(f"bdbench: {foreign.line(_failure(error, Path(cell['out'])))}", err=True)
     if failed:
@@ -281,11 +292,8 @@ def main() -> None:
     from bdbench.plugins import installed
 
     machine.wait_kindly()
-    try:
+    with _in_a_line():
         installed().call("bdbench_add_commands", cli=cli)
-    except BdbenchError as error:
-        click.echo(f"bdbench: {foreign.line(error)}", err=True)
-        sys.exit(2)
     # Third-party warnings (numba's, torch's) are no news to someone who reads a table.
     warnings.simplefilter("ignore")
     cli()

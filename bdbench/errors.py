@@ -45,3 +45,5 @@ def writable(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise BdbenchError(f"cannot write to {folder}: {error.strerror}: expected a writable folder") from None
+    except ValueError as error:  # a null character in the name
+        raise BdbenchError(f"cannot write to {str(folder)!r}: {error}: expected a writable folder") from None

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 import bdbench
-from bdbench import guard, machine, params, record, training
+from bdbench import beside, guard, machine, params, record, timeout, training
 from bdbench.attacks import Attack
 from bdbench.bench import Spread
 from bdbench.cell import Cell
@@ -20,7 +20,6 @@ from bdbench.configs import check_budget, check_reserve
 from bdbench.data import ImageData
 from bdbench.defenses import Defense
 from bdbench.errors import BdbenchError
-from bdbench.files import read_arrays
 from bdbench.interfaces import Architecture, Component, Dataset, Measured, Source
 from bdbench.plugins import installed
 from bdbench.progress import Progress, Silent
@@ -46,13 +45,16 @@ def cell(
     data_root: str | Path | None = None,
     download: bool = False,
     fresh: bool = False,
+    cell_seconds: float | None = None,
     progress: Progress | None = None,
     spread: Spread | None = None,
 ) -> Cell:
     """A poisoned set and a victim that are to be; the arguments are those of ``bdbench run``. Raises BdbenchError.
 
-    attack: of several, a cascade of them on one set.
+    attack: of several, a cascade of them on one set; cell_seconds: how long what the defenses share may take, and then
+    each of them (in the main thread; none: as long as it takes).
     """
+    cell_seconds = timeout.checked(cell_seconds, "cell_seconds")
     machine.use_threads(threads)
     device = training.pick_device(device)
     setting = Setting(
@@ -73,7 +75,7 @@ def cell(
     )
     sweep(Path(out))
     machine.keep_compiled(Path(out))
-    return Cell(setting, Hooks())
+    return Cell(setting, Hooks(), cell_seconds)
 
 
 def run_each(*, defenses: Sequence[str | Defense] = ("datamodel",), **options: Any) -> Iterator[Record | Exception]:
@@ -134,8 +136,8 @@ def reopen(
     Records name no folder of the machine they were made on, so that sets read from files need ``data_root``.
     PyTorch is set to the run's number of threads, as far as this machine has that many: with another number of them,
     as on another device, the run's stage results are not found.
-    Raises BdbenchError if the record is not valid, of other definitions, or if what is made here of its data differs
-    from what the run had.
+    Raises BdbenchError if the record is not valid, of other definitions, if what is made here of its data differs
+    from what the run had, or if the scores.npz beside it is another run's.
     """
     path = Path(run)
     found = record.read(path)
@@ -163,8 +165,7 @@ def reopen(
     )
     opened = Cell(setting)
     _check_same(path, opened.scene.facts, config["data"])
-    arrays = _arrays(folder) if path.is_dir() else {}
-    _check_scores(folder / "scores.npz", arrays, opened)
+    arrays = beside.read(folder, found, opened.scene) if path.is_dir() else {}
     return Reopened(found, arrays, installed().component("defense", config["defense"]), opened)
 
 
@@ -175,27 +176,6 @@ def _check_same(path: Path, here: Mapping[str, Any], then: Mapping[str, Any]) ->
             raise BdbenchError(
                 f"what is made here is not the {name} of {path}: fingerprint {here[key]}, expected {then[key]}"
             )
-
-
-def _arrays(folder: Path) -> dict[str, np.ndarray]:
-    try:
-        return read_arrays(folder / "scores.npz")
-    except FileNotFoundError:
-        return {}
-
-
-def _check_scores(file: Path, arrays: Mapping[str, np.ndarray], opened: Cell) -> None:
-    """Raise BdbenchError unless what was kept beside a record is finite, and of as many examples as the run has."""
-    scene = opened.scene
-    challenged = 0 if scene.challenge is None else len(scene.challenge.index)
-    counts = {name: len(scene.view.labels) for name in ("scores", "kept")}
-    counts |= {"clean_scores": len(scene.images.test.labels), "challenge_scores": challenged}
-    for name in counts.keys() & arrays.keys():
-        array = arrays[name]
-        if array.shape[:1] != (counts[name],):
-            raise BdbenchError(f"{file}: {name} have shape {array.shape}: expected ({counts[name]},), as the run")
-        if array.dtype.kind not in "bif" or not np.isfinite(array).all():
-            raise BdbenchError(f"{file}: {name} are {array.dtype}, not all finite: expected finite numbers")
 
 
 def checked_seed(seed: Any) -> int:

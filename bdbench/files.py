@@ -20,6 +20,8 @@ from bdbench.errors import BdbenchError
 _DEEPEST = 50
 # As many entries as a zip file can say at its end; where it says so, it has more, or says how many elsewhere.
 _MORE = 0xFFFF
+# Of a name that cannot be one.
+_SHOWN = 200
 
 
 @functools.cache
@@ -33,8 +35,10 @@ def check_regular(path: Path) -> None:
     try:
         found = path.stat()
         regular = path.is_file()
-    except ValueError as error:  # a null character in the name
-        raise BdbenchError(f"cannot read {str(path)!r}: {error}") from None
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError) as error:  # a null character in the name, or a longer one than there are
+        raise BdbenchError(f"cannot read {str(path)[:_SHOWN]!r}: {_why(error)}") from None
     if not regular:
         what = "a folder" if path.is_dir() else f"no regular file (mode {found.st_mode:o})"
         raise BdbenchError(f"cannot read {path}: it is {what}, expected a file")
@@ -43,11 +47,17 @@ def check_regular(path: Path) -> None:
 def read_json(path: Path) -> Any:
     """What a JSON file holds. Raises FileNotFoundError, or BdbenchError for what does not read.
 
-    Numbers must be finite, and values no deeper than 50 in each other.
+    Numbers must be finite, keys there once, and values no deeper than 50 in each other.
     """
     check_regular(path)
     try:
-        data = json.loads(path.read_bytes(), parse_constant=_no_number, parse_int=_int, parse_float=_float)
+        data = json.loads(
+            path.read_bytes(),
+            object_pairs_hook=_once,
+            parse_constant=_no_number,
+            parse_int=_int,
+            parse_float=_float,
+        )
     except (OSError, ValueError, RecursionError) as error:
         raise BdbenchError(f"cannot read {path}: {_why(error)}") from None
     level, depth = [data], 0
@@ -114,6 +124,14 @@ def reading(path: Path | str, what: str) -> Iterator[None]:
 def _why(error: Exception) -> str:
     told = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return " ".join(told.split())[:300] or type(error).__name__
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the key {next(name for name in names if names.count(name) > 1)!r} is there twice")
+    return found
 
 
 def _no_number(text: str) -> Any:

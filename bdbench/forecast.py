@@ -12,11 +12,13 @@ import numpy as np
 import torch
 
 from bdbench import guard, memory
+from bdbench.bench import laid_out
 from bdbench.defenses import Defense, Needs
 from bdbench.interfaces import Architecture
 from bdbench.progress import quiet
 from bdbench.record import BASES
 from bdbench.scene import Scene, Setting
+from bdbench.timeout import OutOfTime
 from bdbench.training import Trainer, seeded
 
 # Bytes of a number; a weight is held with its gradient and its momentum.
@@ -118,8 +120,10 @@ def of_training(ground: Ground) -> int:
     trainer = ground.trainer
     try:
         with guard.call(ground.model), seeded(0), torch.device("meta"):
-            network = trainer.build()
+            network = laid_out(trainer.build)
             outputs = _outputs(network, ground.images.shape[1:])
+    except OutOfTime:
+        raise
     except Exception:
         return 0
     weights = sum(p.numel() for p in network.parameters())

@@ -33,6 +33,11 @@ def line(text: object) -> str:
     return "".join(_visible(c) if c in _TURNING or unicodedata.category(c) in _HIDDEN else c for c in str(text))
 
 
+def page(text: str) -> str:
+    """For a page whose template escapes markup: lines stay lines, and what else a person does not see is shown."""
+    return "\n".join(map(line, text.split("\n")))
+
+
 def markup(text: object) -> str:
     """For rich's console markup: brackets are brackets."""
     # rich.markup.escape leaves brackets that begin no tag alone, and rich then takes the backslash before one.

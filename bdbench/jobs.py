@@ -5,12 +5,11 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bdbench import claims, configs, timeout
+from bdbench import claims, configs
 from bdbench.board import Board
 from bdbench.claims import Claim
 from bdbench.defenses import Defense
@@ -116,8 +115,7 @@ class _Work:
         if claim.hopeless:
             return _dead(claim)
         try:
-            with self._limited():
-                return self._prepared(defenses)
+            return self._prepared(defenses)
         except Exception as error:
             return error
 
@@ -139,6 +137,7 @@ class _Work:
             out=place.out,
             data_root=place.data_root,
             download=place.download,
+            cell_seconds=place.cell_seconds,
             progress=self.progress,
             spread=self.spread,
         )
@@ -161,13 +160,9 @@ class _Work:
             # In what all defenses share, so that it is the error of each.
             return shared
         try:
-            with self._limited():
-                return next(shared.run([defense]))
+            return next(shared.run([defense]))
         except Exception as error:
             return error
-
-    def _limited(self) -> AbstractContextManager[None]:
-        return timeout.at_most(self.place.cell_seconds, "--cell-seconds")
 
     def _settled(self, defense: Defense) -> bool:
         """Whether another process has done a cell since this one began; then it is noted."""

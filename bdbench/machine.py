@@ -8,12 +8,15 @@ said before torch is loaded.
 from __future__ import annotations
 
 import functools
+import operator
 import os
 import platform
 import sys
 import time
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
+
+from bdbench.errors import BdbenchError
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -24,6 +27,8 @@ _TOLD = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "KMP_BLOCKTIME")
 # Seconds of looking at what other processes take.
 _LOOK = 0.1
 _PRODUCT = 256
+# More of them than that only wait for each other.
+_THREADS_A_CORE = 8
 
 
 def keep_compiled(folder: Path) -> None:
@@ -44,13 +49,26 @@ def use_threads(asked: int | None = None) -> None:
     """Set torch's number of threads: to ``asked``, else to what was free when this was first asked.
 
     Free are the cores that this process may run on, less those that others keep busy. The user's OMP_NUM_THREADS holds.
+    Raises BdbenchError for a number that ``checked_threads`` refuses.
     """
     import torch
 
+    asked = checked_threads(asked)
     if asked is None and "OMP_NUM_THREADS" not in os.environ:
         asked = _free_cores()
     if asked is not None:
         torch.set_num_threads(asked)
+
+
+def checked_threads(asked: Any) -> int | None:
+    """A number of threads for this machine. Raises BdbenchError for any other: with too many OpenMP crashes."""
+    most = _THREADS_A_CORE * (os.cpu_count() or 1)
+    if asked is None:
+        return None
+    whole = operator.index(asked) if hasattr(asked, "__index__") and not isinstance(asked, bool) else 0
+    if not 1 <= whole <= most:
+        raise BdbenchError(f"threads={asked!r} is not allowed: expected an integer in 1..{most} on this machine")
+    return whole
 
 
 @functools.cache

@@ -10,6 +10,7 @@ import dataclasses
 import math
 import types
 import typing
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Union, get_args, get_origin
@@ -165,14 +166,21 @@ def with_labels(component: Any, classes: Sequence[str]) -> Any:
     for name in _fields(type(component)):
         value = getattr(component, name)
         if isinstance(value, ClassName):
-            if value not in classes:
+            forms = (str, _composed)  # as it is first
+            labels = [i for form in forms for i, known in enumerate(classes) if form(known) == form(value)]
+            if not labels:
                 raise unknown(f"class of {_title(component)} in {name}", value, classes)
-            changes[name] = list(classes).index(value)
+            changes[name] = labels[0]
         elif any(hasattr(one, "kind") for one in _tuple(value)):
             inner = tuple(with_labels(one, classes) for one in _tuple(value))
             if inner != _tuple(value):
                 changes[name] = inner
     return dataclasses.replace(component, **changes) if changes else component
+
+
+def _composed(text: str) -> str:
+    """A name in one of the two forms that Unicode has for letters with accents: files and keyboards differ in it."""
+    return unicodedata.normalize("NFC", text)
 
 
 def parse_spec(spec: str) -> tuple[str, dict[str, str]]:

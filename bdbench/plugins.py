@@ -36,7 +36,8 @@ _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 class Plugin:
     """One entry point: what it is called, the distribution it came from, and what was wrong with it.
 
-    hooks: the names of the hooks it implements; hooks_version: the version of the hooks that it was written for.
+    hooks: the names of the hooks it implements; hooks_version: the version of the hooks that it was written for;
+    failures: the last error of each hook and metric that failed, by its name, and by "" that of loading it.
     """
 
     name: str
@@ -44,7 +45,16 @@ class Plugin:
     version: str
     hooks: tuple[str, ...] = ()
     hooks_version: int = 1
-    error: str | None = None
+    failures: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def error(self) -> str | None:
+        """All that was wrong with it; None if nothing was."""
+        return "; ".join(self.errors()) or None
+
+    def errors(self) -> list[str]:
+        """A line for each failure."""
+        return [f"{what}: {error}" if what else error for what, error in self.failures.items()]
 
     @property
     def key(self) -> tuple[str, str]:
@@ -88,7 +98,7 @@ class Plugins:
                 plugin.hooks = self._hooks_of(module)
                 self.manager.register(module, name=plugin.unique)
         except Exception as error:
-            plugin.error = one_line(error)
+            plugin.failures[""] = one_line(error)
             if self.manager.has_plugin(plugin.unique):
                 self.manager.unregister(name=plugin.unique)
 
@@ -96,14 +106,14 @@ class Plugins:
         """The module of a plugin that was loaded. Raises BdbenchError, with its error, for one that was not."""
         module = self.manager.get_plugin(plugin.unique)
         if module is None:
-            raise BdbenchError(_broken(plugin))
+            raise BdbenchError(_broken(plugin, plugin.error))
         return module
 
     def errors(self) -> list[str]:
-        """One line for each broken plugin and each name that two plugins claim."""
+        """One line for each failure of a plugin and each name that two plugins claim."""
         # What registers is asked first: it may break a plugin.
         clashes = [self._clash(kind, regs) for kind in KINDS for regs in self._all(kind).values() if len(regs) > 1]
-        return [_broken(p) for p in self.found if p.error] + clashes
+        return [_broken(p, error) for p in self.found for error in p.errors()] + clashes
 
     def registered(self, kind: str) -> list[Registration]:
         """Every component of a kind ('dataset', 'model', 'attack', 'defense', 'metric'), by name."""
@@ -169,7 +179,7 @@ class Plugins:
                 number = None if value is None else float(value)
             return number if number is None or math.isfinite(number) else None
         except Exception as error:
-            metric.plugin.error = f"metric {metric.name}: {one_line(error)}"
+            metric.plugin.failures[f"metric {metric.name}"] = one_line(error)
             return None
 
     def told(self, error: BaseException) -> str:
@@ -209,7 +219,7 @@ class Plugins:
     def _blame(self, name: str, hook: str, error: Exception) -> None:
         for plugin in self.found:
             if plugin.unique == name:
-                plugin.error = f"{hook}: {one_line(error)}"
+                plugin.failures[hook] = one_line(error)
 
     @staticmethod
     def _clash(kind: str, regs: list[Registration]) -> str:
@@ -243,8 +253,8 @@ def _copied(arguments: dict[str, Any]) -> dict[str, Any]:
     return {name: copy.deepcopy(value) if isinstance(value, dict) else value for name, value in arguments.items()}
 
 
-def _broken(plugin: Plugin) -> str:
-    return f"plugin {plugin.name!r} of {plugin.distribution} is not usable: {plugin.error}"
+def _broken(plugin: Plugin, error: str | None) -> str:
+    return f"plugin {plugin.name!r} of {plugin.distribution} is not usable: {error}"
 
 
 def _asked_version(module: Any) -> int:

@@ -6,9 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from bdbench.errors import BdbenchError
+
 if TYPE_CHECKING:
     import torch
     from torch import nn
+
+# Above these nothing is trained, and the arithmetic of libraries ends.
+_MOST = {"epochs": 1e6, "batch_size": 1e9, "lr": 1e38}
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,13 @@ class Recipe:
     flip: bool = False
     crop_padding: int = 0
     reduced: bool = False
+
+    def __post_init__(self) -> None:
+        """Raises BdbenchError for numbers that no training could have."""
+        for name, most in _MOST.items():
+            value = getattr(self, name)
+            if not 0 <= value <= most:
+                raise BdbenchError(f"{name}={value!s:.20} is not allowed in a recipe: expected at most {most:g}")
 
     def rate(self, step: int, steps: int) -> float:
         """The learning rate of a step, from 0, of so many; above 0."""

@@ -21,6 +21,8 @@ _OLDER = "bdbench.record/1"
 # The version of the definitions in ``bdbench.metrics``, and of how data are prepared and models compared: numbers of
 # two versions are not to be put in one table.
 DEFINITIONS = 2
+# What lies beside a record.json: scores, roles, and what was kept.
+ARRAYS = "scores.npz"
 # The stages that the defenses of one poisoned set share; the others are a defense's own.
 SHARED_STAGES = ("data", "craft", "poison", "victim", "reference")
 
@@ -155,7 +157,8 @@ class Record:
     stage, access: the defense's; control: nothing was attacked; before: the victim; reference: plain training on the
     whole set by the stream that is used after removal; after: with the defense; null where it changed no model;
     stealth: of the attack; null where nothing is attacked, and in records made before it was measured; floor: a model
-    trained on the clean set, tried with the same challenge; null unless it was asked for.
+    trained on the clean set, tried with the same challenge; null unless it was asked for; arrays: a digest of what is
+    in the scores.npz beside it (``beside.digest``); null in records made before there was one.
     """
 
     id: str
@@ -176,6 +179,7 @@ class Record:
     verdict: Judgement | None = None
     stealth: Stealth | None = None
     floor: Performance | None = None
+    arrays: str | None = None
     p_value: float | None = None
     derived: Derived = field(default_factory=lambda: Derived(None))
     extra: dict[str, float | None] = field(default_factory=dict)
@@ -261,11 +265,11 @@ def _schema_file(version: int) -> str:
 
 
 def write(folder: Path, record: Record, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write record.json and scores.npz into ``folder``; what else lies there stays. Raises BdbenchError."""
+    """Write record.json and ARRAYS into ``folder``; what else lies there stays. Raises BdbenchError."""
     data = record.to_dict()
     validate(data)
     with written_whole(folder, keep_others=True) as aside:
-        np.savez_compressed(aside / "scores.npz", **dict(arrays))  # type: ignore[arg-type]
+        np.savez_compressed(aside / ARRAYS, **dict(arrays))  # type: ignore[arg-type]
         (aside / "record.json").write_text(text(data))
 
 

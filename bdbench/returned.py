@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -15,6 +16,8 @@ from bdbench.workshop import State
 
 # What numpy's savez takes for its own arguments.
 _NO_NAMES = ("file", "allow_pickle")
+# Of a member of an archive: numpy takes a name with its ending for that without, and zip files end a name at a null.
+_NAME = re.compile(r"(?!.*\.npy$)[^\x00-\x1f\x7f\ud800-\udfff]+")
 
 
 def poisoned(attack: Attack, images: ImageData, made: PoisonedData) -> PoisonedData:
@@ -116,10 +119,10 @@ def arrays(who: str, made: State) -> dict[str, np.ndarray]:
     found = {}
     for name, value in dict(made).items():
         array = np.asarray(value)
-        if not isinstance(name, str) or name in _NO_NAMES or array.dtype.hasobject:
+        if not isinstance(name, str) or name in _NO_NAMES or not _NAME.fullmatch(name) or array.dtype.hasobject:
             raise BdbenchError(
-                f"{who} keeps {type(value).__name__} {name!r}: expected arrays of numbers by names other than "
-                f"{' and '.join(map(repr, _NO_NAMES))}"
+                f"{who} keeps {type(value).__name__} {name!r}: expected arrays of numbers by names that can be "
+                f"printed, other than {', '.join(map(repr, _NO_NAMES))} and such as end in .npy"
             )
         found[name] = array
     return found

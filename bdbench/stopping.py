@@ -54,7 +54,9 @@ def listen() -> None:
 
 def keeps(what: str) -> None:
     """Say what the program leaves behind that it goes on with when it is started again."""
-    _State.kept = what
+    from bdbench import foreign
+
+    _State.kept = foreign.line(what)
 
 
 def signals() -> int:

@@ -142,12 +142,23 @@ def near_whole(value: float, off: float = 1e-6) -> bool:
     return abs(value - round(value)) <= off
 
 
+def digest_of(arrays: dict[str, Any]) -> str:
+    """Of arrays by their names, as a record has it."""
+    hashes = {
+        name: hashlib.blake2b(f"{array.dtype.str}{array.shape}".encode() + array.tobytes(), digest_size=16).hexdigest()
+        for name, array in arrays.items()
+    }
+    return hashlib.sha256(json.dumps(hashes, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:32]
+
+
 def run_faults(record: dict[str, Any], folder: Path) -> Iterator[str]:
     """What a run's scores, roles and choices say otherwise than its record."""
     import numpy as np
 
     with np.load(folder / "scores.npz") as arrays:
         found = {name: arrays[name] for name in arrays.files}
+    if record.get("arrays") not in (None, digest_of(found)):
+        yield "arrays: scores.npz is not the one that was written with the record"
     if "scores" not in found or "detection" not in record:
         return
     scores, roles = found["scores"], found["roles"]

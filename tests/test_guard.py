@@ -105,6 +105,18 @@ def keeps_a_file(view: TrainingView, tools: Tools) -> None:
     tools.saved({"a": 2}, lambda: {"file": np.zeros(1)})
 
 
+def keeps_an_ending(view: TrainingView, tools: Tools) -> None:
+    tools.saved({"a": 5}, lambda: {"a": np.zeros(1), "a.npy": np.ones(2)})
+
+
+def keeps_a_null(view: TrainingView, tools: Tools) -> None:
+    tools.saved({"a": 6}, lambda: {"a": np.zeros(1), "a\0b": np.ones(2)})
+
+
+def keeps_half_a_letter(view: TrainingView, tools: Tools) -> None:
+    tools.saved({"a": 7}, lambda: {"\ud800": np.zeros(1)})
+
+
 def keeps_a_number(view: TrainingView, tools: Tools) -> None:
     tools.saved({"a": 3}, lambda: {7: np.zeros(1)})  # type: ignore[dict-item]
 
@@ -129,8 +141,11 @@ SAID = {
     counts_down: "counts -5 models: expected an integer >= 0",
     counts_nan: "counts nan models: expected an integer >= 0",
     concludes_nan: "ValueError: p_value=nan is not allowed: expected a probability in [0, 1]",
-    keeps_objects: "keeps object 'x': expected arrays of numbers by names other than 'file' and 'allow_pickle'",
+    keeps_objects: "keeps object 'x': expected arrays of numbers by names that can be printed, other than 'file'",
     keeps_a_file: "keeps ndarray 'file': expected arrays of numbers",
+    keeps_an_ending: "keeps ndarray 'a.npy': expected arrays of numbers by names that can be printed",
+    keeps_a_null: "keeps ndarray 'a\\x00b': expected arrays of numbers by names that can be printed",
+    keeps_half_a_letter: "keeps ndarray '\\ud800': expected arrays of numbers by names that can be printed",
     keeps_a_number: "keeps ndarray 7: expected arrays of numbers",
     keeps_nothing_known: "TypeError: 'int' object is not iterable",
     asks_for_the_truth: "asks for the oracle 'poisons' but declares none",

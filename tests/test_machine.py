@@ -9,10 +9,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from click.testing import CliRunner
 
 import bdbench
-from bdbench import configs, machine
+from bdbench import BdbenchError, configs, machine
+from bdbench.cli import cli
 
 
 def test_precision_is_what_the_processor_has_units_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,3 +132,20 @@ def test_the_cores_of_a_process_are_those_it_may_run_on() -> None:
         pytest.skip("no affinity here")
     pinned = f"import os; os.sched_setaffinity(0, {{{min(os.sched_getaffinity(0))}}})\n{code}"
     assert _in_a_new_process(pinned) == "1"
+
+
+@pytest.mark.parametrize("threads", [0, -1, 99999, 2.5, True, "2"])
+def test_threads_that_no_machine_has_are_named(threads: Any, tiny: dict[str, Any]) -> None:
+    # So many crash OpenMP, and with it the process.
+    with pytest.raises(BdbenchError, match=r"^threads=.* is not allowed: expected an integer in 1\.\.\d+ on this"):
+        bdbench.run(defense="random", **tiny, threads=threads)
+    assert not tiny["out"].exists()
+
+
+def test_a_grid_is_refused_before_its_cells_are(tmp_path: Path) -> None:
+    ended = CliRunner().invoke(cli, ["grid", str(tmp_path / "grid.toml"), "--threads", "99999"])
+    assert ended.exit_code == 2 and ended.stderr.startswith("bdbench: threads=99999 is not allowed")
+
+
+def test_threads_of_numpy_are_a_number() -> None:
+    assert machine.checked_threads(np.int64(1)) == 1 and machine.checked_threads(None) is None

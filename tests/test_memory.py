@@ -117,7 +117,7 @@ def test_others_run_beside_a_defense_that_needs_too_much(tiny: dict[str, Any], m
 
 
 def test_a_training_that_needs_too_much_is_refused(tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    leave(monkeypatch, 1000)
+    leave(monkeypatch, 20_000)
     with pytest.raises(BdbenchError, match="training model 'convnet' in batches of .*: expected a smaller batch_size"):
         bdbench.run(defense="random", **tiny)
 
@@ -192,3 +192,19 @@ def test_the_forecast_of_a_training_is_about_what_it_takes(tmp_path: Path) -> No
     assert 2**20 < made.memory < 2**30
     assert 0.2 < made.seconds < 120
     assert made.trainings == 3
+
+
+@pytest.mark.parametrize(
+    ("width", "why"),
+    [
+        (10**6, r"needs 560\.2 TiB of memory, and .* free: expected a smaller model"),
+        (10**12, "has more weights than can be counted: expected a smaller model"),
+        (10**30, "has more weights than can be counted: expected a smaller model"),
+    ],
+)
+def test_a_model_whose_weights_do_not_fit_is_refused_before_it_is_made(width: int, why: str, tmp_path: Path) -> None:
+    spec = f"convnet:width={width}"
+    with pytest.raises(BdbenchError, match=f"^model '{spec}' {why}"):
+        bdbench.run(defense="random", **{**TINY, "model": spec}, out=tmp_path)
+    with pytest.raises(BdbenchError, match=f"^model '{spec}' {why}"):
+        bdbench.detect("low-loss", np.zeros((20, 8, 8, 1), np.uint8), np.arange(20) % 2, num_classes=2, model=spec)

@@ -1,7 +1,8 @@
 from __future__ import annotations
 
+import unicodedata
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 from hypothesis import given
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from bdbench import BdbenchError, params
 from bdbench.interfaces import Component
 from bdbench.params import param
+from bdbench.plugins import installed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,3 +111,12 @@ def test_describe_names_types_defaults_and_limits() -> None:
     assert described["limit"].type == "int|none"
     assert described["mode"].allowed == "one|two"
     assert described["count"].default == 3
+
+
+@pytest.mark.parametrize("forms", [("NFC", "NFD"), ("NFD", "NFC"), ("NFD", "NFD")])
+def test_a_class_is_found_in_either_form_of_unicode(forms: tuple[Any, Any]) -> None:
+    asked, held = (unicodedata.normalize(form, "caf\u00e9") for form in forms)
+    attack = installed().component("attack", f"badnets:target={asked}")
+    assert params.with_labels(attack, ("tea", held)).target == 1
+    # Where a folder has both, the one that is meant exactly.
+    assert params.with_labels(attack, (unicodedata.normalize(forms[1], "cafe"), asked, held)).target == 1

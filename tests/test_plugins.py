@@ -241,6 +241,35 @@ def test_a_reporter_that_fails_stops_nobody(plugins: Plugins, load: Load) -> Non
     assert "reporter" in plugins.errors()[0]
 
 
+def test_all_that_fail_are_named(plugins: Plugins, load: Load) -> None:
+    @hookimpl(specname="bdbench_run_started")
+    def started(run_id: str) -> None:
+        raise RuntimeError(f"at {run_id}")
+
+    @hookimpl(specname="bdbench_run_finished")
+    def finished(run_id: str) -> None:
+        raise ValueError("after it")
+
+    @hookimpl
+    def bdbench_register_metrics() -> list[bdbench.Metric]:
+        return [bdbench.Metric(name, lambda measured: 1 / 0) for name in ("one", "two")]
+
+    load("bad", started=started, finished=finished, bdbench_register_metrics=bdbench_register_metrics)
+    load("other", finished=finished)
+    for run in ("r", "s"):
+        plugins.call("bdbench_run_started", run_id=run, config={})
+        for metric in plugins.registered("metric"):
+            assert plugins.compute(metric, None) is None
+        plugins.call("bdbench_run_finished", run_id=run, record={})
+    told = [line.partition("is not usable: ")[2] for line in plugins.errors()]
+    assert told == [
+        # Of each the last.
+        "bdbench_run_started: RuntimeError: at s", "metric one: ZeroDivisionError: division by zero",
+        "metric two: ZeroDivisionError: division by zero", "bdbench_run_finished: ValueError: after it",
+        "bdbench_run_finished: ValueError: after it",
+    ]  # fmt: skip
+
+
 def test_our_own_plugins_come_through_the_entry_points() -> None:
     found = {p.name: p for p in installed().found if p.distribution == "bdbench"}
     defenses = {"baselines", "mitigations", "inspection", "datamodel", "art"}

@@ -32,7 +32,7 @@ def test_a_record_names_all_that_the_format_promises(written: tuple[bdbench.Reco
     assert set(data) == {
         "schema", "definitions", "id", "seed", "stage", "control", "config", "oracles", "access", "environment",
         "before", "reference", "after", "detection", "decision", "inputs", "verdict", "p_value", "derived", "cost",
-        "extra", "stealth", "floor", "digest",
+        "extra", "stealth", "floor", "digest", "arrays",
     }  # fmt: skip
     assert data["config"]["recipe"]["epochs"] == 2
     assert data["config"]["attack"] == {

@@ -13,11 +13,16 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
+import bdbench
 from bdbench import BdbenchError, Detector, Tools, TrainingView, hookspecs, timeout
 from bdbench.board import Board
+from bdbench.cli import cli
+from bdbench.experiment import run_each
 from bdbench.plugins import Plugin, Plugins, Registration, installed
 from bdbench.timeout import OutOfTime, at_most, import_seconds
+from tests.conftest import TINY
 from tests.test_grid import TOML, made, run
 from tests.test_plugins import Load, bdbench_register_defenses, load, plugins
 
@@ -44,6 +49,12 @@ class Hangs(Detector):
     def score(self, view: TrainingView, tools: Tools) -> np.ndarray:
         forever()
         return np.zeros(len(view.labels))
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """All modules that a cell loads, which takes long on a busy machine; half a module is of no use afterwards."""
+    bdbench.run(defense="random", **{**TINY, "attack": "none"}, out=tmp_path_factory.mktemp("before"))
 
 
 def test_what_takes_too_long_is_ended_and_nothing_rings_afterwards() -> None:
@@ -101,7 +112,7 @@ def test_an_import_that_hangs_is_named_and_the_rest_works(
 
 
 def test_a_cell_that_hangs_is_recorded_as_failed_and_the_rest_goes_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    loaded: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(
         installed()._all("defense"), "hangs", [Registration("hangs", Hangs, Plugin("made", "made", "1"))]
@@ -115,3 +126,33 @@ def test_a_cell_that_hangs_is_recorded_as_failed_and_the_rest_goes_on(
     assert [r["config"]["defense"]["name"] for r in board.records.values()] == ["random"]
     (trace,) = (tmp_path / "board" / "failed").glob("*.txt")
     assert "in forever" in trace.read_text()
+
+
+def test_a_run_has_the_same_limit(loaded: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(
+        installed()._all("defense"), "hangs", [Registration("hangs", Hangs, Plugin("made", "made", "1"))]
+    )
+    words = ["--dataset", TINY["dataset"], "--model", TINY["model"], "--attack", "none", "--device", "cpu"]
+    both = ["--defense", "hangs", "--defense", "random"]
+    ended = CliRunner().invoke(cli, ["run", *words, *both, "--cell-seconds", "8", "--out", str(tmp_path / "runs")])
+    error = "bdbench: defense 'hangs' of made: OutOfTime: it took more than the 8 seconds that --cell-seconds allows"
+    assert ended.exit_code == 1 and [line for line in ended.stderr.splitlines() if line.startswith(error)]
+    assert [path.name for path in (tmp_path / "runs").glob("*/record.json")] == ["record.json"]
+    assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+
+
+def test_what_all_share_is_limited_once(loaded: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("bdbench.scene.made", lambda setting: forever())
+    began = time.monotonic()
+    found = list(run_each(defenses=["random", "spectral"], **{**TINY, "attack": "none"},
+                          cell_seconds=0.3, out=tmp_path))  # fmt: skip
+    assert [type(error) for error in found] == [OutOfTime, OutOfTime] and time.monotonic() - began < 8
+
+
+@pytest.mark.parametrize("seconds", ["0", "-1", "nan", "inf", "1e10"])
+def test_a_limit_that_is_none_is_named(seconds: str, tmp_path: Path) -> None:
+    ended = CliRunner().invoke(cli, ["run", "--cell-seconds", seconds, "--out", str(tmp_path)])
+    assert ended.exit_code == 2 and len(ended.stderr.splitlines()) == 1
+    assert "expected a number of seconds above 0, at most 1e+09" in ended.stderr
+    with pytest.raises(BdbenchError, match="cell_seconds .* is not allowed"):
+        bdbench.run("none", "random", cell_seconds=float(seconds), out=tmp_path)

@@ -287,3 +287,10 @@ def test_a_loop_goes_on_where_it_was_with_the_same_numbers(tmp_path: Path) -> No
     ran.clear()
     assert np.array_equal(again, attempt(tmp_path / "a")) and not ran
     assert not np.array_equal(again, attempt(tmp_path / "a", rate=0.2)) and ran == list(range(6))
+
+
+@pytest.mark.parametrize("odd", [{"epochs": 10**9}, {"epochs": 10**400}, {"batch_size": 10**30}, {"lr": 1e300}])
+def test_a_recipe_beyond_arithmetic_is_refused(odd: dict[str, Any]) -> None:
+    ((name, _),) = odd.items()
+    with pytest.raises(BdbenchError, match=rf"^{name}=1[0e+]*\d* is not allowed in a recipe: expected at most 1e"):
+        Recipe(**{"epochs": 1, "batch_size": 1, "lr": 1.0, **odd})

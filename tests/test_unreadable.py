@@ -14,12 +14,14 @@ from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import bdbench
 from bdbench import BdbenchError, record, schemas
 from bdbench import leaderboard as boards
 from bdbench.board import Board
 from bdbench.cli import cli
-from bdbench.files import read_arrays, unpacked
+from bdbench.files import read_arrays, read_json, unpacked
 from bdbench.leaderboard.frame import frame_of
+from tests.conftest import TINY
 from tests.records import made
 
 UNREADABLE = {
@@ -119,3 +121,22 @@ def test_no_bit_hides_an_array(tmp_path: Path, save: Any) -> None:
             continue
         assert found.keys() == arrays.keys(), bit - 8 * start
         assert all(np.array_equal(found[name], arrays[name]) for name in arrays), bit - 8 * start
+
+
+def test_a_key_that_is_there_twice_is_no_choice(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text('{"a": [{"seed": 1, "id": 2, "seed": 3}]}')
+    with pytest.raises(BdbenchError, match=r"^cannot read .*a\.json: the key 'seed' is there twice$"):
+        read_json(tmp_path / "a.json")
+
+
+def test_a_place_that_no_system_has_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(BdbenchError, match=r"^cannot write to '.*a\\x00b.*: expected a writable folder$"):
+        bdbench.run(defense="random", **TINY, out=tmp_path / "a\0b")
+
+
+def test_names_with_control_characters_are_places_and_no_commands(tmp_path: Path) -> None:
+    words = [word for name in ("dataset", "model", "attack", "device") for word in (f"--{name}", TINY[name])]
+    out = tmp_path / "a\x1b[31m\nb"
+    ended = CliRunner().invoke(cli, ["run", *words, "--defense", "random", "--budget", "0", "--out", str(out)])
+    assert ended.exit_code == 0 and "\x1b" not in ended.stderr and "\\x1b[31m b" in ended.stderr
+    assert len(list(out.glob("*/record.json"))) == 1

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from bdbench import foreign, stopping
+from bdbench import foreign, machine, stopping
 from bdbench.commands import options
 from bdbench.errors import BdbenchError
 
@@ -21,12 +21,7 @@ _PATH = click.Path(path_type=Path)
 @click.option("--dry-run", is_flag=True, help="Say what would run, and stop.")
 @click.option("--only", multiple=True, metavar="KIND=SPEC", help="Such as attack=blend; may be given several times.")
 @click.option("--seeds", metavar="SEEDS", help="Such as 0-4 or 0,2: in place of the grid's.")
-@click.option(
-    "--cell-seconds",
-    type=click.FloatRange(0, min_open=True),
-    metavar="SECONDS",
-    help="How long a cell may take, and before it what several share. [default: as long as it takes]",
-)
+@options.cell_seconds
 @click.option("--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True)
 @click.option("--address", metavar="ADDRESS", help="Of the Ray cluster: auto, or host:port. None: start one here.")
 @options.workplace
@@ -48,6 +43,8 @@ def grid(
     from bdbench.board import Board
     from bdbench.store import STAGES
 
+    if engine == "local":
+        machine.checked_threads(place["threads"])
     jobs = grids.read(file).only(only).jobs(grids.read_seeds(seeds) if seeds else None)
     board = Board.read(file.parent)
     tables.show_plan(jobs, board)

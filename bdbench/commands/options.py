@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from bdbench import foreign
+from bdbench import foreign, timeout
 
 attack = click.option(
     "--attack",
@@ -31,6 +31,14 @@ reserve = click.option(
     show_default=True,
     metavar="SHARE",
     help="The share of the training part that is set apart as clean examples, for defenses that need some.",
+)
+
+cell_seconds = click.option(
+    timeout.CELL_SECONDS,
+    type=float,
+    metavar="SECONDS",
+    callback=lambda context, option, seconds: timeout.checked(seconds, timeout.CELL_SECONDS),
+    help="How long a cell may take, and before it what several share. [default: as long as it takes]",
 )
 
 

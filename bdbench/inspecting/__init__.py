@@ -12,7 +12,7 @@ from typing import Any
 
 from bdbench import machine
 from bdbench.defenses import Defense, InputDetector, ModelDetector
-from bdbench.inspecting import detectors, images, page, subject, verdict
+from bdbench.inspecting import detectors, given, images, page, subject, verdict
 from bdbench.inspecting.result import Inspection
 from bdbench.inspecting.subject import Asked, Subject
 from bdbench.progress import Progress, Silent
@@ -72,12 +72,16 @@ def prepared(
 ) -> Iterator[Prepared]:
     """A model read, and nothing asked of it yet; the rest as ``inspect``. What is saved without ``out`` is not kept."""
     since = time.perf_counter()
+    file, asked = given.path(checkpoint, "checkpoint"), given.checked(asked)
+    root, folder, examples = (
+        None if value is None else given.path(value, name)
+        for name, value in (("inputs", inputs), ("out", out), ("clean", clean))
+    )
     machine.use_threads(threads)
-    models, of_inputs = detectors.chosen(defenses, inputs is not None)
-    said = Asked(clean=None if clean is None else Path(clean), **asked)
+    models, of_inputs = detectors.chosen(given.several(defenses, "defenses"), root is not None)
+    said = Asked(clean=examples, **asked)
     with tempfile.TemporaryDirectory() as aside:
-        found = subject.of(Path(checkpoint), said, Store(Path(aside)), progress or Silent())
-        root, folder = (None if path is None else Path(path) for path in (inputs, out))
+        found = subject.of(file, said, Store(Path(aside)), progress or Silent())
         files = [] if root is None else images.below(root)
         if folder is not None:
             # Only now: what is refused leaves nothing.

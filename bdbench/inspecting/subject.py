@@ -118,8 +118,6 @@ class Subject:
 
 def of(path: Path, asked: Asked, store: Store, progress: Progress) -> Subject:
     """The model in a file, and the clean images. Raises BdbenchError for what is not there, or does not fit."""
-    if asked.seed < 0:
-        raise BdbenchError(f"seed={asked.seed} is not allowed: expected an integer >= 0")
     read = checkpoint.read(path)
     told = read.told
     spec = asked.model if asked.model is not None else told.get("model")
@@ -175,8 +173,6 @@ def _bench(
 def _classes(path: Path, asked: Asked, told: Mapping[str, Any]) -> tuple[str, ...]:
     """The names of the labels: as the user says, the file, or the folders of clean images."""
     given = asked.classes
-    if isinstance(given, str) and given.isdecimal() and not Path(given).exists():
-        given = int(given)
     if isinstance(given, int):
         names: Sequence[str] = [str(label) for label in range(given)]
     elif isinstance(given, str | Path):

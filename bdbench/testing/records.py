@@ -60,6 +60,7 @@ def record(stage: str, control: bool = False) -> Record:
         reference=before if trained else None,
         after=after,
         cost=Cost({"victim": 1.5, _OF_ITS_OWN[stage]: 0.5}, 1, 100.0),
+        arrays="0" * 32,
         floor=None if control else replace(before, attack_success_rate=0.1),
         stealth=None if control else Stealth(30.0, 0.95, 20),
         p_value=0.5 if stage in ("training set", "model") else None,

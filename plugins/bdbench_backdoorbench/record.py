@@ -118,7 +118,7 @@ def read(record: str | Path) -> AttackResult:
 
 def _result(folder: Path, data: Mapping[str, Any]) -> AttackResult:
     state = {k.removeprefix("module."): v for k, v in data["model"].items() if isinstance(v, np.ndarray)}
-    classes = int(data["num_classes"])
+    classes = _whole(data["num_classes"])
     test = _part(folder, "bd_test", data["bd_test"], classes)
     train = None if data["bd_train"] is None else _part(folder, "bd_train", data["bd_train"], classes)
     return AttackResult(
@@ -126,7 +126,7 @@ def _result(folder: Path, data: Mapping[str, Any]) -> AttackResult:
         model_name=str(data["model_name"]),
         num_classes=classes,
         clean_data=str(data["clean_data"]),
-        img_size=tuple(int(s) for s in data["img_size"]),
+        img_size=tuple(map(_whole, data["img_size"])),
         state=state,
         train=train,
         test=test,
@@ -147,8 +147,10 @@ def _part(folder: Path, name: str, state: Mapping[str, Any], classes: int) -> Pa
     where = f"{folder / RESULT}: {name}"
     try:
         container = state["bd_data_container"]
-        entries = {int(k): v for k, v in container["data_dict"].items()}
-        index = np.asarray(state["original_index_array"]).astype(np.int64)
+        entries = {_whole(k): v for k, v in container["data_dict"].items()}
+        if len(entries) < len(container["data_dict"]):
+            raise BdbenchError(f"{where}: its images have the same number twice: expected each once")
+        index = np.array([_whole(i) for i in np.asarray(state["original_index_array"])], np.int64)
         indicator = np.asarray(state["poison_indicator"]) != 0
         # The indicator is over the whole clean set; what the index leaves out is not in this set.
         changed = np.intersect1d(np.flatnonzero(indicator), index)
@@ -176,7 +178,7 @@ def _entry(folder: Path, value: Any) -> tuple[Any, int, int]:
     """An image (its file or itself), the label it was given and its own."""
     if not isinstance(value, dict):
         image, label, original = value
-        return image, int(label), int(original)
+        return image, _whole(label), _whole(original)
     label, original = value["other_info"]
     # The record may have been moved, and written on Windows, whose paths have either separator; inside it an image is
     # always at SET/LABEL/INDEX.png.
@@ -184,7 +186,15 @@ def _entry(folder: Path, value: Any) -> tuple[Any, int, int]:
     inside = path.parts[-3:]
     if len(inside) < 3 or ".." in inside or path.anchor in inside or any(":" in part for part in inside):
         raise ValueError(f"image path {value['path']!r} leads out of the record")
-    return folder.joinpath(*inside), int(label), int(original)
+    return folder.joinpath(*inside), _whole(label), _whole(original)
+
+
+def _whole(value: Any) -> int:
+    """A number that is an integer, in whatever type. Raises ValueError for any other, which int would round."""
+    whole = int(value)
+    if whole != value:
+        raise ValueError(f"{value!r} is no whole number")
+    return whole
 
 
 def _pixels(source: Any, shape: tuple[int, ...], what: str) -> np.ndarray:

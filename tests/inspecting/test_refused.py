@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import struct
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from bdbench import BdbenchError
-from tests.inspecting.asking import Breaks, Place, command, quickly, reads_pickles, state
+import bdbench
+from bdbench import BdbenchError, memory
+from tests.inspecting.asking import Breaks, Place, Says, command, quickly, reads_pickles, state
 
 
 @pytest.fixture
@@ -24,6 +29,13 @@ def odd(place: Place, tmp_path: Path) -> Iterator[dict[str, Path]]:
     save_file({k: v for k, v in weights.items() if k != last}, tmp_path / "missing.safetensors")
     save_file({**weights, last: torch.full_like(weights[last].float(), torch.nan)}, tmp_path / "nan.safetensors")
     (tmp_path / "cut.safetensors").write_bytes(place.good.read_bytes()[:-100])
+    for name, shape, end in (("huge", [10**9] * 2, 4 * 10**18), ("larger", [4, 4], 64), ("negative", [-1, 4], 16)):
+        header = json.dumps({"a": {"dtype": "F32", "shape": shape, "data_offsets": [0, end]}}).encode()
+        (tmp_path / f"{name}.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + bytes(16))
+    for name, said in (("wide", {"model": "convnet:width=1000000"}), ("long", {"shape": [10**8, 8, 1]})):
+        told = {"model": "convnet:width=4", "classes": ["a", "b"], "shape": [8, 8, 1], **said}
+        save_file({"a": torch.zeros(2)}, tmp_path / f"{name}.safetensors", {"bdbench": json.dumps(told)})
+    torch.save({"a": torch.zeros(1).expand(10**6, 10**6)}, tmp_path / "stretched.pt")
     (tmp_path / "text.pt").write_text("no weights")
     torch.save([1, 2], tmp_path / "list.pt")
     torch.save({"model": weights, "ema": weights}, tmp_path / "two.pt")
@@ -43,6 +55,13 @@ KNOWN = {**OWN, "classes": 10, "size": 8, "channels": 1}
 REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("gone.safetensors", {}, r"no file at .*gone\.safetensors: expected a safetensors file, or what torch.save"),
     ("cut.safetensors", {}, r"cannot read .*cut\.safetensors as safetensors: "),
+    ("huge.safetensors", {}, r"cannot read .*huge\.safetensors as safetensors: .*overflow"),
+    ("larger.safetensors", {}, r"cannot read .*larger\.safetensors as safetensors: "),
+    ("negative.safetensors", {}, r"cannot read .*negative\.safetensors as safetensors: "),
+    ("wide.safetensors", {}, r"model 'convnet:width=1000000' needs 560\.2 TiB of memory, and .*: expected a smaller"),
+    ("long.safetensors", {}, r"long\.safetensors: what it says of its model is damaged: expected"),
+    ("good.safetensors", {"model": f"convnet:width={10**9}"}, r"has more weights than can be counted"),
+    ("stretched.pt", KNOWN, r"stretched\.pt is not of model 'convnet:width=4': it lacks"),
     ("text.pt", {}, r"text\.pt is no checkpoint by its first bytes: expected a safetensors file"),
     ("list.pt", {}, r"list\.pt holds a list and no state dict: expected"),
     ("two.pt", OWN, r"two\.pt holds 2 state dicts, 'model', 'ema': expected one"),
@@ -54,6 +73,27 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("good.safetensors", {"model": "convnt"}, r"unknown model 'convnt': did you mean 'convnet'\?"),
     ("good.safetensors", {"classes": 12}, r"is of 10 classes .* and 12 are named: expected 10 classes"),
     ("good.safetensors", {"classes": 1}, r"1 classes are named: expected --classes"),
+    ("good.safetensors", {"classes": 10**9}, r"classes=1000000000 is not allowed: .* at most 1000000"),
+    ("good.safetensors", {"classes": "9" * 5000}, r"classes=9+ is not allowed: .* at most 1000000"),
+    ("good.safetensors", {"classes": -1}, r"classes=-1 is not allowed"),
+    ("good.safetensors", {"classes": 2.5}, r"classes=2\.5 is not allowed: expected names in a list"),
+    ("good.safetensors", {"classes": True}, r"classes=True is not allowed"),
+    ("good.safetensors", {"classes": {"a", "b"}}, r"classes=\{.* is not allowed: expected names in a list"),
+    ("good.safetensors", {"size": "8"}, r"size='8' is not allowed: expected an integer"),
+    ("good.safetensors", {"size": 8.0}, r"size=8\.0 is not allowed: expected an integer"),
+    ("good.safetensors", {"channels": True}, r"channels=True is not allowed: expected an integer"),
+    ("good.safetensors", {"seed": 1.5}, r"seed=1\.5 is not allowed: expected an integer >= 0"),
+    ("good.safetensors", {"mean": 0.5, "std": 1.0}, r"mean=0\.5 is not allowed: expected numbers, one a channel"),
+    ("good.safetensors", {"mean": "0.5", "std": "1"}, r"mean='0\.5' is not allowed: expected numbers"),
+    ("good.safetensors", {"mean": [10**400], "std": [1]}, r"mean=\[10+\.\.\. is not allowed: expected numbers"),
+    ("good.safetensors", {"normalise": ["none"]}, r"normalise=\['none'\] is not allowed: expected a str"),
+    ("good.safetensors", {"device": 0}, r"device=0 is not allowed: expected a str"),
+    ("good.safetensors", {"model": 5}, r"5 is no model: expected a name with parameters, or a component"),
+    ("good.safetensors", {"defenses": None}, r"defenses=None is not allowed: expected a list of names"),
+    ("good.safetensors", {"defenses": 3}, r"defenses=3 is not allowed: expected a list of names"),
+    ("good.safetensors", {"defenses": [None]}, r"None is no defense: expected a name with parameters"),
+    ("good.safetensors", {"clean": 1}, r"clean=1 is not allowed: expected a path"),
+    ("good.safetensors", {"inputs": ["a.png"]}, r"inputs=\['a\.png'\] is not allowed: expected a path"),
     ("good.safetensors", {"classes": "gone.txt"}, r"no file of classes at gone\.txt: expected a name a line"),
     ("good.safetensors", {"classes": "twice.txt"}, r"the class 'a' is named twice"),
     ("good.safetensors", {"channels": 3}, r"takes images of 1 channels .* and they have 3: expected channels=1"),
@@ -115,3 +155,44 @@ def test_the_command_refuses_numbers_that_are_none(place: Place) -> None:
     assert (
         ended.exit_code == 2 and ended.stderr == "bdbench: --mean 'a,b': expected numbers such as 0.485,0.456,0.406\n"
     )
+
+
+@reads_pickles
+def test_what_unpacks_to_more_than_there_is_is_not_read(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.save({"a": torch.zeros(1000, 1000)}, tmp_path / "plain.pt")
+    with zipfile.ZipFile(tmp_path / "plain.pt") as plain, zipfile.ZipFile(tmp_path / "packed.pt", "w", 8) as packed:
+        for member in plain.infolist():
+            packed.writestr(member.filename, plain.read(member))
+    assert (tmp_path / "packed.pt").stat().st_size < 10_000
+    (tmp_path / "long.safetensors").write_bytes(place.good.read_bytes() + bytes(10**6))
+    monkeypatch.setattr(memory, "available", lambda: 10**6)
+    for name in ("packed.pt", "long.safetensors"):
+        with pytest.raises(BdbenchError, match=rf"^reading .*{name} needs .* of memory, and 976\.6 KiB are free"):
+            quickly(tmp_path / name, **KNOWN)
+
+
+@pytest.mark.parametrize("file", [None, 3, 2.5, True, ["a.safetensors"], {"a": 1}, object(), np.array(1)])
+def test_what_is_no_path_is_named(file: Any) -> None:
+    with pytest.raises(
+        BdbenchError, match=r"^checkpoint=.* is not allowed: expected a path, as a str or a pathlib"
+    ) as e:
+        bdbench.inspect(file)
+    assert "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize("file", ["", b"", "\0", b"\xff", "x" * 5000, Path("gone"), np.str_("gone")])
+def test_a_path_to_nothing_is_named(file: Any) -> None:
+    with pytest.raises(BdbenchError, match=r"no file at|cannot read"):
+        bdbench.inspect(file)
+
+
+def test_numbers_of_numpy_and_paths_in_bytes_are_of_use(place: Place, tmp_path: Path) -> None:
+    given = {
+        "size": np.int64(8), "channels": np.uint8(1), "seed": np.int32(1), "classes": np.array(list("0123456789")),
+        "mean": np.array([0.5]), "std": (np.float32(0.5),), "out": str(tmp_path / "out").encode(),
+    }  # fmt: skip
+    found = bdbench.inspect(bytes(place.good), defenses=Says(), device="cpu", **given)
+    assert (found.subject.shape, found.subject.seed, found.subject.classes[3]) == ((8, 8, 1), 1, "3")
+    assert (tmp_path / "out" / "inspect.json").is_file()

@@ -19,7 +19,7 @@ _WARM = 0.2
 def test_a_hundred_cells_leave_nothing_behind(tmp_path: Path, tally: dict[str, int]) -> None:
     """Three defenses each, so that there are three times as many records."""
     asked = count("SOAK", 34)
-    assert done(soak, tmp_path / "runs", tmp_path / "held", asked) == 0
+    assert done(soak, tmp_path / "runs", tmp_path / "held", asked, patience=300 + 30 * asked) == 0
     memory, files = np.array([json.loads(line) for line in (tmp_path / "held").read_text().splitlines()]).T
     assert len(memory) == asked
     first = int(_WARM * asked)

@@ -44,10 +44,10 @@ def begun(target: Callable[..., None], *arguments: Any) -> ForkServerProcess:
     return process
 
 
-def done(target: Callable[..., None], *arguments: Any) -> int:
-    """The exit code of a process that does it."""
+def done(target: Callable[..., None], *arguments: Any, patience: float = 300) -> int:
+    """The exit code of a process that does it, within as many seconds."""
     process = begun(target, *arguments)
-    process.join(300)
+    process.join(patience)
     assert process.exitcode is not None, f"{target.__name__} does not end"
     return process.exitcode
 
@@ -99,7 +99,7 @@ def soak(out: Path, said: Path, cells: int) -> None:
     import bdbench
 
     _quiet()
-    with said.open("w") as file:
+    with said.open("w", buffering=1) as file:
         for index in range(cells):
             attack = ("none", "badnets:rate=0.05", "blend:rate=0.05")[index % 3]
             given = {**CELL, "attack": attack, "defenses": ["low-loss", "random", "fine-tuning:epochs=1"]}
