@@ -166,6 +166,11 @@ def _limits(findings: Sequence[Finding]) -> Iterator[str]:
         if finding.how == "ran":
             told = finding.defense.assumption.rstrip(".")
             yield f"{finding.defense.name} supposes: {told}. It cannot find a backdoor that is otherwise."
+            if finding.less:
+                yield (
+                    f"For --seconds {finding.defense.name} ran with {finding.less}: what takes more to be found is "
+                    "not found, and a clean class may look like a target."
+                )
         else:
             yield f"{finding.defense.name} did not run: {finding.reason.rstrip('.')}. What it alone finds is not found."
     yield (

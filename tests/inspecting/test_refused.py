@@ -110,6 +110,15 @@ def test_a_place_that_cannot_be_written_is_told_before_work(place: Place, tmp_pa
         quickly(place.good, defenses=[Breaks()], out=tmp_path / "out")
 
 
+def test_a_report_among_the_images_is_refused(place: Place) -> None:
+    for asked in ({"clean": place.clean}, {"inputs": place.clean}):
+        with pytest.raises(
+            BdbenchError, match=r"out lies in the folder of (clean images|inputs), .*: expected a place ou"
+        ):
+            quickly(place.good, out=place.clean / "0" / ".." / "out", **asked)
+    assert not (place.clean / "out").exists()
+
+
 def test_the_command_refuses_numbers_that_are_none(place: Place) -> None:
     ended = command(place.good, mean="a,b", std="1")
     assert (
