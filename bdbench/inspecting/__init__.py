@@ -20,6 +20,7 @@ from bdbench.inspecting.result import Inspection
 from bdbench.inspecting.subject import Asked, Subject
 from bdbench.progress import Progress, Silent
 from bdbench.store import STAGES, Store
+from bdbench.words import counted
 
 __all__ = ["Inspection", "Prepared", "inspect", "prepared"]
 
@@ -46,7 +47,7 @@ class Prepared:
         for name, value in page.facts(self.subject):
             yield f"{name}: {value}"
         if self.inputs is not None:
-            yield f"inputs: {len(self.files)} image files in {self.inputs}"
+            yield f"inputs: {counted(len(self.files), 'image file')} in {self.inputs}"
         for defense in self.of_inputs:
             reason = self.subject.why_not(defense)
             yield f"{defense.name}: {'is to run' if reason is None else f'is not run: {reason}'}"

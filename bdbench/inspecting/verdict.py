@@ -11,6 +11,7 @@ from bdbench import foreign
 from bdbench.inspecting.detectors import Finding
 from bdbench.inspecting.subject import NORMALISATIONS, Subject
 from bdbench.verdicts import Word
+from bdbench.words import counted
 
 # A detector compares each class with the others: of fewer there is nothing to compare with.
 _FEWEST = 4
@@ -135,7 +136,7 @@ def _notes(subject: Subject) -> Iterator[str]:
         return
     if clean.skipped:
         path, reason = clean.skipped[0]
-        yield f"{len(clean.skipped)} clean images do not read and are left out, such as {path}: {reason}"
+        yield f"Left out: {counted(len(clean.skipped), 'clean image')} that cannot be read, such as {path}: {reason}"
     if clean.labels is None:
         yield "The clean images are in no folders of classes: the model's own answers are taken for their labels."
     better = _better(subject)

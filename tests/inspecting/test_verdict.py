@@ -109,7 +109,7 @@ def test_a_flat_folder_has_the_models_own_answers_for_labels(place: Place, tmp_p
     assert found.subject.accuracy is None and found.subject.clean is not None and len(found.subject.clean.images) == 60
     assert np.array_equal(found.subject.labels, found.subject.victim.predict(found.subject.clean.images))
     assert [note.partition(",")[0] for note in found.conclusion.notes] == [
-        "1 clean images do not read and are left out",
+        "Left out: 1 clean image that cannot be read",
         "The clean images are in no folders of classes: the model's own answers are taken for their labels.",
     ]
 
