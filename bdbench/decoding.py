@@ -48,6 +48,11 @@ def decoded(
         raise BdbenchError(f"cannot read the image {where}: {told}") from None
 
 
+def is_image(path: Path) -> bool:
+    """Whether something is, by its name, a file of an image, and not a hidden one."""
+    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
+
+
 def encoded(pixels: np.ndarray) -> bytes:
     """uint8 (H, W, 1 or 3) as the bytes of a PNG file."""
     from PIL import Image

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol, cast
+from typing import ClassVar, Protocol, Self, cast
 
 import numpy as np
 
@@ -140,6 +140,20 @@ class ModelDetector(Defense, ABC):
     @abstractmethod
     def inspect(self, tools: Tools) -> Verdict:
         """What it makes of ``tools.victim``."""
+
+    def pace(self, tools: Tools) -> tuple[Callable[[int], object], float] | None:
+        """What does a number of steps of its work on ``tools.victim``, and how many it usually takes; None: not known.
+
+        By this ``bdbench inspect`` tells before work how long it will take.
+        """
+        return None
+
+    def within(self, share: float, tools: Tools) -> Self | None:
+        """The same with about this share of the usual work, in (0, 1); None if it cannot do with so little.
+
+        By this ``bdbench inspect --seconds`` is kept to.
+        """
+        return None
 
 
 def check_distinct(defenses: Sequence[Defense]) -> None:

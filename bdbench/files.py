@@ -44,6 +44,15 @@ def check_regular(path: Path) -> None:
         raise BdbenchError(f"cannot read {path}: it is {what}, expected a file")
 
 
+def check_outside(place: Path, folder: Path, what: str) -> None:
+    """Raise BdbenchError if ``place`` lies in ``folder``, or is it; what: that one in words, ``that is scanned``.
+
+    By what they are and not by how they are written: a way round may lead back in.
+    """
+    if place.resolve().is_relative_to(folder.resolve()):
+        raise BdbenchError(f"{place} lies in the folder {what}, {folder}: expected a place outside")
+
+
 def read_json(path: Path) -> Any:
     """What a JSON file holds. Raises FileNotFoundError, or BdbenchError for what does not read.
 

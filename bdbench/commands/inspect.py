@@ -60,10 +60,17 @@ def _numbers(context: click.Context, parameter: click.Parameter, text: str | Non
 @click.option("--std", metavar="NUMBERS", callback=_numbers, help="The same of the deviation.")
 @click.option("--seed", default=0, show_default=True, help="The root of all random streams.")
 @click.option("--out", default="inspection", show_default=True, metavar="DIR", help="Where the report and files go.")
+@click.option(
+    "--seconds",
+    type=click.FloatRange(0, min_open=True),
+    help="Time for the detectors of models; they do less in it, or are left out. [default: all they need]",
+)
 @click.option("--threads", type=click.IntRange(1), help="CPU threads. [default: as many as are free]")
 @options.device
-@click.option("--dry-run", is_flag=True, help="Say what was read and which detectors would run, and stop.")
-@click.option("--json", "as_json", is_flag=True, help="Print inspect.json instead of sentences.")
+@click.option("--dry-run", is_flag=True, help="Say what was read, what would run and for how long, and stop.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print inspect.json instead of sentences, or with --dry-run the estimate."
+)
 def inspect(checkpoint: Path, out: str, dry_run: bool, as_json: bool, **asked: Any) -> None:
     """Is there a backdoor in the model whose weights are in FILE, safetensors or a torch state dict?
 
@@ -82,6 +89,8 @@ def inspect(checkpoint: Path, out: str, dry_run: bool, as_json: bool, **asked: A
             for line in ready.lines():
                 bars.say(foreign.line(line))
             if dry_run:
+                if as_json:
+                    click.echo(schemas.dumps(ready.to_dict()), nl=False)
                 return
             found = ready.run()
     options.warn_of_broken_plugins(known)

@@ -58,7 +58,9 @@ class _Scan(click.Command):
 @options.data_root
 @options.device
 @click.option("--dry-run", is_flag=True, help="Say what was read and what it would take, and stop.")
-@click.option("--json", "as_json", is_flag=True, help="Print scan.json instead of the verdict.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print scan.json instead of the verdict, or with --dry-run the estimate."
+)
 def scan(
     source: tuple[str, ...],
     report: Path,
@@ -88,6 +90,7 @@ def scan(
             from bdbench.scanning import files, front
             from bdbench.store import STAGES
 
+        front.check_report(report, source)
         # A dry run leaves nothing.
         stages = Path(stack.enter_context(tempfile.TemporaryDirectory())) if dry_run else report / STAGES
         stopping.keeps("" if dry_run else f"finished stages are kept in {stages}")
@@ -97,6 +100,8 @@ def scan(
         for line in prepared.lines():
             bars.say(foreign.line(line))
         if dry_run:
+            if as_json:
+                click.echo(schemas.dumps(prepared.to_dict()), nl=False)
             return
         files.tidy(report)
         found = prepared.run()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -11,25 +12,30 @@ from pathlib import Path
 from typing import Any
 
 from bdbench import machine
-from bdbench.defenses import Defense, InputDetector, ModelDetector
-from bdbench.inspecting import detectors, given, images, page, subject, verdict
+from bdbench.defenses import Defense, InputDetector
+from bdbench.files import check_outside
+from bdbench.inspecting import detectors, foresight, given, images, page, result, subject, verdict
+from bdbench.inspecting.foresight import Foresight
 from bdbench.inspecting.result import Inspection
 from bdbench.inspecting.subject import Asked, Subject
 from bdbench.progress import Progress, Silent
 from bdbench.store import STAGES, Store
+from bdbench.words import counted
 
 __all__ = ["Inspection", "Prepared", "inspect", "prepared"]
+
+PLAN_SCHEMA = "bdbench.inspect-plan/1"
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """What was read, and who is to be asked: models and of_inputs, detectors of the two stages; inputs: the folder of
-    images to score, None without one; files: those in it; out: where finished pieces are kept, and what is
-    found is written, None: nowhere; since: when reading began, by time.perf_counter.
+    """What was read, and who is to be asked: foresight: the detectors of models, and what they will take; of_inputs:
+    those of inputs; inputs: the folder of images to score, None without one; files: those in it; out: where finished
+    pieces are kept, and what is found is written, None: nowhere; since: when reading began, by time.perf_counter.
     """
 
     subject: Subject
-    models: Sequence[ModelDetector]
+    foresight: Foresight
     of_inputs: Sequence[InputDetector]
     inputs: Path | None
     files: Sequence[Path]
@@ -41,18 +47,40 @@ class Prepared:
         for name, value in page.facts(self.subject):
             yield f"{name}: {value}"
         if self.inputs is not None:
-            yield f"inputs: {len(self.files)} image files in {self.inputs}"
-        for defense in (*self.models, *self.of_inputs):
+            yield f"inputs: {counted(len(self.files), 'image file')} in {self.inputs}"
+        for defense in self.of_inputs:
             reason = self.subject.why_not(defense)
             yield f"{defense.name}: {'is to run' if reason is None else f'is not run: {reason}'}"
+        yield from self.foresight.lines()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same for programs; ``model``, ``clean`` and ``estimate`` are as in inspect.json."""
+        reasons = {one.name: self.subject.why_not(one) for one in self.of_inputs}
+        return {
+            "schema": PLAN_SCHEMA,
+            "model": result.model_of(self.subject),
+            "clean": result.clean_of(self.subject),
+            "inputs": None
+            if self.inputs is None
+            else {
+                "folder": str(self.inputs),
+                "files": len(self.files),
+                "not_run": {k: v for k, v in reasons.items() if v},
+            },
+            "estimate": self.foresight.to_dict(),
+        }
 
     def run(self) -> Inspection:
         """Ask them."""
         found = self.subject
-        findings = [detectors.inspect(found, defense) for defense in self.models]
+        findings, until = [], time.perf_counter()
+        for expected in self.foresight.each:
+            # Who needs less leaves the rest to those that come after.
+            until += math.inf if self.foresight.limit is None else expected.allotted or 0
+            findings.append(detectors.inspect(found, expected, until))
         scored = None if self.inputs is None else detectors.score(found, self.of_inputs, self.inputs, self.files)
         conclusion = verdict.concluded(found, findings)
-        made = Inspection(found, findings, scored, conclusion, time.perf_counter() - self.since)
+        made = Inspection(found, self.foresight, findings, scored, conclusion, time.perf_counter() - self.since)
         if self.out is not None:
             made.write(self.out)
         return made
@@ -66,6 +94,7 @@ def prepared(
     inputs: str | Path | None = None,
     clean: str | Path | None = None,
     out: str | Path | None = None,
+    seconds: float | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
     **asked: Any,
@@ -78,15 +107,20 @@ def prepared(
         for name, value in (("inputs", inputs), ("out", out), ("clean", clean))
     )
     machine.use_threads(threads)
+    limit = foresight.checked_limit(seconds)
     models, of_inputs = detectors.chosen(given.several(defenses, "defenses"), root is not None)
     said = Asked(clean=examples, **asked)
     with tempfile.TemporaryDirectory() as aside:
         found = subject.of(file, said, Store(Path(aside)), progress or Silent())
+        for read, what in ((examples, "of clean images"), (root, "of inputs")):
+            if read is not None and folder is not None:
+                # Its pictures would be read as of theirs.
+                check_outside(folder, read, what)
         files = [] if root is None else images.below(root)
         if folder is not None:
             # Only now: what is refused leaves nothing.
             found = found.kept_in(Store(folder / STAGES))
-        yield Prepared(found, models, of_inputs, root, files, folder, since)
+        yield Prepared(found, foresight.foresee(found, models, limit), of_inputs, root, files, folder, since)
 
 
 def inspect(
@@ -96,6 +130,7 @@ def inspect(
     inputs: str | Path | None = None,
     clean: str | Path | None = None,
     out: str | Path | None = None,
+    seconds: float | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
     **asked: Any,
@@ -105,10 +140,19 @@ def inspect(
     checkpoint: a safetensors file, or a state dict that torch.save wrote; defenses: detectors of models or of inputs
     (of a stage of which none is named, the defaults); inputs: a folder of images to score; clean: a folder of clean
     ones; out: where the report and the files go, and where finished pieces are kept (none: nothing is written);
+    seconds: for the detectors of models, which do less in it if they have to, or are left out (none: all they need);
     asked: what the file does not say, as ``subject.Asked`` has it: model, classes, size, channels, normalise, mean,
     std, seed, device. Raises BdbenchError for what the caller can mend.
     """
     with prepared(
-        checkpoint, defenses=defenses, inputs=inputs, clean=clean, out=out, threads=threads, progress=progress, **asked
+        checkpoint,
+        defenses=defenses,
+        inputs=inputs,
+        clean=clean,
+        out=out,
+        seconds=seconds,
+        threads=threads,
+        progress=progress,
+        **asked,
     ) as ready:
         return ready.run()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -9,12 +10,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
 
-from bdbench import guard, metrics, returned
+from bdbench import guard, metrics, pace, returned
 from bdbench.defenses import Defense, InputDetector, ModelDetector, Verdict, check_distinct
 from bdbench.errors import BdbenchError
 from bdbench.files import notice
 from bdbench.inspecting import images
+from bdbench.inspecting.foresight import Expected
 from bdbench.inspecting.subject import Subject
 from bdbench.interfaces import ReversedTrigger
 from bdbench.plugins import installed
@@ -28,7 +31,9 @@ How = Literal["ran", "not run", "failed"]
 
 @dataclass(frozen=True)
 class Finding:
-    """What a model detector says. verdict: None unless it ran; reason: why it did not, or with what it failed."""
+    """What a model detector says. verdict: None unless it ran; reason: why it did not, or with what it failed; less:
+    what it was given less of than was asked for, "" for nothing.
+    """
 
     defense: Defense
     how: How
@@ -36,6 +41,7 @@ class Finding:
     verdict: Verdict | None = None
     seconds: float = 0.0
     triggers: list[ReversedTrigger] = field(default_factory=list)
+    less: str = ""
 
 
 @dataclass(frozen=True)
@@ -90,21 +96,48 @@ def chosen(specs: Sequence[str | Defense], inputs: bool) -> tuple[list[ModelDete
     return models, of_inputs if inputs else []
 
 
-def inspect(subject: Subject, defense: ModelDetector) -> Finding:
-    """What a detector makes of the model. One that fails is named, and ends nothing else."""
-    reason = subject.why_not(defense)
-    if reason:
-        return Finding(defense, "not run", reason)
+def inspect(subject: Subject, expected: Expected, until: float = math.inf) -> Finding:
+    """What a detector makes of the model. One that fails is named, and ends nothing else.
+
+    until: when it is stopped, by time.perf_counter: at the next image that it shows the model.
+    """
+    defense = expected.runs
+    if defense is None:
+        return Finding(expected.asked, "not run", expected.reason)
     start = time.perf_counter()
+    clock = _Clock(until)
 
     def asked() -> Verdict:
-        return returned.verdict(defense, defense.inspect(subject.tools(defense)), len(subject.classes))
+        tools = subject.tools(defense)
+        clock.watch(tools.victim.network)
+        return returned.verdict(defense, defense.inspect(tools), len(subject.classes))
 
     verdict, failure = _guarded(defense, asked)
-    if verdict is None:
-        return Finding(defense, "failed", failure)
     seconds = time.perf_counter() - start
-    return Finding(defense, "ran", "", verdict, seconds, list(_triggers(subject, defense)))
+    if verdict is None and clock.over:
+        late = f"it was stopped after {pace.shown(seconds)}, its part of --seconds; the same command goes on from there"
+        return Finding(defense, "not run", late, None, seconds, less=expected.less)
+    if verdict is None:
+        return Finding(defense, "failed", failure, None, seconds, less=expected.less)
+    return Finding(defense, "ran", "", verdict, seconds, list(_triggers(subject, defense)), expected.less)
+
+
+class _Clock:
+    """Stops whoever shows a network something after ``until``. over: whether it has."""
+
+    def __init__(self, until: float) -> None:
+        self.until, self.over = until, False
+
+    def watch(self, network: torch.nn.Module) -> None:
+        """Look at the time whenever a part of the network is used: it may be used without the whole."""
+        if math.isfinite(self.until):
+            for module in network.modules():
+                module.register_forward_pre_hook(self._look)
+
+    def _look(self, *_: object) -> None:
+        if time.perf_counter() > self.until:
+            self.over = True
+            raise TimeoutError("its time is over")
 
 
 def score(subject: Subject, defenses: Sequence[InputDetector], root: Path, files: Sequence[Path]) -> Inputs:

@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 
-from bdbench.decoding import IMAGE_SUFFIXES, decoded
+from bdbench.decoding import decoded, is_image
 from bdbench.errors import BdbenchError
 from bdbench.files import reading
 from bdbench.memory import check_memory
@@ -87,7 +87,7 @@ def below(root: Path) -> list[Path]:
     """All images below a folder, at any depth, sorted. Raises BdbenchError for a folder without any."""
     _check_folder(root)
     with reading(root, "a folder"):
-        paths = sorted(path for path in root.rglob("*") if _is_image(path) and not _hidden(path.relative_to(root)))
+        paths = sorted(path for path in root.rglob("*") if is_image(path) and not _hidden(path.relative_to(root)))
     if not paths:
         raise BdbenchError(f"{root} holds no images: {_EXPECTED}")
     return paths
@@ -168,11 +168,7 @@ def _name(folder: Path) -> str:
 
 def _images(folder: Path) -> list[Path]:
     with reading(folder, "a folder of images"):
-        return sorted(path for path in folder.iterdir() if _is_image(path))
-
-
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
+        return sorted(path for path in folder.iterdir() if is_image(path))
 
 
 def _hidden(path: Path) -> bool:

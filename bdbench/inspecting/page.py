@@ -14,6 +14,7 @@ from bdbench.inspecting.detectors import Finding, Inputs, Scores
 from bdbench.inspecting.subject import Subject
 from bdbench.inspecting.verdict import Conclusion
 from bdbench.verdicts import TONES
+from bdbench.words import counted
 
 _MOST_INPUTS = 12
 
@@ -56,9 +57,9 @@ def told_of_inputs(one: Scores) -> str:
         return f"{one.how}: {foreign.line(one.reason)}"
     flagged = one.flagged
     if flagged is None:
-        return f"{len(one.scores)} images scored; without clean images nothing says which are suspicious"
+        return f"{counted(len(one.scores), 'image')} scored; without clean images nothing says which are suspicious"
     usual = 0.05 * len(flagged)
-    return f"{int(flagged.sum())} of {len(flagged)} images flagged; of clean ones {usual:.0f} would be"
+    return f"{int(flagged.sum())} of {counted(len(flagged), 'image')} flagged; of clean ones {usual:.0f} would be"
 
 
 def _detector(subject: Subject, finding: Finding, pictures: Sequence[bytes]) -> dict[str, Any]:

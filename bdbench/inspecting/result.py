@@ -18,6 +18,7 @@ from bdbench.errors import writable
 from bdbench.experiment import Hooks
 from bdbench.inspecting import page
 from bdbench.inspecting.detectors import Finding, Inputs, Scores
+from bdbench.inspecting.foresight import Foresight
 from bdbench.inspecting.subject import Subject
 from bdbench.inspecting.verdict import Conclusion, Suspect
 from bdbench.store import write_file, written_whole
@@ -40,6 +41,7 @@ class Inspection:
     """What was found. verdict: "found", "nothing found" or "cannot tell"; exit_code: of the command, by the verdict."""
 
     subject: Subject
+    foresight: Foresight
     findings: list[Finding]
     inputs: Inputs | None
     conclusion: Conclusion
@@ -78,13 +80,14 @@ class Inspection:
             "suspects": [{"label": s.label, "name": s.name, "by": list(s.by)} for s in said.suspects],
             "not_found": said.limits,
             "notes": said.notes,
-            "model": _model(subject),
-            "clean": _clean(subject),
+            "model": model_of(subject),
+            "clean": clean_of(subject),
             "detectors": [
                 _detector(finding, subject, [name for name, _ in pictures])
                 for finding, pictures in zip(self.findings, self.pictures, strict=True)
             ],
             "inputs": _inputs(self.inputs),
+            "estimate": self.foresight.to_dict(),
             "identifiers": _IDENTIFIERS,
             "environment": environment.describe(
                 subject.bench.trainer.device,
@@ -160,7 +163,8 @@ def enlarged(picture: np.ndarray) -> np.ndarray:
     return picture.repeat(factor, 0).repeat(factor, 1)
 
 
-def _model(subject: Subject) -> dict[str, Any]:
+def model_of(subject: Subject) -> dict[str, Any]:
+    """What was read of the checkpoint."""
     read = subject.checkpoint
     return {
         "file": str(read.path),
@@ -175,7 +179,8 @@ def _model(subject: Subject) -> dict[str, Any]:
     }
 
 
-def _clean(subject: Subject) -> dict[str, Any] | None:
+def clean_of(subject: Subject) -> dict[str, Any] | None:
+    """What was read of the clean images, None without any."""
     clean = subject.clean
     if clean is None:
         return None

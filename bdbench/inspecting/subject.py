@@ -30,6 +30,7 @@ from bdbench.seeds import Streams
 from bdbench.store import Store
 from bdbench.tools import HarnessTools
 from bdbench.training import Victim
+from bdbench.words import counted
 
 NORMALISATIONS: Mapping[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
@@ -187,7 +188,11 @@ def _classes(path: Path, asked: Asked, told: Mapping[str, Any]) -> tuple[str, ..
     if twice:
         raise BdbenchError(f"the class {twice[0]!r} is named twice: expected a name of its own for each")
     if len(names) < 2:
-        what = f"{len(names)} classes are named" if given is not None or names else f"{path} does not name its classes"
+        what = (
+            f"{counted(len(names), 'class')} named"
+            if given is not None or names
+            else f"{path} does not name its classes"
+        )
         raise BdbenchError(
             f"{what}: expected --classes FILE, a name a line in the order of the labels, or their number"
         )

@@ -11,6 +11,7 @@ from bdbench import foreign
 from bdbench.inspecting.detectors import Finding
 from bdbench.inspecting.subject import NORMALISATIONS, Subject
 from bdbench.verdicts import Word
+from bdbench.words import counted
 
 # A detector compares each class with the others: of fewer there is nothing to compare with.
 _FEWEST = 4
@@ -135,7 +136,7 @@ def _notes(subject: Subject) -> Iterator[str]:
         return
     if clean.skipped:
         path, reason = clean.skipped[0]
-        yield f"{len(clean.skipped)} clean images do not read and are left out, such as {path}: {reason}"
+        yield f"Left out: {counted(len(clean.skipped), 'clean image')} that cannot be read, such as {path}: {reason}"
     if clean.labels is None:
         yield "The clean images are in no folders of classes: the model's own answers are taken for their labels."
     better = _better(subject)
@@ -166,6 +167,11 @@ def _limits(findings: Sequence[Finding]) -> Iterator[str]:
         if finding.how == "ran":
             told = finding.defense.assumption.rstrip(".")
             yield f"{finding.defense.name} supposes: {told}. It cannot find a backdoor that is otherwise."
+            if finding.less:
+                yield (
+                    f"For --seconds {finding.defense.name} ran with {finding.less}: what takes more to be found is "
+                    "not found, and a clean class may look like a target."
+                )
         else:
             yield f"{finding.defense.name} did not run: {finding.reason.rstrip('.')}. What it alone finds is not found."
     yield (

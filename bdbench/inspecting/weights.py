@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -12,11 +13,14 @@ from bdbench import configs
 from bdbench.checkpoint import Checkpoint
 from bdbench.errors import BdbenchError
 from bdbench.interfaces import Architecture
+from bdbench.words import counted
 
 Tensors = Mapping[str, torch.Tensor]
 # Counted by batch norm and used by nothing that predicts; old checkpoints have none.
 _COUNTER = "num_batches_tracked"
 _SHOWN = 3
+# By which a number of a network, such as its width, is often another one.
+_FACTORS = (1 / 8, 1 / 4, 1 / 2, 2, 4, 8)
 
 
 def fitted(
@@ -29,7 +33,7 @@ def fitted(
     """
     known = network.state_dict()
     given = named(checkpoint.tensors, known)
-    _check_names(checkpoint, given, known, architecture)
+    _check_names(checkpoint, given, known, architecture, shape, classes)
     _check_shapes(checkpoint, given, known, architecture, shape, classes)
     made = {name: given.get(name, like).to("cpu", like.dtype) for name, like in known.items()}
     broken = [name for name, tensor in made.items() if not torch.isfinite(tensor).all()]
@@ -79,7 +83,14 @@ def _with_one_layer_renamed(given: dict[str, torch.Tensor], known: Tensors) -> d
     return {last[name.rpartition(".")[2]] if name in extra else name: tensor for name, tensor in given.items()}
 
 
-def _check_names(checkpoint: Checkpoint, given: Tensors, known: Tensors, architecture: Architecture) -> None:
+def _check_names(
+    checkpoint: Checkpoint,
+    given: Tensors,
+    known: Tensors,
+    architecture: Architecture,
+    shape: tuple[int, ...],
+    classes: int,
+) -> None:
     missing = [name for name in known if name not in given and not name.endswith(_COUNTER)]
     extra = [name for name in given if name not in known]
     if missing or extra:
@@ -87,7 +98,7 @@ def _check_names(checkpoint: Checkpoint, given: Tensors, known: Tensors, archite
         told += [f"it has {_some(extra)}, which the model has not"] if extra else []
         raise BdbenchError(
             f"{checkpoint.path} is not of model {_spec(architecture)!r}: {' and '.join(told)}: "
-            f"expected the architecture that it was trained as{_parameters(architecture)}"
+            f"expected the architecture that it was trained as{_hint(checkpoint, architecture, shape, classes)}"
         )
 
 
@@ -111,21 +122,58 @@ def _check_shapes(
         )
     if all(len(our) == 4 and (their[0], *their[2:]) == (our[0], *our[2:]) for their, our in odd.values()):
         raise BdbenchError(
-            f"{checkpoint.path} takes images of {theirs[1]} channels ({name} is {_sizes(theirs)}) and they have "
-            f"{shape[2]}: expected channels={theirs[1]}"
+            f"{checkpoint.path} takes images of {counted(theirs[1], 'channel')} ({name} is {_sizes(theirs)}) and they "
+            f"have {shape[2]}: expected channels={theirs[1]}"
         )
     raise BdbenchError(
         f"{checkpoint.path} is not of model {_spec(architecture)!r} for images of {_sizes(shape)}: {name} is "
         f"{_sizes(theirs)}, expected {_sizes(ours)}; the image size and the model are to be those that it was "
-        f"trained with{_parameters(architecture)}"
+        f"trained with{_hint(checkpoint, architecture, shape, classes)}"
     )
 
 
-def _parameters(architecture: Architecture) -> str:
+def _hint(checkpoint: Checkpoint, architecture: Architecture, shape: tuple[int, ...], classes: int) -> str:
+    """With which value of one of its parameters the weights would fit, or which parameters there are."""
+    for other, devices in _others(architecture):
+        if any(_fits(checkpoint, other, shape, classes, device) for device in devices):
+            return f": they fit model {_spec(other)!r}"
+    own = [field.name for field in _own(architecture)]
+    return f" (model {architecture.name!r} has the parameters {', '.join(own)})" if own else ""
+
+
+def _own(architecture: Architecture) -> list[dataclasses.Field[Any]]:
     """The parameters that only this kind of model has."""
     shared = {field.name for field in dataclasses.fields(Architecture)}
-    own = [field.name for field in dataclasses.fields(architecture) if field.name not in shared]
-    return f" (model {architecture.name!r} has the parameters {', '.join(own)})" if own else ""
+    return [field for field in dataclasses.fields(architecture) if field.name not in shared]
+
+
+def _others(architecture: Architecture) -> Iterator[tuple[Architecture, tuple[str, ...]]]:
+    """The same with another value of one parameter, switched or some times as large; and where it may be laid out."""
+    for field in _own(architecture):
+        value = getattr(architecture, field.name)
+        # Not every network can be laid out without being made; one that is far larger is not made for a hint.
+        tried: list[Any] = [True, False] if "bool" in str(field.type) else []
+        devices: tuple[str, ...] = ("meta", "cpu")
+        if isinstance(value, int) and not isinstance(value, bool):
+            tried, devices = [int(value * factor) for factor in _FACTORS], ("meta",)
+        for other in tried:
+            with contextlib.suppress(BdbenchError):
+                yield dataclasses.replace(architecture, **{field.name: other}), devices
+
+
+def _fits(
+    checkpoint: Checkpoint, architecture: Architecture, shape: tuple[int, ...], classes: int, device: str
+) -> bool:
+    """Whether the weights are those of a network of this architecture, laid out on ``device``."""
+    height, width, channels = shape
+    try:
+        with torch.device(device):
+            known = architecture.build((height, width, channels), classes).state_dict()
+    except Exception:  # it is only a hint
+        return False
+    given = named(checkpoint.tensors, known)
+    missing = [name for name in known if name not in given and not name.endswith(_COUNTER)]
+    return not missing and all(name in known and given[name].shape == known[name].shape for name in given)
 
 
 def _spec(architecture: Architecture) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 
 from bdbench import machine, training
 from bdbench.errors import BdbenchError, writable
+from bdbench.files import check_outside
 from bdbench.listing import Listing
 from bdbench.plugins import installed
 from bdbench.preparation import stratified
@@ -20,6 +21,7 @@ from bdbench.scanning import files, given, reading
 from bdbench.scanning.laboratory import Laboratory
 from bdbench.seeds import Streams
 from bdbench.store import STAGES, written_whole
+from bdbench.words import counted
 
 _SHOWN, _TEST_SHARE = 5, 0.2
 
@@ -60,12 +62,10 @@ def _carried(
     paths = [_checked(root, name) for name in names]
     if new.exists() and not done:
         raise BdbenchError(f"{new} is there already: expected a new folder")
-    # By what they are and not by how they are written: a way round may lead back in.
-    if new.resolve().is_relative_to(root.resolve()):
-        raise BdbenchError(f"{new} lies in the folder that was scanned, {root}: expected a place outside")
+    check_outside(new, root, "that was scanned")
     verb = "move" if move else "copy"
     if not yes:
-        yield f"would {verb} {len(names)} images from {root} to {new}, such as:"
+        yield f"would {verb} {counted(len(names), 'image')} from {root} to {new}, such as:"
         yield from (f"  {name}" for name in names[:_SHOWN])
         yield "nothing was done; --yes does it"
         return
@@ -77,7 +77,7 @@ def _carried(
     else:
         with written_whole(new) as aside:
             _carry(paths, names, aside, shutil.copy2, advance)
-    yield f"{'moved' if move else 'copied'} {len(names)} images to {new}"
+    yield f"{'moved' if move else 'copied'} {counted(len(names), 'image')} to {new}"
 
 
 def _carry(

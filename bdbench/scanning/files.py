@@ -14,7 +14,7 @@ from bdbench.files import read_json
 from bdbench.scanning import page, verdict
 from bdbench.scanning.identifiers import IDENTIFIERS
 from bdbench.scanning.outcome import Scan
-from bdbench.scanning.reading import Copies
+from bdbench.scanning.reading import Copies, Read
 from bdbench.store import sweep, written_whole
 
 SCHEMA = "bdbench-scan-1"
@@ -90,7 +90,7 @@ def to_dict(scan: Scan) -> dict[str, Any]:
             }
             for group in scan.groups
         ],
-        "data": _data(scan),
+        "data": data(scan.read, scan.source, scan.given),
         "settings": dict(scan.settings),
         "environment": dict(scan.environment),
         "cost": {"seconds": {k: round(v, 3) for k, v in scan.seconds.items()}, "peak_memory_mb": scan.peak_memory_mb},
@@ -98,11 +98,11 @@ def to_dict(scan: Scan) -> dict[str, Any]:
     }
 
 
-def _data(scan: Scan) -> dict[str, Any]:
-    read = scan.read
+def data(read: Read, source: str, given: Sequence[str]) -> dict[str, Any]:
+    """What was read; source, given: as ``Scan`` has them."""
     return {
-        "source": scan.source,
-        "given": list(scan.given),
+        "source": source,
+        "given": list(given),
         "root": None if read.listing.root is None else str(read.listing.root.absolute()),
         "fingerprint": read.fingerprint,
         "listed": len(read.listing),
@@ -127,22 +127,22 @@ def _copies(groups: Sequence[Copies]) -> dict[str, Any]:
     return {"groups": len(groups), "images": sum(len(group.names) for group in groups), "first": first}
 
 
-def validate(data: Any, where: str = "scan") -> None:
-    """Raise BdbenchError unless ``data`` is what scan.json may hold."""
-    schemas.check(data, "scan.schema.1.json", "scan", where)
+def validate(told: Any, where: str = "scan") -> None:
+    """Raise BdbenchError unless ``told`` is what scan.json may hold."""
+    schemas.check(told, "scan.schema.1.json", "scan", where)
 
 
 def read(folder: Path) -> dict[str, Any]:
     """The scan.json in a folder. Raises BdbenchError if there is none, or it is not valid."""
     file = folder / "scan.json"
     try:
-        data = read_json(file)
+        told = read_json(file)
     except FileNotFoundError:
         raise BdbenchError(
             f"no scan at {folder}: expected a folder with a scan.json, as bdbench scan leaves it"
         ) from None
-    validate(data, str(file))
-    return data
+    validate(told, str(file))
+    return told
 
 
 def names_in(file: Path) -> list[str]:

@@ -11,13 +11,12 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from bdbench import forecast, guard, memory
+from bdbench import configs, forecast, guard, memory, pace
 from bdbench.data import TrainingView
 from bdbench.defenses import Detector
 from bdbench.errors import BdbenchError
@@ -52,7 +51,7 @@ class Expected:
             models = "as many small networks as the time allows, "
         else:
             models = "" if self.models is None else f"{self.models} small networks, "
-        seconds = "time not told" if self.seconds is None else f"about {_time(self.seconds)}"
+        seconds = "time not told" if self.seconds is None else f"about {pace.shown(self.seconds)}"
         held = "" if self.memory is None else f", {memory.shown(self.memory)} of memory"
         return models + seconds + held
 
@@ -76,15 +75,35 @@ class Foresight:
         """All of it, as far as it can be told."""
         return self.trainings * self.each + sum(one.seconds or 0 for one in self.detectors)
 
+    def to_dict(self) -> dict[str, Any]:
+        """For programs. models: those of the harness's own; memory and free in bytes; what is not known is null."""
+        return {
+            "seconds": round(self.seconds, 3),
+            "models": self.trainings,
+            "seconds_each": round(self.each, 3),
+            "memory": self.memory,
+            "free": self.available,
+            "detectors": [
+                {
+                    "spec": configs.spec(one.detector.config()),
+                    "models": one.models,
+                    "seconds": None if one.seconds is None else round(one.seconds, 3),
+                    "memory": one.memory,
+                }
+                for one in self.detectors
+            ],
+        }
+
     def lines(self) -> Iterator[str]:
         """For a person."""
         looked = "one to look into, and " if self.trainings > 1 else ""
-        yield f"models to train: {looked}one without what was marked, if anything is; about {_time(self.each)} each"
+        each = pace.shown(self.each)
+        yield f"models to train: {looked}one without what was marked, if anything is; about {each} each"
         for one in self.detectors:
             yield f"detector {one.detector.name}: {one.told()}"
         there = "an unknown amount" if self.available is None else memory.shown(self.available)
         held = memory.shown(self.memory)
-        yield f"in all: about {_time(self.seconds)} at this machine's pace, {held} of memory; {there} free"
+        yield f"in all: about {pace.shown(self.seconds)} at this machine's pace, {held} of memory; {there} free"
 
 
 def check_fits(laboratory: Laboratory, detectors: Sequence[Detector]) -> None:
@@ -185,9 +204,3 @@ def _open(one: Detector) -> bool:
     except BdbenchError:
         return False
     return True
-
-
-def _time(seconds: float) -> str:
-    if seconds < 10:
-        return f"{seconds:.2g} s"
-    return str(timedelta(seconds=round(seconds)))

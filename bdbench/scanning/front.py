@@ -20,6 +20,7 @@ from bdbench.configs import spec
 from bdbench.defenses import Detector
 from bdbench.errors import BdbenchError, unknown
 from bdbench.experiment import Hooks, checked_seed
+from bdbench.files import check_outside
 from bdbench.interfaces import Architecture
 from bdbench.listing import Listing
 from bdbench.plugins import installed
@@ -34,6 +35,7 @@ from bdbench.store import STAGES
 
 __all__ = ["Plan", "Prepared", "Scan", "prepare", "scan"]
 
+PLAN_SCHEMA = "bdbench-scan-plan-1"
 Source = str | Path | Sequence[str | Path] | Any
 
 
@@ -84,6 +86,15 @@ class Prepared:
         yield from telling.lines(self.read)
         if self.foresight is not None:
             yield from self.foresight.lines()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same for programs; ``data`` and ``settings`` are as in scan.json."""
+        return {
+            "schema": PLAN_SCHEMA,
+            "data": files.data(self.read, self.source, self.given),
+            "estimate": None if self.foresight is None else self.foresight.to_dict(),
+            "settings": self._settings(),
+        }
 
     def run(self) -> Scan:
         """Let the detectors at it. What was done before is found again.
@@ -201,15 +212,18 @@ def scan(
 ) -> Scan:
     """Is a set of images poisoned?
 
-    source: a path or several, the name of a data set, images with ``labels`` (or a pair of both), or a Dataset of
-    torchvision or Hugging Face; images are uint8 or floats in 0..1, (n, H, W) or (n, H, W, 1 or 3). classes: the names
-    of the labels; report: the folder for what ``bdbench scan`` leaves, and for what it goes on from if it is broken off
+    source: a path or several, the name of a data set, images with ``labels`` (or a pair of both), a Dataset of
+    torchvision or Hugging Face, or a DataFrame of images or paths and labels; images are uint8 or floats in 0..1,
+    (n, H, W) or (n, H, W, 1 or 3). classes: the names of the labels; report: the folder for what ``bdbench scan``
+    leaves, and for what it goes on from if it is broken off
     (None: nothing is left); options: those of ``Plan``. Raises BdbenchError for what the caller can mend.
     """
     known = [f.name for f in dataclasses.fields(Plan)]
     if strange := sorted(options.keys() - known):
         raise unknown("option", strange[0], known)
     plan = Plan(**options)
+    if report is not None:
+        check_report(Path(report), source)
     with tempfile.TemporaryDirectory() as aside:
         folder = Path(aside) if report is None else Path(report) / STAGES
         if report is not None:
@@ -227,6 +241,13 @@ def scan(
         if report is not None:
             files.write(Path(report), made)
         return made
+
+
+def check_report(report: Path, source: Source) -> None:
+    """Raise BdbenchError for a report in a folder that is scanned: the next scan would read it."""
+    for path in map(Path, _paths(source)):
+        if path.is_dir():
+            check_outside(report, path, "that is scanned")
 
 
 def _listing(

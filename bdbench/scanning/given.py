@@ -5,7 +5,8 @@ Libraries are known by how their objects behave, so that none of them needs to b
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import io
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,15 @@ from bdbench.interfaces import Dataset, Source
 from bdbench.listing import Listing, listing_of
 from bdbench.params import parse_spec
 from bdbench.plugins import installed
+from bdbench.words import counted
 
 _IMAGES, _LABELS = ("image", "img"), ("label", "labels")
+# Where a table has no images, it may say where they lie.
+_PATHS = ("path", "file", "filename", "file_name")
+_EXPECTED = (
+    "a path, the name of a data set, images and labels, a Dataset of torchvision or Hugging Face, or a DataFrame of "
+    "images or paths and labels"
+)
 
 
 def of_paths(given: Sequence[str | Path], data_root: str | Path | None = None, download: bool = False) -> Listing:
@@ -37,29 +45,36 @@ def of_paths(given: Sequence[str | Path], data_root: str | Path | None = None, d
         with guard.call():
             if dataset.takes(paths):
                 return dataset().browse(paths)
-    if len(paths) == 1 and paths[0].is_dir() and (flat := _images_in(paths[0])):
+    if len(paths) == 1 and paths[0].is_dir() and (flat := sum(map(decoding.is_image, paths[0].iterdir()))):
         raise BdbenchError(
-            f"{paths[0]} has {flat} images and no folders of classes: expected a folder for each class with its images"
+            f"{paths[0]} has {counted(flat, 'image')} and no folders of classes: expected a folder for each "
+            "class with its images"
         )
     raise BdbenchError(f"{_described(paths)} cannot be scanned: expected {_expected()}")
 
 
 def of_object(given: Any, labels: Any = None, classes: Sequence[str] | None = None) -> Listing:
-    """Arrays (images, labels), or a Dataset of Hugging Face or torchvision. Raises BdbenchError for anything else."""
+    """Arrays (images, labels), a Dataset of Hugging Face or torchvision, or a DataFrame of pandas.
+
+    Raises BdbenchError for anything else.
+    """
     if isinstance(given, tuple) and len(given) == 2 and labels is None:
         given, labels = given
     if labels is not None:
         return _of_arrays(np.asarray(given), np.asarray(labels), classes)
     if isinstance(given, np.ndarray):
         raise BdbenchError(f"images of shape {given.shape} and no labels: expected a label for each image")
-    if hasattr(given, "column_names") and hasattr(given, "features"):
+    if isinstance(given, Mapping) and given and all(map(_has_rows, given.values())):
+        given = _train_of(given)
+    if _has_rows(given):
         return _of_rows(given, classes)
+    if hasattr(given, "columns") and hasattr(given, "iloc"):
+        return _of_frame(given, classes)
+    if isinstance(given, Mapping):
+        raise BdbenchError(f"cannot scan {type(given).__name__}: expected {_EXPECTED}")
     if hasattr(given, "__getitem__") and hasattr(given, "__len__"):
         return _of_pairs(given, classes)
-    raise BdbenchError(
-        f"cannot scan {type(given).__name__}: expected a path, the name of a data set, images and labels, or a Dataset "
-        "of torchvision or Hugging Face"
-    )
+    raise BdbenchError(f"cannot scan {type(given).__name__}: expected {_EXPECTED}")
 
 
 def _spec(text: str) -> Dataset | None:
@@ -79,32 +94,34 @@ def _expected() -> str:
     return f"{'; '.join(held)}; or the name of a data set (bdbench list datasets)"
 
 
-def _images_in(folder: Path) -> int:
-    """How many files directly in a folder are images by their names."""
-    return sum(path.suffix.lower() in decoding.IMAGE_SUFFIXES for path in folder.iterdir())
-
-
 def _described(paths: Sequence[Path]) -> str:
     if len(paths) > 1:
-        return f"{paths[0]} and {len(paths) - 1} others together"
+        return f"{paths[0]} and {counted(len(paths) - 1, 'other')} together"
     if not paths[0].is_dir():
         return str(paths[0])
     folders = sum(path.is_dir() for path in paths[0].iterdir())
     files = sum(not path.is_dir() for path in paths[0].iterdir())
-    return f"{paths[0]}, with {folders} folders and {files} files in it,"
+    return f"{paths[0]}, with {counted(folders, 'folder')} and {counted(files, 'file')} in it,"
 
 
 def _of_arrays(images: np.ndarray, labels: np.ndarray, classes: Sequence[str] | None) -> Listing:
     if labels.ndim != 1 or len(images) != len(labels):
-        raise BdbenchError(f"{len(images)} images and labels of shape {labels.shape}: expected a label for each")
+        raise BdbenchError(
+            f"{counted(len(images), 'image')} and labels of shape {labels.shape}: expected a label for each"
+        )
+    labels, named = _known(labels, classes)
+    return listing_of([Split(images, labels)], named)
+
+
+def _known(labels: np.ndarray, classes: Sequence[str] | None) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Labels that are numbers, or names themselves, as places among the names of their classes."""
     if not np.issubdtype(labels.dtype, np.integer):
         if np.issubdtype(labels.dtype, np.inexact):
             raise BdbenchError(f"labels are {labels.dtype}: expected integers, or names")
         told = [label.decode(errors="replace") if isinstance(label, bytes) else str(label) for label in labels.tolist()]
         names = sorted(set(told))
         labels, classes = np.searchsorted(names, told), names
-    labels, named = _numbered(_integers(labels), classes)
-    return listing_of([Split(images, labels)], named)
+    return _numbered(_integers(labels), classes)
 
 
 def _numbered(labels: np.ndarray, classes: Sequence[str] | None) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -118,6 +135,31 @@ def _numbered(labels: np.ndarray, classes: Sequence[str] | None) -> tuple[np.nda
     if len(classes) < most:
         raise BdbenchError(f"{len(classes)} classes are named and labels go up to {most - 1}: expected a name for each")
     return labels, tuple(map(str, classes))
+
+
+def _has_rows(given: Any) -> bool:
+    return hasattr(given, "column_names") and hasattr(given, "features")
+
+
+def _train_of(splits: Mapping[str, Any]) -> Any:
+    """Of a DatasetDict of Hugging Face, what is trained on."""
+    if "train" not in splits:
+        names = ", ".join(map(repr, splits))
+        raise BdbenchError(f"the data set has the splits {names} and no 'train': expected one of them by itself")
+    return splits["train"]
+
+
+def _of_frame(frame: Any, classes: Sequence[str] | None) -> Listing:
+    """A DataFrame: images, encoded or in arrays, or paths of files, and labels, numbers or names."""
+    columns = [str(column) for column in frame.columns]
+    image, label = _column(columns, (*_IMAGES, *_PATHS)), _column(columns, _LABELS)
+    cells = frame[image].tolist()
+    labels, named = _known(np.asarray(frame[label].tolist()), classes)
+    listed = _opening(cells.__getitem__, labels, named, "rows")
+    names = [
+        str(cell) if isinstance(cell, str | Path) else name for cell, name in zip(cells, listed.names, strict=True)
+    ]
+    return replace(listed, names=names, parallel=True)
 
 
 def _of_rows(rows: Any, classes: Sequence[str] | None) -> Listing:
@@ -167,15 +209,28 @@ def _integers(labels: Any) -> np.ndarray:
 def _opening(item: Any, labels: np.ndarray, classes: tuple[str, ...], title: str) -> Listing:
     def opened(place: int) -> np.ndarray:
         try:
-            return _pixels(item(place))
+            return _pixels(item(place), f"{title}/{place}")
+        except BdbenchError:
+            raise
         except Exception as error:  # the user's data set may raise anything
             raise BdbenchError(f"cannot read the image {title}/{place}: {error}") from None
 
     return Listing([f"{title}/{place}" for place in range(len(labels))], labels, classes, opened)
 
 
-def _pixels(image: Any) -> np.ndarray:
-    """An image of Pillow, an array, or a tensor (C, H, W), as uint8 (H, W, 1 or 3). Raises ValueError for others."""
+def _pixels(image: Any, where: str) -> np.ndarray:
+    """An image of Pillow, an array, or a tensor (C, H, W), as uint8 (H, W, 1 or 3); an encoded one in bytes, in a file,
+    or in a struct of both, as Hugging Face keeps them. Raises ValueError for others, BdbenchError for one that does not
+    decode, which says ``where`` it is.
+    """
+    if isinstance(image, Mapping):
+        image = image.get("path") if image.get("bytes") is None else image["bytes"]
+        if image is None:
+            raise ValueError("a struct without bytes and without a path: expected either")
+    if isinstance(image, bytes):
+        return decoding.decoded(io.BytesIO(image), where)
+    if isinstance(image, str | Path):
+        return decoding.decoded(Path(image), where)
     if hasattr(image, "convert"):
         return decoding.seen(image)
     pixels = np.asarray(image)

@@ -15,6 +15,7 @@ from bdbench.scanning.groups import SHOWN, Group
 from bdbench.scanning.identifiers import IDENTIFIERS
 from bdbench.scanning.outcome import Scan
 from bdbench.verdicts import TONES
+from bdbench.words import counted
 
 # Groups that are shown in full, classes of which a bar is drawn, and of each the highest scores that count.
 _GROUPS, _CLASSES, _HIGHEST = 12, 30, 10
@@ -70,14 +71,14 @@ def _group(scan: Scan, group: Group) -> dict[str, Any]:
 def _told(group: Group, resembled: str | None) -> str:
     count = len(group.rows)
     if group.resembling is None:
-        return f"{count} images filed under {group.name!r}."
+        return f"{counted(count, 'image')} filed under {group.name!r}."
     seen = f"To a model that never saw them, {group.resembling} of {count} look like another class"
     most = f", most often {resembled!r}" if resembled is not None else ""
     natural = (
         " Their labels look right, so this may be a natural group, such as the pictures of another camera, or a "
         "trigger that changes no label."
     )
-    return f"{count} images filed under {group.name!r}. {seen}{most}.{natural if resembled is None else ''}"
+    return f"{counted(count, 'image')} filed under {group.name!r}. {seen}{most}.{natural if resembled is None else ''}"
 
 
 def _name(scan: Scan, row: int) -> str:

@@ -15,6 +15,7 @@ from bdbench.preparation import stratified
 from bdbench.progress import Track
 from bdbench.scanning import likeness
 from bdbench.seeds import Streams
+from bdbench.words import counted
 
 # Of fewer images in a class nothing can be told; detectors need some on either side.
 FEWEST = 8
@@ -135,7 +136,9 @@ def _asked(listing: Listing, subset: int | None, streams: Streams) -> np.ndarray
         raise BdbenchError(f"two classes are called {twice!r}: expected different names")
     if len(np.unique(listing.labels)) < 2:
         only = listing.classes[listing.labels[0]]
-        raise BdbenchError(f"all {len(listing)} images are of class {only!r}{left}: expected at least 2 classes")
+        raise BdbenchError(
+            f"{counted(len(listing), 'image')}, all of class {only!r}{left}: expected at least 2 classes"
+        )
     if subset is None:
         return np.arange(len(listing))
     if subset >= len(listing):

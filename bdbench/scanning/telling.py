@@ -6,21 +6,23 @@ from collections.abc import Iterator, Sequence
 
 from bdbench import foreign
 from bdbench.scanning.reading import FEWEST, Copies, Read
+from bdbench.words import counted
 
 
 def lines(found: Read) -> Iterator[str]:
     """What was read, for a person."""
     listing, (low, middle, high) = found.listing, found.sizes
-    of = f" of {len(listing)}" if found.left_out.size else ""
-    yield f"read: {found.decoded}{of} images of {len(found.classes) + len(found.small)} classes"
+    of = f", of {len(listing)}," if found.left_out.size else ""
+    classes = len(found.classes) + len(found.small)
+    yield f"read: {counted(found.decoded, 'image')}{of} of {counted(classes, 'class')}"
     sizes = f"all {low[0]} x {low[1]}" if low == high else f"{low[0]} x {low[1]} to {high[0]} x {high[1]}"
     usual = "" if low == high else f", usually about {middle[0]} x {middle[1]}"
     colour = {0: "in colour", found.decoded: "grey"}.get(found.grey, f"{found.grey} of them grey")
     yield f"sizes: {sizes}{usual}; {colour}"
     if found.resized:
         yield (
-            f"brought to {found.size} x {found.size}: {found.resized} images, each as a whole, by bicubic resampling "
-            "(--size sets another)"
+            f"brought to {found.size} x {found.size}: {counted(found.resized, 'image')}, each as a whole, by bicubic "
+            "resampling (--size sets another)"
         )
     if found.skipped:
         reasons: dict[str, list[str]] = {}
@@ -33,7 +35,7 @@ def lines(found: Read) -> Iterator[str]:
     if found.small:
         some = ", ".join(f"{foreign.line(name)} ({count})" for name, count in list(found.small.items())[:5])
         more = f" and {len(found.small) - 5} more" if len(found.small) > 5 else ""
-        yield f"not judged: {len(found.small)} classes of fewer than {FEWEST} different images: {some}{more}"
+        yield f"not judged: {counted(len(found.small), 'class')} of fewer than {FEWEST} different images: {some}{more}"
     for title, copies in (("exact copies", found.exact), ("near copies", found.near)):
         if copies:
             yield f"{title}: {_told(copies)}"
@@ -42,5 +44,5 @@ def lines(found: Read) -> Iterator[str]:
 def _told(copies: Sequence[Copies]) -> str:
     mixed = [group for group in copies if len(group.labels) > 1]
     total = sum(len(group.names) for group in copies)
-    apart = f"; {len(mixed)} groups lie in several classes, such as {', '.join(mixed[0].names)}" if mixed else ""
-    return f"{total} images in {len(copies)} groups{foreign.line(apart)}"
+    apart = f"; {counted(len(mixed), 'group')} in several classes, such as {', '.join(mixed[0].names)}" if mixed else ""
+    return f"{counted(total, 'image')} in {counted(len(copies), 'group')}{foreign.line(apart)}"

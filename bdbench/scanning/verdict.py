@@ -14,6 +14,7 @@ import numpy as np
 from bdbench.scanning.detecting import Said
 from bdbench.scanning.reading import FEWEST, Read
 from bdbench.verdicts import Word
+from bdbench.words import counted
 
 LEVEL = 0.05
 """A clean set is called poisoned this often, over all detectors of a scan, if their probabilities are right."""
@@ -48,7 +49,9 @@ def judge(found: Read, said: Sequence[Said]) -> Verdict:
     if not able or unsure or any(one.error for one in said):
         return Verdict("cannot tell", _unsure(found, said, unsure), _classes(found, flagged), flagged, p_value)
     share = f"of clean sets {_percent(p_value or 0)} look at least as suspicious"
-    sentence = f"Nothing found in {n} images of {len(found.classes)} classes{_in_haste(able)}: {share}."
+    sentence = (
+        f"Nothing found in {counted(n, 'image')} of {counted(len(found.classes), 'class')}{_in_haste(able)}: {share}."
+    )
     return Verdict("nothing found", sentence, {}, np.zeros(n, bool), p_value)
 
 
@@ -75,9 +78,9 @@ def of_one(one: Said, able: int) -> str:
     if one.flagged is None:
         return "ranks the images and has no rule of its own to call any suspicious"
     if one.p_value is None:
-        return f"marks {count} images and cannot say how often it does so in a clean set"
+        return f"marks {counted(count, 'image')} and cannot say how often it does so in a clean set"
     outcome = "finds" if _finds(one, able) else "is not sure of" if count else "finds nothing:"
-    return f"{outcome} {count} images, p = {one.p_value:.2g}"
+    return f"{outcome} {counted(count, 'image')}, p = {one.p_value:.2g}"
 
 
 def limits(found: Read, said: Sequence[Said], resized_from: int) -> Iterator[str]:
@@ -99,17 +102,17 @@ def limits(found: Read, said: Sequence[Said], resized_from: int) -> Iterator[str
         "(clean-label) is weaker than one that does."
     )
     if found.small:
-        count = sum(found.small.values())
-        yield f"{len(found.small)} classes of fewer than {FEWEST} images ({count} images) were not judged."
+        small, images = counted(len(found.small), "class"), counted(sum(found.small.values()), "image")
+        yield f"Not judged: {small} of fewer than {FEWEST} images ({images})."
     if len(found.left_out):
-        yield f"{len(found.left_out)} images were left out by --subset; nothing is said of them."
+        yield f"Left out by --subset: {counted(len(found.left_out), 'image')}, of which nothing is said."
     if found.resized and resized_from > found.size:
         yield (
             f"Images of about {resized_from} pixels a side were brought to {found.size}: a trigger smaller than about "
             f"{round(2 * resized_from / found.size)} of their pixels is blurred away (--size)."
         )
     if any(not odd.reason.startswith("files") for odd in found.skipped):
-        yield f"{len(found.skipped)} files were left out; nothing is said of them."
+        yield f"Left out: {counted(len(found.skipped), 'file')}, of which nothing is said."
 
 
 def agreement(said: Sequence[Said]) -> list[tuple[str, str, int, int]]:
@@ -146,10 +149,10 @@ def _classes(found: Read, flagged: np.ndarray) -> dict[str, int]:
 def _found(found: Read, flagged: np.ndarray, finding: Sequence[Said], p_value: float | None) -> str:
     classes = _classes(found, flagged)
     told = ", ".join(f"{count} of {_size(found, name)} in {name!r}" for name, count in list(classes.items())[:5])
-    more = f" and {len(classes) - 5} more classes" if len(classes) > 5 else ""
+    more = f" and {counted(len(classes) - 5, 'more class')}" if len(classes) > 5 else ""
     by = " and ".join(one.detector.name for one in finding)
     chance = f"p = {p_value:.2g}, about one clean set in {round(1 / max(p_value or 0, 1e-9)):,} looks like this"
-    return f"Found: {int(flagged.sum())} suspicious images: {told}{more} ({by}; {chance})."
+    return f"Found: {counted(int(flagged.sum()), 'suspicious image')}: {told}{more} ({by}; {chance})."
 
 
 def _size(found: Read, name: str) -> int:
@@ -159,14 +162,14 @@ def _size(found: Read, name: str) -> int:
 def _unsure(found: Read, said: Sequence[Said], unsure: Sequence[Said]) -> str:
     if len(found.classes) < 2:
         return (
-            f"Cannot tell: {len(found.classes)} classes have {FEWEST} different images or more, expected at least 2 "
-            "to compare."
+            f"Cannot tell: {counted(len(found.classes), 'class')} of {FEWEST} different images or more, expected at "
+            "least 2 to compare."
         )
     if unsure:
         one = unsure[0]
-        count = int(one.flagged.sum()) if one.flagged is not None else 0
+        marked = counted(int(one.flagged.sum()) if one.flagged is not None else 0, "image")
         often = _percent(one.p_value or 0)
-        return f"Cannot tell: {one.detector.name} marks {count} images, but {often} of clean sets look like this to it."
+        return f"Cannot tell: {one.detector.name} marks {marked}, but {often} of clean sets look like this to it."
     able = [one for one in said if decides(one)]
     failed = [one for one in said if one.error is not None]
     if failed:

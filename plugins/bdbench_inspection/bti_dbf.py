@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import numpy as np
 
 from bdbench import ModelDetector, Tools, Verdict, param
+
+# In fewer a generator has not yet left where it began.
+_FEWEST_STEPS = 200
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +62,23 @@ class BtiDbf(ModelDetector):
         largest = int(shares.argmax())
         flagged = bool(shares[largest] > self.share)
         return Verdict(float(shares[largest]), flagged, (largest,) if flagged else ())
+
+    def pace(self, tools: Tools) -> tuple[Callable[[int], object], float]:
+        """Steps of the generator: those of the mask, for which the model is not asked, are nothing beside them."""
+        from bdbench_inspection.decoupling import invert
+        from bdbench_inspection.generating import parts
+
+        clean = tools.clean_examples(self.clean)
+        images, labels = np.asarray(clean.images)[: self.batch], clean.labels[: self.batch]
+        settings: dict[str, Any] = {k: getattr(self, k) for k in ("batch", "bound", "width")}
+        model = parts(tools.victim, tools.num_classes, self.name)
+        work = functools.partial(invert, model, images, labels, 0, tools.device, mask_steps=1, **settings)
+        return lambda steps: work(steps=steps), self.steps
+
+    def within(self, share: float, tools: Tools) -> Self | None:
+        """With fewer steps."""
+        steps, mask_steps = int(share * self.steps), max(1, int(share * self.mask_steps))
+        return replace(self, steps=steps, mask_steps=mask_steps) if steps >= _FEWEST_STEPS else None
 
 
 def sent(hits: np.ndarray, labels: np.ndarray, num_classes: int) -> np.ndarray:

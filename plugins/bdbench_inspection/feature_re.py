@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
 from bdbench import ModelDetector, Tools, Verdict, param
+
+if TYPE_CHECKING:
+    from bdbench_inspection.hyperplane import Bounds
+
+
+# In fewer the mask has not yet come down to its size.
+_FEWEST_PASSES = 100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,12 +53,11 @@ class FeatureRE(ModelDetector):
         without a linear head.
         """
         from bdbench_inspection.generating import parts
-        from bdbench_inspection.hyperplane import Bounds, search
+        from bdbench_inspection.hyperplane import search
 
         clean = tools.clean_examples(self.clean)
         model = parts(tools.victim, tools.num_classes, self.name)
-        # Of a handful of features the share is none, and none is no bound.
-        bounds = Bounds(self.change, self.spread, float(max(1, int(self.size * model.head.in_features))))
+        bounds = self._bounds(model.head.in_features)
         settings: dict[str, Any] = {k: getattr(self, k) for k in ("warm_up", "passes", "batch", "width")}
         told = {**settings, "clean": self.clean, **{k: getattr(self, k) for k in ("size", "change", "spread")}}
         configs = [{"feature-re": "trigger", "label": label, **told} for label in range(tools.num_classes)]
@@ -64,3 +71,33 @@ class FeatureRE(ModelDetector):
             advance(1)
         suspects = np.flatnonzero(np.array(values) < self.threshold)
         return Verdict(-min(values), bool(len(suspects)), tuple(suspects.tolist()))
+
+    def pace(self, tools: Tools) -> tuple[Callable[[int], object], float]:
+        """Passes over one batch for one label."""
+        from bdbench_inspection.generating import parts
+        from bdbench_inspection.hyperplane import search
+
+        clean = tools.clean_examples(self.clean)
+        images, labels = np.asarray(clean.images)[: self.batch], clean.labels[: self.batch]
+        model = parts(tools.victim, tools.num_classes, self.name)
+        # Of a label that not all of these images have: they would be left out.
+        label = (int(labels[0]) + 1) % tools.num_classes
+        settings: dict[str, Any] = {"batch": self.batch, "width": self.width, "warm_up": 0}
+        settings["bounds"] = self._bounds(model.head.in_features)
+        work = functools.partial(
+            search, model, images, labels, [0] * tools.num_classes, tools.device, label, **settings
+        )
+        # Forward and back takes three times as long as forward: a pass is four of these, one that warms up three.
+        each = (self.passes + 3 / 4 * self.warm_up) * len(clean.labels) / len(labels)
+        return lambda passes: work(passes=passes), each * tools.num_classes
+
+    def within(self, share: float, tools: Tools) -> Self | None:
+        """With fewer passes."""
+        passes, warm_up = int(share * self.passes), int(share * self.warm_up)
+        return replace(self, passes=passes, warm_up=warm_up) if passes >= _FEWEST_PASSES else None
+
+    def _bounds(self, features: int) -> Bounds:
+        from bdbench_inspection.hyperplane import Bounds
+
+        # Of a handful of features the share is none, and none is no bound.
+        return Bounds(self.change, self.spread, float(max(1, int(self.size * features))))

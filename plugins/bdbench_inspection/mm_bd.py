@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import warnings
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import numpy as np
 
@@ -13,6 +14,8 @@ from bdbench import ModelDetector, Tools, Verdict, param
 
 # Fewer other labels have no law that could be fitted.
 _FEWEST = 3
+# Fewer starts, and then fewer steps, leave margins that say more of where they started than of the model.
+_FEWEST_IMAGES, _FEWEST_STEPS = 5, 100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +66,22 @@ class MmBd(ModelDetector):
             return Verdict(0.0, False)
         flagged = bool(log_p < np.log(self.significance)) if self.significance else False
         return Verdict(-log_p / np.log(10), flagged, (largest,) if flagged else (), p_value=float(np.exp(log_p)))
+
+    def pace(self, tools: Tools) -> tuple[Callable[[int], object], float]:
+        """Steps for one label."""
+        from bdbench_inspection.margin import largest_margin
+
+        model = tools.victim.module().eval().requires_grad_(False)
+        work = functools.partial(
+            largest_margin, model, tools.shape, [0], tools.device, 0, images=self.images, lr=self.lr
+        )
+        return lambda steps: work(steps=steps), self.steps * tools.num_classes
+
+    def within(self, share: float, tools: Tools) -> Self | None:
+        """With fewer images, and then fewer steps."""
+        images = min(self.images, max(_FEWEST_IMAGES, int(share * self.images)))
+        steps = min(self.steps, int(share * self.steps * self.images / images))
+        return replace(self, images=images, steps=steps) if steps >= _FEWEST_STEPS else None
 
 
 def log_p_value(margins: np.ndarray) -> float | None:

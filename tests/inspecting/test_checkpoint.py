@@ -64,6 +64,15 @@ def test_a_network_of_torchvision_keeps_its_own_names(tmp_path: Path) -> None:
         assert subject.victim.logits(x) == pytest.approx(network(normal).numpy(), abs=1e-4)
 
 
+def test_the_parameter_with_which_the_weights_fit_is_named(tmp_path: Path) -> None:
+    from torchvision import models
+
+    save_file(models.resnet18(num_classes=5).state_dict(), tmp_path / "model.safetensors")
+    fits = r": they fit model 'torchvision:net=resnet18,small=[Ff]alse'$"
+    with pytest.raises(BdbenchError, match=fits):
+        quickly(tmp_path / "model.safetensors", model="torchvision:net=resnet18", classes=5, size=32)
+
+
 class Evil:
     def __reduce__(self) -> Any:
         return os.mkdir, ("evil-was-run",)

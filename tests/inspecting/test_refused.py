@@ -68,11 +68,11 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("extra.safetensors", KNOWN, r"it has extra\.weight, which the mod"),
     ("missing.safetensors", KNOWN, r"it lacks .*expected the architecture"),
     ("nan.safetensors", KNOWN, r"holds NaN or infinite values: expected fin"),
-    ("good.safetensors", {"model": "convnet"}, r"is not of model 'convnet:width=32' .*has the parameters width"),
+    ("good.safetensors", {"model": "convnet"}, r"model 'convnet:width=32' .*: they fit model 'convnet:width=4'$"),
     ("good.safetensors", {"model": "resnet9", "size": 16}, r"is not of model 'resnet9': it lacks .* and it has "),
     ("good.safetensors", {"model": "convnt"}, r"unknown model 'convnt': did you mean 'convnet'\?"),
     ("good.safetensors", {"classes": 12}, r"is of 10 classes .* and 12 are named: expected 10 classes"),
-    ("good.safetensors", {"classes": 1}, r"1 classes are named: expected --classes"),
+    ("good.safetensors", {"classes": 1}, r"1 class named: expected --classes"),
     ("good.safetensors", {"classes": 10**9}, r"classes=1000000000 is not allowed: .* at most 1000000"),
     ("good.safetensors", {"classes": "9" * 5000}, r"classes=9+ is not allowed: .* at most 1000000"),
     ("good.safetensors", {"classes": -1}, r"classes=-1 is not allowed"),
@@ -96,7 +96,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("good.safetensors", {"inputs": ["a.png"]}, r"inputs=\['a\.png'\] is not allowed: expected a path"),
     ("good.safetensors", {"classes": "gone.txt"}, r"no file of classes at gone\.txt: expected a name a line"),
     ("good.safetensors", {"classes": "twice.txt"}, r"the class 'a' is named twice"),
-    ("good.safetensors", {"channels": 3}, r"takes images of 1 channels .* and they have 3: expected channels=1"),
+    ("good.safetensors", {"channels": 3}, r"takes images of 1 channel .* and they have 3: expected channels=1"),
     ("good.safetensors", {"channels": 2}, r"channels=2 is not allowed: expected 1 or 3"),
     ("good.safetensors", {"size": 2}, r"size=2 is not allowed: expected 4\.\.4096"),
     ("good.safetensors", {"normalise": "imagnet"}, r"unknown normalisation 'imagnet': did you mean 'imagenet'\?"),
@@ -148,6 +148,15 @@ def test_a_place_that_cannot_be_written_is_told_before_work(place: Place, tmp_pa
     (tmp_path / "out").write_text("a file")
     with pytest.raises(BdbenchError, match="cannot write to .*out"):
         quickly(place.good, defenses=[Breaks()], out=tmp_path / "out")
+
+
+def test_a_report_among_the_images_is_refused(place: Place) -> None:
+    for asked in ({"clean": place.clean}, {"inputs": place.clean}):
+        with pytest.raises(
+            BdbenchError, match=r"out lies in the folder of (clean images|inputs), .*: expected a place ou"
+        ):
+            quickly(place.good, out=place.clean / "0" / ".." / "out", **asked)
+    assert not (place.clean / "out").exists()
 
 
 def test_the_command_refuses_numbers_that_are_none(place: Place) -> None:

@@ -8,12 +8,14 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import fastjsonschema
 import numpy as np
 import pytest
 from click.testing import Result
 from PIL import Image
 
 from bdbench import ModelDetector
+from bdbench.inspecting import result
 from tests.inspecting.asking import QUICK, AlsoSays, Breaks, Place, Says, Told, command, quickly
 from tests.test_stopping import stopped
 
@@ -107,7 +109,7 @@ def test_a_flat_folder_has_the_models_own_answers_for_labels(place: Place, tmp_p
     assert found.subject.accuracy is None and found.subject.clean is not None and len(found.subject.clean.images) == 60
     assert np.array_equal(found.subject.labels, found.subject.victim.predict(found.subject.clean.images))
     assert [note.partition(",")[0] for note in found.conclusion.notes] == [
-        "1 clean images do not read and are left out",
+        "Left out: 1 clean image that cannot be read",
         "The clean images are in no folders of classes: the model's own answers are taken for their labels.",
     ]
 
@@ -140,7 +142,16 @@ def test_a_dry_run_says_what_was_read_and_leaves_nothing(place: Place, tmp_path:
     assert lines["images"] == "8 x 8 x 1" and lines["classes"] == "10"
     count = len(list(inputs.iterdir()))
     assert lines["inputs"] == f"{count} image files in {inputs}"
-    assert {lines[name] for name in ("neural-cleanse", "mm-bd", "strip")} == {"is to run"}
+    assert {lines[name].partition(",")[0] for name in ("neural-cleanse", "mm-bd", "strip")} == {"is to run"}
+    ended = command(place.bad, clean=place.clean, inputs=inputs, dry_run=True, json=True, out=out)
+    told = json.loads(ended.stdout)
+    assert told["schema"] == "bdbench.inspect-plan/1" and not out.exists()
+    properties = result.schema()["properties"]
+    for name in ("model", "clean", "estimate"):
+        fastjsonschema.compile(properties[name])(told[name])
+    assert told["inputs"] == {"folder": str(inputs), "files": count, "not_run": {}}
+    assert [one["name"] for one in told["estimate"]["detectors"]] == ["neural-cleanse", "mm-bd"]
+    assert told["estimate"]["seconds"] > 0 and told["estimate"]["all_known"]
     alone = command(place.bad, *QUICK, dry_run=True, out=out)
     assert "neural-cleanse: is not run: it needs clean images: expected --clean DIR" in alone.stderr.splitlines()
-    assert "mm-bd: is to run" in alone.stderr.splitlines()
+    assert "mm-bd: is to run, about " in alone.stderr

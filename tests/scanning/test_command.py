@@ -8,10 +8,13 @@ import sys
 import time
 from pathlib import Path
 
+import fastjsonschema
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
+import bdbench
+from bdbench import BdbenchError, schemas
 from bdbench.cli import cli
 from bdbench.scanning import files
 from tests.scanning.conftest import EACH, MODEL, STAMPED, arrays, write_folder
@@ -93,6 +96,35 @@ def test_a_dry_run_leaves_nothing(folder: Path, tmp_path: Path) -> None:
     result = scan(folder, "--defense", "patch", "--report", report, "--dry-run")
     assert result.exit_code == 0 and "in all: about" in result.stderr and result.stdout == ""
     assert not report.exists()
+
+
+def test_a_dry_run_is_told_to_programs(folder: Path, tmp_path: Path) -> None:
+    """What was read as in scan.json, and what it will take."""
+    result = scan(folder, "--defense", "patch", "--report", tmp_path / "out", "--dry-run", "--json")
+    told = json.loads(result.stdout)
+    assert result.exit_code == 0 and told["schema"] == "bdbench-scan-plan-1"
+    schema = schemas.schema("scan.schema.1.json")
+    fastjsonschema.compile({**schema["properties"]["data"], "$defs": schema.get("$defs", {})})(told["data"])
+    assert told["data"]["scanned"] == 3 * EACH and told["settings"]["model"].startswith("convnet:")
+    estimate = told["estimate"]
+    assert estimate["seconds"] > 0 and estimate["detectors"][0]["spec"] == "patch:chance=0.001"
+    assert estimate["models"] == 1 and estimate["memory"] > 0
+
+
+def test_a_report_in_the_scanned_folder_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the next scan would read its pictures."""
+    monkeypatch.chdir(folder)
+    for inside in ("out", "train/../out", "."):
+        for more in ([], ["--dry-run"]):
+            result = scan(".", "--defense", "patch", "--report", inside, *more)
+            assert result.exit_code == 2, result.output
+            assert (
+                result.stderr
+                == f"bdbench: {Path(inside)} lies in the folder that is scanned, .: expected a place outside\n"
+            )
+    with pytest.raises(BdbenchError, match="lies in the folder that is scanned"):
+        bdbench.scan(folder, report=folder / "out", defenses=["patch"])
+    assert sorted(path.name for path in folder.iterdir()) == ["test", "train"]
 
 
 def test_apply_says_first_and_does_then(folder: Path, out: Path, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 import bdbench
-from bdbench import BdbenchError
+from bdbench import BdbenchError, decoding
 from bdbench.scanning import files
 from tests.scanning.conftest import CLASSES, EACH, STAMPED, Patch, arrays, write_folder
 
@@ -94,9 +94,15 @@ def test_every_form_of_a_set_gives_the_same_suspects(folder: Path, tmp_path: Pat
         def __getitem__(self, place: int) -> tuple[Any, int]:
             return images[place].transpose(2, 0, 1) / np.float32(255), int(labels[place])
 
+    class Undecoded(HuggingFace):
+        def __getitem__(self, place: int | str) -> Any:
+            if isinstance(place, str):
+                return super().__getitem__(place)
+            return {"img": {"bytes": decoding.encoded(images[place]), "path": "gone.png"}, "label": labels[place]}
+
     given = [
         (images, labels), Torchvision(), HuggingFace(), Tensors(), tmp_path / "set.npz",
-        (images, np.array(CLASSES)[labels]),
+        (images, np.array(CLASSES)[labels]), Undecoded(), {"test": Undecoded(), "train": HuggingFace()},
     ]  # fmt: skip
     for one in given:
         found = bdbench.scan(one, defenses=[Patch()], **quick)
@@ -104,6 +110,24 @@ def test_every_form_of_a_set_gives_the_same_suspects(folder: Path, tmp_path: Pat
         numbers = sorted(int(name.rsplit("/", 1)[1]) for name in found.quarantine)
         assert numbers == list(range(STAMPED)), type(one)
     assert not list(tmp_path.glob("*/"))
+
+
+def test_a_data_frame_of_structs_or_of_paths_is_scanned(folder: Path, quick: dict[str, Any]) -> None:
+    pandas = pytest.importorskip("pandas")
+    images, labels = arrays()
+    structs = [{"bytes": decoding.encoded(image), "path": None} for image in images]
+    structs[-1] = {"bytes": b"no image", "path": None}
+    structs[-2] = {"bytes": None, "path": None}
+    # An index of its own is no place.
+    frame = pandas.DataFrame({"image": structs, "label": labels}, index=range(7, 67))
+    found = bdbench.scan(frame, defenses=["patch"], **quick)
+    assert set(found.quarantine) == {f"rows/{place}" for place in range(STAMPED)}
+    assert {odd.name for odd in found.read.skipped} == {"rows/58", "rows/59"}
+    assert "cannot read the image rows/59: cannot identify" in str([odd.reason for odd in found.read.skipped])
+    paths = sorted(folder.rglob("*.png"))
+    frame = pandas.DataFrame({"path": [str(path) for path in paths], "label": [path.parent.name for path in paths]})
+    found = bdbench.scan(frame, defenses=["patch"], **quick)
+    assert set(found.quarantine) == {str(folder / name) for name in STAMPED_NAMES} and found.read.classes == CLASSES
 
 
 def test_a_torchvision_image_folder_is_read_by_its_files(folder: Path, quick: dict[str, Any]) -> None:
@@ -180,6 +204,13 @@ def test_options_are_checked(options: dict[str, Any], told: str, quick: dict[str
         bdbench.scan(arrays(), **{"defenses": ["patch"], **quick, **options})
 
 
+class Rows:
+    """A Dataset of Hugging Face without images."""
+
+    column_names = ("text",)
+    features: dict[str, Any] = {}  # noqa: RUF012
+
+
 @pytest.mark.parametrize(
     ("given", "told"),
     [
@@ -188,7 +219,13 @@ def test_options_are_checked(options: dict[str, Any], told: str, quick: dict[str
         (lambda images, labels: (images, labels - 1), "labels"),
         (lambda images, labels: (images.astype(float) * np.nan, labels), "NaN"),
         (lambda images, labels: [(image, -1) for image in images], "expected integers >= 0"),
-        (lambda images, labels: 7, "cannot scan int"),
+        (lambda images, labels: 7, "cannot scan int: expected a path, .* or a DataFrame of images or paths and labels"),
+        (lambda images, labels: {"images": images}, "cannot scan dict: expected a path"),
+        (
+            lambda images, labels: {"test": Rows(), "dev": Rows()},
+            "the splits 'test', 'dev' and no 'train': expected one",
+        ),
+        (lambda images, labels: Rows(), "the data set has the columns text: expected image or img"),
         (lambda images, labels: (images, labels * np.nan), "labels are float64: expected integers, or names"),
     ],
 )

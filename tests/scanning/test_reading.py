@@ -126,7 +126,7 @@ def test_copies_are_scanned_once_and_those_in_two_classes_told(folder: Path) -> 
     assert found.exact[0].labels == ("cat", "ship")
     within = replace(found, exact=found.exact[::-1])
     (told,) = (line for line in telling.lines(within) if line.startswith("exact copies"))
-    assert told.endswith("1 groups lie in several classes, such as cat/011.png, ship/stray.png")
+    assert told.endswith("1 group in several classes, such as cat/011.png, ship/stray.png")
 
 
 def test_small_classes_are_not_judged(folder: Path) -> None:
@@ -136,7 +136,7 @@ def test_small_classes_are_not_judged(folder: Path) -> None:
     found = read(folder)
     assert found.classes == CLASSES and found.small == {"rare": reading.FEWEST - 1}
     assert len(found.unjudged) == reading.FEWEST - 1
-    assert "not judged: 1 classes" in "\n".join(telling.lines(found))
+    assert "not judged: 1 class of" in "\n".join(telling.lines(found))
 
 
 def test_a_subset_keeps_the_shares_of_the_classes(folder: Path) -> None:
@@ -178,11 +178,11 @@ def test_what_cannot_fit_is_refused_before_it_is_read(folder: Path, monkeypatch:
     ("make", "told"),
     [
         (lambda root: root.mkdir(), "with 0 folders and 0 files"),
-        (lambda root: (root / "a").mkdir(parents=True) or (root / "a" / "x.txt").write_text(""), "with 1 folders"),
+        (lambda root: (root / "a").mkdir(parents=True) or (root / "a" / "x.txt").write_text(""), "with 1 folder and"),
         (lambda root: None, "is not there"),
         (
             lambda root: root.mkdir() or Image.new("L", (9, 9)).save(root / "x.png"),
-            "has 1 images and no folders of classes: expected a folder for each class",
+            "has 1 image and no folders of classes: expected a folder for each class",
         ),
         (
             lambda root: (root / "a").mkdir(parents=True) or Image.new("L", (9, 9)).save(root / "a" / "x.png"),

@@ -90,8 +90,8 @@ def test_limits_name_what_was_not_looked_at(found: reading.Read) -> None:
         "white corner",
         "25 networks",
         "2.0 times as noisy",
-        "1 classes of fewer",
-        "7 images were left out",
+        "Not judged: 1 class of fewer",
+        "Left out by --subset: 7 images",
         "640",
     ):
         assert part in told

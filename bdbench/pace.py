@@ -1,0 +1,40 @@
+"""How long work takes on this machine, by a look at a part of it. Imports no torch."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import timedelta
+
+# Seconds that a look at the pace takes, at the least; and in which a single step tells it well enough.
+_LOOK, _SLOW = 0.1, 2.0
+
+
+def seconds_each(work: Callable[[int], object]) -> float:
+    """The seconds of a step of ``work``, which does as many as it is told: of some more than one, or of a slow one.
+
+    So what comes once for all steps is not counted with each.
+    """
+
+    def taken(steps: int) -> float:
+        start = time.perf_counter()
+        work(steps)
+        return time.perf_counter() - start
+
+    # What libraries do when they are first used is no pace: it may be ten seconds.
+    taken(1)
+    few, more = taken(1), 8
+    if few >= _SLOW:
+        return few
+    while True:
+        many = taken(1 + more)
+        if many - few >= _LOOK or many >= _SLOW:
+            return max(many - few, 0.0) / more
+        more *= 4
+
+
+def shown(seconds: float) -> str:
+    """Seconds for a person: ``2.5 s``, ``0:01:10``."""
+    if seconds < 10:
+        return f"{seconds:.2g} s"
+    return str(timedelta(seconds=round(seconds)))
