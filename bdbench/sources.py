@@ -24,6 +24,8 @@ from bdbench.interfaces import Component
 LIBRARIES = ("numpy", "scipy", "scikit-learn", "numba")
 # Packages whose sources need not be read: the keys hold their versions, or all of bdbench, anyway.
 _DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+# Methods that say or bound how long work takes, and make no result.
+_OF_TIME = ("pace", "within")
 _BY_VERSION = {"bdbench", "torch", "numpy", "scipy", "sklearn", "numba", *sys.stdlib_module_names}
 
 
@@ -118,8 +120,9 @@ def own_code(component: type[Component]) -> str:
     own packages.
 
     By this records know what they were made by, across machines and for years: so it is of the syntax alone, without
-    comments, docstrings and layout, and bdbench's own code, for which the version of the definitions stands, is no part
-    of it. A component that is in no file has none: "".
+    comments, docstrings and layout. What only tells how long work takes (``ModelDetector.pace`` and ``within``) is no
+    part of it, nor is bdbench's own code, for which the version of the definitions stands. A component that is in no
+    file has none: "".
     """
     bases = {base.__module__ for base in component.__mro__ if _top(base.__module__) not in _BY_VERSION}
     return _said_by(tuple(sorted(bases)))
@@ -142,9 +145,53 @@ def _said_by(modules: tuple[str, ...]) -> str:
         return ""
     digest = hashlib.sha256()
     for path in files:
-        text = _said(ast.parse(path.read_bytes())).encode() if path.suffix == ".py" else path.read_bytes()
+        text = _said(_results(ast.parse(path.read_bytes()))).encode() if path.suffix == ".py" else path.read_bytes()
         digest.update(path.name.encode() + text)
     return digest.hexdigest()[:16]
+
+
+def _results(tree: ast.Module) -> ast.Module:
+    """A module without what only tells or bounds the time that work takes, and what nothing but that needs."""
+    gone: list[ast.AST] = _taken_out(tree, lambda name: name in _OF_TIME, methods=True)
+    found = gone
+    while found:
+        orphans = _read(gone) - _read([tree])
+        found = _taken_out(tree, lambda name: name.startswith("_") and name in orphans, methods=True)  # noqa: B023
+        found += _taken_out(tree, lambda name: name in orphans, methods=False)  # noqa: B023
+        gone += found
+    return tree
+
+
+def _taken_out(tree: ast.Module, wanted: Callable[[str], bool], *, methods: bool) -> list[ast.AST]:
+    """What a module defines under the wanted names, removed from it: methods and values, or else what it imports."""
+    taken: list[ast.AST] = []
+    holders: list[ast.Module | ast.ClassDef] = [tree, *(node for node in tree.body if isinstance(node, ast.ClassDef))]
+    for holder in holders:
+        for node in list(holder.body):
+            if isinstance(node, ast.Import | ast.ImportFrom) and not methods:
+                kept = [alias for alias in node.names if not wanted(alias.asname or alias.name.partition(".")[0])]
+                taken += [alias for alias in node.names if alias not in kept]
+                node.names = kept
+                whole = not kept
+            else:
+                names = [node.name] if isinstance(node, ast.FunctionDef) else _assigned(node)
+                whole = methods and bool(names) and all(map(wanted, names))
+                taken += [node] if whole else []
+            if whole:
+                holder.body.remove(node)
+    return taken
+
+
+def _assigned(node: ast.stmt) -> list[str]:
+    targets = node.targets if isinstance(node, ast.Assign) else []
+    return [part.id for target in targets for part in ast.walk(target) if isinstance(part, ast.Name)]
+
+
+def _read(nodes: Sequence[ast.AST]) -> set[str]:
+    """The names that code reads, those of attributes among them."""
+    parts = [part for node in nodes for part in ast.walk(node)]
+    read = {part.id for part in parts if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Load)}
+    return read | {part.attr for part in parts if isinstance(part, ast.Attribute)}
 
 
 def _said(node: Any) -> str:

@@ -13,7 +13,7 @@ from bdbench import ModelDetector, Split, Tools, Verdict, param
 
 # Makes the median absolute deviation the standard deviation of a normal law.
 _CONSISTENCY = 1.4826
-# Of seven searches the shortest ended after 83 rounds, the longest after 161. In far fewer no mask becomes small: the
+# Of five searches the shortest ended after 83 rounds, the longest after 161. In far fewer no mask becomes small: the
 # norms of all labels are those that chance began with.
 _USUAL_ROUNDS, _FEWEST_ROUNDS = 120, 40
 
