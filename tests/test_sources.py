@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ast
 import functools
 import importlib
 import sys
@@ -252,3 +253,39 @@ def test_a_class_defined_again_in_a_session_is_another() -> None:
     namespace: dict[str, Any] = {"__name__": "typed_again_in_a_session"}
     component = type("Typed", (Random,), {"__module__": namespace["__name__"]})()
     assert sources.code_of(component) != sources.code_of(component)
+
+
+def test_what_only_tells_or_bounds_time_is_no_part_of_what_a_row_was_made_by(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = (
+        "from dataclasses import dataclass\nimport bdbench\n_LEVEL = 1.0\n@dataclass(frozen=True, kw_only=True)\n"
+        "class D(bdbench.ModelDetector):\n    name = 'd'\n"
+        "    def inspect(self, tools): return bdbench.Verdict(self._level())\n    def _level(self): return _LEVEL\n"
+    )
+    timed = (
+        plain.replace("import dataclass\n", "import dataclass, replace\nimport functools\n")
+        .replace("_LEVEL = 1.0\n", "_LEVEL = 1.0\n_FEWEST, _USUAL = 3, 4\n")
+        .replace(
+            "    name = 'd'\n",
+            "    name = 'd'\n    def pace(self, tools): return functools.partial(self._level), self._steps()\n",
+        )
+        + "    def within(self, share, tools): return replace(self) if share > _FEWEST else None\n"
+        "    def _steps(self): return self._often()\n    def _often(self): return _USUAL\n"
+    )
+    # What the rest needs as well is a part of it, and whatever else is private stays.
+    texts = [
+        plain,
+        timed,
+        timed.replace("_LEVEL = 1.0", "_LEVEL = 2.0"),
+        plain.replace("_LEVEL = 1.0", "_LEVEL = 1.0\n_OTHER = 1"),
+    ]
+    monkeypatch.syspath_prepend(tmp_path)
+    codes = []
+    for i, text in enumerate(texts):
+        (tmp_path / f"timed_{i}.py").write_text(text)
+        codes.append(sources._said(sources._results(ast.parse((tmp_path / f"timed_{i}.py").read_bytes()))))
+    assert codes[0] == codes[1] and len(set(codes)) == 3
+    assert sources._said(ast.parse(timed)) != codes[1]
+    module = importlib.import_module("timed_1")
+    assert sources.own_code(module.D) != ""
