@@ -19,7 +19,10 @@ def catalogue(what: Iterable[str]) -> dict[str, list[dict[str, Any]]]:
     # Every registration hook is called first, so that what fails in one is known when plugins are listed.
     registered = {plural: plugins.registered(kind) for kind, plural in KINDS.items()}
     return {
-        w: [asdict(p) for p in plugins.found] if w == "plugins" else [_entry(r) for r in registered[w]] for w in what
+        w: [{**asdict(p), "error": p.error} for p in plugins.found]
+        if w == "plugins"
+        else [_entry(r) for r in registered[w]]
+        for w in what
     }
 
 
