@@ -79,7 +79,8 @@ def test_it_keeps_the_sharpest_of_all_groups_on_the_way(monkeypatch: pytest.Monk
 
 
 def test_it_is_seeded_and_does_not_depend_on_the_order_of_the_networks() -> None:
-    residuals, _, _ = _class(np.random.default_rng(1))
+    # Of two halves of one size rounding decides which is the group: less than half is poisoned here.
+    residuals, _, _ = _class(np.random.default_rng(1), 70)
     first, again = (_found(residuals, 3) for _ in range(2))
     assert (first.fits == again.fits).all() and (first.members == again.members).all()
     turned = _found(residuals[::-1].copy(), 3)
