@@ -10,7 +10,7 @@ import importlib.util
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from importlib import metadata
 from importlib.machinery import all_suffixes
 from pathlib import Path
@@ -24,7 +24,7 @@ from bdbench.interfaces import Component
 LIBRARIES = ("numpy", "scipy", "scikit-learn", "numba")
 # Packages whose sources need not be read: the keys hold their versions, or all of bdbench, anyway.
 _DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-# Methods that say or bound how long work takes, and make no result.
+# Methods of model detectors that say or bound how long their work takes, and make no result.
 _OF_TIME = ("pace", "within")
 _BY_VERSION = {"bdbench", "torch", "numpy", "scipy", "sklearn", "numba", *sys.stdlib_module_names}
 
@@ -125,7 +125,8 @@ def own_code(component: type[Component]) -> str:
     file has none: "".
     """
     bases = {base.__module__ for base in component.__mro__ if _top(base.__module__) not in _BY_VERSION}
-    return _said_by(tuple(sorted(bases)))
+    timed = (base.__name__ for base in component.__mro__ if getattr(base, "stage", None) == "model")
+    return _said_by(tuple(sorted(bases)), frozenset(timed))
 
 
 def own_code_of(component: Component) -> str:
@@ -139,46 +140,57 @@ def joined(codes: Sequence[str]) -> str:
 
 
 @functools.cache
-def _said_by(modules: tuple[str, ...]) -> str:
+def _said_by(modules: tuple[str, ...], detectors: frozenset[str]) -> str:
     files = _all_reached(modules)
     if files is None:
         return ""
     digest = hashlib.sha256()
     for path in files:
-        text = _said(_results(ast.parse(path.read_bytes()))).encode() if path.suffix == ".py" else path.read_bytes()
+        text = (
+            _said(_results(ast.parse(path.read_bytes()), detectors)).encode()
+            if path.suffix == ".py"
+            else path.read_bytes()
+        )
         digest.update(path.name.encode() + text)
     return digest.hexdigest()[:16]
 
 
-def _results(tree: ast.Module) -> ast.Module:
-    """A module without what only tells or bounds the time that work takes, and what nothing but that needs."""
-    gone: list[ast.AST] = _taken_out(tree, lambda name: name in _OF_TIME, methods=True)
-    found = gone
+def _results(tree: ast.Module, detectors: Collection[str]) -> ast.Module:
+    """A module without the methods by which classes of these names tell or bound time, and what only these need."""
+    classes = [node for node in tree.body if isinstance(node, ast.ClassDef)]
+    timed = [one for one in classes if one.name in detectors]
+    found = gone = _taken_out(timed, _OF_TIME)
     while found:
         orphans = _read(gone) - _read([tree])
-        found = _taken_out(tree, lambda name: name.startswith("_") and name in orphans, methods=True)  # noqa: B023
-        found += _taken_out(tree, lambda name: name in orphans, methods=False)  # noqa: B023
+        found = _taken_out([tree, *classes], [name for name in orphans if name.startswith("_")]) + _unloaded(
+            tree, orphans
+        )
         gone += found
     return tree
 
 
-def _taken_out(tree: ast.Module, wanted: Callable[[str], bool], *, methods: bool) -> list[ast.AST]:
-    """What a module defines under the wanted names, removed from it: methods and values, or else what it imports."""
+def _taken_out(holders: Sequence[ast.Module | ast.ClassDef], names: Collection[str]) -> list[ast.AST]:
+    """The functions and values of these names that modules and classes define, removed from them."""
     taken: list[ast.AST] = []
-    holders: list[ast.Module | ast.ClassDef] = [tree, *(node for node in tree.body if isinstance(node, ast.ClassDef))]
     for holder in holders:
         for node in list(holder.body):
-            if isinstance(node, ast.Import | ast.ImportFrom) and not methods:
-                kept = [alias for alias in node.names if not wanted(alias.asname or alias.name.partition(".")[0])]
-                taken += [alias for alias in node.names if alias not in kept]
-                node.names = kept
-                whole = not kept
-            else:
-                names = [node.name] if isinstance(node, ast.FunctionDef) else _assigned(node)
-                whole = methods and bool(names) and all(map(wanted, names))
-                taken += [node] if whole else []
-            if whole:
+            defined = [node.name] if isinstance(node, ast.FunctionDef) else _assigned(node)
+            if defined and all(name in names for name in defined):
                 holder.body.remove(node)
+                taken.append(node)
+    return taken
+
+
+def _unloaded(tree: ast.Module, names: Collection[str]) -> list[ast.AST]:
+    """What a module imports by these names, removed from it."""
+    taken: list[ast.AST] = []
+    for node in list(tree.body):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            dropped = [alias for alias in node.names if (alias.asname or alias.name.partition(".")[0]) in names]
+            node.names = [alias for alias in node.names if alias not in dropped]
+            taken += dropped
+            if not node.names:
+                tree.body.remove(node)
     return taken
 
 

@@ -284,8 +284,22 @@ def test_what_only_tells_or_bounds_time_is_no_part_of_what_a_row_was_made_by(
     codes = []
     for i, text in enumerate(texts):
         (tmp_path / f"timed_{i}.py").write_text(text)
-        codes.append(sources._said(sources._results(ast.parse((tmp_path / f"timed_{i}.py").read_bytes()))))
+        codes.append(sources._said(sources._results(ast.parse((tmp_path / f"timed_{i}.py").read_bytes()), {"D"})))
     assert codes[0] == codes[1] and len(set(codes)) == 3
     assert sources._said(ast.parse(timed)) != codes[1]
-    module = importlib.import_module("timed_1")
-    assert sources.own_code(module.D) != ""
+    # By a class of another name, or outside of it, the same words are code like any other.
+    assert sources._said(sources._results(ast.parse(timed), {"E"})) == sources._said(ast.parse(timed))
+    told = "def within(x): return x\n"
+    assert sources._said(sources._results(ast.parse(plain + told), {"D"})) != codes[0]
+    # A component's own: two files of one name, of which one has the methods.
+    for folder, text in (
+        ("one", plain),
+        ("other", timed),
+        ("third", timed.replace("(bdbench.ModelDetector)", "(bdbench.Detector)")),
+    ):
+        package = tmp_path / f"{folder}_pack"
+        package.mkdir()
+        (package / "__init__.py").write_text("")
+        (package / "same.py").write_text(text)
+    made = [sources.own_code(importlib.import_module(f"{f}_pack.same").D) for f in ("one", "other", "third")]
+    assert made[0] == made[1] != made[2] and "" not in made
