@@ -48,6 +48,15 @@ def test_a_part_has_a_table_for_each_stage(tmp_path: Path) -> None:
     assert markdown.part(tmp_path, matrix="auroc").startswith("| attack")
 
 
+def test_where_nobody_defends_data_sets_stand_across(tmp_path: Path) -> None:
+    attacked, floor = made(stage="repair", parts=defense("none")), made(attack="none", parts=defense("none"))
+    keep(tmp_path, attacked, floor)
+    heading, _, *lines = show(tmp_path, "--matrix", "asr_before").stdout.splitlines()
+    assert [cell.strip() for cell in heading.split("|")] == ["", "attack", "digits", ""]
+    assert [line.split("|")[1].strip() for line in lines] == ["badnets rate=0.05"]
+    assert rows(show(tmp_path, "--columns", "asr_before").stdout)[0][0] in lines[0]
+
+
 def test_what_was_not_run_is_said_everywhere(board: Path) -> None:
     heading, _, *lines = show(board, "--matrix", "auroc").stdout.splitlines()
     assert [cell.strip() for cell in heading.split("|")] == ["", "attack", "low-loss", "random", "spectral", ""]

@@ -135,7 +135,11 @@ def add(folder: Path, runs: tuple[Path, ...]) -> None:
 @click.option("--sort", metavar="COLUMN", help="By a number of table.csv, such as auroc; the best first.")
 @click.option("--by", type=click.Choice(["dataset", "attack", "defense", "access"]), help="A table for each of these.")
 @click.option("--columns", metavar="NAMES", help="Such as attack,defense,auroc: what to show of the columns.")
-@click.option("--matrix", metavar="NUMBER", help="Attacks down and defenses across, of one number such as auroc.")
+@click.option(
+    "--matrix",
+    metavar="NUMBER",
+    help="Attacks down and defenses across, of one number such as auroc; where nobody defends, data sets across.",
+)
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV instead of Markdown.")
 def show(folder: Path, **part: Any) -> None:
     """Print a part of DIR's table, as Markdown, a table for each stage of defense."""

@@ -37,9 +37,9 @@ retraining included; "x victim" are its seconds over those that the cell's own v
 
 ATTACKS_NOTE = """\
 Before any defense. Clean model: of the same recipe and seeds where nothing is poisoned, on the same test images. PSNR,
-SSIM, largest change: of attacked test images against what they were made of; the first two are means over at most some
-3 million values of each seed, the last is in grey levels. Seconds: to craft a trigger, and to poison the training set
-and the challenge."""
+SSIM, largest change: of attacked test images against what they were made of; the first two are means over the first
+of them, of some 3 million values (where test images lie class by class, of one class or two), the last is in grey
+levels. Seconds: to craft a trigger, and to poison the training set and the challenge."""
 _MISSING = "Not run, failed, or not to be run:\n\n"
 # What a page has room for; table.csv and index.html have the rest.
 _LEFT_OUT = ("der", "signed", "peak_memory_mb", "device")
@@ -109,7 +109,7 @@ def part(
     """The rows of a leaderboard that fit ``where``, as Markdown or CSV; see ``views.select``. Raises BdbenchError.
 
     A table for each stage. by: and for each value of this column; columns: the shown ones, with commas; matrix: one
-    number, attacks down and defenses across, of the stages that have it.
+    number, attacks down and defenses across, of the stages that have it; where nobody defends, data sets across.
     """
     board = Board.read(folder)
     table = select(covered(summarise(frame_of(board)), board), where, sort)
@@ -122,6 +122,9 @@ def part(
             raise unknown("column", name, [*SETTING, *HEADINGS])
     parts = []
     stages = views.stages(table)
+    if matrix and not stages:
+        attacks = views.attacks(table)
+        return f"{_by_dataset(shown.loc[attacks.index], matrix)}\n"
     if matrix:
         stages = [s for s in stages if matrix in views.columns(table[table["stage"] == s], s)] or stages[:1]
     for stage in stages:
@@ -168,6 +171,15 @@ def _matrix(shown: pd.DataFrame, name: str) -> str:
     notes = [f"† is told more, and compared with those told as much: {_listed(more)}."] if more else []
     notes += [f"Not run: {', '.join(empty)}."] if empty else []
     return "\n\n".join([body, *([" ".join(notes)] if notes else [])])
+
+
+def _by_dataset(shown: pd.DataFrame, name: str) -> str:
+    """Attacks down and data sets across; a column tells its whole ground where one of a data set would not be alone."""
+    alone = shown.groupby("dataset")[list(GROUNDS)].nunique().max(axis=1).eq(1)
+    grounds = [row["dataset"] if alone[row["dataset"]] else views.ground(row) for row in rows_of(shown)]
+    named = shown.assign(ground=grounds)
+    grid = named.pivot_table(name, "attack", "ground", aggfunc=" / ".join, fill_value="-")
+    return tabulate(grid.reset_index(), "keys", "github", disable_numparse=True, showindex=False)
 
 
 def _told_more(shown: pd.DataFrame) -> dict[str, str]:
