@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from datetime import timedelta
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from bdbench import guard, memory
 from bdbench.bench import laid_out
 from bdbench.defenses import Defense, Needs
 from bdbench.interfaces import Architecture
+from bdbench.pace import shown
 from bdbench.progress import quiet
 from bdbench.record import BASES
 from bdbench.scene import Scene, Setting
@@ -65,7 +65,7 @@ class Forecast:
 
     def lines(self) -> Iterator[str]:
         """The forecast for a person."""
-        total = timedelta(seconds=round(self.trainings * self.seconds))
+        total = shown(self.trainings * self.seconds)
         yield f"models: {self.trainings} trainings of the victim's kind, as far as can be told before"
         pace = f"{self.seconds:.3g} s each at this machine's pace"
         yield f"time: about {total}, {pace}; what the attack crafts is not counted"

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import timedelta
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from bdbench import pace
 from bdbench.applicable import why_not
 from bdbench.board import Board
 from bdbench.configs import labels, parameters, shown
@@ -212,7 +212,7 @@ def show_plan(jobs: Sequence[Job], board: Board) -> None:
     pending = board.pending(jobs)
     seconds, untold = board.estimate(pending)
     cells = sum(len(job.defenses) for job in pending)
-    told = f"at most about {timedelta(seconds=round(seconds))} by earlier records" if cells > untold else ""
+    told = f"at most about {pace.shown(seconds)} by earlier records" if cells > untold else ""
     unknown = f"no earlier record tells of {untold} of them" if untold else ""
     console.print(
         f"{sum(len(job.applicable) for job in jobs) - cells} cells are recorded, {cells} are to run, on {len(pending)} "

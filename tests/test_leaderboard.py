@@ -244,6 +244,21 @@ def test_cost_is_beside_the_victims_own(tmp_path: Path) -> None:
     assert row["processor"] == "a processor"
 
 
+def test_times_of_two_machines_are_not_averaged(tmp_path: Path) -> None:
+    def by(device: str, processor: str, precision: str, seed: int, seconds: float) -> dict[str, Any]:
+        cost = {"seconds": {"victim": 1.0, "score": seconds}, "models_trained": 0, "peak_memory_mb": seconds}
+        data = made(seed, cost=cost)
+        here = {"device": device, "processor": processor, "precision": precision}
+        return {**data, "environment": {**data["environment"], **here}}
+
+    slow, fast = ("cpu", "a processor", "float32"), ("a GPU", "another processor", "bfloat16")
+    row = one_row(tmp_path, by(*slow, 0, 100.0), by(*fast, 1, 2.0), by(*fast, 2, 4.0))
+    assert (row["seeds"], row["defense_seconds"], row["times_victim"], row["peak_memory_mb"]) == (3, 3.0, 3.0, 3.0)
+    assert (row["timed_on"], row["processor"]) == ("a GPU x2, bfloat16", "a processor, another processor")
+    row = one_row(tmp_path / "cpu", by(*slow, 0, 100.0), by(*slow, 1, 50.0), by(*fast, 2, 4.0))
+    assert (row["timed_on"], row["defense_seconds"]) == ("a processor, float32", 75.0)
+
+
 def test_both_ders_are_kept_and_the_rank_is_by_the_one_without_clips(tmp_path: Path) -> None:
     # Against the clipped DER both are alike.
     derived = {name: {"defense_effectiveness_rating": 0.5, "signed": s} for name, s in (("a", 0.5), ("b", 0.3))}

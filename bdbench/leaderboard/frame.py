@@ -141,6 +141,7 @@ def _row(data: Mapping[str, Any]) -> dict[str, Any]:
     row["models_trained"] = cost["models_trained"]
     row["peak_memory_mb"] = cost["peak_memory_mb"]
     row["device"] = f"{environment['device']} x{environment['threads']}"
-    row["processor"] = environment["processor"]
+    row |= {name: environment[name] for name in ("processor", "precision")}
+    row["torch"] = environment["versions"]["torch"]
     row["command"] = configs.command(config, data["seed"])
     return row

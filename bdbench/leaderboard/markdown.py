@@ -33,7 +33,9 @@ by none, and not told apart from the best; else 1 + the number of rivals that be
 work there (the interval of ASR before reaches down to 50 or below), so that the row is not ranked and in no average.
 "Flags" are what the defense itself would remove. "Clean": the same defense where nothing is attacked. "p < 0.05": in
 how many seeds the defense says that there is a backdoor. Seconds, memory and models are the defense's own, its
-retraining included; "x victim" are its seconds over those that the cell's own victim took."""
+retraining included; "x victim" are its seconds over those that the cell's own victim took. Where several machines made
+a row, times and memory are those of the one with most of its seeds ("timed_on" in table.csv; a GPU's name, or else the
+processor's, and the precision)."""
 
 ATTACKS_NOTE = """\
 Before any defense. Clean model: of the same recipe and seeds where nothing is poisoned, on the same test images. PSNR,

@@ -61,17 +61,18 @@ def summarise(frame: pd.DataFrame) -> pd.DataFrame:
     works: "yes" or "no", whether the attack does before any defense; "" where nothing is attacked. worst_asr_after: of
     the seeds. alarms: in how many seeds p < 0.05, of alarms_of. control_ca, control_ca_cost, control_flagged: of the
     same defense in the same setting where nothing is attacked. For model detectors see ``verdicts``, for rank and best
-    ``standing``.
+    ``standing``. Seconds and memory are means over the seeds of one machine, timed_on: that of most seeds of the row.
     """
     groups = frame.groupby(CELL, sort=True)
     table = groups.agg(
         control=("control", "first"),
         made_of=("made_of", "first"),
         seeds=("seed", "size"),
-        **{name: (name, "mean") for name in COSTS},
         device=("device", _joined),
         processor=("processor", _joined),
-    ).reset_index()
+        torch=("torch", _joined),
+    )
+    table = table.join(_costs(frame)).reset_index()
     by_seed = BySeed.of(frame)
     numbers = _numbers(by_seed)
     p_values = by_seed.values["p_value"]
@@ -147,6 +148,17 @@ def _control(table: pd.DataFrame) -> np.ndarray:
 
 def _taken(values: np.ndarray, rows: np.ndarray) -> np.ndarray:
     return np.where(rows >= 0, values[rows], np.nan)
+
+
+def _costs(frame: pd.DataFrame) -> pd.DataFrame:
+    """Means of COSTS by cell, over the seeds of the machine that made most: a mean of two machines is the time of none."""
+    machine = frame["processor"].where(frame["device"].str.startswith("cpu"), frame["device"])
+    timed = frame.assign(timed_on=machine + ", " + frame["precision"])
+    counted = timed.groupby([*CELL, "timed_on"], sort=True).size()
+    chosen = counted.groupby(CELL, sort=True).idxmax().to_list()
+    own = timed.set_index([*CELL, "timed_on"]).sort_index().loc[chosen].reset_index("timed_on")
+    groups = own.groupby(CELL, sort=True)
+    return groups.agg(timed_on=("timed_on", "first"), **{name: (name, "mean") for name in COSTS})
 
 
 def _joined(values: pd.Series) -> str:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import timedelta
 from typing import Any
 
 import numpy as np
 
-from bdbench import foreign, templates
+from bdbench import foreign, pace, templates
 from bdbench.scanning import pictures, telling, verdict
 from bdbench.scanning.detecting import Said
 from bdbench.scanning.groups import SHOWN, Group
@@ -114,7 +113,7 @@ def _copies(scan: Scan) -> Iterator[str]:
 def _facts(scan: Scan) -> Iterator[tuple[str, str]]:
     yield "fingerprint of the data", scan.read.fingerprint
     for name, seconds in scan.seconds.items():
-        yield f"time: {name}", str(timedelta(seconds=round(seconds)))
+        yield f"time: {name}", pace.shown(seconds)
     for one in scan.said:
         yield f"networks trained by {one.detector.name}", str(one.models_trained)
     yield "peak memory", f"{scan.peak_memory_mb:.0f} MB"
