@@ -6,6 +6,7 @@ in their order, in one folder, in a fresh virtual environment.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import runpy
@@ -209,6 +210,15 @@ def test_the_table_of_spreads_is_of_its_file() -> None:
     # By hand: five values, of which the third is the middle.
     values = sorted(found.loc[("blend:rate=0.05", "scan")].filter(like="auroc_"))
     assert f"{values[0]:.3f} - **{values[2]:.3f}** - {values[4]:.3f}" in made["table"]()
+
+
+def test_the_table_of_machines_is_of_the_records() -> None:
+    made = runpy.run_path(str(ROOT / "docs" / "make_machines.py"))
+    assert made["page"]() == (ROOT / "docs" / "numbers.md").read_text(), "run python docs/make_machines.py"
+    cards = [f"NVIDIA {name}, bfloat16, torch 2.11" for name in ("H100", "H200")]
+    found = [(json.loads(key)[0], by) for key, by in made["victims"]().items() if by.keys() >= set(cards)]
+    both = [[by[card] for card in cards] for dataset, by in found if dataset == "imagefolder"]
+    assert len(both) >= 20 and all(one == other for one, other in both)
 
 
 def test_the_table_of_strengths_is_of_its_file() -> None:

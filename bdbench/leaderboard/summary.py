@@ -151,7 +151,7 @@ def _taken(values: np.ndarray, rows: np.ndarray) -> np.ndarray:
 
 
 def _costs(frame: pd.DataFrame) -> pd.DataFrame:
-    """Means of COSTS by cell, over the seeds of the machine that made most: a mean of two machines is the time of none."""
+    """Means of COSTS by cell, over the seeds of the machine that made most: a mean over two is the time of neither."""
     machine = frame["processor"].where(frame["device"].str.startswith("cpu"), frame["device"])
     timed = frame.assign(timed_on=machine + ", " + frame["precision"])
     counted = timed.groupby([*CELL, "timed_on"], sort=True).size()

@@ -1,0 +1,78 @@
+"""What one cell gives on two machines: the victims of committed records that differ in the machine alone.
+
+    python docs/make_machines.py
+
+writes its table into docs/numbers.md: of every pair of machines (processor or GPU, precision, version of torch) and
+data set, the differences of clean accuracy and attack success over the poisoned sets that both trained a victim on.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tabulate import tabulate
+
+ROOT = Path(__file__).parent.parent
+PAGE = ROOT / "docs" / "numbers.md"
+START, END = "<!-- machines -->\n", "<!-- end machines -->"
+HEADINGS = ("data set", "one machine", "another", "pairs", "CA: mean", "sd", "largest", "ASR: mean", "sd", "largest")
+# Fewer pairs tell nothing.
+_FEWEST = 5
+
+
+def machine(record: dict[str, Any]) -> str:
+    """What a victim was trained by."""
+    made = record["environment"]
+    device = made["processor"] if made["device"] == "cpu" else made["device"].split(" 80GB")[0]
+    return f"{device}, {made['precision']}, torch {'.'.join(made['versions']['torch'].split('.')[:2])}"
+
+
+def victims() -> dict[str, dict[str, dict[str, float | None]]]:
+    """What each machine's victim did, by what it was trained on and with."""
+    found: dict[str, dict[str, dict[str, float | None]]] = defaultdict(dict)
+    for file in sorted((ROOT / "leaderboards").glob("*/records/*.json")):
+        data = json.loads(file.read_text())
+        config = data["config"]
+        own = [config["data"]["poisoned"], *(config[kind] for kind in ("recipe", "model", "attack"))]
+        code = [config["code"][kind] for kind in ("model", "attack")]
+        key = json.dumps([config["dataset"]["name"], *own, *code, data["seed"]], sort_keys=True)
+        found[key].setdefault(machine(data), data["before"])
+    return found
+
+
+def moved(one: float | None, other: float | None) -> float:
+    """How much a rate changed, in percentage points; NaN where nothing is attacked."""
+    return np.nan if one is None or other is None else 100 * (other - one)
+
+
+def table() -> str:
+    """The differences, in percentage points."""
+    pairs: dict[tuple[str, str, str], list[tuple[float, ...]]] = defaultdict(list)
+    for key, by in victims().items():
+        for one, other in itertools.combinations(sorted(by), 2):
+            first, second = by[one], by[other]
+            pairs[json.loads(key)[0], one, other].append(
+                tuple(moved(first[n], second[n]) for n in ("clean_accuracy", "attack_success_rate"))
+            )
+    rows = []
+    for (dataset, one, other), found in sorted(pairs.items()):
+        if len(found) >= _FEWEST:
+            ca, asr = np.array(found, float).T
+            numbers = [n for d in (ca, asr[~np.isnan(asr)]) for n in (d.mean(), d.std(ddof=1), np.abs(d).max())]
+            rows.append([dataset, one, other, str(len(found)), *(f"{n:.2f}" for n in numbers)])
+    return tabulate(rows, HEADINGS, "github", disable_numparse=True)
+
+
+def page() -> str:
+    """docs/numbers.md as it should be."""
+    before, rest = PAGE.read_text().split(START)
+    return f"{before}{START}\n{table()}\n\n{END}{rest.split(END)[1]}"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page())
