@@ -13,6 +13,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import click
 import numpy as np
 import pandas as pd
 
@@ -97,7 +98,14 @@ def page() -> str:
     return f"{before}{START}{table()}\n{END}{rest.split(END, 1)[1]}"
 
 
-if __name__ == "__main__":
-    folder, *asked = sys.argv[1:] or ["runs"]
-    measure(Path(folder), asked or detectors())
+@click.command()
+@click.argument("runs", type=click.Path(file_okay=False, path_type=Path), default="runs")
+@click.argument("names", nargs=-1)
+def main(runs: Path, names: tuple[str, ...]) -> None:
+    """Measure what is not measured yet, and write the table."""
+    measure(runs, names or detectors())
     PAGE.write_text(page())
+
+
+if __name__ == "__main__":
+    main()
