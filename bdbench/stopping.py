@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any, NoReturn
@@ -22,6 +22,8 @@ _PATIENCE = 1.0
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # As it is here: in a call into foreign code another stands in its place.
 _EXIT = os._exit
+# Commands that work for minutes.
+_LONG = ("run", "grid", "scan", "inspect")
 _SHOW_CURSOR = "\x1b[?25h\n"
 # Called before the process ends without unwinding: what a death would leave as if by accident.
 BEFORE_END: list[Callable[[], None]] = []
@@ -139,17 +141,23 @@ def _say() -> None:
     if _State.said:
         return
     _State.said = True
-    line = "bdbench: stopped"
-    if _State.kept:
-        import shlex
-
-        # --fresh would make anew what is kept.
-        words = [word for word in sys.argv[1:] if word != "--fresh"]
-        line += f": {_State.kept}; to go on: {shlex.join(['bdbench', *words])}"
+    line = f"bdbench: stopped{_way_on(sys.argv[1:])}"
     # Not through sys.stderr, which whoever was interrupted may hold, or have closed.
     with contextlib.suppress(OSError):
         # On a terminal a bar may stand where the cursor is, which it has hidden.
         os.write(2, f"{_SHOW_CURSOR if os.isatty(2) else ''}{line}\n".encode())
+
+
+def _way_on(words: Sequence[str]) -> str:
+    """What is kept, and the command that goes on with it or, of those that work for long, that starts again."""
+    import shlex
+
+    if _State.kept:
+        # --fresh would make anew what is kept.
+        return f": {_State.kept}; to go on: {shlex.join(['bdbench', *(w for w in words if w != '--fresh')])}"
+    if words and words[0] in _LONG and "--dry-run" not in words:
+        return f": nothing is kept yet; to start again: {shlex.join(['bdbench', *words])}"
+    return ""
 
 
 def _code() -> int:

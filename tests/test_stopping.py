@@ -74,6 +74,23 @@ def test_it_ends_within_two_seconds_whatever_it_is_at(at: str, number: int, code
     assert said == "bdbench: stopped: all of it is kept; to go on: bdbench --option 'two words'\n"
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["scan", "my photos"], ": nothing is kept yet; to start again: bdbench scan 'my photos'"),
+        (["scan", "photos", "--dry-run"], ""),
+        (["list"], ""),
+    ],
+)
+def test_before_there_is_anything_it_says_how_to_start_again(words: list[str], said: str) -> None:
+    program = PROGRAM.replace('stopping.keeps("all of it is kept")\n', "").format(at="time.sleep(9)")
+    command = [sys.executable, "-c", program, *words]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert line(process.stdout) == "here\n"
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=20)[1] == f"bdbench: stopped{said}\n" and process.returncode == 130
+
+
 def test_what_is_kept_is_not_made_afresh_when_it_goes_on() -> None:
     program = PROGRAM.format(at=AT["work"].replace("\n", "\n    "))
     process = subprocess.Popen(

@@ -1,4 +1,4 @@
-"""The files that a scan leaves: scan.json, suspects.csv, keep.txt, quarantine.txt, report.html; all of them or none."""
+"""The files that a scan leaves: scan.json, four lists of images and report.html; all of them or none."""
 
 from __future__ import annotations
 
@@ -35,6 +35,7 @@ def write(folder: Path, scan: Scan) -> None:
     content = {
         "scan.json": schemas.dumps(told),
         "suspects.csv": _table(scan),
+        "skipped.csv": foreign.csv_text(["path", "reason"], ((_name(o.name), o.reason) for o in scan.read.skipped)),
         "keep.txt": _lines(scan.keep),
         "quarantine.txt": _lines(scan.quarantine),
         "report.html": page.render(scan),
@@ -161,5 +162,10 @@ def _lines(names: Sequence[str]) -> str:
 
 
 def _table(scan: Scan) -> str:
-    rows = [(one.name, one.label, f"{one.score:.6g}", int(one.flagged), one.group) for one in scan.suspects()]
+    rows = [(_name(one.name), one.label, f"{one.score:.6g}", int(one.flagged), one.group) for one in scan.suspects()]
     return foreign.csv_text(["path", "label", "score", "flagged", "group"], rows)
+
+
+def _name(name: str) -> str:
+    """For a cell: what a cell would not hold as it is stands as a JSON string."""
+    return name if foreign.line(name) == name and not name.startswith('"') else json.dumps(name)

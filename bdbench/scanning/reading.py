@@ -269,7 +269,7 @@ def _sorted_out(listing: Listing, asked: np.ndarray, facts: _Facts) -> Read:
         skipped=(*facts.odd, *(Odd(*each) for each in listing.passed_over)),
         small={listing.classes[label]: int(counts[label]) for label in listed if counts[label] < FEWEST},
         exact=_groups(listing, facts.places[ok], likeness.exact(facts.digests[ok])) if len(ok) else (),
-        near=_groups(listing, facts.places[scanned], likeness.near(facts.hashes[scanned], images)),
+        near=_near(listing, facts, scanned, images),
         sizes=_sizes(shapes),
         resized=int((shapes != images.shape[1]).any(1).sum()),
         grey=int(facts.grey[ok].sum()),
@@ -294,6 +294,17 @@ def _groups(listing: Listing, places: np.ndarray, leader: np.ndarray) -> tuple[C
             labels = dict.fromkeys(listing.classes[label] for label in listing.labels[own])
             found.append(Copies(tuple(listing.names[place] for place in own), tuple(labels)))
     return tuple(sorted(found, key=lambda copies: (-len(copies.labels), -len(copies.names), copies.names)))
+
+
+def _near(listing: Listing, facts: _Facts, scanned: np.ndarray, images: np.ndarray) -> tuple[Copies, ...]:
+    """The groups of near copies, less those of one picture filed under several labels: these are exact copies."""
+    if not len(scanned):
+        return ()
+    leader = likeness.near(facts.hashes[scanned], images)
+    same = likeness.exact(facts.digests[scanned])
+    pictures = np.unique(np.stack([leader, same], 1), axis=0)[:, 0]
+    several = np.bincount(pictures, minlength=len(leader)) > 1
+    return _groups(listing, facts.places[scanned], np.where(several[leader], leader, np.arange(len(leader))))
 
 
 def _sizes(shapes: np.ndarray) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:

@@ -32,7 +32,7 @@ def test_a_scan_finds_the_stamped_images_and_leaves_its_files(
     assert found.outcome == "found" and found.exit_code == 1
     assert set(found.quarantine) == STAMPED_NAMES
     assert {path.name for path in out.iterdir()} == {
-        "scan.json", "suspects.csv", "keep.txt", "quarantine.txt", "report.html", ".stages",
+        "scan.json", "suspects.csv", "skipped.csv", "keep.txt", "quarantine.txt", "report.html", ".stages",
     }  # fmt: skip
     assert set(files.names_in(out / "quarantine.txt")) == STAMPED_NAMES
     keep = files.names_in(out / "keep.txt")
@@ -268,9 +268,21 @@ def test_names_of_any_kind_are_kept_and_harmless(tmp_path: Path, quick: dict[str
         rows = list(csv.reader(file))
     assert len(rows) == 3 * EACH + 1
     assert not [cell for row in rows for cell in row if cell.startswith(("=", "+", "-", "@", "\t"))]
+    named = {json.loads(path) if path.startswith('"') else path.removeprefix("'") for path, *_ in rows[1:]}
+    assert named == {*found.quarantine, *found.keep}
     page = (out / "report.html").read_text()
     assert "<img src=x" not in page and "&lt;img src=x" in page
     json.loads((out / "scan.json").read_text())
+
+
+def test_all_that_is_skipped_is_listed(tmp_path: Path, quick: dict[str, Any]) -> None:
+    root = write_folder(tmp_path / "set")
+    for i in range(3):
+        (root / "cat" / f"broken{i}.png").write_bytes(b"no image")
+    (root / "dog" / "notes.txt").write_text("no image either")
+    bdbench.scan(root, defenses=["patch"], report=tmp_path / "out", **quick)
+    listed = {row["path"]: row["reason"] for row in csv.DictReader((tmp_path / "out" / "skipped.csv").open())}
+    assert set(listed) == {*(f"cat/broken{i}.png" for i in range(3)), "dog/notes.txt"} and all(listed.values())
 
 
 def test_parquet_is_scanned_by_its_files_or_their_folder(tmp_path: Path, quick: dict[str, Any]) -> None:

@@ -124,6 +124,8 @@ def test_copies_are_scanned_once_and_those_in_two_classes_told(folder: Path) -> 
         {"cat/010.png", "cat/again.png"},
     ]
     assert found.exact[0].labels == ("cat", "ship")
+    # One picture under two labels is no near copy of itself.
+    assert not [copies for copies in found.near if "ship/stray.png" in copies.names]
     within = replace(found, exact=found.exact[::-1])
     (told,) = (line for line in telling.lines(within) if line.startswith("exact copies"))
     assert told.endswith("1 group in several classes, such as cat/011.png, ship/stray.png")
