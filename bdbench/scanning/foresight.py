@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,8 @@ _PARTS, _EACH = (150, 450), 4
 _HASTE: dict[str, Any] = {"seconds": 0.01}
 # Batches that a model is trained by for its pace, at the least.
 _BATCHES = 2
+# The share of images that is left in most sets once copies and what does not read are out.
+_LEFT = 0.9
 
 
 @dataclass(frozen=True)
@@ -116,10 +118,30 @@ def check_fits(laboratory: Laboratory, detectors: Sequence[Detector]) -> None:
         def needed(examples: int, one: Detector = one) -> int:
             return ground.needs(one, examples).memory or 0
 
-        most = memory.most(needed, count)
-        if most < count:
-            fits = f"--subset {most}, or a smaller --size" if most else "a smaller --size, or a machine with more"
-            memory.check_memory(needed(count), f"defense {one.name!r} on {count} images", fits)
+        _check(one, count, needed)
+
+
+def check_sooner(detectors: Sequence[Detector], count: int, shape: tuple[int, int, int], num_classes: int) -> None:
+    """The same before the images are read, which of hundreds of thousands takes minutes.
+
+    Copies and what does not read may leave fewer, so that only what would not fit with a tenth less is refused.
+    """
+    for one in detectors:
+
+        def needed(examples: int, one: Detector = one) -> int:
+            with guard.call(one):
+                return one.needs(examples, shape, num_classes).memory or 0
+
+        left = max(1, round(_LEFT * count))
+        if memory.most(needed, left) < left:
+            _check(one, count, needed)
+
+
+def _check(one: Detector, count: int, needed: Callable[[int], int]) -> None:
+    most = memory.most(needed, count)
+    if most < count:
+        fits = f"--subset {most}, or a smaller --size" if most else "a smaller --size, or a machine with more"
+        memory.check_memory(needed(count), f"defense {one.name!r} on {count} images", fits)
 
 
 def foresee(laboratory: Laboratory, detectors: Sequence[Detector], device: str, progress: Progress) -> Foresight:

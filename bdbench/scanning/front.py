@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import numbers
 import tempfile
 import time
@@ -177,7 +178,13 @@ def prepare(
         listing = _listing(source, labels, classes, data_root, download)
         advance(1)
         found = reading.read(
-            listing, size=plan.size, subset=plan.subset, strict=plan.strict, streams=streams, track=progress.track
+            listing,
+            size=plan.size,
+            subset=plan.subset,
+            strict=plan.strict,
+            streams=streams,
+            track=progress.track,
+            fits=functools.partial(foresight.check_sooner, detectors),
         )
     made = Prepared(
         plan=plan,

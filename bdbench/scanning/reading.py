@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -104,8 +105,10 @@ def read(
     strict: bool,
     streams: Streams,
     track: Track,
+    fits: Callable[[int, tuple[int, int, int], int], None] = lambda count, shape, classes: None,
 ) -> Read:
-    """Decode what is listed. strict: what does not read is an error.
+    """Decode what is listed. strict: what does not read is an error; fits: raises BdbenchError for too many images of
+    a shape (H, W, C) and so many classes, before any is read.
 
     Raises BdbenchError if there are no images, or none of a second class, or if they need more memory than there is.
     """
@@ -117,7 +120,9 @@ def read(
     size, grey = _looked_at(listing, asked, size, streams)
     facts = None
     while facts is None:
-        _check_memory(len(asked), size, 1 if grey else 3)
+        channels = 1 if grey else 3
+        _check_memory(len(asked), size, channels)
+        fits(len(asked), (size, size, channels), len(np.unique(listing.labels[asked])))
         facts = _decoded(listing, asked, size, grey, strict, streams("order").permutation(len(asked)), track)
         if grey and not facts.grey[facts.ok].all():
             grey, facts = False, None  # there is a coloured one after all

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from bdbench import BdbenchError, Detector, Needs, Tools, TrainingView, memory, param
-from bdbench.scanning import front
+from bdbench.scanning import front, reading
 from tests.scanning.conftest import MODEL
 
 EACH = 5e-4  # seconds for an image and a model
@@ -60,3 +60,24 @@ def test_a_detector_that_needs_too_much_is_refused_with_what_fits(
     monkeypatch.setattr(memory, "available", lambda: 700_000)
     with pytest.raises(BdbenchError, match=r"defense 'steady' on 900 images .* --subset 700, or a smaller --size"):
         prepared()
+
+
+def test_what_cannot_fit_is_refused_before_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unless a tenth less would fit: copies may leave that few."""
+    monkeypatch.chdir(tmp_path)
+    read: list[int] = []
+    decoded = reading._decoded
+
+    def noted(*args: Any) -> Any:
+        read.append(1)
+        return decoded(*args)
+
+    monkeypatch.setattr(reading, "_decoded", noted)
+    monkeypatch.setattr(memory, "available", lambda: 800_000)
+    with pytest.raises(BdbenchError, match=r"defense 'steady' on 900 images .* --subset 800, or a smaller --size"):
+        prepared()
+    assert not read
+    monkeypatch.setattr(memory, "available", lambda: 820_000)
+    with pytest.raises(BdbenchError, match=r"defense 'steady' on 900 images .* --subset 820, or a smaller --size"):
+        prepared()
+    assert read
