@@ -7,6 +7,7 @@ stage alone; ``<!-- BOARD NUMBER where dataset=digits -->``: of what fits, as ``
 
 from __future__ import annotations
 
+import functools
 import re
 from pathlib import Path
 
@@ -19,11 +20,13 @@ _TABLE = re.compile(r"(<!-- (?!end )(\S+) (\w+)(?: of ([\w ]+?))?(?: where (\S+)
 
 def page(file: Path) -> str:
     """One of the pages as it should be."""
+    # A board has many tables.
+    summary = functools.cache(markdown.summary)
 
     def table(found: re.Match[str]) -> str:
         start, board, number, stage, fits, end = found.groups()
         where = [*([f"stage={stage}"] if stage else []), *([fits] if fits else [])]
-        return f"{start}\n{markdown.part(ROOT / 'leaderboards' / board, where=where, matrix=number)}\n{end}"
+        return f"{start}\n{markdown.part(summary(ROOT / 'leaderboards' / board), where=where, matrix=number)}\n{end}"
 
     return _TABLE.sub(table, file.read_text())
 

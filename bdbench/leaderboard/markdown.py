@@ -98,8 +98,14 @@ def render(
     return "\n\n".join(parts) + "\n"
 
 
+def summary(folder: Path) -> pd.DataFrame:
+    """The whole table of a leaderboard, with what was not run. Raises BdbenchError."""
+    board = Board.read(folder)
+    return covered(summarise(frame_of(board)), board)
+
+
 def part(
-    folder: Path,
+    folder: Path | pd.DataFrame,
     *,
     where: Iterable[str] = (),
     sort: str | None = None,
@@ -108,13 +114,13 @@ def part(
     matrix: str | None = None,
     as_csv: bool = False,
 ) -> str:
-    """The rows of a leaderboard that fit ``where``, as Markdown or CSV; see ``views.select``. Raises BdbenchError.
+    """The rows of a leaderboard, or of its ``summary``, that fit ``where``, as Markdown or CSV; see ``views.select``.
+    Raises BdbenchError.
 
     A table for each stage. by: and for each value of this column; columns: the shown ones, with commas; matrix: one
     number, attacks down and defenses across, of the stages that have it; where nobody defends, data sets across.
     """
-    board = Board.read(folder)
-    table = select(covered(summarise(frame_of(board)), board), where, sort)
+    table = select(summary(folder) if isinstance(folder, Path) else folder, where, sort)
     if as_csv:
         return csv_of(table)
     shown = _shown(table)
