@@ -14,7 +14,7 @@ from bdbench import guard, memory
 from bdbench.bench import laid_out
 from bdbench.defenses import Defense, Needs
 from bdbench.interfaces import Architecture
-from bdbench.pace import shown
+from bdbench.pace import clock
 from bdbench.progress import quiet
 from bdbench.record import BASES
 from bdbench.scene import Scene, Setting
@@ -47,8 +47,13 @@ class Ground:
     def needs(self, defense: Defense, examples: int | None = None) -> Needs:
         """What a defense says that it needs, for so many examples of this kind (None: for all)."""
         height, width, channels = self.images.shape[1:]
-        with guard.call(defense):
-            return defense.needs(examples or len(self.images), (height, width, channels), self.classes)
+        return needs(defense, examples or len(self.images), (height, width, channels), self.classes)
+
+
+def needs(defense: Defense, examples: int, shape: tuple[int, int, int], classes: int) -> Needs:
+    """What a defense says that it needs for so many examples of a shape (H, W, C)."""
+    with guard.call(defense):
+        return defense.needs(examples, shape, classes)
 
 
 @dataclass(frozen=True)
@@ -65,7 +70,7 @@ class Forecast:
 
     def lines(self) -> Iterator[str]:
         """The forecast for a person."""
-        total = shown(self.trainings * self.seconds)
+        total = clock(self.trainings * self.seconds)
         yield f"models: {self.trainings} trainings of the victim's kind, as far as can be told before"
         pace = f"{self.seconds:.3g} s each at this machine's pace"
         yield f"time: about {total}, {pace}; what the attack crafts is not counted"

@@ -33,8 +33,11 @@ def seconds_each(work: Callable[[int], object]) -> float:
         more *= 4
 
 
+def clock(seconds: float) -> str:
+    """Whole seconds as hours, minutes and seconds: ``0:01:10``."""
+    return str(timedelta(seconds=round(seconds)))
+
+
 def shown(seconds: float) -> str:
     """Seconds for a person: ``2.5 s``, ``0:01:10``."""
-    if seconds < 10:
-        return f"{seconds:.2g} s"
-    return str(timedelta(seconds=round(seconds)))
+    return f"{seconds:.2g} s" if seconds < 10 else clock(seconds)

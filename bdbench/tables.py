@@ -212,7 +212,7 @@ def show_plan(jobs: Sequence[Job], board: Board) -> None:
     pending = board.pending(jobs)
     seconds, untold = board.estimate(pending)
     cells = sum(len(job.defenses) for job in pending)
-    told = f"at most about {pace.shown(seconds)} by earlier records" if cells > untold else ""
+    told = f"at most about {pace.clock(seconds)} by earlier records" if cells > untold else ""
     unknown = f"no earlier record tells of {untold} of them" if untold else ""
     console.print(
         f"{sum(len(job.applicable) for job in jobs) - cells} cells are recorded, {cells} are to run, on {len(pending)} "

@@ -16,12 +16,12 @@ from bdbench.leaderboard import markdown
 ROOT = Path(__file__).parent.parent
 PAGES = (ROOT / "README.md", ROOT / "docs" / "results.md")
 _TABLE = re.compile(r"(<!-- (?!end )(\S+) (\w+)(?: of ([\w ]+?))?(?: where (\S+))? -->\n).*?(<!-- end -->)", re.S)
+# A board has many tables, on both pages.
+summary = functools.cache(markdown.summary)
 
 
 def page(file: Path) -> str:
     """One of the pages as it should be."""
-    # A board has many tables.
-    summary = functools.cache(markdown.summary)
 
     def table(found: re.Match[str]) -> str:
         start, board, number, stage, fits, end = found.groups()

@@ -125,7 +125,7 @@ def test_a_grid_fills_a_leaderboard_and_repeats_nothing(tmp_path: Path, monkeypa
     assert len(list(records.glob("*.json"))) == 2
     assert {json.loads(f.read_text())["id"] for f in records.glob("*.json")} == {f.stem for f in records.glob("*.json")}
     planned = run(file, "--dry-run").stdout
-    assert "2 cells are recorded, 10 are to run, on 5 poisoned sets: at most about " in planned
+    assert "2 cells are recorded, 10 are to run, on 5 poisoned sets: at most about 0:00:" in planned
     assert run(file).exit_code == 0
     assert len(list(records.glob("*.json"))) == 12
     monkeypatch.setattr("bdbench.experiment.cell", lambda **options: pytest.fail("ran again"))

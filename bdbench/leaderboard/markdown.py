@@ -105,7 +105,7 @@ def summary(folder: Path) -> pd.DataFrame:
 
 
 def part(
-    folder: Path | pd.DataFrame,
+    whole: Path | pd.DataFrame,
     *,
     where: Iterable[str] = (),
     sort: str | None = None,
@@ -114,13 +114,13 @@ def part(
     matrix: str | None = None,
     as_csv: bool = False,
 ) -> str:
-    """The rows of a leaderboard, or of its ``summary``, that fit ``where``, as Markdown or CSV; see ``views.select``.
-    Raises BdbenchError.
+    """The rows of a leaderboard that fit ``where``, as Markdown or CSV; see ``views.select``. Raises BdbenchError.
 
-    A table for each stage. by: and for each value of this column; columns: the shown ones, with commas; matrix: one
-    number, attacks down and defenses across, of the stages that have it; where nobody defends, data sets across.
+    A table for each stage. whole: the leaderboard's folder, or its ``summary``; by: and for each value of this column;
+    columns: the shown ones, with commas; matrix: one number, attacks down and defenses across, of the stages that have
+    it; where nobody defends, data sets across.
     """
-    table = select(summary(folder) if isinstance(folder, Path) else folder, where, sort)
+    table = select(summary(whole) if isinstance(whole, Path) else whole, where, sort)
     if as_csv:
         return csv_of(table)
     shown = _shown(table)

@@ -7,6 +7,7 @@ those that it would train are counted against them.
 
 from __future__ import annotations
 
+import functools
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,7 +19,7 @@ import numpy as np
 
 from bdbench import configs, forecast, guard, memory, pace
 from bdbench.data import TrainingView
-from bdbench.defenses import Detector
+from bdbench.defenses import Detector, Needs
 from bdbench.errors import BdbenchError
 from bdbench.preparation import stratified
 from bdbench.progress import Progress, Silent
@@ -114,11 +115,7 @@ def check_fits(laboratory: Laboratory, detectors: Sequence[Detector]) -> None:
     forecast.check_training(ground)
     count = len(laboratory.view.labels)
     for one in detectors:
-
-        def needed(examples: int, one: Detector = one) -> int:
-            return ground.needs(one, examples).memory or 0
-
-        _check(one, count, needed)
+        _check(one, count, count, functools.partial(ground.needs, one))
 
 
 def check_sooner(detectors: Sequence[Detector], count: int, shape: tuple[int, int, int], num_classes: int) -> None:
@@ -127,19 +124,18 @@ def check_sooner(detectors: Sequence[Detector], count: int, shape: tuple[int, in
     Copies and what does not read may leave fewer, so that only what would not fit with a tenth less is refused.
     """
     for one in detectors:
-
-        def needed(examples: int, one: Detector = one) -> int:
-            with guard.call(one):
-                return one.needs(examples, shape, num_classes).memory or 0
-
-        left = max(1, round(_LEFT * count))
-        if memory.most(needed, left) < left:
-            _check(one, count, needed)
+        needs = functools.partial(forecast.needs, one, shape=shape, classes=num_classes)
+        _check(one, count, max(1, round(_LEFT * count)), needs)
 
 
-def _check(one: Detector, count: int, needed: Callable[[int], int]) -> None:
-    most = memory.most(needed, count)
-    if most < count:
+def _check(one: Detector, count: int, least: int, needs: Callable[[int], Needs]) -> None:
+    """Raise BdbenchError, which is of ``count`` images, if not even the ``least`` that may be left of them fit."""
+
+    def needed(examples: int) -> int:
+        return needs(examples).memory or 0
+
+    if memory.most(needed, least) < least:
+        most = memory.most(needed, count)
         fits = f"--subset {most}, or a smaller --size" if most else "a smaller --size, or a machine with more"
         memory.check_memory(needed(count), f"defense {one.name!r} on {count} images", fits)
 

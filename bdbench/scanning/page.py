@@ -113,7 +113,7 @@ def _copies(scan: Scan) -> Iterator[str]:
 def _facts(scan: Scan) -> Iterator[tuple[str, str]]:
     yield "fingerprint of the data", scan.read.fingerprint
     for name, seconds in scan.seconds.items():
-        yield f"time: {name}", pace.shown(seconds)
+        yield f"time: {name}", pace.clock(seconds)
     for one in scan.said:
         yield f"networks trained by {one.detector.name}", str(one.models_trained)
     yield "peak memory", f"{scan.peak_memory_mb:.0f} MB"
