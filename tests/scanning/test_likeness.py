@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import io
+
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -30,6 +32,18 @@ def test_a_copy_of_another_size_compression_or_brightness_is_near_and_another_im
     resized = np.asarray(Image.fromarray(one).resize((200, 150), Image.Resampling.LANCZOS))
     darker = (other * 0.9).astype(np.uint8)
     assert groups([one, other, resized, darker, third]) == [0, 1, 0, 1, 4]
+
+
+def test_copies_compressed_again_or_halved_are_known_among_many() -> None:
+    def compressed(image: np.ndarray) -> np.ndarray:
+        kept = io.BytesIO()
+        Image.fromarray(image).save(kept, "JPEG", quality=50)
+        return np.asarray(Image.open(kept))
+
+    originals = photographs(300)
+    halved = [small(image, 24) for image in originals[60:90]]
+    found = groups([*originals, *map(compressed, originals[:60]), *halved])
+    assert found == [*range(300), *range(90)]
 
 
 def test_flat_images_and_digits_are_no_copies_of_each_other() -> None:
