@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,11 +20,11 @@ from bdbench.scene import Scene, Setting
 from bdbench.timeout import OutOfTime
 from bdbench.training import Trainer, seeded
 
-# Bytes of a number; a weight is held with its gradient and its momentum.
-_FLOAT, _HELD = 4, 3
-# Layers that work in place take less than is counted for them: below this share of it nothing was seen to do.
-_SURELY = 0.7
-# Seconds that a look at the pace is to take, at the least; it ends before it has taken ten times as long.
+# A weight is held with its gradient and its momentum.
+_HELD = 3
+# The share of what is told that trainings were seen to take at the least.
+_SURELY = 0.85
+# Seconds that a look at the pace is to take, at the least; ten times as long tells it of however few images.
 _LOOK = 0.1
 _FEW = 16
 
@@ -118,7 +117,8 @@ def check_defense(ground: Ground, defense: Defense) -> None:
 
 
 def of_training(ground: Ground) -> int:
-    """Bytes that a training takes at its peak beyond what is there: weights, a copy of the set, and a batch's outputs.
+    """Bytes that a training takes at its peak beyond what is there: weights, a copy of the set, and what layers keep
+    of a batch for its gradient.
 
     0 where it is not known: not every network can be laid out without being made.
     """
@@ -126,37 +126,45 @@ def of_training(ground: Ground) -> int:
     try:
         with guard.call(ground.model), seeded(0), torch.device("meta"):
             network = laid_out(trainer.build)
-            outputs = _outputs(network, ground.images.shape[1:])
+            kept = _kept(network, ground.images.shape[1:])
     except OutOfTime:
         raise
     except Exception:
         return 0
-    weights = sum(p.numel() for p in network.parameters())
+    weights = sum(p.numel() * p.element_size() for p in network.parameters())
     batch = min(trainer.recipe.batch_size, len(ground.images))
-    return _FLOAT * (_HELD * weights + batch * outputs) + ground.images.nbytes
+    halved = trainer.precision == "bfloat16" and trainer.recipe.reduced
+    return _HELD * weights + batch * kept // (2 if halved else 1) + ground.images.nbytes
 
 
-def _outputs(network: torch.nn.Module, shape: Sequence[int]) -> int:
-    """How many numbers the layers give for one image."""
-    found = [0]
+def _kept(network: torch.nn.Module, shape: Sequence[int]) -> int:
+    """Bytes that are kept of an image from the way through the layers to the way back, each tensor counted once; and
+    the gradient of the largest.
+    """
+    kept: dict[int, int] = {}
+    held = []  # of what is let go of, another storage could have the number
 
-    def count(module: torch.nn.Module, given: Any, made: Any) -> None:
-        found[0] += made.numel() if isinstance(made, torch.Tensor) else 0
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        held.append(storage := tensor.untyped_storage())
+        kept[storage._cdata] = storage.nbytes()
+        return tensor
 
-    for module in network.modules():
-        if not list(module.children()):
-            module.register_forward_hook(count)
+    own = {tensor.untyped_storage()._cdata for tensor in (*network.parameters(), *network.buffers())}
     height, width, channels = shape
-    # Two, for layers that take statistics over a batch.
-    network(torch.empty(2, channels, height, width))
-    return found[0] // 2
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        # Two, for layers that take statistics over a batch.
+        network(torch.empty(2, channels, height, width))
+    sizes = [size for storage, size in kept.items() if storage not in own]
+    return (sum(sizes) + max(sizes, default=0)) // 2
 
 
 def seconds_per_image(ground: Ground, least: int = _FEW) -> float:
-    """What an image takes in training, by an epoch of ``least`` of them, and of more if that is too fast to tell."""
+    """What an image takes in training, by an epoch of ``least`` of them; of more if that is too fast to tell, and of
+    fewer if these are slow enough.
+    """
     trainer = replace(ground.trainer, track=quiet)
     recipe = replace(trainer.recipe, epochs=1)
-    count = min(least, len(ground.images))
+    n = len(ground.images)
 
     def epoch(count: int) -> float:
         start = time.perf_counter()
@@ -164,8 +172,10 @@ def seconds_per_image(ground: Ground, least: int = _FEW) -> float:
         return time.perf_counter() - start
 
     epoch(2)  # what libraries do when they are first used is no pace
+    count = min(_FEW, n)
     while True:
         seconds = epoch(count)
-        if seconds >= _LOOK or count == len(ground.images):
+        told = _LOOK if count >= least else 10 * _LOOK
+        if seconds >= told or count == n:
             return seconds / count
-        count = min(4 * count, len(ground.images))
+        count = min(4 * count, n)

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import functools
 import re
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +16,8 @@ import bdbench
 from bdbench import BdbenchError, Detector, Needs, Record, Tools, TrainingView, memory
 from bdbench.cli import cli
 from bdbench.experiment import run_each
+from bdbench.plugins import installed
+from bdbench.progress import quiet
 from tests.conftest import TINY
 
 GIB = 2**30
@@ -184,7 +189,7 @@ def test_a_dry_run_trains_nothing_that_does_not_fit(tmp_path: Path, monkeypatch:
 
 def test_the_forecast_of_a_training_is_about_what_it_takes(tmp_path: Path) -> None:
     """Memory by the sizes of a convnet that are easily told; the time within a factor that a busy machine may have."""
-    from bdbench.experiment import cell, installed
+    from bdbench.experiment import cell
 
     made = cell(dataset="digits", model="convnet", device="cpu", out=tmp_path).forecast(
         [installed().component("defense", "random")]
@@ -192,6 +197,47 @@ def test_the_forecast_of_a_training_is_about_what_it_takes(tmp_path: Path) -> No
     assert 2**20 < made.memory < 2**30
     assert 0.2 < made.seconds < 120
     assert made.trainings == 3
+
+
+# Prints what is told of a training, and how much more it takes than a short one, which shows what comes once.
+TAKEN = """
+import functools, re, sys
+from dataclasses import replace
+import numpy as np
+from bdbench.forecast import Ground, of_training
+from bdbench.plugins import installed
+from bdbench.progress import quiet
+from bdbench.training import Trainer
+
+shape = (64, 64, 3)
+model = installed().component("model", sys.argv[1])
+images = np.zeros((128, *shape), np.uint8)
+trainer = Trainer(functools.partial(model.build, shape, 3), replace(model.recipe("", shape), epochs=1), "cpu", quiet)
+most = []
+for count in (4, 128):
+    trainer.train(images[:count], np.arange(count) % 3, 0)
+    # Not getrusage: it counts what the process that started this one held.
+    most.append(int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) * 1024)
+print(of_training(Ground(model, trainer, images, 3)), most[1] - most[0])
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the system does not say")
+def test_a_training_takes_the_memory_that_is_told() -> None:
+    done = subprocess.run([sys.executable, "-c", TAKEN, "convnet"], capture_output=True, text=True, check=True)
+    told, taken = map(int, done.stdout.split())
+    assert 0.8 * told < taken < 1.25 * told
+
+
+@pytest.mark.parametrize("net", ["resnet18", "vgg11_bn", "mobilenet_v2"])
+def test_networks_of_torchvision_are_laid_out_without_their_weights(net: str) -> None:
+    from bdbench.forecast import Ground, of_training
+    from bdbench.training import Trainer
+
+    shape = (32, 32, 3)
+    model = installed().component("model", f"torchvision:net={net}")
+    trainer = Trainer(functools.partial(model.build, shape, 3), model.recipe("", shape), "cpu", quiet)
+    assert of_training(Ground(model, trainer, np.zeros((8, *shape), np.uint8), 3)) > 3 * 4 * 10**6
 
 
 @pytest.mark.parametrize(

@@ -26,8 +26,10 @@ from bdbench.progress import Progress, Silent
 from bdbench.scanning import detecting
 from bdbench.scanning.laboratory import Laboratory
 
-# Images of the parts, and of each class at the least.
-_PARTS, _EACH = (150, 450), 4
+# Images of the parts if they have so many pixels, fewer of larger ones; and of each class at the least.
+_PARTS, _PIXELS, _EACH = (150, 450), 64 * 64, 4
+# Seconds that the smaller part takes if it need not be looked at again: what comes once is little of them.
+_SLOW = 5.0
 # Seconds that no model can be trained in: then a detector trains as few as it ever does.
 _HASTE: dict[str, Any] = {"seconds": 0.01}
 # Batches that a model is trained by for its pace, at the least.
@@ -181,11 +183,17 @@ def _tried(laboratory: Laboratory, one: Detector, device: str) -> tuple[float, b
     """The seconds that a detector will take, NaN if it fails on a small part; and whether it looks into a model."""
     view = laboratory.view
     n, least = len(view.labels), _EACH * view.num_classes
-    low, high = (min(n, max(size, least * size // _PARTS[0])) for size in _PARTS)
+    height, width = view.images.shape[1:3]
+    share = min(1.0, _PIXELS / (height * width))
+    low, high = (min(n, max(round(share * size), least * size // _PARTS[0])) for size in _PARTS)
     hasty = replace(one, **_HASTE) if detecting.can_be_told(one) and _open(one) else one
     try:
-        _let_at(laboratory, hasty, low, device)  # what libraries do when they are first used is no pace
-        (few, models, looks), (more, _, _) = (_let_at(laboratory, hasty, size, device) for size in (low, high))
+        few, models, looks = _let_at(laboratory, hasty, low, device)
+        if few < _SLOW:  # what libraries do when they are first used is no pace
+            few, models, looks = _let_at(laboratory, hasty, low, device)
+            more = _let_at(laboratory, hasty, high, device)[0]
+        else:
+            low, high, few, more = 0, low, 0.0, few
     except Exception:
         return float("nan"), True  # said, if it happens again, when its turn comes
     if (limit := detecting.limit(one)) is not None:

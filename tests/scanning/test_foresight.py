@@ -73,6 +73,7 @@ def test_what_cannot_fit_is_refused_before_it_is_read(tmp_path: Path, monkeypatc
         return decoded(*args)
 
     monkeypatch.setattr(reading, "_decoded", noted)
+    monkeypatch.setattr("bdbench.forecast.of_training", lambda ground: 0)
     monkeypatch.setattr(memory, "available", lambda: 800_000)
     with pytest.raises(BdbenchError, match=r"defense 'steady' on 900 images .* --subset 800, or a smaller --size"):
         prepared()
