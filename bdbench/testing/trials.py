@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -82,10 +83,20 @@ class Made:
 
 
 def made(attack: Attack, shape: Shape, seed: int = 0) -> Made:
-    """What an attack makes of the sample set of that shape. Raises BdbenchError if they do not fit."""
-    with tried(attack, images_of(shape), seed) as trial:
+    """What an attack makes of the sample set of that shape. Raises BdbenchError if they do not fit.
+
+    What it crafts is kept for the checks after: it may take long, and that it is the same each time is a check's own.
+    """
+    state = {name: array.copy() for name, array in _crafted(attack, shape, seed).items()}
+    with tried(attack, images_of(shape), seed, state) as trial:
         poisoned = trial.poison()
         return Made(trial.attack, images_of(shape), poisoned, trial.challenge())
+
+
+@functools.lru_cache(maxsize=16)
+def _crafted(attack: Attack, shape: Shape, seed: int) -> State:
+    with tried(attack, images_of(shape), seed) as trial:
+        return trial.state
 
 
 def all_made(attack: Attack) -> list[Made]:

@@ -59,7 +59,7 @@ def test_chance_decides_between_equal_changes() -> None:
 
 
 def test_what_it_flags_of_digits_are_poisons(on_digits: Callable[..., Record]) -> None:
-    record = on_digits("badnets:rate=.1", "fct")
+    record = on_digits("badnets:rate=.1", "fct:spread=500")
     found, decision = record.detection, record.decision
     assert record.oracles == [] and record.cost.models_trained == 2
     assert found is not None and found.auroc is not None and found.auroc > 0.8

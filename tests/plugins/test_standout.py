@@ -96,6 +96,7 @@ def test_the_outlier_test_keeps_its_level() -> None:
         assert (values <= level).mean() == pytest.approx(level, abs=4 * deviation)
 
 
+@pytest.mark.slow
 def test_permuted_margins_give_uniform_p_values_and_with_sharpness_none_that_are_too_small() -> None:
     masks, margins, labels = _planted(models=60, poisons=9, each=20)
     rng = np.random.default_rng(1)
