@@ -56,6 +56,8 @@ def test_where_nobody_defends_data_sets_stand_across(tmp_path: Path) -> None:
     assert [cell.strip() for cell in heading.split("|")] == ["", "attack", "digits", ""]
     assert [line.split("|")[1].strip() for line in lines] == ["badnets rate=0.05"]
     assert "99.0" in lines[0].split("|")[2]
+    alone = show(tmp_path, "--matrix", "ca_before", "--where", "attack=none").stdout.splitlines()[-1]
+    assert alone.split("|")[1].strip() == "none" and "96.0" in alone
 
 
 def test_what_was_not_run_is_said_everywhere(board: Path) -> None:

@@ -131,8 +131,8 @@ def part(
     parts = []
     stages = views.stages(table)
     if matrix and not stages:
-        attacks = views.attacks(table)
-        return f"{_by_dataset(shown.loc[attacks.index], matrix)}\n"
+        attacks = views.attacks(table).index
+        return f"{_by_dataset(shown.loc[attacks if len(attacks) else table.index], matrix)}\n"
     if matrix:
         stages = [s for s in stages if matrix in views.columns(table[table["stage"] == s], s)] or stages[:1]
     for stage in stages:
