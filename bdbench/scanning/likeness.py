@@ -17,12 +17,16 @@ import hashlib
 
 import numpy as np
 
+from bdbench.progress import Track, quiet
+
 CELLS = 9
 BYTES = 2 * (CELLS - 1) ** 2 // 8
 _BITS = 20  # that may differ; between images that have nothing to do with each other about 64 do
 _NEXT = 2  # in each order an image is compared with so many
 _CORRELATION = 0.985
-_AT_ONCE = 4096
+# In a channel whose grey levels vary by less, in the mean of their squares, there is nothing to be alike.
+_FLAT = 1e-3
+_AT_ONCE = 2**22  # numbers of images that are compared together
 
 
 def digest(pixels: np.ndarray) -> bytes:
@@ -46,36 +50,49 @@ def exact(digests: np.ndarray) -> np.ndarray:
     return first[inverse.ravel()]
 
 
-def near(hashes: np.ndarray, images: np.ndarray) -> np.ndarray:
+def near(hashes: np.ndarray, images: np.ndarray, track: Track = quiet) -> np.ndarray:
     """The place of the first image of the same group of near copies, int64 (n,).
 
-    hashes: uint8 (n, 16); images: uint8 (n, H, W, C). Each image is compared with as many others however alike all
-    are, so that this takes no longer for sets of flat images; a few pairs are missed for that.
+    hashes: uint8 (n, 16); images: uint8 (n, H, W, C); track: for a bar. In each order an image is compared with the
+    next two alone, so that the time is about that of so many comparisons also where all are alike; a few pairs are
+    missed for that.
     """
-    leader = np.arange(len(hashes))
+    n = len(hashes)
+    leader = np.arange(n)
+    pairs = _candidates(hashes)
+    part = max(1, _AT_ONCE // max(1, images[:1].size))
+    advance = track(-(-len(pairs) // part), "look for copies")
+    for start in range(0, len(pairs), part):
+        some = pairs[start : start + part]
+        some = some[[_root(leader, one) != _root(leader, two) for one, two in some.tolist()]]
+        if len(some):
+            for one, two in some[_alike(images, some)].tolist():
+                _join(leader, one, two)
+        advance(1)
+    return np.array([_root(leader, place) for place in range(n)], np.int64)
+
+
+def _candidates(hashes: np.ndarray) -> np.ndarray:
+    """Pairs of rows (m, 2), each once, that are neighbours in some order and differ in few bits."""
+    n = len(hashes)
+    found = [np.empty(0, np.int64)]
     for turn in range(BYTES):
         keys = np.ascontiguousarray(np.roll(hashes, turn, axis=1)).view(f"V{BYTES}").ravel()
         order = np.argsort(keys, kind="stable")
         for step in range(1, _NEXT + 1):
-            pairs = np.stack([order[:-step], order[step:]], 1)
-            for one, two in pairs[_alike(hashes, images, pairs)]:
-                _join(leader, int(one), int(two))
-    return np.array([_root(leader, place) for place in range(len(leader))], np.int64)
+            one, two = order[:-step], order[step:]
+            close = np.unpackbits(hashes[one] ^ hashes[two], axis=1).sum(1, dtype=np.int64) <= _BITS
+            found.append(np.minimum(one, two)[close] * n + np.maximum(one, two)[close])
+    return np.stack(np.divmod(np.unique(np.concatenate(found)), max(1, n)), 1)
 
 
-def _alike(hashes: np.ndarray, images: np.ndarray, pairs: np.ndarray) -> np.ndarray:
-    """Which pairs (m, 2) are near copies, bool (m,)."""
-    found = np.zeros(len(pairs), bool)
-    bits = np.unpackbits(hashes[pairs[:, 0]] ^ hashes[pairs[:, 1]], axis=1).sum(1) if len(pairs) else np.zeros(0)
-    close = np.flatnonzero(bits <= _BITS)
-    for start in range(0, len(close), _AT_ONCE):
-        part = close[start : start + _AT_ONCE]
-        one, two = (images[pairs[part, side]].reshape(len(part), -1).astype(np.float32) for side in (0, 1))
-        one, two = (x - x.mean(1, keepdims=True) for x in (one, two))
-        scale = np.sqrt((one**2).sum(1) * (two**2).sum(1))
-        found[part] = (one * two).sum(1) >= _CORRELATION * np.maximum(scale, np.finfo(np.float32).tiny)
-        found[part] &= scale > 0
-    return found
+def _alike(images: np.ndarray, pairs: np.ndarray) -> np.ndarray:
+    """Which pairs (m, 2) correlate, channel by channel and over all of them, bool (m,)."""
+    one, two = (images[side].reshape(len(side), -1, images.shape[-1]).astype(np.float32) for side in pairs.T)
+    for each in (one, two):
+        each -= each.mean(1, keepdims=True)
+    scale = np.sqrt((one**2).sum((1, 2)) * (two**2).sum((1, 2)))
+    return (scale > _FLAT * one[0].size) & ((one * two).sum((1, 2)) >= _CORRELATION * scale)
 
 
 def _root(leader: np.ndarray, place: int) -> int:

@@ -129,7 +129,7 @@ def read(
     if not facts.ok.any():
         first = facts.odd[0]
         raise BdbenchError(f"none of {len(asked)} images reads, such as {first.name}: {first.reason}")
-    return _sorted_out(listing, asked, facts)
+    return _sorted_out(listing, asked, facts, track)
 
 
 def _asked(listing: Listing, subset: int | None, streams: Streams) -> np.ndarray:
@@ -242,7 +242,7 @@ def _is_grey(pixels: np.ndarray) -> bool:
     return all((part[..., :1] == part).all() for part in (some, pixels))
 
 
-def _sorted_out(listing: Listing, asked: np.ndarray, facts: _Facts) -> Read:
+def _sorted_out(listing: Listing, asked: np.ndarray, facts: _Facts, track: Track) -> Read:
     """What is scanned set apart from what is not, in place: a large set is not held twice."""
     ok = np.flatnonzero(facts.ok)
     labels = listing.labels[facts.places]
@@ -274,7 +274,7 @@ def _sorted_out(listing: Listing, asked: np.ndarray, facts: _Facts) -> Read:
         skipped=(*facts.odd, *(Odd(*each) for each in listing.passed_over)),
         small={listing.classes[label]: int(counts[label]) for label in listed if counts[label] < FEWEST},
         exact=_groups(listing, facts.places[ok], likeness.exact(facts.digests[ok])) if len(ok) else (),
-        near=_near(listing, facts, scanned, images),
+        near=_near(listing, facts, scanned, images, track),
         sizes=_sizes(shapes),
         resized=int((shapes != images.shape[1]).any(1).sum()),
         grey=int(facts.grey[ok].sum()),
@@ -301,11 +301,11 @@ def _groups(listing: Listing, places: np.ndarray, leader: np.ndarray) -> tuple[C
     return tuple(sorted(found, key=lambda copies: (-len(copies.labels), -len(copies.names), copies.names)))
 
 
-def _near(listing: Listing, facts: _Facts, scanned: np.ndarray, images: np.ndarray) -> tuple[Copies, ...]:
+def _near(listing: Listing, facts: _Facts, scanned: np.ndarray, images: np.ndarray, track: Track) -> tuple[Copies, ...]:
     """The groups of near copies, less those of one picture filed under several labels: these are exact copies."""
     if not len(scanned):
         return ()
-    leader = likeness.near(facts.hashes[scanned], images)
+    leader = likeness.near(facts.hashes[scanned], images, track)
     same = likeness.exact(facts.digests[scanned])
     pictures = np.unique(np.stack([leader, same], 1), axis=0)[:, 0]
     several = np.bincount(pictures, minlength=len(leader)) > 1

@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -54,6 +55,33 @@ def test_flat_images_and_digits_are_no_copies_of_each_other() -> None:
     digits = np.repeat((load_digits().images[:300, ..., None] * 15).astype(np.uint8), 3, axis=3)
     found = groups(list(digits))
     assert len(set(found)) == len(found)
+
+
+def test_flat_images_of_any_colour_and_size_are_no_copies() -> None:
+    colours = [(10, 20, 30), (100, 150, 200), (200, 30, 20), (100, 20, 16), (90, 90, 91)]
+    for shape in ((1, 1), (32, 32), (333, 333)):
+        flat = np.stack(
+            [np.full((*shape, 3), colour, np.uint8) for colour in [*colours, *[(i, i, i) for i in range(52)]]]
+        )
+        hashes = np.stack([likeness.difference_hash(image) for image in flat])
+        assert likeness.near(hashes, flat).tolist() == list(range(len(flat)))
+
+
+def test_each_pair_is_compared_once_however_alike_all_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = photographs(1)[0]
+    alike = np.stack([one] * 50)
+    compared: list[int] = []
+    confirmed = likeness._alike
+
+    def noted(images: np.ndarray, pairs: np.ndarray) -> np.ndarray:
+        compared.append(len(pairs))
+        return confirmed(images, pairs)
+
+    monkeypatch.setattr(likeness, "_alike", noted)
+    monkeypatch.setattr(likeness, "_AT_ONCE", 4 * one.size)
+    assert likeness.near(np.stack([likeness.difference_hash(one)] * 50), alike).tolist() == [0] * 50
+    assert max(compared) <= 4 and sum(compared) < 2 * 50
+    assert likeness.near(np.zeros((0, likeness.BYTES), np.uint8), alike[:0]).tolist() == []
 
 
 def test_exact_copies_share_shape_and_pixels() -> None:
