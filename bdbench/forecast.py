@@ -172,10 +172,12 @@ def seconds_per_image(ground: Ground, least: int = _FEW) -> float:
         return time.perf_counter() - start
 
     epoch(2)  # what libraries do when they are first used is no pace
+    # Nor is the making of the network, which takes seconds for a large one.
+    once, apart = (epoch(2), 2) if n > 2 else (0.0, 0)
     count = min(_FEW, n)
     while True:
-        seconds = epoch(count)
+        seconds = max(0.0, epoch(count) - once)
         told = _LOOK if count >= least else 10 * _LOOK
         if seconds >= told or count == n:
-            return seconds / count
+            return seconds / (count - apart)
         count = min(4 * count, n)

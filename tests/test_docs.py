@@ -203,6 +203,25 @@ def test_the_curves_hold_every_cell_of_their_grid(grid: Path) -> None:
     assert [t for t in titles if t] == sorted(set(table["attack"]))
 
 
+def test_the_curves_of_repairs_hold_every_cell_of_their_grid() -> None:
+    made = runpy.run_path(str(ROOT / "docs" / "make_repair.py"))
+    table = pd.read_csv(ROOT / "docs" / "repair" / "table.csv")
+    asked = {
+        (*made["point"](job.attack.config(), defense.config()).values(), job.seed)
+        for job in read_grid(ROOT / "docs" / "repair" / "grid.toml").jobs()
+        for defense in job.defenses
+    }
+    assert set(table[["attack", "defense", "clean", "seed"]].itertuples(index=False, name=None)) == asked
+    assert len(table) == len(asked) and table[["asr", "accuracy"]].stack().between(0, 1).all()
+    above, below = (made["figure"](table).axes[at] for at in (0, 2))
+    for axis, column in ((above, "asr"), (below, "accuracy")):
+        drawn = {line.get_label(): line.get_ydata()[-1] for line in axis.get_lines()}
+        own = table[table["attack"] == sorted(set(table["attack"]))[0]]
+        for name, rows in own.groupby("defense"):
+            most = rows[rows["clean"] == rows["clean"].max()]
+            assert drawn[name] == pytest.approx(most[column].mean())
+
+
 def test_the_table_of_spreads_is_of_its_file() -> None:
     made = runpy.run_path(str(ROOT / "docs" / "make_spread.py"))
     assert made["page"]() == (ROOT / "docs" / "numbers.md").read_text(), "run python docs/make_spread.py"

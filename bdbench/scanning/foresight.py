@@ -7,11 +7,12 @@ those that it would train are counted against them.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -186,7 +187,7 @@ def _tried(laboratory: Laboratory, one: Detector, device: str) -> tuple[float, b
     height, width = view.images.shape[1:3]
     share = min(1.0, _PIXELS / (height * width))
     low, high = (min(n, max(round(share * size), least * size // _PARTS[0])) for size in _PARTS)
-    hasty = replace(one, **_HASTE) if detecting.can_be_told(one) and _open(one) else one
+    hasty = _hasty(one) if detecting.can_be_told(one) else one
     try:
         few, models, looks = _let_at(laboratory, hasty, low, device)
         if few < _SLOW:  # what libraries do when they are first used is no pace
@@ -210,7 +211,10 @@ def _let_at(laboratory: Laboratory, one: Detector, size: int, device: str) -> tu
     """Seconds, models trained, and whether it looked into one, of a detector on so many of the images."""
     view = laboratory.view
     n = len(view.labels)
-    rows = np.arange(n) if size == n else stratified(view.labels, size, laboratory.streams("pace"))
+    rows = np.arange(n)
+    if size < n:
+        few = [np.flatnonzero(view.labels == label)[:_EACH] for label in range(view.num_classes)]
+        rows = np.union1d(stratified(view.labels, size, laboratory.streams("pace")), np.concatenate(few))
     part = TrainingView(guard.read_only(view.images[rows]), guard.read_only(view.labels[rows]), view.num_classes)
     with tempfile.TemporaryDirectory() as aside:
         small = Laboratory.on(part, laboratory.bench.architecture, laboratory.streams, device, Path(aside), Silent())
@@ -223,10 +227,10 @@ def _let_at(laboratory: Laboratory, one: Detector, size: int, device: str) -> tu
         return time.perf_counter() - start, tools.models_trained, tools.looked_into
 
 
-def _open(one: Detector) -> bool:
-    """Whether it may be told a time: its number of models was not asked for."""
-    try:
-        replace(one, **_HASTE)
-    except BdbenchError:
-        return False
-    return True
+def _hasty(one: Detector) -> Detector:
+    """The same with as few models as it ever trains, however many were asked for; itself if it cannot be told so."""
+    usual = {field.name: field.default for field in fields(one) if field.name == "models"}
+    for asked in ({}, usual):
+        with contextlib.suppress(BdbenchError):
+            return replace(one, **_HASTE, **asked)
+    return one

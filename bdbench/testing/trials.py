@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import tempfile
 from collections.abc import Iterator
@@ -87,10 +88,18 @@ def made(attack: Attack, shape: Shape, seed: int = 0) -> Made:
 
     What it crafts is kept for the checks after: it may take long, and that it is the same each time is a check's own.
     """
-    state = {name: array.copy() for name, array in _crafted(attack, shape, seed).items()}
-    with tried(attack, images_of(shape), seed, state) as trial:
+    with tried(attack, images_of(shape), seed, _kept(attack, shape, seed)) as trial:
         poisoned = trial.poison()
         return Made(trial.attack, images_of(shape), poisoned, trial.challenge())
+
+
+def _kept(attack: Attack, shape: Shape, seed: int) -> State | None:
+    """What it crafted before; None where that cannot be told by its parameters."""
+    try:
+        hash(attack)
+    except TypeError:
+        return None
+    return None if attack.files() else copy.deepcopy(_crafted(attack, shape, seed))
 
 
 @functools.lru_cache(maxsize=16)

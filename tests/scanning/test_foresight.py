@@ -3,7 +3,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -82,3 +82,37 @@ def test_what_cannot_fit_is_refused_before_it_is_read(tmp_path: Path, monkeypatc
     with pytest.raises(BdbenchError, match=r"defense 'steady' on 900 images .* --subset 820, or a smaller --size"):
         prepared()
     assert read
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settled(Steady):
+    """Takes a time or a number of networks, and notes the sets that it is tried on."""
+
+    name = "settled"
+    models: int | None = param(None, help="how many")
+    seen: ClassVar[list[tuple[int, np.ndarray]]] = []
+
+    def __post_init__(self) -> None:
+        if self.models and self.seconds:
+            raise BdbenchError("seconds and models are both given: expected one")
+
+    def needs(self, examples: int, shape: tuple[int, int, int], num_classes: int) -> Needs:
+        return Needs(0, self.models)
+
+    def score(self, view: TrainingView, tools: Tools) -> np.ndarray:
+        models = 2 if self.seconds else self.models or 6
+        self.seen.append((models, np.bincount(view.labels, minlength=view.num_classes)))
+        tools.count_models(models)
+        return np.zeros(len(view.labels))
+
+
+def test_the_pace_is_that_of_few_networks_and_of_all_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Settled.seen.clear()
+    labels = np.repeat([0, 1], [10, 890])
+    images = np.random.default_rng(0).integers(0, 256, (900, 8, 8)).astype(np.uint8)
+    plan = front.Plan(defenses=[Settled(models=4000)], model=MODEL, device="cpu")
+    told = front.prepare((images, labels), plan, Path("nowhere")).foresight
+    assert told is not None and told.detectors[0].models == 4000
+    assert {models for models, _ in Settled.seen} == {2} and len(Settled.seen) == 3
+    assert min(counts.min() for _, counts in Settled.seen) >= 4
