@@ -179,6 +179,25 @@ _PROCESS: tuple[tuple[Callable[[], Any], Callable[[Any], Any]], ...] = (
 )
 
 
+def _default_device() -> Any:
+    import torch
+
+    try:
+        return torch.get_default_device()
+    except AttributeError:  # torch 2.6, once it was set to none
+        return torch.device("cpu")
+
+
+def _set_default_device(before: Any) -> None:
+    import torch
+
+    torch.set_default_device(None if before.type == "cpu" else before)
+    try:
+        torch.get_default_device()
+    except AttributeError:  # torch 2.6; others are to be able to ask
+        torch.set_default_device(before)
+
+
 def _torch() -> tuple[tuple[Callable[[], Any], Callable[[Any], Any]], ...]:
     """The same for torch, which is not loaded for this."""
     import torch
@@ -191,7 +210,7 @@ def _torch() -> tuple[tuple[Callable[[], Any], Callable[[Any], Any]], ...]:
 
     return (
         (torch.get_default_dtype, torch.set_default_dtype),
-        (torch.get_default_device, lambda before: torch.set_default_device(None if before.type == "cpu" else before)),
+        (_default_device, _set_default_device),
         (torch.is_grad_enabled, torch.set_grad_enabled),
         (torch.is_anomaly_enabled, torch.autograd.set_detect_anomaly),
         (torch.get_num_threads, torch.set_num_threads),

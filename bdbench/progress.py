@@ -113,5 +113,7 @@ def bars() -> Iterator[Bars]:
         TimeRemainingColumn(),
     )
     console = Console(stderr=True)
-    with RichProgress(*columns, console=console, disable=not console.is_terminal) as rich:
+    rich = RichProgress(*columns, console=console, disable=not console.is_terminal)
+    # Not entered where it shows nothing: before version 15 it leaves an empty line also then.
+    with rich if console.is_terminal else nullcontext():
         yield Bars(rich)

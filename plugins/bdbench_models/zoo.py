@@ -76,13 +76,10 @@ class Torchvision(_Named):
     net: str = param("resnet18", help="its name in torchvision.models, such as vgg11_bn, densenet121")
 
     def _names(self) -> list[str]:
-        from torchvision import models
-
+        models = _torchvision()
         return models.list_models(module=models)
 
     def _maker(self, shape: tuple[int, int, int], num_classes: int) -> Callable[[], nn.Module]:
-        from torchvision import models
-
         own: dict[str, dict[str, Any]] = {
             "googlenet": {"aux_logits": False, "init_weights": True},
             "inception": {"aux_logits": False, "init_weights": True},
@@ -90,7 +87,7 @@ class Torchvision(_Named):
             "maxvit": {"input_size": shape[:2]},
         }
         family = self.net.partition("_")[0]
-        return functools.partial(models.get_model, self.net, num_classes=num_classes, **own.get(family, {}))
+        return functools.partial(_torchvision().get_model, self.net, num_classes=num_classes, **own.get(family, {}))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,6 +121,15 @@ class Timm(_Named):
                 return create()
 
         return make
+
+
+def _torchvision() -> Any:
+    import torch
+
+    # Where a network is laid out without numbers: its import computes with some.
+    with torch.device("cpu"):
+        from torchvision import models
+    return models
 
 
 def _timm() -> Any:
