@@ -21,6 +21,7 @@ from bdbench import (
     TriggerAttack,
     Victim,
     Workshop,
+    progress,
 )
 from bdbench.progress import Silent
 from bdbench_datamodel import ensemble
@@ -264,6 +265,14 @@ def test_a_component_of_the_wrong_kind_is_refused(tiny: dict[str, Any]) -> None:
 def test_the_same_defense_twice_is_refused(tiny: dict[str, Any]) -> None:
     with pytest.raises(BdbenchError, match="defense 'random' is given twice"):
         bdbench.run_all(defenses=["random", "random"], **tiny)
+
+
+def test_where_no_terminal_is_bars_leave_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even the empty line that rich prints before version 15 when it ends."""
+    monkeypatch.setattr("rich.progress.Progress.stop", lambda self: pytest.fail("ended"))
+    with progress.bars() as shown, shown.section():
+        shown.track(2, "work")(2)
+        shown.say("done")
 
 
 def test_progress_is_reported_to_the_end(tiny: dict[str, Any]) -> None:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +12,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
-import torch
 from click.testing import CliRunner, Result
 
 import bdbench
@@ -325,50 +322,6 @@ def test_a_line_is_a_line() -> None:
     assert one_line(ValueError("")) == "ValueError"
     assert one_line(ValueError("a\nb")) == "ValueError: a"
     assert one_line(BdbenchError("a sentence")) == "a sentence"
-
-
-CHANGES: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
-    "dtype": (lambda: torch.set_default_dtype(torch.float64), torch.get_default_dtype),
-    "device": (lambda: torch.set_default_device("meta"), torch.get_default_device),
-    "gradients": (lambda: torch.set_grad_enabled(False), torch.is_grad_enabled),
-    "threads": (lambda: torch.set_num_threads(torch.get_num_threads() + 1), torch.get_num_threads),
-    "deterministic": (
-        lambda: torch.use_deterministic_algorithms(True),
-        torch.are_deterministic_algorithms_enabled,
-    ),
-    "anomalies": (lambda: torch.autograd.set_detect_anomaly(True), torch.is_anomaly_enabled),
-    "numpy": (lambda: np.seterr(all="raise"), np.geterr),
-    "warnings": (lambda: warnings.simplefilter("error"), lambda: list(warnings.filters)),
-    "folder": (lambda: os.chdir("/"), os.getcwd),
-    "umask": (lambda: os.umask(0o777), lambda: (os.umask(0o022), os.umask(0o022))[0]),
-    "environment": (lambda: os.environ.update(HOME="/nowhere", BDBENCH_NEW="1"), lambda: dict(os.environ)),
-    "missing": (lambda: os.environ.pop("PATH"), lambda: dict(os.environ)),
-    "signals": (lambda: signal.signal(signal.SIGINT, signal.SIG_IGN), lambda: signal.getsignal(signal.SIGINT)),
-    "recursion": (lambda: sys.setrecursionlimit(5000), sys.getrecursionlimit),
-    "streams": (lambda: setattr(sys, "stdout", None), lambda: sys.stdout),
-    "autocast": (
-        lambda: torch.set_autocast_enabled("cpu", True),
-        lambda: (torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu")),
-    ),
-    "half": (lambda: torch.set_autocast_dtype("cpu", torch.float16), lambda: torch.get_autocast_dtype("cpu")),
-    "module hooks": (
-        lambda: torch.nn.modules.module.register_module_forward_hook(lambda *_: None),
-        lambda: list(torch.nn.modules.module._global_forward_hooks.values()),
-    ),
-}
-
-
-@pytest.mark.parametrize("what", CHANGES)
-@pytest.mark.parametrize("error", [None, ZeroDivisionError, SystemExit])
-def test_what_foreign_code_sets_is_put_back(what: str, error: type[BaseException] | None) -> None:
-    change, read = CHANGES[what]
-    before = read()
-    with pytest.raises((ZeroDivisionError, Quit)) if error else guard.call(), guard.call():
-        change()
-        assert read() != before
-        if error:
-            raise error
-    assert read() == before
 
 
 def test_who_comes_back_from_a_fork_goes_no_further(tmp_path: Path) -> None:

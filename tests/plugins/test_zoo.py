@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import subprocess
 import sys
 
 import numpy as np
@@ -133,3 +134,16 @@ def test_timm_is_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(BdbenchError, match=r"needs timm: expected pip install 'bdbench\[timm\]'"):
         Timm().build((32, 32, 3), 7)
+
+
+def test_a_library_is_loaded_where_it_can_compute() -> None:
+    """In a process of its own: it is loaded once. With torch 2.6 torchvision's import takes a number of a tensor."""
+    program = (
+        "import sys, torch\nfrom bdbench_models import zoo\nseen = []\n"
+        "class Looks:\n    def find_spec(self, name, *_):\n"
+        "        if name == 'torchvision':\n            seen.append(torch.empty(1).device.type)\n"
+        "sys.meta_path.insert(0, Looks())\n"
+        "with torch.device('meta'):\n    zoo._torchvision()\n"
+        "assert seen == ['cpu'], seen\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
