@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from bdbench import leaderboard
-from bdbench.leaderboard import markdown
+from bdbench.leaderboard import markdown, views
 from tests.boards import build, readme, rows, show
 from tests.records import attack, defense, keep, made, make_board
 
@@ -196,3 +196,10 @@ def test_a_note_on_nothing_is_refused(tmp_path: Path, note: str, message: str) -
     keep(tmp_path, made(0))
     result = build(tmp_path)
     assert result.exit_code == 2 and re.search(message, result.output)
+
+
+@pytest.mark.parametrize("ulps", [-1, 0, 1])
+def test_which_way_a_half_goes_is_no_matter_of_the_last_digit(ulps: int) -> None:
+    value = 1176.5 + ulps * np.spacing(1176.5)
+    assert views._rounded(value, 0) == "1176"
+    assert views._rounded(float("nan"), 0) == "-"

@@ -48,7 +48,7 @@ def displayed(table: pd.DataFrame, bold: str = "{}") -> pd.DataFrame:
     for name, digits in (("defense_seconds", 0), ("models_trained", 0), ("peak_memory_mb", 0), ("times_victim", 1)):
         shown[name] = [_rounded(v, digits) for v in table[name]]
     for name in ("craft_seconds", "poison_seconds"):
-        shown[name] = ["-" if np.isnan(v) else f"{v:.2g}" if v < 1 else f"{v:.0f}" for v in table[name]]
+        shown[name] = [_rounded(v, 0) if not v < 1 else f"{_steady(v):.2g}" for v in table[name]]
     shown["seconds_per_input"] = ["-" if np.isnan(v) else f"{v:.2g}" for v in table["seconds_per_input"]]
     shown["rank"] = ["≈ best" if r == NOT_TOLD_APART else r or "-" for r in table["rank"]]
     shown["budget"] = [f"{100 * float(b):g} %" if b[:1].isdigit() else b for b in table["budget"]]
@@ -82,7 +82,12 @@ def _percent(value: float) -> str:
 
 
 def _rounded(value: float, digits: int) -> str:
-    return "-" if np.isnan(value) else f"{value:.{digits}f}"
+    return "-" if np.isnan(value) else f"{_steady(value):.{digits}f}"
+
+
+def _steady(value: float) -> float:
+    """Without a mean's last digits: they differ between versions of pandas, and with them which way a half goes."""
+    return float(f"{value:.9g}")
 
 
 def holds(table: pd.DataFrame, name: str) -> bool:

@@ -56,7 +56,11 @@ METRICS: list[Broken] = [
         metric(careless_share),
         "subscriptable for a detector's cell with budget 0",
     ),
-    ("gives-a-number-or-none-for-every-cell", metric(unmeasured_share), "nan) for a detector's control"),
+    (
+        "gives-a-number-or-none-for-every-cell",
+        metric(unmeasured_share),
+        f"{np.float64('nan')!r} for a detector's control",
+    ),
     (
         "gives-a-number-or-none-for-every-cell",
         metric(accuracy_lost),
