@@ -188,15 +188,20 @@ def test_the_command_reference_is_current() -> None:
     assert (ROOT / "docs" / "cli.md").read_text() == made["page"](), "run python docs/make_cli.py"
 
 
-@pytest.mark.parametrize("grid", sorted((ROOT / "docs" / "curves").glob("*/grid.toml")), ids=lambda p: p.parent.name)
-def test_the_curves_hold_every_cell_of_their_grid(grid: Path) -> None:
-    made = runpy.run_path(str(ROOT / "docs" / "make_curves.py"))
-    table = pd.read_csv(grid.parent / "table.csv")
-    asked = {
+def points(made: dict[str, Any], grid: Path) -> set[tuple[Any, ...]]:
+    """Where a script that draws curves puts the cells of a grid, and their seeds."""
+    return {
         (*made["point"](job.attack.config(), defense.config()).values(), job.seed)
         for job in read_grid(grid).jobs()
         for defense in job.defenses
     }
+
+
+@pytest.mark.parametrize("grid", sorted((ROOT / "docs" / "curves").glob("*/grid.toml")), ids=lambda p: p.parent.name)
+def test_the_curves_hold_every_cell_of_their_grid(grid: Path) -> None:
+    made = runpy.run_path(str(ROOT / "docs" / "make_curves.py"))
+    table = pd.read_csv(grid.parent / "table.csv")
+    asked = points(made, grid)
     assert set(table[["attack", "line", "models", "seed"]].itertuples(index=False, name=None)) == asked
     assert len(table) == len(asked) and table["auroc"].between(0, 1).all()
     titles = [axis.get_title() for axis in made["figure"](table).axes]
@@ -206,11 +211,7 @@ def test_the_curves_hold_every_cell_of_their_grid(grid: Path) -> None:
 def test_the_curves_of_repairs_hold_every_cell_of_their_grid() -> None:
     made = runpy.run_path(str(ROOT / "docs" / "make_repair.py"))
     table = pd.read_csv(ROOT / "docs" / "repair" / "table.csv")
-    asked = {
-        (*made["point"](job.attack.config(), defense.config()).values(), job.seed)
-        for job in read_grid(ROOT / "docs" / "repair" / "grid.toml").jobs()
-        for defense in job.defenses
-    }
+    asked = points(made, ROOT / "docs" / "repair" / "grid.toml")
     assert set(table[["attack", "defense", "clean", "seed"]].itertuples(index=False, name=None)) == asked
     assert len(table) == len(asked) and table[["asr", "accuracy"]].stack().between(0, 1).all()
     above, below = (made["figure"](table).axes[at] for at in (0, 2))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+import importlib
 import re
 from abc import abstractmethod
 from collections.abc import Callable
@@ -76,7 +77,7 @@ class Torchvision(_Named):
     net: str = param("resnet18", help="its name in torchvision.models, such as vgg11_bn, densenet121")
 
     def _names(self) -> list[str]:
-        models = _torchvision()
+        models = _loaded("torchvision.models")
         return models.list_models(module=models)
 
     def _maker(self, shape: tuple[int, int, int], num_classes: int) -> Callable[[], nn.Module]:
@@ -87,7 +88,9 @@ class Torchvision(_Named):
             "maxvit": {"input_size": shape[:2]},
         }
         family = self.net.partition("_")[0]
-        return functools.partial(_torchvision().get_model, self.net, num_classes=num_classes, **own.get(family, {}))
+        return functools.partial(
+            _loaded("torchvision.models").get_model, self.net, num_classes=num_classes, **own.get(family, {})
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,18 +126,16 @@ class Timm(_Named):
         return make
 
 
-def _torchvision() -> Any:
+def _loaded(library: str) -> Any:
+    """A module of another library. A network may be laid out without numbers, and some imports compute with some."""
     import torch
 
-    # Where a network is laid out without numbers: its import computes with some.
     with torch.device("cpu"):
-        from torchvision import models
-    return models
+        return importlib.import_module(library)
 
 
 def _timm() -> Any:
     try:
-        import timm
+        return _loaded("timm")
     except ImportError:
         raise BdbenchError("model 'timm' needs timm: expected pip install 'bdbench[timm]'") from None
-    return timm

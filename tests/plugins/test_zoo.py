@@ -143,7 +143,7 @@ def test_a_library_is_loaded_where_it_can_compute() -> None:
         "class Looks:\n    def find_spec(self, name, *_):\n"
         "        if name == 'torchvision':\n            seen.append(torch.empty(1).device.type)\n"
         "sys.meta_path.insert(0, Looks())\n"
-        "with torch.device('meta'):\n    zoo._torchvision()\n"
+        "with torch.device('meta'):\n    zoo._loaded('torchvision.models')\n"
         "assert seen == ['cpu'], seen\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
