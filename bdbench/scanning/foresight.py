@@ -29,8 +29,9 @@ from bdbench.scanning.laboratory import Laboratory
 
 # Images of the parts if they have so many pixels, fewer of larger ones; and of each class at the least.
 _PARTS, _PIXELS, _EACH = (150, 450), 64 * 64, 4
-# Seconds that the smaller part takes if it need not be looked at again: what comes once is little of them.
-_SLOW = 5.0
+# Seconds that the smaller part takes if it is not looked at again, as what comes with the first use (compiling takes up
+# to 20) is little of them; and if, once that is over, it tells enough by itself.
+_ENDLESS, _SLOW = 60.0, 5.0
 # Seconds that no model can be trained in: then a detector trains as few as it ever does.
 _HASTE: dict[str, Any] = {"seconds": 0.01}
 # Batches that a model is trained by for its pace, at the least.
@@ -190,8 +191,9 @@ def _tried(laboratory: Laboratory, one: Detector, device: str) -> tuple[float, b
     hasty = _hasty(one) if detecting.can_be_told(one) else one
     try:
         few, models, looks = _let_at(laboratory, hasty, low, device)
-        if few < _SLOW:  # what libraries do when they are first used is no pace
+        if few < _ENDLESS:
             few, models, looks = _let_at(laboratory, hasty, low, device)
+        if few < _SLOW:
             more = _let_at(laboratory, hasty, high, device)[0]
         else:
             low, high, few, more = 0, low, 0.0, few

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from bdbench import BdbenchError, Detector, Needs, Tools, TrainingView, memory, param
-from bdbench.scanning import front, reading
+from bdbench.scanning import foresight, front, reading
 from tests.scanning.conftest import MODEL
 
 EACH = 5e-4  # seconds for an image and a model
@@ -51,6 +51,36 @@ def test_time_grows_with_images_and_models(tmp_path: Path, monkeypatch: pytest.M
     limited = prepared(seconds=60).foresight
     assert limited is not None and limited.detectors[0].seconds == 60
     assert "as many small networks as the time allows" in "\n".join(limited.lines())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compiling(Steady):
+    """Takes a second longer when it is first used."""
+
+    name = "compiling"
+    used: ClassVar[list[int]] = []
+
+    def score(self, view: TrainingView, tools: Tools) -> np.ndarray:
+        if not self.used:
+            time.sleep(1.0)
+        self.used.append(len(view.labels))
+        return super().score(view, tools)
+
+
+@pytest.mark.parametrize(
+    ("slow", "sizes"), [(0.9, [1, 1, 3]), (0.2, [1, 1])], ids=["quick once compiled", "slow all the same"]
+)
+def test_what_comes_with_the_first_use_is_no_pace(
+    slow: float, sizes: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long it is: compiling took 20 s on a busy machine, and a scan of ten minutes was to take 1:44:35."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(foresight, "_SLOW", slow)
+    Compiling.used.clear()
+    told = prepared(detector=Compiling()).foresight
+    assert told is not None and [round(size / 150) for size in Compiling.used] == sizes
+    seconds = told.detectors[0].seconds
+    assert seconds is not None and 0.9 * EACH * 6 * 900 <= seconds <= 1.5 * (6 * 0.1 + EACH * 6 * 900)
 
 
 def test_a_detector_that_needs_too_much_is_refused_with_what_fits(
