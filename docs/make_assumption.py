@@ -15,6 +15,7 @@ from typing import Any
 
 import click
 import pandas as pd
+from making import with_table
 
 import bdbench
 from bdbench import configs, progress
@@ -23,7 +24,6 @@ from bdbench_datamodel.strength import Strength
 
 ROOT = Path(__file__).parent.parent
 FILE, PAGE = ROOT / "docs" / "assumption.csv", ROOT / "docs" / "results.md"
-START, END = "<!-- assumption -->\n", "<!-- end assumption -->"
 BOARDS = ("digits", "cifar10-5k")
 # What a reader wants to know of an attack, and the only parameters in which the boards' attacks differ.
 SHOWN = ("rate", "targets", "mapping")
@@ -98,8 +98,7 @@ def table() -> str:
 
 def page() -> str:
     """docs/results.md as it should be."""
-    before, rest = PAGE.read_text().split(START)
-    return f"{before}{START}\n{table()}\n{END}{rest.split(END)[1]}"
+    return with_table(PAGE, "assumption", table())
 
 
 @click.command(help=__doc__)

@@ -1,7 +1,6 @@
 """Draw docs/curves/*/curves.svg: AUROC against the number of networks, from the table.csv beside it.
 
-The table holds what is drawn of the records that ``bdbench grid docs/curves/NAME/grid.toml`` makes. These are hundreds,
-and are not committed: where they are all there, the table is made anew of them first.
+The table holds what is drawn of the records that ``bdbench grid docs/curves/NAME/grid.toml`` makes.
 """
 
 from __future__ import annotations
@@ -10,13 +9,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import pandas as pd
+from making import draw
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-
-from bdbench.board import Board
-from bdbench.grid import read
 
 CURVES = Path(__file__).parent / "curves"
 COLOURS = {
@@ -88,13 +84,5 @@ def _panel(axis: Axes, attack: str, table: pd.DataFrame) -> None:
 
 
 if __name__ == "__main__":
-    matplotlib.rcParams["svg.hashsalt"] = "bdbench"  # the same figure, the same bytes
     for grid in sorted(CURVES.glob("*/grid.toml")):
-        made = grid.parent / "table.csv"
-        board = Board.read(grid.parent)
-        missing = board.pending(read(grid).jobs())
-        if missing:
-            print(f"{made} stays as it is: {len(missing)} poisoned sets of {grid} have cells without a record")
-        else:
-            collect(board.records.values()).to_csv(made, index=False)
-        figure(pd.read_csv(made)).savefig(grid.parent / "curves.svg", metadata={"Date": None})
+        draw(grid, "curves.svg", collect, figure)

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from making import with_table
 from tabulate import tabulate
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "numbers.md"
-START, END = "<!-- machines -->\n", "<!-- end machines -->"
 HEADINGS = ("data set", "one machine", "another", "pairs", "CA: mean", "sd", "largest", "ASR: mean", "sd", "largest")
 # Fewer pairs tell nothing.
 _FEWEST = 5
@@ -70,8 +70,7 @@ def table() -> str:
 
 def page() -> str:
     """docs/numbers.md as it should be."""
-    before, rest = PAGE.read_text().split(START)
-    return f"{before}{START}\n{table()}\n\n{END}{rest.split(END)[1]}"
+    return with_table(PAGE, "machines", table())
 
 
 if __name__ == "__main__":

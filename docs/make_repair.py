@@ -1,7 +1,6 @@
 """Draw docs/repair/repair.svg, from table.csv there: what repairs leave of a backdoor, by their number of clean images.
 
-The table holds what is drawn of the records that ``bdbench grid docs/repair/grid.toml`` makes. These are hundreds, and
-are not committed: where they are all there, the table is made anew of them first.
+The table holds what is drawn of the records that ``bdbench grid docs/repair/grid.toml`` makes.
 """
 
 from __future__ import annotations
@@ -10,14 +9,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import pandas as pd
+from making import draw
 from matplotlib.figure import Figure
 
-from bdbench.board import Board
-from bdbench.grid import read
-
-HERE = Path(__file__).parent / "repair"
 SHARES = {"asr": "ASR after the repair", "accuracy": "clean accuracy after it"}
 _KEYS = ["attack", "defense", "clean", "seed"]
 
@@ -69,11 +64,4 @@ def figure(table: pd.DataFrame) -> Figure:
 
 
 if __name__ == "__main__":
-    matplotlib.rcParams["svg.hashsalt"] = "bdbench"  # the same figure, the same bytes
-    board = Board.read(HERE)
-    missing = board.pending(read(HERE / "grid.toml").jobs())
-    if missing:
-        print(f"the table stays as it is: {len(missing)} poisoned sets have cells without a record")
-    else:
-        collect(board.records.values()).to_csv(HERE / "table.csv", index=False)
-    figure(pd.read_csv(HERE / "table.csv")).savefig(HERE / "repair.svg", metadata={"Date": None})
+    draw(Path(__file__).parent / "repair" / "grid.toml", "repair.svg", collect, figure)

@@ -16,6 +16,7 @@ from pathlib import Path
 import click
 import numpy as np
 import pandas as pd
+from making import with_table
 
 import bdbench
 from bdbench import BdbenchError, metrics, plugins, progress
@@ -23,7 +24,6 @@ from bdbench.defenses import Detector
 
 DOCS = Path(__file__).parent
 FILE, PAGE = DOCS / "spread.csv", DOCS / "numbers.md"
-START, END = "<!-- spread -->\n", "<!-- end -->"
 DATA, ATTACKS, SEED, SEEDS = "digits", ("badnets:rate=0.05", "blend:rate=0.05"), 100, range(5)
 # The two ends hang on nothing, and art is another project's.
 LEFT_OUT = ("random", "perfect-filter", "art")
@@ -94,8 +94,7 @@ def table() -> str:
 
 def page() -> str:
     """docs/numbers.md as it should be."""
-    before, rest = PAGE.read_text().split(START)
-    return f"{before}{START}{table()}\n{END}{rest.split(END, 1)[1]}"
+    return with_table(PAGE, "spread", table())
 
 
 @click.command()
