@@ -39,6 +39,9 @@ def likelihood_ratio(features: np.ndarray, isolated: np.ndarray) -> float:
 
 
 def _covariance(points: np.ndarray) -> np.ndarray:
-    """Of points (n, 2); wider by 0.001, as the authors', and by a millionth, so that two points have a density, too."""
+    """Of points (n, 2); wider by 0.001, as the authors', and by a millionth, so that two points have a density, too.
+
+    The authors add it off the diagonal as well.
+    """
     found = np.cov(points.T)
     return found + (1e-3 + 1e-6 * np.trace(found)) * np.eye(2)

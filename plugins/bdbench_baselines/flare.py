@@ -21,7 +21,8 @@ class Flare(Detector):
     dimensions, in which HDBSCAN's hierarchy is followed along the larger cluster of each split, ``depth`` splits deep
     (Algorithm 1): a cluster that lasts over densities (1 / distance) longer than ``stability`` is the clean one, and
     ends the search for layers. All other clusters are flagged; without such a cluster in any set of layers, none. The
-    score is the mean distance to the ten nearest of the clean cluster.
+    score is the mean distance to the ten nearest of the clean cluster. This is the authors' code; their abstract calls
+    the more stable cluster the poisoned one. What is in no cluster is never the clean one here, as it may be there.
 
     Numbers are the authors' code's (40 neighbours, clusters of at least 100 of 50,000): clusters are of at least
     ``smallest`` of the set, and of ten. A network without batch norms is represented by its convolutions, aligned by

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Set
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -21,24 +23,51 @@ _AT_ONCE = 64
 def maps(victim: Victim, images: np.ndarray) -> torch.Tensor:
     """What enters the network's last stage for uint8 (b, H, W, C): float32 (b, channels, positions), on its device.
 
-    The last stage begins with the last convolution that has more channels than it is given. If that is the network's
-    first, it is what comes out of it. Raises BdbenchError where there is no convolution.
+    The last stage is the last part of the network, whole stages before what they consist of, that makes more channels
+    than it is given; without one, it is what comes out of the first convolution. Raises BdbenchError where there is no
+    convolution.
     """
     convolutions = [module for module in victim.network.modules() if isinstance(module, nn.Conv2d)]
     if not convolutions:
         raise BdbenchError("beatrix needs a model with convolutions: expected another model")
-    widening = [one for one in convolutions if one.out_channels > one.in_channels] or convolutions
-    last, seen = widening[-1], []
+    first, *later = convolutions
+    stage = _last_widening(victim, images[:1], first, set(later))
+    seen: list[torch.Tensor] = []
 
     def see(module: nn.Module, given: tuple[torch.Tensor, ...], made: torch.Tensor) -> None:
-        seen.append((made if last is convolutions[0] else given[0]).float().flatten(2))
+        seen.append((given[0] if stage else made).float().flatten(2))
 
-    hook = last.register_forward_hook(see)
-    try:
+    with _watching([stage or first], see):
         victim.features(images)
-    finally:
-        hook.remove()
     return torch.cat(seen)
+
+
+def _last_widening(victim: Victim, images: np.ndarray, first: nn.Module, later: Set[nn.Module]) -> nn.Module | None:
+    """The last stage, if there is one. A part that holds the first convolution begins with the image: it is none."""
+    wide: list[nn.Module] = []
+
+    def see(module: nn.Module, given: tuple[Any, ...], made: Any) -> None:
+        ends = [*given[:1], made]
+        if all(torch.is_tensor(x) and x.ndim == 4 for x in ends) and made.shape[1] > given[0].shape[1]:
+            wide.append(module)
+
+    held = {module: set(module.modules()) for module in victim.network.modules()}
+    parts = [module for module, own in held.items() if first not in own and own & later]
+    with _watching(parts, see):
+        victim.features(images)
+    within = {part for module in wide for part in held[module] - {module}}
+    # In the order in which they end.
+    return next((module for module in reversed(wide) if module not in within), None)
+
+
+@contextmanager
+def _watching(modules: list[nn.Module], see: Callable[..., None]) -> Iterator[None]:
+    hooks = [module.register_forward_hook(see) for module in modules]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def grams(seen: torch.Tensor, order: int) -> torch.Tensor:

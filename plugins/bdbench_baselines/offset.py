@@ -54,13 +54,21 @@ class Offset:
 def maps(victim: Victim, images: np.ndarray) -> torch.Tensor:
     """The last feature maps of a model, of at most 2 x 2, as float (n, d); its features if it has no maps.
 
-    Of the convolution or batch norm that is computed last; a network with a single convolution has no feature maps.
+    Of the part with a convolution or batch norm that ends last, a block with its skip connection or a stage; a network
+    with a single convolution has no feature maps.
     """
-    layers = [m for m in victim.network.modules() if isinstance(m, nn.Conv2d | nn.BatchNorm2d)]
+    network = victim.network
+    layers = {m for m in network.modules() if isinstance(m, nn.Conv2d | nn.BatchNorm2d)}
     if len(layers) < 2:
         return torch.from_numpy(victim.features(images)).to(victim.device)
     last: dict[str, torch.Tensor] = {}
-    hooks = [layer.register_forward_hook(lambda module, given, out: last.update(out=out)) for layer in layers]
+
+    def see(module: nn.Module, given: object, out: object) -> None:
+        if torch.is_tensor(out) and out.ndim == 4:
+            last["out"] = out
+
+    parts = [m for m in network.modules() if layers.intersection(m.modules())]
+    hooks = [part.register_forward_hook(see) for part in parts]
     found = []
     try:
         for start in range(0, len(images), _AT_ONCE):

@@ -25,10 +25,11 @@ class BtiDbf(ModelDetector):
     share of the images of other labels that end in one label; above ``share`` the model is flagged. The paper names
     the most frequent label, and has no rule for whether a model is backdoored at all: that one is ours.
 
-    Departures: the features are those that enter the last linear layer; the generator is smaller than the authors'
-    U-Net and adds to the image, so that untrained it changes little, which the authors train it to do first; steps
-    are theirs for 2,500 clean images, however many there are. Where the head uses every feature for clean images, as
-    that of a small network does, the mask covers them all and leaves the generator nothing to move: nothing is found.
+    Departures: the features are those that enter the last linear layer, by the network's running statistics, where the
+    authors' code learns the mask by those of batches; the generator is smaller than the authors' U-Net and adds to the
+    image, so that untrained it changes little, which the authors train it to do first; steps are theirs for 2,500 clean
+    images, however many there are. Where the head uses every feature for clean images, as that of a small network does,
+    the mask covers them all and leaves the generator nothing to move: nothing is found.
     """
 
     name = "bti-dbf"

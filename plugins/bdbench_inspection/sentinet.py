@@ -24,7 +24,8 @@ class SentiNet(InputDetector):
     the mean distance of the clean points above it; here the harness sets the threshold.
 
     The region is a fixed share of the pixels, as in backdoor-toolbox, which however tells the method where patches
-    are. The paper also takes off what speaks for other classes that selective search proposes: not done.
+    are, and has Grad-CAM look at the last stage of a ResNet; here it is the last convolution. The paper also takes off
+    what speaks for other classes that selective search proposes: not done.
     """
 
     name = "sentinet"

@@ -8,10 +8,12 @@ import torch
 from scipy.stats import norm
 from sklearn.metrics import roc_auc_score
 from torch import nn
+from torch.nn.functional import adaptive_avg_pool2d
 
 from bdbench import Record, Victim
 from bdbench_baselines.asset import threshold
 from bdbench_baselines.offset import InnerOffset, adjusted_outlyingness, inner_offset, maps, medcouple
+from bdbench_models.architectures import PreActResNet18
 
 
 def test_the_medcouple_by_hand() -> None:
@@ -78,6 +80,18 @@ class _Network(nn.Module):
 def test_the_last_feature_maps_are_averaged_and_features_stand_in(convolutions: int, expected: list[float]) -> None:
     victim = Victim(_Network(convolutions), np.zeros(1, np.float32), np.ones(1, np.float32), "cpu")
     assert maps(victim, np.full((1, 4, 4, 1), 255, np.uint8)).tolist() == expected
+
+
+def test_of_a_residual_network_they_are_what_leaves_its_last_stage() -> None:
+    """Not what a block's last norm gives, to which what was skipped is then added."""
+    network = PreActResNet18().build((32, 32, 3), 5).eval()
+    images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3)).astype(np.uint8)
+    victim = Victim(network, np.full(3, 0.5, np.float32), np.full(3, 0.25, np.float32), "cpu")
+    left: list[torch.Tensor] = []
+    network.layer4.register_forward_hook(lambda module, given, made: left.append(made))
+    found = maps(victim, images)
+    assert found.shape == (3, 2048)
+    assert torch.equal(found, adaptive_avg_pool2d(left[0].relu(), 2).flatten(1))
 
 
 @pytest.mark.slow  # The small networks of its inner offset take a minute.

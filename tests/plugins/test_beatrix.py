@@ -8,10 +8,12 @@ import torch
 from sklearn.metrics.pairwise import rbf_kernel
 from torch import nn
 
-from bdbench import BdbenchError, Record, Reopened, Victim
+from bdbench import Architecture, BdbenchError, Record, Reopened, Victim
 from bdbench_baselines.anomaly import index
 from bdbench_baselines.beatrix import Beatrix, cut, discrepancy
 from bdbench_baselines.gram import Usual, grams, maps
+from bdbench_models.architectures import PreActResNet18
+from bdbench_models.zoo import Torchvision
 
 RNG = np.random.default_rng(0)
 
@@ -101,6 +103,20 @@ def test_the_map_is_what_enters_the_convolution_that_widens_last() -> None:
     plain = nn.Sequential(nn.Flatten(), nn.Linear(9, 2))
     with pytest.raises(BdbenchError, match="needs a model with convolutions"):
         maps(Victim(plain, np.zeros(1, np.float32), np.ones(1, np.float32), "cpu"), images)
+
+
+@pytest.mark.parametrize("model", [PreActResNet18(), Torchvision(net="resnet50")], ids=lambda model: model.name)
+def test_of_a_residual_network_it_is_what_enters_its_last_stage(model: Architecture) -> None:
+    """Not what enters a convolution inside of its blocks, which widen there, nor the shortcut behind a norm."""
+    network = model.build((32, 32, 3), 5).eval()
+    images = RNG.integers(0, 256, (3, 32, 32, 3)).astype(np.uint8)
+    victim = Victim(network, np.full(3, 0.5, np.float32), np.full(3, 0.25, np.float32), "cpu")
+    stage = next(part for name, part in network.named_modules() if name.endswith("layer4"))
+    entered: list[torch.Tensor] = []
+    stage.register_forward_pre_hook(lambda module, given: entered.append(given[0]))
+    victim.features(images)
+    expected = entered[0].flatten(2)
+    assert torch.equal(maps(victim, images), expected) and len(expected) == 3
 
 
 def test_it_finds_patches_and_their_label_on_digits(
