@@ -183,6 +183,14 @@ def test_links_lead_somewhere() -> None:
             assert Path(os.path.normpath(page.parent / target)).exists(), f"{page.name}: {target}"
 
 
+def test_every_table_has_a_head() -> None:
+    """Rows after an empty line are no table without one, and are shown as bare text."""
+    for page in [*PAGES, ROOT / "docs" / "cli.md"]:
+        blocks = re.findall(r"(?:^|\n\n)(\|.*?)(?=\n\n|\Z)", page.read_text(), re.S)
+        for block in blocks:
+            assert re.fullmatch(r"\|?[ :|-]+", [*block.splitlines(), ""][1]), f"{page.name}: {block[:80]}"
+
+
 def test_the_command_reference_is_current() -> None:
     made = runpy.run_path(str(ROOT / "docs" / "make_cli.py"))
     assert (ROOT / "docs" / "cli.md").read_text() == made["page"](), "run python docs/make_cli.py"
