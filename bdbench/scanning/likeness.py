@@ -90,7 +90,8 @@ def _alike(images: np.ndarray, pairs: np.ndarray) -> np.ndarray:
     """Which pairs (m, 2) correlate, channel by channel and over all of them, bool (m,)."""
     one, two = (images[side].reshape(len(side), -1, images.shape[-1]).astype(np.float32) for side in pairs.T)
     for each in (one, two):
-        each -= each.mean(1, keepdims=True)
+        # In single precision the sum over a large image is so far off that flat ones would vary alike.
+        each -= each.mean(1, keepdims=True, dtype=np.float64)
     scale = np.sqrt((one**2).sum((1, 2)) * (two**2).sum((1, 2)))
     return (scale > _FLAT * one[0].size) & ((one * two).sum((1, 2)) >= _CORRELATION * scale)
 

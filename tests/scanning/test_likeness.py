@@ -57,6 +57,16 @@ def test_flat_images_and_digits_are_no_copies_of_each_other() -> None:
     assert len(set(found)) == len(found)
 
 
+@pytest.mark.parametrize("side", [32, 512, 1000])
+def test_flat_images_do_not_vary_alike(side: int) -> None:
+    flat = np.stack([np.full((side, side, 3), shade, np.uint8) for shade in (77, 201, 251)])
+    pairs = np.array([[0, 1], [0, 2], [1, 2]])
+    assert not likeness._alike(flat, pairs).any()
+    # Nor where one pixel of the same place is a grey level off.
+    flat[:, 5, 5] += 1
+    assert not likeness._alike(flat, pairs).any()
+
+
 def test_flat_images_of_any_colour_and_size_are_no_copies() -> None:
     colours = [(10, 20, 30), (100, 150, 200), (200, 30, 20), (100, 20, 16), (90, 90, 91)]
     for shape in ((1, 1), (32, 32), (333, 333)):
