@@ -107,13 +107,34 @@ def test_poisons_are_of_the_target_or_of_the_others(split: Split) -> None:
         assert len(origin) == 6 and 1 not in origin
 
 
+@pytest.mark.parametrize("count", [3, 200])
+def test_test_images_have_no_picture_that_no_poison_has(
+    count: int, split: Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[set[int]] = []
+    real = Refool._stamped
+
+    def noted(self: Refool, images: np.ndarray, which: np.ndarray, *rest: Any) -> np.ndarray:
+        drawn.append(set(which.tolist()))
+        return real(self, images, which, *rest)
+
+    monkeypatch.setattr(Refool, "_stamped", noted)
+    attack = Refool(labels="dirty", target=1, rate=0.2, count=count)
+    state = attack.craft(split, TOOLS)
+    assert len(state["pictures"]) == min(count, 8)
+    made = attack.poison(split, state, TOOLS)
+    assert (made.roles == Role.POISON).sum() == 8
+    attack.challenge(split, state, TOOLS)
+    assert drawn[0] == set(range(min(count, 8))) and drawn[1] <= drawn[0]
+
+
 def test_pictures_of_a_folder(tmp_path: Path, split: Split) -> None:
     from PIL import Image
 
     for name, value in (("a.png", 10), ("b.JPG", 200)):
         Image.fromarray(np.full((20, 30, 3), value, np.uint8)).save(tmp_path / name)
     (tmp_path / "notes.txt").write_text("no picture")
-    attack = Refool(reflections=str(tmp_path))
+    attack = Refool(reflections=str(tmp_path), rate=0.2)
     assert [p.name for p in attack.files()] == ["a.png", "b.JPG"]
     pictures = attack.craft(split, TOOLS)["pictures"]
     assert pictures.shape == (2, 8, 8, 1) and [int(p.mean()) for p in pictures] == [10, 200]

@@ -19,9 +19,11 @@ class InputAware(Trained, Covers, CraftedTrigger):
     alone, to cover little (``density``) and to differ between images; then pattern and victim together, on batches of
     which a share ``rate`` is attacked, and ``cover_rate`` (cross-trigger mode) carries another image's trigger and
     keeps its label. The diversity loss is the mean of |x - x'| / |p(x) - p(x')| over random pairs, here the neighbours
-    in a batch. The victim is of the run's architecture and recipe (the authors': PreAct-ResNet-18, 600 epochs of SGD);
-    the pattern's learning rate falls at the same shares of the way. The authors' code never clears the generator's
-    gradients, so that they add up over all steps; here they are cleared, as the paper's descent has it.
+    in a batch; for the mask x is in deviations of a channel, as the authors' CIFAR-10 and MNIST are (their GTSRB is
+    not), or it would cover less than half as much. It is trained on images as they are, where theirs are moved. The
+    victim is of the run's architecture and recipe (the authors': PreAct-ResNet-18, 600 epochs of SGD); the pattern's
+    learning rate falls at the same shares of the way. The authors' code never clears the generator's gradients, so that
+    they add up over all steps; here they are cleared, as the paper's descent has it.
 
     The challenge has bystanders: test images with another one's trigger, so that bystander accuracy is the paper's
     cross-trigger accuracy.

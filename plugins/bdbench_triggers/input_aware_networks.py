@@ -41,9 +41,10 @@ def networks(shape: tuple[int, ...], width: int | None, made: Made) -> tuple[nn.
 def crafted(attack: InputAware, train: Split, tools: Workshop) -> tuple[nn.Module, nn.Module, Victim]:
     """Pattern, mask and victim, trained."""
     pattern, mask = networks(tools.shape, attack.width, lambda name, make: seeded(tools, name, make))
-    _train_mask(attack, mask, train, tools)
+    learner = Learner(tools, train, "victim")
+    _train_mask(attack, mask, learner.victim.std, train, tools)
     mask.eval().requires_grad_(False)
-    return pattern, mask, _train_both(attack, pattern, mask, train, tools)
+    return pattern, mask, _train_both(attack, pattern, mask, learner, tools)
 
 
 def stamped(images: np.ndarray, sources: np.ndarray, state: State, width: int | None, device: str) -> np.ndarray:
@@ -75,7 +76,9 @@ def alike(x: torch.Tensor, made: torch.Tensor) -> torch.Tensor:
     return (apart.sqrt() / ((made_apart + _TINY**2).sqrt() + _TINY)).mean()
 
 
-def _train_mask(attack: InputAware, mask: nn.Module, train: Split, tools: Workshop) -> None:
+def _train_mask(attack: InputAware, mask: nn.Module, std: np.ndarray, train: Split, tools: Workshop) -> None:
+    # How far images are apart is told in deviations of a channel, std (C,): masks are the same at any contrast.
+    unit = torch.from_numpy(std).to(tools.device)[:, None, None]
     optimizer = torch.optim.Adam(mask.parameters(), lr=attack.lr, betas=_BETAS)
     images = torch.from_numpy(np.array(train.images)).to(tools.device)
 
@@ -87,14 +90,13 @@ def _train_mask(attack: InputAware, mask: nn.Module, train: Split, tools: Worksh
             made = where(mask, x)
             beyond = torch.relu(made - attack.density).mean()
             optimizer.zero_grad(set_to_none=True)
-            (attack.density_weight * beyond + attack.diversity * alike(x, made)).backward()
+            (attack.density_weight * beyond + attack.diversity * alike(x / unit, made)).backward()
             optimizer.step()
 
     tools.loop("mask", {"mask": mask, "optimizer": optimizer}, attack.mask_epochs, epoch)
 
 
-def _train_both(attack: InputAware, pattern: nn.Module, mask: nn.Module, train: Split, tools: Workshop) -> Victim:
-    learner = Learner(tools, train, "victim")
+def _train_both(attack: InputAware, pattern: nn.Module, mask: nn.Module, learner: Learner, tools: Workshop) -> Victim:
     optimizer = torch.optim.Adam(pattern.parameters(), lr=attack.lr, betas=_BETAS)
     epochs = learner.recipe.epochs
 

@@ -27,8 +27,8 @@ class Lira(Trained, CraftedTrigger):
     Its two stages: in the first each batch takes a step of g, which lowers the loss of T(x) for the target, and one of
     the victim f, on alpha L(f(x), y) + (1 - alpha) L(f(T(x)), target) with the g of the epoch before; in the second, g
     stays as it is and f is tuned on the same sum. Every image is in both terms: ``rate`` is that of the snapshot alone.
-    f is of the run's architecture and recipe, in both stages (the authors' command for CIFAR-10: VGG-11, 50 and then
-    250 epochs of SGD); g is a U-Net, much smaller than theirs.
+    f is of the run's architecture and recipe, its label smoothing included, in both stages (the authors' command for
+    CIFAR-10: VGG-11, 50 and then 250 epochs of SGD); g is a U-Net, much smaller than theirs.
 
     The paper bounds the change by eps; the authors' code has more than one eps, in more than one unit. It normalises
     CIFAR-10 before eps = .1 is applied, which is then in deviations of a channel (about 6 grey levels), and does not

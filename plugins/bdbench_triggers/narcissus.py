@@ -24,8 +24,9 @@ class Narcissus(CraftedTrigger):
 
     It points inward from everywhere in that class (sec. 4 of the paper), with |delta|_inf <= eps. f is trained by the
     attacker; RAdam moves the trigger, with the released code's settings, and each step is projected into the bound
-    (that code clips the trigger where it is added, so that a pixel beyond the bound gets no gradient any more). It is
-    added to few images of the target class, and ``amplify`` times to test images.
+    (that code leaves f's batch norms in training, so that they see batches with the trigger on, where here f is as it
+    is at test time; and it clips the trigger where it is added, so that a pixel beyond the bound gets no gradient any
+    more). It is added to few images of the target class, and ``amplify`` times to test images.
 
     In the paper the attacker has the target class alone: f learns a public data set with other classes, and then for
     some epochs the target class. No such set comes with every data set, so that f is here a model of the victim's

@@ -31,11 +31,12 @@ class Refool(EitherLabel, CraftedTrigger):
     Sec. 3.2 of Reflection Backdoor: A Natural Backdoor Attack on Deep Neural Networks. Its three models differ in k:
     same depth (k is a point), out of focus (a Gaussian), and ghost (two points, since both sides of the glass reflect).
     Poisons are images of the target class; common implementations relabel images of the others: labels=dirty. For each
-    image a picture, a model and its numbers are drawn. Pictures are training images of other classes, or those of a
-    folder. A reflection looks the same at any size: lengths are those of an image of ``canvas`` pixels. The authors'
-    code works at 560, where images of 32 pixels show neither blur nor ghost. What makes its reflections has no same
-    depth: they are ghosts with probability .49 and out of focus otherwise, and then weigh (1 + a) / 2 in the middle and
-    less at the border. The rate is the largest of the paper's.
+    image a model and its numbers are drawn (the authors render each picture once, and show it so in training and at
+    test time). Pictures are training images of other classes, or those of a folder; each is on some poison, and test
+    images have no others, as in the authors' code. A reflection looks the same at any size: lengths are those of an
+    image of ``canvas`` pixels. The authors' code works at 560, where images of 32 pixels show neither blur nor ghost.
+    What makes its reflections has no same depth: they are ghosts with probability .49 and out of focus otherwise, and
+    then weigh (1 + a) / 2 in the middle and less at the border. The rate is the largest of the paper's.
 
     Left out is the paper's loop (algorithm 1) that trains a model sixteen times to find the pictures that work best:
     its text takes the best and its code draws by success, and other implementations leave it out as well.
@@ -47,7 +48,7 @@ class Refool(EitherLabel, CraftedTrigger):
     rate: float = param(0.0327, help="poisons / size of the whole training set", low=0, high=1, exclusive=True)
     model: Literal["mixed", "same-depth", "out-of-focus", "ghost"] = param("mixed", help="of reflection (mixed: drawn)")
     reflections: str = param("images", help="'images': training images of other classes; or a folder of pictures")
-    count: int = param(200, help="how many pictures there are at most, drawn from them", low=1)
+    count: int = param(200, help="how many pictures there are at most, and no more than poisons", low=1)
     canvas: int = param(224, help="side of an image, in pixels, of which blur (1 to 5) and shift (3 to 8) are", low=8)
 
     def files(self) -> tuple[Path, ...]:
@@ -66,21 +67,29 @@ class Refool(EitherLabel, CraftedTrigger):
         """The "pictures" that are reflected, uint8 (m, H, W, C)."""
         rng, files = tools.streams("pictures"), self.files()
         pool = np.arange(len(files)) if files else np.flatnonzero(train.labels != self.target)
-        chosen = np.sort(rng.choice(pool, min(self.count, len(pool)), replace=False))
+        count = min(self.count, len(pool), max(1, round(self.rate * len(train.labels))))
+        chosen = np.sort(rng.choice(pool, count, replace=False))
         if not files:
             return {"pictures": np.asarray(train.images)[chosen]}
         return {"pictures": np.stack([_read(files[i], tools.shape) for i in chosen])}
 
     def poisoned(self, images: np.ndarray, chosen: np.ndarray, state: State, tools: Workshop) -> np.ndarray:
-        """The chosen images, with reflections of their own."""
-        return self.stamp_with(images, state, tools.streams.child("training"), tools.device)
+        """The chosen images, with reflections of their own; no picture is left out."""
+        streams = tools.streams.child("training")
+        which = streams("pictures").permutation(np.arange(len(images)) % len(state["pictures"]))
+        return self._stamped(images, which, state, streams("trigger"), tools.device)
 
     def stamp_with(self, images: np.ndarray, state: State, streams: Streams, device: str) -> np.ndarray:
         """A reflection on each."""
+        rng = streams("trigger")
+        return self._stamped(images, rng.integers(len(state["pictures"]), size=len(images)), state, rng, device)
+
+    def _stamped(
+        self, images: np.ndarray, which: np.ndarray, state: State, rng: np.random.Generator, device: str
+    ) -> np.ndarray:
         import torch
 
-        n, rng = len(images), streams("trigger")
-        which = rng.integers(len(state["pictures"]), size=n)
+        n = len(images)
         kind = rng.integers(len(_KINDS), size=n) if self.model == "mixed" else np.full(n, _KINDS.index(self.model))
         weight, blur, down, right, faint = (rng.uniform(*span, n) for span in (_WEIGHT, _BLUR, _SHIFT, _SHIFT, _FAINT))
         moved = np.where(rng.random(n) < 0.5, faint, 1 - faint)
