@@ -12,7 +12,8 @@ import torch
 from scipy.ndimage import gaussian_filter, shift
 
 from bdbench import BdbenchError, Role, Split, Streams
-from bdbench_triggers.refool import Refool, _reflected
+from bdbench_triggers.reflection import reflected as over
+from bdbench_triggers.refool import Refool
 
 STREAMS = Streams(2)
 MODELS: tuple[Any, ...] = ("same-depth", "out-of-focus", "ghost")
@@ -23,7 +24,7 @@ def reflected(
     picture: np.ndarray, *, blurred: bool, blur: float, down: float, right: float, moved: float
 ) -> np.ndarray:
     drawn = torch.tensor([[float(blurred), 0.0, blur, down, right, moved]])
-    return _reflected(torch.from_numpy(picture)[None], drawn)[0].numpy()
+    return over(torch.from_numpy(picture)[None], drawn)[0].numpy()
 
 
 @pytest.fixture
@@ -73,7 +74,7 @@ def test_the_fainter_of_a_ghosts_images_is_the_first_or_the_second(monkeypatch: 
         tables.append(drawn.numpy())
         return pictures
 
-    monkeypatch.setattr("bdbench_triggers.refool._reflected", kept)
+    monkeypatch.setattr("bdbench_triggers.reflection.reflected", kept)
     state = {"pictures": np.zeros((1, 4, 4, 1), np.uint8)}
     Refool(model="ghost").stamp_with(np.zeros((1000, 4, 4, 1), np.uint8), state, STREAMS, "cpu")
     second = np.concatenate(tables)[:, 5]

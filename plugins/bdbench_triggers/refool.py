@@ -4,19 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 
 from bdbench import BdbenchError, CraftedTrigger, Split, State, Streams, Workshop, param
 from bdbench_triggers.labels import EitherLabel
 
-if TYPE_CHECKING:
-    import torch
-
 _KINDS = ("same-depth", "out-of-focus", "ghost")
 _PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".ppm")
-_GAMMA = 2.2
 # What is drawn for each image, as in the authors' code: the reflection's weight, the deviation of its blur, the shift
 # down and to the right of its second image, and how faint the fainter of the two is. Lengths: see ``canvas``.
 _WEIGHT, _BLUR, _SHIFT, _FAINT = (0.05, 0.45), (1.0, 5.0), (3.0, 8.0), (0.15, 0.5)
@@ -89,6 +85,8 @@ class Refool(EitherLabel, CraftedTrigger):
     ) -> np.ndarray:
         import torch
 
+        from bdbench_triggers.reflection import GAMMA, linear, reflected
+
         n = len(images)
         kind = rng.integers(len(_KINDS), size=n) if self.model == "mixed" else np.full(n, _KINDS.index(self.model))
         weight, blur, down, right, faint = (rng.uniform(*span, n) for span in (_WEIGHT, _BLUR, _SHIFT, _SHIFT, _FAINT))
@@ -96,51 +94,17 @@ class Refool(EitherLabel, CraftedTrigger):
         moved = np.select([kind == 0, kind == 1], [np.zeros(n), np.ones(n)], moved)
         scale = max(images.shape[1:3]) / self.canvas
         table = np.stack([kind == 1, weight, blur * scale, down * scale, right * scale, moved], 1).astype(np.float32)
-        pictures = _linear(torch.from_numpy(state["pictures"]).to(device))
+        pictures = linear(torch.from_numpy(state["pictures"]).to(device))
         made = np.empty_like(images)
         step = max(1, _PIXELS // (images.shape[1] * images.shape[2]))
         for start in range(0, n, step):
             part = slice(start, start + step)
             drawn = torch.from_numpy(table[part]).to(device)
-            reflected = _reflected(pictures[torch.from_numpy(which[part]).to(device)], drawn)
-            light = torch.lerp(
-                _linear(torch.from_numpy(images[part]).to(device)), reflected, drawn[:, 1, None, None, None]
-            )
-            made[part] = (light.clamp(0, 1) ** (1 / _GAMMA) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+            over = reflected(pictures[torch.from_numpy(which[part]).to(device)], drawn)
+            below = linear(torch.from_numpy(images[part]).to(device))
+            light = torch.lerp(below, over, drawn[:, 1, None, None, None])
+            made[part] = (light.clamp(0, 1) ** (1 / GAMMA) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
         return made
-
-
-def _linear(images: torch.Tensor) -> torch.Tensor:
-    """The light in uint8 (b, H, W, C), float (b, C, H, W) in 0..1."""
-    import torch
-
-    light = (torch.arange(256, device=images.device) / 255) ** _GAMMA
-    return light[images.permute(0, 3, 1, 2).int()]
-
-
-def _reflected(pictures: torch.Tensor, drawn: torch.Tensor) -> torch.Tensor:
-    """k * r: (1 - moved) r + moved M r N', where M and N blur, or shift, along the two sides; all (b, C, H, W)."""
-    import torch
-
-    blurred, _, blur, down, right, moved = drawn.T
-    rows, columns = _kernel(pictures.shape[2], blurred, blur, down), _kernel(pictures.shape[3], blurred, blur, right)
-    return torch.lerp(pictures, rows[:, None] @ pictures @ columns[:, None].mT, moved[:, None, None, None])
-
-
-def _kernel(side: int, blurred: torch.Tensor, blur: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
-    """What each of ``side`` places takes from each, float (b, side, side), rows adding up to 1.
-
-    Either a Gaussian around it, or what lies ``shift`` before it, by linear interpolation; at the border the edge goes
-    on.
-    """
-    import torch
-
-    at = torch.arange(side, device=shift.device, dtype=torch.float32)
-    gaussian = torch.exp(-0.5 * ((at[:, None] - at) / blur[:, None, None]) ** 2)
-    origin = (at - shift[:, None]).clamp_min(0)
-    shifted = (1 - (origin[:, :, None] - at).abs()).clamp_min(0)
-    chosen = torch.where(blurred[:, None, None] > 0, gaussian, shifted)
-    return chosen / chosen.sum(2, keepdim=True)
 
 
 def _read(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
