@@ -127,7 +127,12 @@ class TriggerAttack(Attack, ABC):
 
     def chosen(self, train: Split, goal: np.ndarray, state: State, tools: Workshop) -> np.ndarray:
         """The examples to poison, sorted indices: drawn from the sources, unless a subclass knows better."""
-        sources = np.flatnonzero(self.sources(train.labels, goal))
+        may = np.asarray(self.sources(train.labels, goal))
+        if may.dtype != bool or may.shape != train.labels.shape:
+            raise BdbenchError(
+                f"attack {self.name!r} has sources of {may.dtype} {may.shape}: expected bool ({len(train.labels)},)"
+            )
+        sources = np.flatnonzero(may)
         count = round(self.rate * len(train.labels))
         if not 1 <= count <= len(sources):
             pool = f"{len(sources)} {'in the target class' if self.clean_label else 'that it may poison'}"

@@ -103,7 +103,7 @@ def run(as_json: bool, dry_run: bool, **cell: Any) -> None:
     for kind in ("attack", "dataset", "model"):
         cell[kind] = installed().component(kind, cell[kind])
     cell["defenses"] = [installed().component("defense", spec) for spec in cell["defenses"]]
-    with progress.bars() as bars:
+    with _named(Path(cell["out"])), progress.bars() as bars:
         with bars.busy("start"):
             from bdbench import experiment
             from bdbench.store import STAGES
@@ -133,6 +133,22 @@ def run(as_json: bool, dry_run: bool, **cell: Any) -> None:
     for error in failed:
         click.echo(f"bdbench: {foreign.line(_failure(error, Path(cell['out'])))}", err=True)
     if failed:
+        sys.exit(1)
+
+
+@contextmanager
+def _named(out: Path) -> Iterator[None]:
+    """What another's attack, data set or model fails with ends the program with a line naming it and exit code 1."""
+    from bdbench.plugins import installed
+
+    try:
+        yield
+    except BdbenchError:
+        raise
+    except Exception as error:
+        if installed().owner(error) in (None, __package__):
+            raise
+        click.echo(f"bdbench: {foreign.line(_failure(error, out))}", err=True)
         sys.exit(1)
 
 
@@ -177,7 +193,7 @@ def preview(output: str, every: bool, **setting: Any) -> None:
     from bdbench import progress
 
     previews.check_name(Path(output))
-    with progress.bars() as bars:
+    with _named(Path(setting["out"])), progress.bars() as bars:
         with bars.busy("start"):
             from bdbench import experiment
         if every:

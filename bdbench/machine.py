@@ -58,6 +58,17 @@ def use_threads(asked: int | None = None) -> None:
         asked = _free_cores()
     if asked is not None:
         torch.set_num_threads(asked)
+        _limit_products(asked)
+
+
+def _limit_products(threads: int) -> None:
+    """Of numpy's and scipy's linear algebra, too: more threads than cores are free made a singular value decomposition a
+    hundred times slower.
+    """
+    import scipy.linalg  # noqa: F401  # has a library of its own, which only now can be told
+    from threadpoolctl import ThreadpoolController
+
+    ThreadpoolController().limit(limits=threads, user_api="blas")
 
 
 def checked_threads(asked: Any) -> int | None:

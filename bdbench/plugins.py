@@ -9,7 +9,9 @@ import inspect
 import json
 import math
 import re
+import sys
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -91,7 +93,8 @@ class Plugins:
         self.found.append(plugin)
         limit = timeout.import_seconds()
         try:
-            with guard.call(), timeout.at_most(limit, timeout.IMPORT_SECONDS):
+            # What it prints is no output of ours, which programs read.
+            with redirect_stdout(sys.stderr), guard.call(), timeout.at_most(limit, timeout.IMPORT_SECONDS):
                 module = entry_point.load()
                 # Before its hooks are looked at: a newer plugin may use some that do not exist here.
                 plugin.hooks_version = _asked_version(module)
@@ -187,14 +190,19 @@ class Plugins:
 
         Sentences of bdbench's own components are left as they are: they name what is to be mended.
         """
-        component = guard.whose(error)
-        line = one_line(error)
+        component, owner, line = guard.whose(error), self.owner(error), one_line(error)
         if component is None:
             return line
-        owner = next((r.plugin.distribution for r in self._made_of(component)), "no distribution")
         if isinstance(error, BdbenchError) and owner == __package__:
             return line
         return f"{component.kind} {component.name!r} of {owner}: {line}"
+
+    def owner(self, error: BaseException) -> str | None:
+        """The distribution of the component that an error came from; None if it came from none."""
+        component = guard.whose(error)
+        if component is None:
+            return None
+        return next((r.plugin.distribution for r in self._made_of(component)), "no distribution")
 
     def _made_of(self, component: Any) -> list[Registration]:
         return [r for r in self.registered(component.kind) if r.component is type(component)]
@@ -207,7 +215,10 @@ class Plugins:
                 plugin = next(p for p in self.found if p.unique == name)
                 try:
                     with guard.call():
-                        for component in (c for result in self.caller(hook, module)() for c in result):
+                        results = self.caller(hook, module)()
+                        if hook in plugin.hooks and not results:
+                            raise BdbenchError("it returned None: expected a list of what it registers")
+                        for component in (c for result in results for c in result):
                             _check_component(kind, component)
                             registration = Registration(component.name, component, plugin)
                             names.setdefault(component.name, []).append(registration)

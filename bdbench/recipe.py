@@ -12,8 +12,9 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-# Above these nothing is trained, and the arithmetic of libraries ends.
-_MOST = {"epochs": 1e6, "batch_size": 1e9, "lr": 1e38}
+# Below these and above nothing is trained, and the arithmetic of libraries ends. No epochs: a network as it was made.
+_SPANS = {"epochs": (0, 1e6), "batch_size": (1, 1e9), "lr": (0, 1e38)}
+_OPTIMIZERS = ("sgd", "adamw")
 
 
 @dataclass(frozen=True)
@@ -40,11 +41,16 @@ class Recipe:
     reduced: bool = False
 
     def __post_init__(self) -> None:
-        """Raises BdbenchError for numbers that no training could have."""
-        for name, most in _MOST.items():
+        """Raises BdbenchError for numbers that no training could have, and for an optimizer that there is not."""
+        for name, (least, most) in _SPANS.items():
             value = getattr(self, name)
-            if not 0 <= value <= most:
-                raise BdbenchError(f"{name}={value!s:.20} is not allowed in a recipe: expected at most {most:g}")
+            if not least <= value <= most:
+                expected = f"at least {least}" if value < least else f"at most {most:g}"
+                raise BdbenchError(f"{name}={value!s:.20} is not allowed in a recipe: expected {expected}")
+        if self.optimizer not in _OPTIMIZERS:
+            raise BdbenchError(
+                f"optimizer={self.optimizer!r} is not allowed in a recipe: expected one of {', '.join(_OPTIMIZERS)}"
+            )
 
     def rate(self, step: int, steps: int) -> float:
         """The learning rate of a step, from 0, of so many; above 0."""

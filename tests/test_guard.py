@@ -189,6 +189,36 @@ def test_one_defense_that_fails_is_a_line_and_code_1_or_2_if_it_is_a_mistake(
 
 
 @dataclass(frozen=True, kw_only=True)
+class Falls(TriggerAttack):
+    """Fails when it stamps."""
+
+    name = "falls"
+
+    def stamp(self, images: np.ndarray, streams: Streams) -> np.ndarray:
+        raise ValueError("no trigger")
+
+
+@pytest.mark.parametrize("command", ["run", "preview"])
+@pytest.mark.parametrize("owner", ["theirs", "bdbench"])
+def test_an_attack_that_fails_is_a_line_and_code_1_unless_it_is_ours(
+    command: str, owner: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = installed()._all("attack")
+    monkeypatch.setitem(known, "falls", [Registration("falls", Falls, Plugin("made", owner, "1"))])
+    options = [f"--{key}={value}" for key, value in TINY.items() if key in ("dataset", "model", "device")]
+    output = ["--output", str(tmp_path / "p.png")] if command == "preview" else []
+    result = CliRunner().invoke(cli, [command, *options, "--attack", "falls", "--out", str(tmp_path), *output])
+    if owner == "bdbench":
+        assert result.exit_code == 70 and "Traceback" in result.stderr
+        return
+    assert result.exit_code == 1 and "Traceback" not in result.output
+    (line,) = (line for line in result.stderr.splitlines() if line.startswith("bdbench: "))
+    assert line.startswith("bdbench: attack 'falls' of theirs: ValueError: no trigger (")
+    assert Path(line.rpartition("(")[2].rstrip(")")).read_text().endswith("ValueError: no trigger\n")
+    assert not (tmp_path / "p.png").exists() and not list(tmp_path.glob("*/record.json"))
+
+
+@dataclass(frozen=True, kw_only=True)
 class Odd(TriggerAttack):
     """Misbehaves in one way."""
 

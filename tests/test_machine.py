@@ -147,5 +147,20 @@ def test_a_grid_is_refused_before_its_cells_are(tmp_path: Path) -> None:
     assert ended.exit_code == 2 and ended.stderr.startswith("bdbench: threads=99999 is not allowed")
 
 
+def test_threads_are_also_those_of_numpys_and_scipys_products() -> None:
+    """In a process of its own, in which nobody has set them by the environment."""
+    code = """
+import threadpoolctl, numpy
+from bdbench import machine
+machine.use_threads(1)
+import scipy.linalg, sklearn.linear_model
+products = [one for one in threadpoolctl.threadpool_info() if one["user_api"] == "blas"]
+assert products and all(one["num_threads"] == 1 for one in products), products
+"""
+    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+    clean = {key: value for key, value in os.environ.items() if key not in names}
+    subprocess.run([sys.executable, "-c", code], check=True, env=clean)
+
+
 def test_threads_of_numpy_are_a_number() -> None:
     assert machine.checked_threads(np.int64(1)) == 1 and machine.checked_threads(None) is None

@@ -215,6 +215,30 @@ def test_an_argument_that_is_added_to_a_hook_breaks_no_plugin() -> None:
             del sys.modules[name]
 
 
+def test_a_hook_that_registers_and_returns_nothing_is_named(plugins: Plugins, load: Load) -> None:
+    """A forgotten return."""
+
+    @hookimpl
+    def bdbench_register_attacks() -> None:
+        pass
+
+    load("forgets", bdbench_register_attacks=bdbench_register_attacks)
+    (said,) = plugins.errors()
+    assert "forgets" in said and "it returned None: expected a list of what it registers" in said
+
+
+def test_what_a_plugin_prints_at_import_is_no_output(
+    plugins: Plugins, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """``bdbench list --json`` is read by programs."""
+    (tmp_path / "made_talks.py").write_text("print('it talks')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    plugins.load(importlib.metadata.EntryPoint("talks", "made_talks", hookspecs.GROUP))
+    said = capsys.readouterr()
+    assert said.out == "" and "it talks" in said.err
+    del sys.modules["made_talks"]
+
+
 def test_two_components_of_one_name_are_an_error_that_names_both(plugins: Plugins, load: Load) -> None:
     load("one", bdbench_register_defenses=bdbench_register_defenses)
     load("two", bdbench_register_defenses=bdbench_register_defenses)

@@ -294,3 +294,16 @@ def test_a_recipe_beyond_arithmetic_is_refused(odd: dict[str, Any]) -> None:
     ((name, _),) = odd.items()
     with pytest.raises(BdbenchError, match=rf"^{name}=1[0e+]*\d* is not allowed in a recipe: expected at most 1e"):
         Recipe(**{"epochs": 1, "batch_size": 1, "lr": 1.0, **odd})
+
+
+@pytest.mark.parametrize(
+    ("odd", "said"),
+    [
+        ({"lr": -1}, "lr=-1 is not allowed in a recipe: expected at least 0"),
+        ({"batch_size": 0}, "batch_size=0 is not allowed in a recipe: expected at least 1"),
+        ({"optimizer": "adam"}, "optimizer='adam' is not allowed in a recipe: expected one of sgd, adamw"),
+    ],
+)
+def test_a_recipe_says_what_it_may_have(odd: dict[str, Any], said: str) -> None:
+    with pytest.raises(BdbenchError, match=f"^{said}$"):
+        Recipe(**{"epochs": 1, "batch_size": 1, "lr": 1.0, **odd})

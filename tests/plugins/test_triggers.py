@@ -276,3 +276,15 @@ def test_a_signal_on_images_of_other_classes_takes_the_targets_label(split: Spli
     poisons = made.roles == Role.POISON
     assert (made.original_labels[poisons] != 1).all() and (made.labels[poisons] == 1).all()
     assert not Sig(labels="dirty").clean_label and Sig().clean_label
+
+
+@pytest.mark.parametrize("made", [lambda labels: np.flatnonzero(labels == 1), lambda labels: labels])
+def test_sources_are_a_mask_and_no_places_or_labels(made: Callable[[np.ndarray], np.ndarray], split: Split) -> None:
+    """Taken for one, they would poison images of any class."""
+
+    class Astray(BadNets):
+        def sources(self, labels: np.ndarray, goal: np.ndarray) -> np.ndarray:
+            return made(labels)
+
+    with pytest.raises(BdbenchError, match=r"has sources of int64 \(\d+,\): expected bool \(40,\)"):
+        Astray(rate=0.1).poison(split, {}, TOOLS)
