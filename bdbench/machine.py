@@ -62,8 +62,9 @@ def use_threads(asked: int | None = None) -> None:
 
 
 def _limit_products(threads: int) -> None:
-    """Of numpy's and scipy's linear algebra, too: with more of them than free cores a singular value decomposition took a
-    hundred times as long.
+    """Of numpy's and scipy's linear algebra, too.
+
+    With more of them than there are free cores a singular value decomposition took a hundred times as long.
     """
     import scipy.linalg  # noqa: F401  # has a library of its own, which only now can be told
     from threadpoolctl import ThreadpoolController

@@ -15,7 +15,18 @@ import pytest
 from click.testing import CliRunner, Result
 
 import bdbench
-from bdbench import BdbenchError, Detector, Measured, Metric, Tools, TrainingView, TriggerAttack, Verdict, guard
+from bdbench import (
+    BdbenchError,
+    Detector,
+    Measured,
+    Metric,
+    Streams,
+    Tools,
+    TrainingView,
+    TriggerAttack,
+    Verdict,
+    guard,
+)
 from bdbench.cli import cli
 from bdbench.defenses import ModelDetector
 from bdbench.errors import one_line
