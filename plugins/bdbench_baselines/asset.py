@@ -29,13 +29,13 @@ class Asset(Detector):
     """The cross-entropy of a model made to have a high one on what clean examples do not teach, and on that alone.
 
     A new model descends the variance of its logits on clean examples, which ends as the same answer for all, less the
-    cross-entropy of the most poisonous of each batch (the outer offset): on what both share, they cancel. The
-    most poisonous are found by an inner offset: a small network on the victim's last feature maps is taught to tell the
+    cross-entropy of the most poisonous of each batch (the outer offset): on what both share, they cancel. The most
+    poisonous are found by an inner offset: a small network on the victim's last feature maps is taught to tell the
     batch (1) from clean examples (0), and those of the batch are taken whose answer has an adjusted outlyingness above
     ``outlying``. The decision is the authors' for supervised learning as they describe it: losses above the point where
-    a normal law that is fitted to the lower half of them falls below ``density``. In their
-    code the law's factor (2 pi)^(1/2) sigma stands beside the logarithm, not in it: the same where sigma is .4, but a
-    narrower law flags a third of itself, and a wider one nothing.
+    a normal law that is fitted to the lower half of them falls below ``density``. In their code the law's factor (2
+    pi)^(1/2) sigma stands beside the logarithm, not in it: the same where sigma is .4, but a narrower law flags a third
+    of itself, and a wider one nothing.
 
     ``steps`` and rates are those of the authors' demonstration, one pass over 50,000 images in batches of 512; smaller
     sets are passed through more often. It departs from it: batches are half as large; one step of Adam descends both
