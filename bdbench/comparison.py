@@ -82,7 +82,8 @@ def _names(cells: Sequence[Mapping[str, Any]]) -> list[str]:
     ]
     told = [labels for labels in parts if len(set(labels)) > 1]
     for setting in ("budget", "reserve"):
-        values = [f"{setting} {config.get(setting)}" for config in cells]
+        given = [config.get(setting) for config in cells]
+        values = [f"no {setting}" if value is None else f"{setting} {value}" for value in given]
         told += [values] if len(set(values)) > 1 else []
     return [", ".join(names) for names in zip(*told, strict=True)]
 

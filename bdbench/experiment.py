@@ -192,7 +192,8 @@ def checked_seed(seed: Any) -> int:
 def _source(data_root: str | Path | None, download: bool) -> Source:
     root = Path(data_root) if data_root is not None else None
     if root is not None and not root.is_dir():
-        raise BdbenchError(f"data root {str(root)!r} is not there: expected a folder")
+        what = "is no folder" if root.exists() else "is not there"
+        raise BdbenchError(f"data root {str(root)!r} {what}: expected a folder")
     return Source(root, download)
 
 

@@ -191,8 +191,6 @@ def show_plan(jobs: Sequence[Job], board: Board) -> None:
     console = _console()
     table = Table(title="seeds of each cell", title_justify="left")
     states = ("recorded", "stale", "failed", "not run")
-    for heading in ("data set", "model", "attack", "defense", *states):
-        table.add_column(heading)
     rows: dict[tuple[str, ...], dict[str, list[int]]] = {}
     apart: dict[tuple[str, ...], str] = {}
     for job in jobs:
@@ -202,8 +200,12 @@ def show_plan(jobs: Sequence[Job], board: Board) -> None:
                 apart[key] = reason
             else:
                 rows.setdefault(key, {state: [] for state in states})[board.state(job, defense)].append(job.seed)
+    # A narrow terminal has no room for what is nowhere so, and two cells must not look alike there.
+    held = [state for state in states if any(known[state] for known in rows.values())]
+    for heading in ("data set", "model", "attack", "defense", *held):
+        table.add_column(heading, overflow="fold")
     for names, known in rows.items():
-        table.add_row(*map(markup, names), *(show_seeds(seeds) or "-" for seeds in known.values()))
+        table.add_row(*map(markup, names), *(show_seeds(known[state]) or "-" for state in held))
     console.print(table)
     for names, reason in apart.items():
         console.print(markup(f"{', '.join(names)} is not run: {reason}"))
@@ -213,7 +215,7 @@ def show_plan(jobs: Sequence[Job], board: Board) -> None:
     seconds, untold = board.estimate(pending)
     cells = sum(len(job.defenses) for job in pending)
     told = f"at most about {pace.clock(seconds)} by earlier records" if cells > untold else ""
-    unknown = f"no earlier record tells of {untold} of them" if untold else ""
+    unknown = f"how long {untold} of them take is not known" if untold else ""
     console.print(
         f"{sum(len(job.applicable) for job in jobs) - cells} cells are recorded, {cells} are to run, on {len(pending)} "
         f"poisoned sets: " + ("; ".join(filter(None, [told, unknown])) or "nothing to do")
