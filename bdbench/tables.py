@@ -200,12 +200,11 @@ def show_plan(jobs: Sequence[Job], board: Board) -> None:
                 apart[key] = reason
             else:
                 rows.setdefault(key, {state: [] for state in states})[board.state(job, defense)].append(job.seed)
-    # A narrow terminal has no room for what is nowhere so, and two cells must not look alike there.
-    held = [state for state in states if any(known[state] for known in rows.values())]
-    for heading in ("data set", "model", "attack", "defense", *held):
+    for heading in ("data set", "model", "attack", "defense", *states):
+        # In a narrow terminal two cells must not look alike.
         table.add_column(heading, overflow="fold")
     for names, known in rows.items():
-        table.add_row(*map(markup, names), *(show_seeds(known[state]) or "-" for state in held))
+        table.add_row(*map(markup, names), *(show_seeds(seeds) or "-" for seeds in known.values()))
     console.print(table)
     for names, reason in apart.items():
         console.print(markup(f"{', '.join(names)} is not run: {reason}"))
