@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from bdbench.errors import BdbenchError
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 # Below these and above nothing is trained, and the arithmetic of libraries ends. No epochs: a network as it was made.
 _SPANS = {"epochs": (0, 1e6), "batch_size": (1, 1e9), "lr": (0, 1e38)}
-_OPTIMIZERS = ("sgd", "adamw")
+Optimizer = Literal["sgd", "adamw"]
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Recipe:
     epochs: int
     batch_size: int
     lr: float
-    optimizer: Literal["sgd", "adamw"] = "sgd"
+    optimizer: Optimizer = "sgd"
     momentum: float = 0.9
     weight_decay: float = 5e-4
     warmup: float = 0.2
@@ -47,9 +47,10 @@ class Recipe:
             if not least <= value <= most:
                 expected = f"at least {least}" if value < least else f"at most {most:g}"
                 raise BdbenchError(f"{name}={value!s:.20} is not allowed in a recipe: expected {expected}")
-        if self.optimizer not in _OPTIMIZERS:
+        known = get_args(Optimizer)
+        if self.optimizer not in known:
             raise BdbenchError(
-                f"optimizer={self.optimizer!r} is not allowed in a recipe: expected one of {', '.join(_OPTIMIZERS)}"
+                f"optimizer={self.optimizer!r} is not allowed in a recipe: expected one of {', '.join(known)}"
             )
 
     def rate(self, step: int, steps: int) -> float:
