@@ -127,12 +127,7 @@ class TriggerAttack(Attack, ABC):
 
     def chosen(self, train: Split, goal: np.ndarray, state: State, tools: Workshop) -> np.ndarray:
         """The examples to poison, sorted indices: drawn from the sources, unless a subclass knows better."""
-        may = np.asarray(self.sources(train.labels, goal))
-        if may.dtype != bool or may.shape != train.labels.shape:
-            raise BdbenchError(
-                f"attack {self.name!r} has sources of {may.dtype} {may.shape}: expected bool ({len(train.labels)},)"
-            )
-        sources = np.flatnonzero(may)
+        sources = np.flatnonzero(_mask(self.name, "sources", self.sources(train.labels, goal), len(train.labels)))
         count = round(self.rate * len(train.labels))
         if not 1 <= count <= len(sources):
             pool = f"{len(sources)} {'in the target class' if self.clean_label else 'that it may poison'}"
@@ -177,7 +172,8 @@ class Covers(TriggerAttack, ABC):
         """The poisons, and then ``round(cover_rate * n)`` covers among what is left."""
         made = super().poison(train, state, tools)
         goal = self.goal(train.labels, tools.num_classes)
-        pool = np.flatnonzero(self.cover_sources(train.labels, goal) & (made.roles == Role.CLEAN))
+        may = _mask(self.name, "cover_sources", self.cover_sources(train.labels, goal), len(train.labels))
+        pool = np.flatnonzero(may & (made.roles == Role.CLEAN))
         count = round(self.cover_rate * len(train.labels))
         if count > len(pool):
             raise BdbenchError(
@@ -245,6 +241,14 @@ class CraftedTrigger(TriggerAttack, ABC):
 
 
 # No method: an attack may have one of any private name.
+def _mask(name: str, what: str, made: np.ndarray, count: int) -> np.ndarray:
+    """Which examples an attack may take; numbers that are no mask would be taken for examples."""
+    mask = np.asarray(made)
+    if mask.dtype != bool or mask.shape != (count,):
+        raise BdbenchError(f"attack {name!r} has {what} of {mask.dtype} {mask.shape}: expected bool ({count},)")
+    return mask
+
+
 def _integers(name: str, goal: np.ndarray, count: int) -> np.ndarray:
     """The labels that an attack teaches; numbers that are no integers would be rounded where they are assigned."""
     if goal.shape != (count,) or not np.issubdtype(goal.dtype, np.integer):

@@ -21,6 +21,9 @@ from bdbench.timeout import OutOfTime
 from bdbench.training import Trainer, Victim, seeded
 from bdbench.workshop import State
 
+# How many images a network is tried with before it is trained.
+_TRIED = 2
+
 # Calls a function with 0, 1, ... on other workers, and yields in that order as calls end.
 Spread = Callable[[Callable[[int], None], int], Iterator[None]]
 
@@ -60,11 +63,12 @@ class Bench:
     ) -> Bench:
         """The bench of images of ``shape`` (H, W, C), known by ``contents``, a hash; dataset: whose recipe to use.
 
-        Raises BdbenchError for a network whose weights alone need more memory than there is.
+        Raises BdbenchError for a network whose weights alone need more memory than there is, or which does not give
+        what a model is to give.
         """
         recipe = architecture.recipe(dataset, shape)
         build = functools.partial(architecture.build, shape, num_classes)
-        _check_weights(architecture, build)
+        _check_network(architecture, build, shape, num_classes)
         trainer = Trainer(build, recipe, device, progress.track, precision)
         hangs_on = _made_from(contents, num_classes, seed, device, precision)
         return cls(num_classes, shape, architecture, trainer, store, hangs_on, progress, spread)
@@ -86,7 +90,9 @@ def laid_out(build: Callable[[], torch.nn.Module]) -> torch.nn.Module:
         return build()
 
 
-def _check_weights(architecture: Architecture, build: Callable[[], torch.nn.Module]) -> None:
+def _check_network(
+    architecture: Architecture, build: Callable[[], torch.nn.Module], shape: tuple[int, int, int], num_classes: int
+) -> None:
     what = f"model {configs.spec(architecture.config())!r}"
     try:
         network = laid_out(build)
@@ -99,6 +105,27 @@ def _check_weights(architecture: Architecture, build: Callable[[], torch.nn.Modu
         return
     held = itertools.chain(network.parameters(), network.buffers())
     memory.check_memory(sum(tensor.numel() * tensor.element_size() for tensor in held), what, "a smaller model")
+    _check_outputs(what, network, shape, num_classes)
+
+
+def _check_outputs(what: str, network: torch.nn.Module, shape: tuple[int, int, int], num_classes: int) -> None:
+    """Raise BdbenchError if a network without weights has no features, or other logits than one for each class."""
+    if not callable(getattr(network, "features", None)):
+        raise BdbenchError(f"{what} has no method features: expected one that gives the penultimate representation")
+    height, width, channels = shape
+    images = torch.zeros(_TRIED, channels, height, width, device="meta")
+    wanted = {"forward": (_TRIED, num_classes), "features": (_TRIED, None)}
+    for name, (rows, columns) in wanted.items():
+        try:
+            with torch.inference_mode():
+                found = tuple(getattr(network.eval(), name)(images).shape)
+        except OutOfTime:
+            raise
+        except Exception:  # not every layer can do without weights; what is wrong with it shows when it is trained
+            return
+        if len(found) != 2 or found[0] != rows or columns not in (None, found[1]):
+            asked = f"({rows}, {'d' if columns is None else columns})"
+            raise BdbenchError(f"{what} gives {name} of {found} for {rows} images: expected {asked}")
 
 
 def _made_from(contents: str, num_classes: int, seed: int, device: str, precision: str) -> dict[str, Any]:

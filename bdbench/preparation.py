@@ -110,12 +110,16 @@ def _check_lengths(data: ImageData) -> None:
 
 
 def check_classes(data: ImageData) -> None:
-    """Raise BdbenchError unless each class has a name of its own and a training image.
+    """Raise BdbenchError unless each class has a name of its own, a str, and a training image.
 
     An attack on an empty class would make poisons the whole of it, and detectors look perfect.
     """
     named: dict[str, int] = {}
     for label, name in enumerate(data.classes):
+        if not isinstance(name, str):
+            raise BdbenchError(
+                f"class {label} is called {name!r}, of {type(name).__name__}: expected names that are str"
+            )
         if named.setdefault(name, label) != label:
             raise BdbenchError(f"classes {named[name]} and {label} are both called {name!r}: expected different names")
     labels = np.asarray(data.train.labels)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from bdbench.attacks import Attack
 from bdbench.data import ANY_OTHER, Challenge, ImageData, PoisonedData, Role, Split, TrainingView, fingerprint_of
-from bdbench.defenses import Defense, Verdict
+from bdbench.defenses import Defense, Model, Verdict
 from bdbench.errors import BdbenchError
 from bdbench.metrics import REFUSED
 from bdbench.workshop import State
@@ -22,7 +22,9 @@ _NAME = re.compile(r"(?!.*\.npy$)[^\x00-\x1f\x7f\ud800-\udfff]+")
 
 def poisoned(attack: Attack, images: ImageData, made: PoisonedData) -> PoisonedData:
     """A poisoned set of arrays of the declared types, every POISON of which is changed or relabelled."""
-    n, who = len(made.images), f"attack {attack.name!r}"
+    who = f"attack {attack.name!r}"
+    _check_kind(who, made, PoisonedData)
+    n = len(made.images)
     _check_images(who, made.images, (n, *images.shape))
     columns = {"labels": np.int64, "roles": np.int8, "original_labels": np.int64}
     for name, dtype in columns.items():
@@ -65,6 +67,7 @@ def challenge(attack: Attack, images: ImageData, made: Challenge | None) -> Chal
         raise BdbenchError(f"{who} is {told}: expected control = True exactly where nothing is attacked")
     if made is None:
         return None
+    _check_kind(who, made, Challenge)
     m = len(made.images)
     _check_images(who, made.images, (m, *images.shape))
     for name, low, top in (("index", 0, n), ("goal", ANY_OTHER, images.num_classes)):
@@ -81,7 +84,12 @@ def challenge(attack: Attack, images: ImageData, made: Challenge | None) -> Chal
 
 def scores(defense: Defense, made: np.ndarray, count: int) -> np.ndarray:
     """``count`` finite scores, float64."""
-    found = np.asarray(made, np.float64)
+    try:
+        found = np.asarray(made, np.float64)
+    except (TypeError, ValueError):
+        found = None
+    if made is None or found is None:
+        raise BdbenchError(f"defense {defense.name!r} returned {_told(made)} for scores: expected numbers ({count},)")
     if found.shape != (count,) or not np.isfinite(found).all():
         broken = np.count_nonzero(~np.isfinite(found))
         raise BdbenchError(
@@ -89,6 +97,15 @@ def scores(defense: Defense, made: np.ndarray, count: int) -> np.ndarray:
             f"expected ({count},), all finite"
         )
     return found
+
+
+def model(defense: Defense, made: Model) -> Model:
+    """Something that predicts."""
+    if not callable(getattr(made, "predict", None)):
+        raise BdbenchError(
+            f"defense {defense.name!r} returned {_told(made)} for a model: expected a Victim, or what has a predict"
+        )
+    return made
 
 
 def predictions(defense: Defense, made: np.ndarray, count: int, classes: int) -> np.ndarray:
@@ -116,8 +133,10 @@ def verdict(defense: Defense, made: Verdict, classes: int) -> Verdict:
 
 def arrays(who: str, made: State) -> dict[str, np.ndarray]:
     """Arrays by name that can be kept: not of objects, and under names that numpy's archives have."""
+    if not isinstance(made, Mapping):
+        raise BdbenchError(f"{who} returned {_told(made)} to be kept: expected arrays by name")
     found = {}
-    for name, value in dict(made).items():
+    for name, value in made.items():
         array = np.asarray(value)
         if not isinstance(name, str) or name in _NO_NAMES or not _NAME.fullmatch(name) or array.dtype.hasobject:
             raise BdbenchError(
@@ -139,6 +158,15 @@ def untouched(who: str, given: Sequence[Split | TrainingView], before: Sequence[
     """Raise BdbenchError if what somebody was given, read-only, is no longer what it was, by fingerprints."""
     if [fingerprint_of(part) for part in given] != list(before):
         raise BdbenchError(f"{who} wrote to the images or labels that it was given: expected copies of them")
+
+
+def _told(made: object) -> str:
+    return "nothing" if made is None else f"a {type(made).__name__}"
+
+
+def _check_kind(who: str, made: object, wanted: type) -> None:
+    if not isinstance(made, wanted):
+        raise BdbenchError(f"{who} returned {_told(made)}: expected a {wanted.__name__}")
 
 
 def _check_origin(who: str, images: ImageData, made: PoisonedData) -> None:

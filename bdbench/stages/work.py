@@ -97,7 +97,7 @@ class Work:
         """What the model does that the defense makes. Kept are its predictions, and its weights if it is a Victim."""
 
         def arrays() -> State:
-            model = make()
+            model = returned.model(self.defense, make())
             classes = self.scene.images.num_classes
             clean, challenged = self.models.predictions(
                 model, lambda said, count: returned.predictions(self.defense, said, count, classes)

@@ -288,3 +288,10 @@ def test_sources_are_a_mask_and_no_places_or_labels(made: Callable[[np.ndarray],
 
     with pytest.raises(BdbenchError, match=r"has sources of int64 \(\d+,\): expected bool \(40,\)"):
         Astray(rate=0.1).poison(split, {}, TOOLS)
+
+    class Covered(Tact):
+        def cover_sources(self, labels: np.ndarray, goal: np.ndarray) -> np.ndarray:
+            return made(labels)
+
+    with pytest.raises(BdbenchError, match=r"has cover_sources of int64 \(\d+,\): expected bool \(40,\)"):
+        Covered(rate=0.1, source=1).poison(split, {}, TOOLS)
