@@ -3,27 +3,36 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from bdbench import params
+from bdbench.errors import unknown
 from bdbench.grid import short_spec
 from bdbench.interfaces import Component
 from bdbench.plugins import KINDS, Registration, installed
 
 
-def catalogue(what: Iterable[str]) -> dict[str, list[dict[str, Any]]]:
-    """JSON-able entries for each of 'attacks', 'defenses', 'datasets', 'models', 'metrics' and 'plugins'."""
+def catalogue(what: Iterable[str], names: Sequence[str] = ()) -> dict[str, list[dict[str, Any]]]:
+    """JSON-able entries for each of 'attacks', 'defenses', 'datasets', 'models', 'metrics' and 'plugins'.
+
+    names: of the entries alone (none: all). Raises BdbenchError for one that is in none of them.
+    """
     plugins = installed()
     # Every registration hook is called first, so that what fails in one is known when plugins are listed.
     registered = {plural: plugins.registered(kind) for kind, plural in KINDS.items()}
-    return {
-        w: [{**asdict(p), "error": p.error} for p in plugins.found]
+    entries = {
+        w: [{**asdict(p), "error": "; ".join(plugins.errors_of(p)) or None} for p in plugins.found]
         if w == "plugins"
         else [_entry(r) for r in registered[w]]
         for w in what
     }
+    known = {entry["name"] for listed in entries.values() for entry in listed}
+    for name in names:
+        if name not in known:
+            raise unknown(" or ".join(w.removesuffix("s") for w in entries), name, known)
+    return {w: [e for e in listed if not names or e["name"] in names] for w, listed in entries.items()}
 
 
 def _entry(registration: Registration) -> dict[str, Any]:

@@ -213,14 +213,15 @@ def preview(output: str, every: bool, **setting: Any) -> None:
 
 @cli.command("list")
 @click.argument("what", type=click.Choice(_LISTED), required=False)
+@click.argument("names", metavar="[NAME]...", nargs=-1)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
-def list_(what: str | None, as_json: bool) -> None:
-    """Show components, their parameters and where they came from."""
+def list_(what: str | None, names: tuple[str, ...], as_json: bool) -> None:
+    """Show components, their parameters and where they came from: all of them, or those called NAME."""
     from bdbench import catalogue
 
     if what != "plugins":
         options.warn_of_broken_plugins()
-    found = catalogue.catalogue([what] if what else list(_LISTED))
+    found = catalogue.catalogue([what] if what else list(_LISTED), names)
     if as_json:
         click.echo(json.dumps(found[what] if what else found, indent=1))
     else:

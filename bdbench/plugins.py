@@ -115,8 +115,18 @@ class Plugins:
     def errors(self) -> list[str]:
         """One line for each failure of a plugin and each name that two plugins claim."""
         # What registers is asked first: it may break a plugin.
-        clashes = [self._clash(kind, regs) for kind in KINDS for regs in self._all(kind).values() if len(regs) > 1]
-        return [_broken(p, error) for p in self.found for error in p.errors()] + clashes
+        clashes = self._clashes()
+        return [_broken(p, error) for p in self.found for error in p.errors()] + list(clashes)
+
+    def errors_of(self, plugin: Plugin) -> list[str]:
+        """A line for each failure of one plugin, and for each name of its that another claims as well."""
+        clashes = self._clashes()
+        return plugin.errors() + [line for line, owners in clashes.items() if plugin in owners]
+
+    def _clashes(self) -> dict[str, list[Plugin]]:
+        """A line for each name that two plugins claim, and who they are."""
+        several = [(kind, regs) for kind in KINDS for regs in self._all(kind).values() if len(regs) > 1]
+        return {self._clash(kind, regs): [r.plugin for r in regs] for kind, regs in several}
 
     def registered(self, kind: str) -> list[Registration]:
         """Every component of a kind ('dataset', 'model', 'attack', 'defense', 'metric'), by name."""
@@ -298,17 +308,22 @@ def _check_component(kind: str, component: Any) -> None:
     }
     if kind == "metric":
         if not isinstance(component, interfaces.Metric):
-            raise BdbenchError(f"{component!r} is no bdbench.Metric")
+            raise BdbenchError(f"{_called(component)} is no bdbench.Metric")
     elif not (isinstance(component, type) and issubclass(component, bases[kind])):
-        raise BdbenchError(f"{component!r} is no subclass of bdbench.{bases[kind].__name__}")
+        raise BdbenchError(f"{_called(component)} is no subclass of bdbench.{bases[kind].__name__}")
     elif inspect.isabstract(component):
         missing = ", ".join(sorted(component.__abstractmethods__))
         raise BdbenchError(f"{component.__name__} does not implement {missing}")
     name = getattr(component, "name", None)
     if not isinstance(name, str) or not re.fullmatch(_NAME, name):
-        raise BdbenchError(f"{component!r} has the name {name!r}: expected letters, digits, '.', '_' and '-'")
+        raise BdbenchError(f"{_called(component)} has the name {name!r}: expected letters, digits, '.', '_' and '-'")
     if kind != "metric":
         _check_parameters(component)
+
+
+def _called(component: Any) -> str:
+    """What somebody who wrote it calls it: a class by its name."""
+    return f"{component.__module__}.{component.__qualname__}" if isinstance(component, type) else repr(component)
 
 
 def _check_parameters(component: Any) -> None:

@@ -15,7 +15,7 @@ from bdbench.configs import labels, parameters, shown
 from bdbench.configs import targets as record_targets
 from bdbench.foreign import markup
 from bdbench.grid import Job, short_spec, show_seeds
-from bdbench.record import number
+from bdbench.record import SHARED_STAGES, number
 
 # (row, key in a part of the record): fractions are printed in percent, but AUROC, AP, scores and p-values as they are.
 # What no record of a table has is left out.
@@ -117,13 +117,18 @@ def _stage_table(stage: str, records: Sequence[Mapping[str, Any]]) -> Table:
             table.add_section()
     if any(record["p_value"] is not None for record in records):
         table.add_row("p-value", *(_number(record["p_value"], percent=False) for record in records))
-    table.add_row("seconds", *(f"{sum(r['cost']['seconds'].values()):.1f}" for r in records))
+    for name, shared in (("seconds", False), ("seconds of what all share", True)):
+        table.add_row(name, *(f"{_seconds(r, shared):.1f}" for r in records))
     table.add_row("models trained", *(str(r["cost"]["models_trained"]) for r in records))
     if any(r["oracles"] for r in records):
         table.add_row("oracles", *(markup(", ".join(r["oracles"])) or "none" for r in records))
     for name in sorted({name for r in records for name in r["extra"]}):
         table.add_row(markup(name), *(_number(r["extra"].get(name), percent=False) for r in records))
     return table
+
+
+def _seconds(data: Mapping[str, Any], shared: bool) -> float:
+    return sum(s for stage, s in data["cost"]["seconds"].items() if (stage in SHARED_STAGES) == shared)
 
 
 def _verdict(found: Mapping[str, Any]) -> str:
@@ -147,6 +152,7 @@ def show_catalogue(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
         for entry in entries:
             if what == "plugins":
                 state = f"[red]{markup(entry['error'])}[/red]" if entry["error"] else "ok"
+                state = state if entry["error"] or entry["hooks"] else "[yellow]has no hook: it adds nothing[/yellow]"
                 console.print(f"  {entry['name']:<24} {entry['distribution']} {entry['version']}  {state}")
                 hooks = [hook.removeprefix("bdbench_") for hook in entry["hooks"]]
                 console.print(f"      hooks v{entry['hooks_version']}: {', '.join(hooks) or 'none'}", style="dim")

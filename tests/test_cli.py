@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -35,6 +36,11 @@ def test_run_prints_a_table_and_leaves_a_record(tmp_path: Path) -> None:
     shown = invoke("show", next(out.glob("*-random-*")).name, "--out", str(out))
     assert shown.exit_code == 0
     assert "AUROC" in shown.stdout and "low-loss" not in shown.stdout
+    # What is shared was done once, and is not counted to each.
+    spent = json.loads(next(out.glob("*-random-*/record.json")).read_text())["cost"]["seconds"]
+    own = sum(s for stage, s in spent.items() if stage in ("score", "retrain"))
+    assert re.search(rf"seconds +│ +{own:.1f} ", shown.stdout)
+    assert re.search(rf"seconds of what all share +│ +{sum(spent.values()) - own:.1f} ", shown.stdout)
 
 
 def test_run_json_is_the_record(tmp_path: Path) -> None:
@@ -220,6 +226,15 @@ def test_list_of_one_kind(what: str) -> None:
     assert invoke("list", what).stdout.startswith(what)
 
 
+def test_list_of_a_name_is_of_that_alone() -> None:
+    found = json.loads(invoke("list", "attacks", "blend", "sig", "--json").stdout)
+    assert [entry["name"] for entry in found] == ["blend", "sig"]
+    shown = invoke("list", "defenses", "spectral").stdout
+    assert "spectral" in shown and "datamodel" not in shown
+    result = invoke("list", "attacks", "blnd")
+    assert result.exit_code == 2 and "unknown attack 'blnd': did you mean 'blend'?" in result.stderr
+
+
 @pytest.mark.parametrize("arguments", [["--help"], ["list"], ["list", "--json"], ["run", "--help"]])
 def test_no_torch_is_imported_where_none_is_needed(arguments: list[str]) -> None:
     code = (
@@ -256,6 +271,10 @@ def test_a_plugin_check_that_fails_says_what_and_why(monkeypatch: pytest.MonkeyP
     assert "why:      The ranking is over the whole set" in result.stdout
     assert "defense 'spectral'\n  ok      " in result.stdout
     assert result.stdout.splitlines()[-1].endswith(" 4 failed, 0 skipped")
+    quiet = invoke("plugin", "check", "baselines", "--quiet")
+    assert quiet.exit_code == 1 and quiet.stdout.splitlines()[-1] == result.stdout.splitlines()[-1]
+    assert "  ok      " not in quiet.stdout and "spectral" not in quiet.stdout
+    assert quiet.stdout.startswith("defense 'random'\n") and quiet.stdout.count("  FAILED  ") == 4
 
 
 @pytest.mark.parametrize(

@@ -245,6 +245,21 @@ def test_two_components_of_one_name_are_an_error_that_names_both(plugins: Plugin
     with pytest.raises(BdbenchError, match="defense 'flat' is registered twice, by one .* and two"):
         plugins.get("defense", "flat")
     assert "one" in plugins.errors()[0] and "two" in plugins.errors()[0]
+    # Each of the two is told of where plugins are listed, and a third is not.
+    load("three")
+    told = {plugin.distribution: plugins.errors_of(plugin) for plugin in plugins.found}
+    assert told == {"one": plugins.errors(), "two": plugins.errors(), "three": []}
+
+
+def test_a_plugin_without_a_hook_is_not_called_ok(
+    plugins: Plugins, load: Load, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    load("idle")
+    load("busy", bdbench_register_defenses=bdbench_register_defenses)
+    monkeypatch.setattr("bdbench.catalogue.installed", lambda: plugins)
+    tables.show_catalogue(catalogue(["plugins"]))
+    states = [line.split("1.0  ")[1] for line in capsys.readouterr().out.splitlines() if "1.0  " in line]
+    assert states == ["has no hook: it adds nothing", "ok"]
 
 
 def test_a_reporter_that_fails_stops_nobody(plugins: Plugins, load: Load) -> None:

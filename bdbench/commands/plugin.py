@@ -37,7 +37,8 @@ def new(name: str, kind: str) -> None:
 @click.argument("names", metavar="NAME...", nargs=-1, required=True)
 @click.option("--using", multiple=True, metavar="SPEC", help="A component with parameters, instead of its defaults.")
 @click.option("--data-root", envvar="BDBENCH_DATA", metavar="DIR", help="Where data sets are. [env: BDBENCH_DATA]")
-def check(names: tuple[str, ...], using: tuple[str, ...], data_root: str | None) -> None:
+@click.option("-q", "--quiet", is_flag=True, help="Name what is not ok alone.")
+def check(names: tuple[str, ...], using: tuple[str, ...], data_root: str | None, quiet: bool) -> None:
     """Check that all an installed plugin registers keeps bdbench's contracts.
 
     NAME is a plugin or a distribution of `bdbench list plugins`. Ends with exit code 1 if a check fails.
@@ -58,6 +59,8 @@ def check(names: tuple[str, ...], using: tuple[str, ...], data_root: str | None)
             advance(1)
     title = ""
     for case, state, text in results:
+        if quiet and state == "ok":
+            continue
         if case.title != title:
             title = case.title
             click.echo(title)

@@ -37,7 +37,7 @@ def names_are_its_own(plugin: Plugin) -> None:
 
     Neither of the two could be used.
     """
-    clashes = [line for line in installed().errors() if "registered twice" in line and f"({plugin.name})" in line]
+    clashes = [line for line in installed().errors_of(plugin) if line not in plugin.errors()]
     expect(not clashes, "; ".join(clashes))
 
 
