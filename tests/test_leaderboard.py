@@ -237,6 +237,27 @@ def test_an_attack_that_a_clean_model_obeys_as_well_does_not_work(tmp_path: Path
     assert table["asr_floor"]["adversarial"] == 0.9
 
 
+def test_metrics_of_plugins_have_columns(tmp_path: Path) -> None:
+    values = (1.0, 2.0, 6.0)
+    told = [made(seed, extra={"depth": value, "never": None}) for seed, value in enumerate(values)]
+    other = [made(seed, parts=defense("low-loss")) for seed in range(3)]
+    table = table_of(tmp_path, *told, *other).set_index("defense")
+    # Student's t with 2 degrees of freedom: 4.302653; the deviation is the square root of 7.
+    half = 4.302653 * np.sqrt(7 / 3)
+    row = table.loc["random"]
+    assert row["extra: depth"] == pytest.approx(3.0) and np.isnan(table.loc["low-loss", "extra: depth"])
+    assert (row["extra: depth_low"], row["extra: depth_high"]) == pytest.approx((3 - half, 3 + half), rel=1e-5)
+    head, _, *lines = next(part for part in readme(tmp_path).split("\n\n") if part.startswith("| attack"))[:-1].split(
+        "\n"
+    )
+    place = [cell.strip() for cell in head.split("|")].index("depth")
+    assert {line.split("|")[2].strip(): line.split("|")[place].strip() for line in lines} == {
+        "random": f"3.000 ± {half:.3f}",
+        "low-loss": "-",
+    }
+    assert "never" not in head and "depth" in (tmp_path / "index.html").read_text()
+
+
 def test_cost_is_beside_the_victims_own(tmp_path: Path) -> None:
     cost = {"seconds": {"data": 9.0, "victim": 4.0, "reference": 9.0, "score": 2.0, "retrain": 4.0}}
     row = one_row(tmp_path, made(cost={**cost, "models_trained": 1, "peak_memory_mb": 1.0}))

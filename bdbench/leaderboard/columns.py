@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,8 +83,14 @@ NUMBERS = {
     "input_fpr": Number("FPR at reserve's threshold", "inputs.fpr", "test", -1),
     "input_bystander_fpr": Number("bystanders' FPR", "inputs.bystander_fpr", "bystanders", -1),
 }  # fmt: skip
+# After a number's name, in the names of the columns of its interval.
+ENDS = ("_low", "_high")
 # What a row is ranked by.
 RANKED_BY = "signed"
+
+# Before the names of metrics that plugins add, which bring numbers of any size.
+EXTRA = "extra: "
+EXTRA_DIGITS = 3
 
 # The headings of the other columns.
 _OTHERS = {
@@ -148,6 +154,12 @@ OF_ATTACKS = (
     "attack", "seeds", "asr_before", "asr_floor", "worst_goal_before", "ca_before", "control_ca", "bystanders_before",
     "spill_before", "psnr", "ssim", "largest_change", "craft_seconds", "poison_seconds",
 )  # fmt: skip
+
+
+def extras(names: Iterable[Any]) -> list[str]:
+    """Those of the columns of a frame or a table that are metrics of plugins, in order."""
+    found = [name for name in map(str, names) if name.startswith(EXTRA)]
+    return [name for name in found if not any(name == f"{other}{end}" for other in found for end in ENDS)]
 
 
 def value(data: Mapping[str, Any], name: str) -> float | None:

@@ -52,7 +52,8 @@ def frame_of(board: Board) -> pd.DataFrame:
             f"no records in {board.folder / 'records'}: expected *.json files, copies of record.json{bad}"
         )
     frame = pd.DataFrame([{**_row(data), "file": name} for name, data in board.records.items()])
-    frame = frame.astype(dict.fromkeys([*columns.NUMBERS, "p_value", *COSTS, "score", "accused", "hit"], float))
+    numbers = [*columns.NUMBERS, *columns.extras(frame), "p_value", *COSTS, "score", "accused", "hit"]
+    frame = frame.astype(dict.fromkeys(numbers, float))
     frame["ca_cost"] = frame["ca_base"] - frame["ca_after"]
     repeated = frame[frame.duplicated([*CELL, "seed"])]
     if len(repeated):
@@ -127,6 +128,7 @@ def _row(data: Mapping[str, Any]) -> dict[str, Any]:
     row: dict[str, Any] = {"id": data["id"], "seed": data["seed"], "control": data["control"], **_cell(data)}
     row["made_of"] = configs.identity(config)
     row |= {name: columns.value(data, name) for name in columns.NUMBERS}
+    row |= {f"{columns.EXTRA}{name}": value for name, value in data["extra"].items()}
     row |= {f"{pool} pool": count for pool, count in columns.pools(data).items()}
     row["p_value"] = data["p_value"]
     verdict = data["verdict"] or dict.fromkeys(("score", "flagged", "hit"))

@@ -11,7 +11,7 @@ import pandas as pd
 
 from bdbench import configs, foreign
 from bdbench.leaderboard import identity, intervals, standing, verdicts
-from bdbench.leaderboard.columns import NUMBERS
+from bdbench.leaderboard.columns import NUMBERS, extras
 from bdbench.leaderboard.frame import CELL, COSTS, DEFENDED
 
 ALARM = 0.05
@@ -72,7 +72,7 @@ def summarise(frame: pd.DataFrame) -> pd.DataFrame:
         processor=("processor", _joined),
         torch=("torch", _joined),
     )
-    table = table.join(_costs(frame)).reset_index()
+    table = table.join(_costs(frame)).join(_extras(frame)).reset_index()
     by_seed = BySeed.of(frame)
     numbers = _numbers(by_seed)
     p_values = by_seed.values["p_value"]
@@ -159,6 +159,16 @@ def _costs(frame: pd.DataFrame) -> pd.DataFrame:
     own = timed.set_index([*CELL, "timed_on"]).sort_index().loc[chosen].reset_index("timed_on")
     groups = own.groupby(CELL, sort=True)
     return groups.agg(timed_on=("timed_on", "first"), **{name: (name, "mean") for name in COSTS})
+
+
+def _extras(frame: pd.DataFrame) -> pd.DataFrame:
+    """Means of what metrics of plugins gave by cell, with Student's interval: of what it is a share nobody knows."""
+    groups = frame.groupby(CELL, sort=True)
+    columns: dict[str, pd.Series] = {}
+    for name in extras(frame):
+        mean, half = groups[name].mean(), intervals.student(groups[name].std(), groups[name].count())
+        columns |= {name: mean, f"{name}_low": mean - half, f"{name}_high": mean + half}
+    return pd.DataFrame(columns, index=groups.size().index)
 
 
 def _joined(values: pd.Series) -> str:

@@ -9,11 +9,21 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bdbench import configs
+from bdbench import configs, foreign
 from bdbench.errors import unknown
 from bdbench.grid import Note
 from bdbench.leaderboard import intervals
-from bdbench.leaderboard.columns import COUNTS, HEADINGS, NUMBERS, OF_ATTACKS, SHOWN, STAGES
+from bdbench.leaderboard.columns import (
+    COUNTS,
+    EXTRA,
+    EXTRA_DIGITS,
+    HEADINGS,
+    NUMBERS,
+    OF_ATTACKS,
+    SHOWN,
+    STAGES,
+    extras,
+)
 from bdbench.leaderboard.frame import ATTACKED, rows_of
 from bdbench.leaderboard.standing import NOT_TOLD_APART
 from bdbench.leaderboard.summary import labelled
@@ -36,7 +46,7 @@ def displayed(table: pd.DataFrame, bold: str = "{}") -> pd.DataFrame:
     ``bold`` formats a number that is best in its column.
     """
     shown = labelled(table)
-    for name in HEADINGS:
+    for name in (*HEADINGS, *extras(table)):
         if f"{name}_low" in table:
             numbers = zip(table[name], table[f"{name}_low"], table[f"{name}_high"], strict=True)
             texts = [interval(value, low, high, name) for value, low, high in numbers]
@@ -60,7 +70,7 @@ def interval(value: float, low: float, high: float, name: str) -> str:
     """``x ± h``; ``x [low, high]`` where the interval ends with the values that there can be."""
     if np.isnan(value):
         return "-"
-    scale, digits = (1, _PLAIN[name]) if name in _PLAIN else (100, 1)
+    scale, digits = (1, EXTRA_DIGITS) if name.startswith(EXTRA) else (1, _PLAIN[name]) if name in _PLAIN else (100, 1)
     text = f"{scale * value:.{digits}f}"
     if np.isnan(low):
         return text
@@ -99,7 +109,10 @@ def holds(table: pd.DataFrame, name: str) -> bool:
 
 def columns(table: pd.DataFrame, stage: str | None) -> dict[str, str]:
     """The headings of a stage's columns that hold anything, by column; None: of those on attacks."""
-    return {name: HEADINGS[name] for name in (OF_ATTACKS if stage is None else SHOWN[stage]) if holds(table, name)}
+    if stage is None:
+        return {name: HEADINGS[name] for name in OF_ATTACKS if holds(table, name)}
+    own = {name: HEADINGS[name] for name in SHOWN[stage] if holds(table, name)}
+    return own | {name: foreign.line(name.removeprefix(EXTRA)) for name in extras(table) if holds(table, name)}
 
 
 def stages(table: pd.DataFrame) -> list[str]:
@@ -174,6 +187,7 @@ def better(name: str) -> int:
 def greyed(shown: pd.DataFrame, grey: str) -> pd.DataFrame:
     """``displayed`` with ``grey`` formatting every number of a row in which the attack does not work."""
     names = [name for name in HEADINGS if name not in ("attack", "defense", "seeds", "rank", "access")]
+    names += extras(shown)
     fails = shown["works"] == "no"
     return shown.assign(
         **{name: shown[name].map(grey.format).where(fails & (shown[name] != "-"), shown[name]) for name in names}
