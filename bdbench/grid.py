@@ -131,11 +131,8 @@ def read(path: Path) -> Grid:
 
     ``datasets``, ``models``, ``attacks`` and ``defenses`` list components, each as on the command line or as a
     table such as ``{name = "blend", rate = [0.01, 0.05]}``, where a list stands for one component for each value.
-    ``[[notes]]`` are tables of an ``attack``, a ``text`` that the board shows of it, and a ``dataset`` if it is of one.
-
-
-    table such as ``{name = "blend", rate = [0.01, 0.05]}``, where a list stands for one component for each value. A
-    list in ``attacks`` is a cascade of several on one set.
+    A list in ``attacks`` is a cascade of several on one set. ``[[notes]]`` are tables of an ``attack``, a ``text`` that
+    the board shows of it, and a ``dataset`` if it is of one.
     """
     try:
         check_regular(path)

@@ -9,12 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bdbench import claims, configs
+from bdbench import claims, configs, guard
 from bdbench.board import Board
 from bdbench.claims import Claim
 from bdbench.defenses import Defense
 from bdbench.errors import BdbenchError, one_line
-from bdbench.grid import Job
+from bdbench.grid import Job, short_spec
+from bdbench.interfaces import Source
 from bdbench.plugins import installed
 from bdbench.progress import Progress, Silent
 from bdbench.record import Record
@@ -188,6 +189,21 @@ class _Work:
         given = defense or self.job.defenses[0]
         code = self.job.code(given)
         return key_of({k: v for k, v in code.items() if defense is not None or k != "defense"})
+
+
+def check_data(jobs: Sequence[Job], source: Source) -> None:
+    """Raise BdbenchError if a data set of the jobs is not there, before each of its cells fails of it by itself."""
+    datasets = {short_spec(job.dataset): job.dataset for job in jobs}
+    for spec, dataset in datasets.items():
+        try:
+            with guard.call(dataset):
+                dataset.read(source)
+        except BdbenchError as error:
+            others = " ".join(f"--only dataset={other}" for other in datasets if other != spec)
+            hint = f"; without it: {others}" if others else ""
+            raise BdbenchError(f"{error}{hint}") from None
+        except Exception:
+            pass  # no mistake in what was asked for: it is recorded with each of its cells
 
 
 class Dead(BdbenchError):

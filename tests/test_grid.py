@@ -138,6 +138,19 @@ def test_a_grid_fills_a_leaderboard_and_repeats_nothing(tmp_path: Path, monkeypa
     assert table["seeds"].tolist() == [2] * 6 and table["not_run"].isna().all()
 
 
+@pytest.mark.parametrize("asked", [(), ("--only", "dataset=imagefolder")])
+def test_a_data_set_that_is_not_there_is_a_line_before_any_cell(tmp_path: Path, asked: tuple[str, ...]) -> None:
+    text = TOML.replace("datasets = [", 'datasets = ["imagefolder", ')
+    result = run(made(tmp_path / "board", text), *asked)
+    assert result.exit_code == 2
+    (line,) = result.stderr.strip().splitlines()
+    assert line.startswith("bdbench: dataset 'imagefolder' needs --data-root: expected a folder")
+    assert line.endswith(f"; without it: --only dataset={TINY['dataset']}") == (not asked)
+    assert [p.name for p in (tmp_path / "board").iterdir()] == ["grid.toml"] and not (tmp_path / "runs").exists()
+    # Where it is not asked for, the others run.
+    assert run(tmp_path / "board" / "grid.toml", "--only", f"dataset={TINY['dataset']}", "--seeds", "0").exit_code == 0
+
+
 ONE = TOML.replace('"random", "low-loss"', '"random"').replace('"none", ', "").replace("[0.04, 0.06]", "0.04")
 
 

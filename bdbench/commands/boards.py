@@ -39,20 +39,24 @@ def grid(
     """
     known = options.warn_of_broken_plugins()
     from bdbench import grid as grids
-    from bdbench import tables
+    from bdbench import jobs, progress, tables
     from bdbench.board import Board
+    from bdbench.interfaces import Source
     from bdbench.store import STAGES
 
     if engine == "local":
         machine.checked_threads(place["threads"])
-    jobs = grids.read(file).only(only).jobs(grids.read_seeds(seeds) if seeds else None)
+    asked = grids.read(file).only(only).jobs(grids.read_seeds(seeds) if seeds else None)
     board = Board.read(file.parent)
-    tables.show_plan(jobs, board)
-    pending = board.pending(jobs)
+    tables.show_plan(asked, board)
+    pending = board.pending(asked)
     if dry_run or not pending:
         return
     if place["data_root"] is not None and not Path(place["data_root"]).is_dir():
         raise BdbenchError(f"data root {place['data_root']!r} is not there: expected a folder")
+    with progress.bars() as bars, bars.busy("look for the data"):
+        source = Source(Path(place["data_root"]) if place["data_root"] else None, place["download"])
+        jobs.check_data(pending, source)
     stopping.keeps(f"records are in {file.parent / 'records'}, finished stages in {Path(place['out']) / STAGES}")
     _work(pending, engine, address, set(known), board=file.parent, **place)
 
