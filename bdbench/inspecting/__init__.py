@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from bdbench import machine
-from bdbench.defenses import Defense, InputDetector
+from bdbench.defenses import Defense
 from bdbench.files import check_outside
 from bdbench.inspecting import detectors, foresight, given, images, page, result, subject, verdict
+from bdbench.inspecting import inputs as scoring
 from bdbench.inspecting.foresight import Foresight
+from bdbench.inspecting.inputs import Scorer
 from bdbench.inspecting.result import Inspection
 from bdbench.inspecting.subject import Asked, Subject
 from bdbench.progress import Progress, Silent
@@ -29,14 +31,14 @@ PLAN_SCHEMA = "bdbench.inspect-plan/1"
 
 @dataclass(frozen=True)
 class Prepared:
-    """What was read, and who is to be asked: foresight: the detectors of models, and what they will take; of_inputs:
-    those of inputs; inputs: the folder of images to score, None without one; files: those in it; out: where finished
-    pieces are kept, and what is found is written, None: nowhere; since: when reading began, by time.perf_counter.
+    """What was read, and who is to be asked: foresight: the detectors, and what they will take; scorers: those of
+    inputs; inputs: the folder of images to score, None without one; files: those in it; out: where finished pieces are
+    kept, and what is found is written, None: nowhere; since: when reading began, by time.perf_counter.
     """
 
     subject: Subject
     foresight: Foresight
-    of_inputs: Sequence[InputDetector]
+    scorers: Sequence[Scorer]
     inputs: Path | None
     files: Sequence[Path]
     out: Path | None
@@ -48,14 +50,11 @@ class Prepared:
             yield f"{name}: {value}"
         if self.inputs is not None:
             yield f"inputs: {counted(len(self.files), 'image file')} in {self.inputs}"
-        for defense in self.of_inputs:
-            reason = self.subject.why_not(defense)
-            yield f"{defense.name}: {'is to run' if reason is None else f'is not run: {reason}'}"
         yield from self.foresight.lines()
 
     def to_dict(self) -> dict[str, Any]:
         """The same for programs; ``model``, ``clean`` and ``estimate`` are as in inspect.json."""
-        reasons = {one.name: self.subject.why_not(one) for one in self.of_inputs}
+        reasons = {one.asked.name: one.reason for one in self.foresight.of_inputs}
         return {
             "schema": PLAN_SCHEMA,
             "model": result.model_of(self.subject),
@@ -78,7 +77,7 @@ class Prepared:
             # Who needs less leaves the rest to those that come after.
             until += math.inf if self.foresight.limit is None else expected.allotted or 0
             findings.append(detectors.inspect(found, expected, until))
-        scored = None if self.inputs is None else detectors.score(found, self.of_inputs, self.inputs, self.files)
+        scored = None if self.inputs is None else scoring.score(found, self.scorers, self.inputs, self.files)
         conclusion = verdict.concluded(found, findings)
         made = Inspection(found, self.foresight, findings, scored, conclusion, time.perf_counter() - self.since)
         if self.out is not None:
@@ -120,7 +119,11 @@ def prepared(
         if folder is not None:
             # Only now: what is refused leaves nothing.
             found = found.kept_in(Store(folder / STAGES))
-        yield Prepared(found, foresight.foresee(found, models, limit), of_inputs, root, files, folder, since)
+        scorers = [Scorer.of(found, one) for one in of_inputs]
+        taken = scoring.expected(found, scorers, files)
+        reasons = [found.why_not(one) or "" for one in of_inputs]
+        told = [foresight.Scoring(*one) for one in zip(of_inputs, taken, reasons, strict=True)]
+        yield Prepared(found, foresight.foresee(found, models, limit, told), scorers, root, files, folder, since)
 
 
 def inspect(

@@ -1,4 +1,4 @@
-"""The detectors at work on a model: what each of them says of it, and of the images that it is asked about."""
+"""The detectors of models at work: what each of them says of it."""
 
 from __future__ import annotations
 
@@ -6,27 +6,25 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 
-from bdbench import guard, metrics, pace, returned
+from bdbench import guard, pace, returned
 from bdbench.defenses import Defense, InputDetector, ModelDetector, Verdict, check_distinct
 from bdbench.errors import BdbenchError
 from bdbench.files import notice
-from bdbench.inspecting import images
 from bdbench.inspecting.foresight import Expected
 from bdbench.inspecting.subject import Subject
 from bdbench.interfaces import ReversedTrigger
 from bdbench.plugins import installed
-from bdbench.workshop import State
 
 # Per stage, what is asked where the user names nothing of that stage.
 DEFAULTS = {"model": ("neural-cleanse", "mm-bd"), "inputs": ("strip",)}
 
 How = Literal["ran", "not run", "failed"]
+"""What became of a detector."""
 
 
 @dataclass(frozen=True)
@@ -42,36 +40,6 @@ class Finding:
     seconds: float = 0.0
     triggers: list[ReversedTrigger] = field(default_factory=list)
     less: str = ""
-
-
-@dataclass(frozen=True)
-class Scores:
-    """What an input detector says. scores: float64 (m,); limit: the score above which an input is flagged, None where
-    no clean images say so; both empty unless it ran.
-    """
-
-    defense: Defense
-    how: How
-    reason: str = ""
-    scores: np.ndarray = field(default_factory=lambda: np.empty(0))
-    limit: float | None = None
-    seconds: float = 0.0
-
-    @property
-    def flagged(self) -> np.ndarray | None:
-        """Which inputs are suspicious, bool (m,); None where that cannot be told."""
-        return None if self.limit is None else self.scores > self.limit
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """The images of a folder. answers: int64 (m,), the model's labels; skipped: what does not read, and why."""
-
-    root: Path
-    paths: list[Path]
-    answers: np.ndarray
-    by: list[Scores]
-    skipped: list[tuple[Path, str]]
 
 
 def chosen(specs: Sequence[str | Defense], inputs: bool) -> tuple[list[ModelDetector], list[InputDetector]]:
@@ -112,7 +80,7 @@ def inspect(subject: Subject, expected: Expected, until: float = math.inf) -> Fi
         clock.watch(tools.victim.network)
         return returned.verdict(defense, defense.inspect(tools), len(subject.classes))
 
-    verdict, failure = _guarded(defense, asked)
+    verdict, failure = guarded(defense, asked)
     seconds = time.perf_counter() - start
     if verdict is None and clock.over:
         late = f"it was stopped after {pace.shown(seconds)}, its part of --seconds; the same command goes on from there"
@@ -140,72 +108,7 @@ class _Clock:
             raise TimeoutError("its time is over")
 
 
-def score(subject: Subject, defenses: Sequence[InputDetector], root: Path, files: Sequence[Path]) -> Inputs:
-    """What each detector makes of each of the image files below a folder. Raises BdbenchError if none of them reads."""
-    fitted = [_Fitted.of(subject, defense) for defense in defenses]
-    paths: list[Path] = []
-    skipped: list[tuple[Path, str]] = []
-    answers: list[np.ndarray] = [np.empty(0, np.int64)]
-    track = subject.bench.progress.track
-    for part, pixels in images.batches(files, subject.form, subject.shape, skipped, track):
-        pixels.flags.writeable = False
-        paths += part
-        answers.append(subject.victim.predict(pixels))
-        for one in fitted:
-            one.add(pixels)
-    if not paths:
-        raise BdbenchError(f"{root} holds no images that read: {skipped[0][1]}")
-    return Inputs(root, paths, np.concatenate(answers), [one.done(subject) for one in fitted], skipped)
-
-
-class _Fitted:
-    """An input detector that is ready, or the reason why it is not."""
-
-    def __init__(self, defense: InputDetector, how: How, reason: str = "") -> None:
-        self.defense, self.how, self.reason = defense, how, reason
-        self._parts: list[np.ndarray] = [np.empty(0)]
-        self._seconds = 0.0
-        self._tools: Any = None
-        self._state: State = {}
-
-    @classmethod
-    def of(cls, subject: Subject, defense: InputDetector) -> _Fitted:
-        reason = subject.why_not(defense)
-        if reason:
-            return cls(defense, "not run", reason)
-        made = cls(defense, "ran")
-        made._tools = subject.tools(defense)
-        made._try(lambda: setattr(made, "_state", defense.fit(made._tools)))
-        return made
-
-    def add(self, pixels: np.ndarray) -> None:
-        """Score some images more."""
-        self._try(lambda: self._parts.append(self._scored(pixels)))
-
-    def done(self, subject: Subject) -> Scores:
-        """All scores; the limit is the one above which a run of bdbench refuses: 5 % of the clean images exceed it."""
-        limits: list[float | None] = [None]
-        clean = subject.clean
-        if clean is not None:
-            self._try(lambda: limits.append(metrics.refusal_threshold(self._scored(clean.images))))
-        if self.how != "ran":
-            return Scores(self.defense, self.how, self.reason)
-        return Scores(self.defense, "ran", "", np.concatenate(self._parts), limits[-1], self._seconds)
-
-    def _scored(self, pixels: np.ndarray) -> np.ndarray:
-        return returned.scores(self.defense, self.defense.score(pixels, self._state, self._tools), len(pixels))
-
-    def _try(self, work: Callable[[], Any]) -> None:
-        if self.how != "ran":
-            return
-        start = time.perf_counter()
-        _, failure = _guarded(self.defense, work)
-        self._seconds += time.perf_counter() - start
-        if failure:
-            self.how, self.reason = "failed", failure
-
-
-def _guarded(defense: Defense, work: Callable[[], Any]) -> tuple[Any, str]:
+def guarded(defense: Defense, work: Callable[[], Any]) -> tuple[Any, str]:
     """What the work gives, or None and with what it failed, in one line."""
     try:
         with guard.call(defense):

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from bdbench import configs, guard, pace
-from bdbench.defenses import ModelDetector
+from bdbench.defenses import InputDetector, ModelDetector
 from bdbench.errors import BdbenchError
 from bdbench.inspecting.subject import Subject
 
@@ -52,33 +52,53 @@ class Expected:
         """It for a person."""
         if self.runs is None:
             return f"is not run: {self.reason}"
-        seconds = "time not told" if self.seconds is None else f"about {pace.shown(self.seconds)}"
-        return f"is to run, {seconds}{f', with {self.less}' if self.less else ''}"
+        return f"is to run, {_told(self.seconds)}{f', with {self.less}' if self.less else ''}"
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """Of one detector of inputs. seconds: for all inputs, None if that is not known; reason: why it will not run."""
+
+    asked: InputDetector
+    seconds: float | None = None
+    reason: str = ""
+
+    def told(self) -> str:
+        """It for a person."""
+        return f"is not run: {self.reason}" if self.reason else f"is to run, {_told(self.seconds)}"
 
 
 @dataclass(frozen=True)
 class Foresight:
-    """each: of the detectors, in order; limit: the seconds that they were given, None: as long as they take."""
+    """each: of the detectors of models, in order; limit: the seconds that these were given, None: as long as they take;
+    of_inputs: of the detectors of inputs.
+    """
 
     each: tuple[Expected, ...]
     limit: float | None
+    of_inputs: tuple[Scoring, ...] = ()
 
     @property
     def seconds(self) -> float:
         """All of it, as far as it can be told."""
-        return sum(one.seconds or 0 for one in self.each)
+        return sum(one.seconds or 0 for one in self._all)
 
     @property
     def known(self) -> bool:
         """Whether the time of all that runs is known."""
-        return all(one.seconds is not None for one in self.each if one.runs is not None)
+        return all(one.seconds is not None for one in self._all if not one.reason)
+
+    @property
+    def _all(self) -> list[Expected | Scoring]:
+        return [*self.of_inputs, *self.each]
 
     def lines(self) -> Iterator[str]:
         """For a person: a line for each detector, and one for all of them."""
-        for one in self.each:
+        for one in self._all:
             yield f"{one.asked.name}: {one.told()}"
         more = "" if self.known else ", and what could not be told"
-        of = "" if self.limit is None else f", of {pace.shown(self.limit)} that there are"
+        whose = " for the detectors of models" if self.of_inputs else ""
+        of = "" if self.limit is None else f", of {pace.shown(self.limit)} that there are{whose}"
         yield f"in all: about {pace.shown(self.seconds)}{more}{of}, at this machine's pace"
 
     def to_dict(self) -> dict[str, Any]:
@@ -98,10 +118,21 @@ class Foresight:
                 }
                 for one in self.each
             ],
+            "inputs": [
+                {
+                    "name": one.asked.name,
+                    "asked": configs.spec(one.asked.config()),
+                    "seconds": None if one.seconds is None else round(one.seconds, 3),
+                    "reason": one.reason,
+                }
+                for one in self.of_inputs
+            ],
         }
 
 
-def foresee(subject: Subject, detectors: Sequence[ModelDetector], limit: float | None) -> Foresight:
+def foresee(
+    subject: Subject, detectors: Sequence[ModelDetector], limit: float | None, of_inputs: Sequence[Scoring] = ()
+) -> Foresight:
     """Measure the pace, in some seconds, unless it was measured before; and say what fits into ``limit`` seconds."""
     reasons = [subject.why_not(one) or "" for one in detectors]
     able = [one for one, reason in zip(detectors, reasons, strict=True) if not reason]
@@ -110,7 +141,7 @@ def foresee(subject: Subject, detectors: Sequence[ModelDetector], limit: float |
         Expected(one, reason=reason) if reason else _as_asked(one, next(whole))
         for one, reason in zip(detectors, reasons, strict=True)
     ]
-    return Foresight(tuple(each if limit is None else fitted(subject, each, limit)), limit)
+    return Foresight(tuple(each if limit is None else fitted(subject, each, limit)), limit, tuple(of_inputs))
 
 
 def fitted(subject: Subject, each: Sequence[Expected], limit: float) -> list[Expected]:
@@ -139,6 +170,10 @@ def fitted(subject: Subject, each: Sequence[Expected], limit: float) -> list[Exp
     spare = time / max(1e-9, sum(one.seconds or 0 for one in made.values()))
     made = {i: replace(one, allotted=even if one.seconds is None else spare * one.seconds) for i, one in made.items()}
     return [{**left_out, **made}.get(i, one) for i, one in enumerate(each)]
+
+
+def _told(seconds: float | None) -> str:
+    return "time not told" if seconds is None else f"about {pace.shown(seconds)}"
 
 
 def _as_asked(one: ModelDetector, whole: float) -> Expected:

@@ -10,7 +10,8 @@ import numpy as np
 from bdbench import configs, foreign, templates
 from bdbench.decoding import encoded
 from bdbench.errors import BdbenchError
-from bdbench.inspecting.detectors import Finding, Inputs, Scores
+from bdbench.inspecting.detectors import Finding
+from bdbench.inspecting.inputs import Inputs, Scores
 from bdbench.inspecting.subject import Subject
 from bdbench.inspecting.verdict import Conclusion
 from bdbench.verdicts import TONES

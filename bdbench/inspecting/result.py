@@ -17,8 +17,9 @@ from bdbench.decoding import encoded
 from bdbench.errors import writable
 from bdbench.experiment import Hooks
 from bdbench.inspecting import page
-from bdbench.inspecting.detectors import Finding, Inputs, Scores
+from bdbench.inspecting.detectors import Finding
 from bdbench.inspecting.foresight import Foresight
+from bdbench.inspecting.inputs import Inputs, Scores
 from bdbench.inspecting.subject import Subject
 from bdbench.inspecting.verdict import Conclusion, Suspect
 from bdbench.store import write_file, written_whole

@@ -7,15 +7,16 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self
+from typing import ClassVar, Self
 
 import numpy as np
 import pytest
 import torch
 
-from bdbench import BdbenchError, ModelDetector, Tools, Verdict, pace, param
+from bdbench import BdbenchError, InputDetector, ModelDetector, Tools, Verdict, inspecting, pace, param
 from bdbench.inspecting.foresight import Expected, fitted
 from bdbench.plugins import installed
+from bdbench.workshop import Oracle, State
 from tests.inspecting.asking import Place, Says, command, quickly
 
 EACH = 0.01  # seconds of a step
@@ -62,6 +63,46 @@ def test_what_it_takes_is_told_by_a_look_at_its_own_work(place: Place, tmp_path:
     told = "\n".join(found.foresight.lines())
     assert "steady: is to run, about " in told and "says: is to run, time not told" in told
     assert "and what could not be told, at this machine's pace" in told
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slow(InputDetector):
+    """Takes its time for every image."""
+
+    name = "slow"
+
+    def score(self, images: np.ndarray, state: State, tools: Tools) -> np.ndarray:
+        time.sleep(EACH * len(images))
+        return np.zeros(len(images))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Told(Slow):
+    """Has to be told what nobody knows here."""
+
+    name = "told"
+    oracles: ClassVar[tuple[Oracle, ...]] = ("poison_rate",)
+
+
+def test_what_detectors_of_inputs_take_is_told_by_a_few_of_them(place: Place) -> None:
+    inputs = place.clean
+    count = len(list(inputs.rglob("*.png")))
+    with inspecting.prepared(place.good, defenses=[Steady(steps=20), Slow(), Told()], inputs=inputs) as ready:
+        slow, told = ready.foresight.of_inputs
+        # However busy the machine is, an image sleeps no less.
+        assert slow.seconds is not None and count * EACH <= slow.seconds < 4 * count * EACH
+        assert (
+            told.seconds is None and told.reason.startswith("it has to be told poison_rate") and ready.foresight.known
+        )
+        lines = list(ready.lines())
+    assert f"slow: is to run, about {pace.shown(slow.seconds)}" in lines and f"told: {told.told()}" in lines
+    assert ready.foresight.seconds == pytest.approx(
+        slow.seconds + sum(one.seconds or 0 for one in ready.foresight.each)
+    )
+    # The clean images are scored as well: by them it is known what is suspicious.
+    with inspecting.prepared(place.good, defenses=[Slow()], inputs=inputs, clean=place.clean) as both:
+        (twice,) = both.foresight.of_inputs
+    assert twice.seconds is not None and twice.seconds >= 2 * count * EACH
 
 
 def test_what_comes_once_is_not_counted_with_every_step() -> None:

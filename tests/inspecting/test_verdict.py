@@ -151,6 +151,8 @@ def test_a_dry_run_says_what_was_read_and_leaves_nothing(place: Place, tmp_path:
         fastjsonschema.compile(properties[name])(told[name])
     assert told["inputs"] == {"folder": str(inputs), "files": count, "not_run": {}}
     assert [one["name"] for one in told["estimate"]["detectors"]] == ["neural-cleanse", "mm-bd"]
+    (strip,) = told["estimate"]["inputs"]
+    assert strip["asked"].startswith("strip:") and strip["seconds"] > 0 and strip["reason"] == ""
     assert told["estimate"]["seconds"] > 0 and told["estimate"]["all_known"]
     alone = command(place.bad, *QUICK, dry_run=True, out=out)
     assert "neural-cleanse: is not run: it needs clean images: expected --clean DIR" in alone.stderr.splitlines()
