@@ -22,7 +22,7 @@ Precision = Literal["float32", "bfloat16"]
 
 # How often a thread looks again before it sleeps at a barrier. Where another process holds its core, a thread that
 # spins keeps the one it waits for from running: torch's default made a run ten times slower on some machines.
-_SPINS = 1000
+_SPINS = 3000
 _TOLD = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "KMP_BLOCKTIME")
 # Seconds of looking at what other processes take.
 _LOOK = 0.1
