@@ -161,7 +161,8 @@ def untouched(who: str, given: Sequence[Split | TrainingView], before: Sequence[
 
 
 def _told(made: object) -> str:
-    return "nothing" if made is None else f"a {type(made).__name__}"
+    name = type(made).__name__
+    return "nothing" if made is None else f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
 
 
 def _check_kind(who: str, made: object, wanted: type) -> None:

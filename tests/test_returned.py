@@ -23,6 +23,7 @@ from bdbench import (
     InputDetector,
     Mitigation,
     Model,
+    ModelDetector,
     PoisonedData,
     Recipe,
     RobustTraining,
@@ -30,6 +31,7 @@ from bdbench import (
     Split,
     Tools,
     TrainingView,
+    Verdict,
     Workshop,
 )
 from bdbench.workshop import State
@@ -222,3 +224,18 @@ class Years(Dataset):
 def test_names_of_classes_are_texts(tiny: dict[str, Any]) -> None:
     with pytest.raises(BdbenchError, match="^class 0 is called 2025, of int: expected names that are str$"):
         bdbench.run(defense="random", **{**tiny, "dataset": Years()})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sure(ModelDetector):
+    """Has a p-value of NaN."""
+
+    name = "sure"
+
+    def inspect(self, tools: Tools) -> Verdict:
+        return Verdict(1.0, True, p_value=float("nan"))
+
+
+def test_a_p_value_that_is_none_is_refused(tiny: dict[str, Any]) -> None:
+    with pytest.raises(BdbenchError, match="defense 'sure' returned .*p_value=nan.*: expected a Verdict"):
+        bdbench.run(defense=Sure(), **tiny)
