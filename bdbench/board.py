@@ -86,12 +86,12 @@ class Board:
         return _key(cell, seed) in self.known
 
     def state(self, job: Job, defense: Defense) -> State:
-        """What is known of a cell. It is stale if no record of it is of today's code and of what files hold today."""
+        """What is known of a cell. It is stale if no record of it is of today's code, data and contents of files."""
         key = _key(job.config(defense), job.seed)
         made = self.known.get(key, [])
         if made:
             code, files = job.code(defense), job.files(defense)
-            if any(code == config["code"] and files.items() <= config.get("files", {}).items() for config in made):
+            if any(code == config["code"] and _holds(config, files, job.data) for config in made):
                 return "recorded"
         return "failed" if key in self.failed else "stale" if made else "not run"
 
@@ -128,7 +128,7 @@ class Board:
         return total, untold
 
     def add(self, data: Mapping[str, Any]) -> None:
-        """Keep a record, in place of its cell's and seed's that other code or files made; a failure is forgotten."""
+        """Keep a record, in place of its cell's and seed's of other code, files or data; a failure is forgotten."""
         folder = self.folder / "records"
         folder.mkdir(parents=True, exist_ok=True)
         own = folder / f"{data['id']}.json"
@@ -207,14 +207,24 @@ def _failed(file: Path) -> tuple[str, str]:
         raise BdbenchError(f"{file} holds no failure: expected cell, seed and error ({error})") from None
 
 
+def _holds(config: Mapping[str, Any], files: Mapping[str, str], data: str) -> bool:
+    """Whether a record was made of these files and of this data, as far as both are known."""
+    return files.items() <= config.get("files", {}).items() and (
+        "" in (data, configs.source(config)) or data == configs.source(config)
+    )
+
+
 def _outdated(file: Path, new: Mapping[str, Any]) -> bool:
-    """Whether a file holds a record of the cell and seed of ``new``, and of other code or files."""
+    """Whether a file holds a record of the cell and seed of ``new``, and of other code, files or data."""
     try:
         old = record.load(file)
     except BdbenchError:  # nobody knows what it is
         return False
     same = old["seed"] == new["seed"] and configs.cell_of(old["config"]) == configs.cell_of(new["config"])
-    return same and any(old["config"].get(made) != new["config"].get(made) for made in ("code", "files"))
+    was, now = old["config"], new["config"]
+    return same and (
+        any(was.get(made) != now.get(made) for made in ("code", "files")) or not _holds(was, {}, configs.source(now))
+    )
 
 
 def _key(*parts: Any) -> str:

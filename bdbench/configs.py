@@ -36,13 +36,18 @@ def cell_of(config: Mapping[str, Any]) -> dict[str, Any]:
     return {**parts, "budget": config["budget"], "reserve": config.get("reserve", 0.0)}
 
 
+def source(config: Mapping[str, Any]) -> str:
+    """The hash of the data set as it was read; "" where the record does not say."""
+    return config.get("data", {}).get("source", "")
+
+
 def made_of(config: Mapping[str, Any]) -> dict[str, Any]:
     """What it was made of beside that: the data set as it was read, the recipe, files, and the components' code.
 
     Records of one cell that differ here are of two experiments, and in no average together.
     """
     return {
-        "source": config.get("data", {}).get("source", ""),
+        "source": source(config),
         "recipe": config["recipe"],
         "files": sorted(config.get("files", {}).values()),
         "code": config.get("code", {}),

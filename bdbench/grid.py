@@ -42,7 +42,10 @@ class Note:
 
 @dataclass(frozen=True)
 class Job:
-    """One poisoned set and one victim, and the defenses to try on them: the unit of work, done in one place."""
+    """One poisoned set and one victim, and the defenses to try on them: the unit of work, done in one place.
+
+    data: the hash of what the data set holds today, as ``ImageData.source``; "" where that is not known.
+    """
 
     dataset: Dataset
     model: Architecture
@@ -52,6 +55,7 @@ class Job:
     budget: float | Literal["auto"]
     reserve: float
     floor: bool = False
+    data: str = ""
 
     def __str__(self) -> str:
         parts = (self.dataset, self.model, self.attack)

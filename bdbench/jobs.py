@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 import traceback
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ from bdbench.errors import BdbenchError, one_line
 from bdbench.grid import Job, short_spec
 from bdbench.interfaces import Source
 from bdbench.plugins import installed
+from bdbench.preparation import source_of
 from bdbench.progress import Progress, Silent
 from bdbench.record import Record
 from bdbench.store import key_of
@@ -191,15 +193,26 @@ class _Work:
         return key_of({k: v for k, v in code.items() if defense is not None or k != "defense"})
 
 
+def with_data(jobs: Sequence[Job], source: Source, progress: Progress) -> list[Job]:
+    """The jobs with a hash of what their data sets hold today; of those that are there."""
+    held: dict[str, str] = {}
+    for dataset in {short_spec(job.dataset): job.dataset for job in jobs}.values():
+        # What is wrong with one that does not read is said before its cells begin.
+        with contextlib.suppress(Exception), guard.call(dataset):
+            held[short_spec(dataset)] = source_of(dataset.read(source), progress.track)
+    return [replace(job, data=held.get(short_spec(job.dataset), "")) for job in jobs]
+
+
 def check_data(jobs: Sequence[Job], source: Source) -> None:
     """Raise BdbenchError if a data set of the jobs is not there, before each of its cells fails of it by itself."""
-    datasets = {short_spec(job.dataset): job.dataset for job in jobs}
+    datasets = {short_spec(job.dataset): job.dataset for job in jobs if not job.data}
+    there = {short_spec(job.dataset) for job in jobs if job.data}
     for spec, dataset in datasets.items():
         try:
             with guard.call(dataset):
                 dataset.read(source)
         except BdbenchError as error:
-            others = " ".join(f"--only dataset={other}" for other in datasets if other != spec)
+            others = " ".join(f"--only dataset={other}" for other in [*there, *datasets] if other != spec)
             hint = f"; without it: {others}" if others else ""
             raise BdbenchError(f"{error}{hint}") from None
         except Exception:

@@ -53,6 +53,18 @@ def prepare(
     return replace(prepared, reserve=_without_copies(prepared), source=_source(data, parts))
 
 
+def source_of(data: ImageData, track: Track = quiet) -> str:
+    """The ``source`` of a data set that was read and nothing else: ``prepare`` gives it the same.
+
+    Raises BdbenchError for images that do not read.
+    """
+    _check_lengths(data)
+    if isinstance(data.test.images, np.ndarray):
+        return _source(data, [])
+    whole = np.arange(len(data.test.labels))
+    return _source(data, [_part("test", data.test, whole, data.classes, track)])
+
+
 def stratified(labels: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
     """Sorted indices of ``size`` of the examples that keep the shares of the classes, by largest remainders."""
     classes, counts = np.unique(labels, return_counts=True)

@@ -215,7 +215,7 @@ def show_plan(jobs: Sequence[Job], board: Board) -> None:
     for names, reason in apart.items():
         console.print(markup(f"{', '.join(names)} is not run: {reason}"))
     if any(known["stale"] for known in rows.values()):
-        console.print("stale: made by other code or files than today's, and run again")
+        console.print("stale: made by other code or files than today's, or of other data, and run again")
     pending = board.pending(jobs)
     seconds, untold = board.estimate(pending)
     cells = sum(len(job.defenses) for job in pending)

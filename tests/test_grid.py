@@ -227,6 +227,33 @@ def test_a_cell_is_stale_when_a_file_that_it_read_holds_something_else(tmp_path:
     assert board.state(job, defense) == "recorded" and len(board.records) == 1
 
 
+def test_a_cell_is_stale_when_its_data_are_others(tmp_path: Path) -> None:
+    """The same grid below two data roots, or after a picture was replaced: two rows, and no board calls both one."""
+    root = tmp_path / "root"
+    for part, count in (("train", 40), ("test", 10)):
+        for label, grey in (("dark", 60), ("light", 180)):
+            folder = root / part / label
+            folder.mkdir(parents=True)
+            for i in range(count):
+                Image.new("L", (8, 8), grey + i).save(folder / f"{i}.png")
+    text = ONE.replace(TINY["dataset"], "imagefolder").replace("0.04", "0.1")
+    file, there = made(tmp_path / "board", text), ("--data-root", str(root))
+    assert run(file, "--seeds", "0", *there).exit_code == 0
+    (old,) = Board.read(file.parent).records.values()
+    assert "1 cells are recorded, 1 are to run" in run(file, *there, "--dry-run").stdout
+    # In the training part files count by name and size, in the test part by their pixels.
+    Image.new("L", (8, 8), 7).save(root / "test" / "dark" / "3.png")
+    planned = run(file, *there, "--dry-run")
+    assert "0 cells are recorded, 2 are to run" in planned.stdout
+    assert "or of other data, and run again" in planned.stdout
+    # Where the data are not, nothing can be told of them.
+    assert "1 cells are recorded, 1 are to run" in run(file, "--dry-run").stdout
+    assert run(file, "--seeds", "0", *there).exit_code == 0
+    (new,) = Board.read(file.parent).records.values()
+    assert new["config"]["data"]["source"] != old["config"]["data"]["source"]
+    assert "1 cells are recorded, 1 are to run" in run(file, *there, "--dry-run").stdout
+
+
 def test_a_stale_cell_that_fails_keeps_its_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = made(tmp_path / "board", ONE)
     assert run(file, "--seeds", "0").exit_code == 0

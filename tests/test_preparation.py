@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import bdbench
 from bdbench import BdbenchError, ImageData, Role, Split, Streams
-from bdbench.preparation import in_turn, prepare, stratified
+from bdbench.preparation import in_turn, prepare, source_of, stratified
 
 
 def _data(images: np.ndarray, labels: np.ndarray | None = None, classes: int = 2) -> ImageData:
@@ -174,6 +174,7 @@ def test_the_source_is_the_same_for_every_seed_subset_and_reserve_and_no_other_s
     images[5, 0, 0] += 1
     other = ImageData(Split(images, data.train.labels), data.test, data.classes)
     assert _prepared(other).source not in found
+    assert {source_of(data)} == found and source_of(other) == _prepared(other).source
 
 
 def order_only(labels: np.ndarray, neighbours: int = 50) -> np.ndarray:

@@ -46,17 +46,19 @@ def grid(
 
     if engine == "local":
         machine.checked_threads(place["threads"])
-    asked = grids.read(file).only(only).jobs(grids.read_seeds(seeds) if seeds else None)
+    source = Source(Path(place["data_root"]) if place["data_root"] else None, place["download"] and not dry_run)
     board = Board.read(file.parent)
+    asked = grids.read(file).only(only).jobs(grids.read_seeds(seeds) if seeds else None)
+    if board.records:
+        with progress.bars() as bars:
+            asked = jobs.with_data(asked, source, bars)
     tables.show_plan(asked, board)
     pending = board.pending(asked)
     if dry_run or not pending:
         return
     if place["data_root"] is not None and not Path(place["data_root"]).is_dir():
         raise BdbenchError(f"data root {place['data_root']!r} is not there: expected a folder")
-    with progress.bars() as bars, bars.busy("look for the data"):
-        source = Source(Path(place["data_root"]) if place["data_root"] else None, place["download"])
-        jobs.check_data(pending, source)
+    jobs.check_data(pending, source)
     stopping.keeps(f"records are in {file.parent / 'records'}, finished stages in {Path(place['out']) / STAGES}")
     _work(pending, engine, address, set(known), board=file.parent, **place)
 
