@@ -93,7 +93,8 @@ def cli() -> None:
 def run(as_json: bool, dry_run: bool, **cell: Any) -> None:
     """Poison, train, defend, measure, record: a table for each stage of defense.
 
-    SPEC is a name, or a name with parameters: blend:alpha=0.2,rate=0.015. `bdbench list` shows them all.
+    SPEC is a name, or a name with parameters: blend:alpha=0.2,rate=0.015. `bdbench list` shows them all. Exit code 1: a
+    defense failed, or another's attack, data set or model; 2: bad input.
     """
     known = options.warn_of_broken_plugins()
     from bdbench import progress

@@ -72,7 +72,7 @@ class Forecast:
         total = clock(self.trainings * self.seconds)
         yield f"models: {self.trainings} trainings of the victim's kind, as far as can be told before"
         pace = f"{self.seconds:.3g} s each at this machine's pace"
-        yield f"time: about {total}, {pace}; what the attack crafts is not counted"
+        yield f"time: about {total} for these, {pace}; what the attack crafts and what defenses do is not counted"
         there = "an unknown amount is" if self.available is None else f"{memory.shown(self.available)} are"
         known = f"{memory.shown(self.memory)} for a training" if self.memory else "not known for a training"
         yield f"memory: {known}; {there} free"

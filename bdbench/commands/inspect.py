@@ -75,7 +75,7 @@ def inspect(checkpoint: Path, out: str, dry_run: bool, as_json: bool, **asked: A
     """Is there a backdoor in the model whose weights are in FILE, safetensors or a torch state dict?
 
     Leaves report.html, inspect.json, the reversed triggers as pictures and, with --inputs, scores.csv in a folder.
-    Exit code 0: nothing found; 1: found; 2: bad input; 3: cannot tell; 130: interrupted.
+    Exit code 0: nothing found; 1: found; 2: bad input; 3: cannot tell; 130 and 143: interrupted; 70: an error of ours.
     """
     known = options.warn_of_broken_plugins()
     from bdbench import progress

@@ -73,8 +73,8 @@ def scan(
     """Look for poisoned images in PATH: a folder of class folders, with or without train/ and test/; an .npz file;
     .parquet files; or the name of a data set. Nothing there is changed: see bdbench scan apply.
 
-    Leaves report.html, suspects.csv, scan.json, keep.txt and quarantine.txt. Exit codes: 0 nothing found, 1 found, 2
-    bad input, 3 cannot tell, 130 interrupted, 70 an error of ours. Started again, it goes on where it was.
+    Leaves report.html, suspects.csv, skipped.csv, scan.json, keep.txt and quarantine.txt. Exit codes: 0 nothing found, 1
+    found, 2 bad input, 3 cannot tell, 130 and 143 interrupted, 70 an error of ours. Started again, it goes on where it was.
     """
     options.warn_of_broken_plugins()
     from bdbench import progress
@@ -123,7 +123,7 @@ def scan(
 @click.option("--copy-kept", metavar="NEW", type=_PATH, help="Copy the images of keep.txt to a new folder.")
 @click.option("--move-suspects", metavar="NEW", type=_PATH, help="Move the images of quarantine.txt to a new folder.")
 @click.option("--retrain", is_flag=True, help="Train with and without the suspects, and compare on a test part.")
-@click.option("--yes", is_flag=True, help="Do it. Without this it is only told.")
+@click.option("--yes", is_flag=True, help="Copy or move. Without this it is only told; --retrain does not need it.")
 def apply(folder: Path, copy_kept: Path | None, move_suspects: Path | None, retrain: bool, yes: bool) -> None:
     """Act on a scan, of which DIR is the folder: copy what is kept, or move what is suspicious, in the folders they
     lie in. keep.txt and quarantine.txt are read again, so that they may be edited before.

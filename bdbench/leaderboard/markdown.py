@@ -30,7 +30,8 @@ repair or refused inputs did against the victim. Rivals are defenses of one stag
 attack; they are compared by paired differences over at least 3 shared seeds, corrected for the number of pairs (Holm).
 Bold: better than every rival that has the number. Rank, by DER without clips: 1 if it beats all rivals; ≈ best: beaten
 by none, and not told apart from the best; else 1 + the number of rivals that beat it. {grey}: the attack does not
-work there (the interval of ASR before reaches down to 50 or below), so that the row is not ranked and in no average.
+work there (the interval of ASR before reaches down to 50 or below, or to what a clean model does, where one was tried),
+so that the row is not ranked and in no average.
 "Flags" are what the defense itself would remove. "Clean": the same defense where nothing is attacked. "p < 0.05": in
 how many seeds the defense says that there is a backdoor. Seconds, memory and models are the defense's own, its
 retraining included; "x victim" are its seconds over those that the cell's own victim took. Where several machines made

@@ -78,6 +78,8 @@ def _carried(
         with written_whole(new) as aside:
             _carry(paths, names, aside, shutil.copy2, advance)
     yield f"{'moved' if move else 'copied'} {counted(len(names), 'image')} to {new}"
+    if not move:
+        yield "it holds what was scanned and kept: no test part, nothing that a subset left out or that did not read"
 
 
 def _carry(
