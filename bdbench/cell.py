@@ -175,12 +175,15 @@ class Cell:
     def _recorded(self, run: str, config: dict[str, Any], work: Work, outcome: Outcome, arrays: str) -> Record:
         """What was measured. arrays: the digest of what is kept beside it."""
         setting, defense, before = self.setting, work.defense, self.models.before
+        kept, after = outcome.arrays.get("kept"), outcome.after
+        if setting.budget == "auto" and outcome.decision is not None:
+            kept, after = ~outcome.arrays["flagged"], outcome.decision.after
         measured = Measured(
             self.scene.poisoned.roles,
             outcome.arrays.get("scores"),
-            outcome.arrays.get("kept"),
+            kept,
             asdict(before),
-            asdict(outcome.after) if outcome.after else {},
+            asdict(after) if after else {},
         )
         against = BASES[defense.stage] == "reference" and "reference" in self.scene.seconds
         shared = {k: v for k, v in self.scene.seconds.items() if against or k != "reference"}

@@ -126,6 +126,12 @@ class Challenge:
         """Which of the images are those of the test set as they are, bool (m,)."""
         return (self.images == np.asarray(test.images)[self.index]).all((1, 2, 3))
 
+    def shown(self, test: Split) -> np.ndarray:
+        """Which of the test images a row shows as they are, bool (n,)."""
+        found = np.zeros(len(test.labels), bool)
+        found[self.index[self.unchanged(test)]] = True
+        return found
+
 
 @dataclass(frozen=True)
 class PoisonedData:

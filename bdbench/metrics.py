@@ -137,10 +137,11 @@ def inputs(
 ) -> Inputs:
     """How scores tell attacked inputs from the clean test images.
 
-    clean: (n,), scores of the test images; challenged: (m,), of the challenge's; attacked: bool (m,), which rows are
-    attacked, the others being bystanders; obeyed: bool (m,), where the victim does as wanted; reserve: scores of clean
-    images set apart. TPR at a FPR of 1 and 5 %: the share of attacked inputs above the score that so many of the clean
-    ones exceed at most. fpr, tpr, bystander_fpr: the shares above the threshold that 5 % of the reserve exceed at most.
+    clean: (n,), scores of the test images that the challenge does not show as they are; challenged: (m,), of the
+    challenge's; attacked: bool (m,), which rows are attacked, the others being bystanders; obeyed: bool (m,), where the
+    victim does as wanted; reserve: scores of clean images set apart. TPR at a FPR of 1 and 5 %: the share of attacked
+    inputs above the score that so many of the clean ones exceed at most. fpr, tpr, bystander_fpr: the shares above the
+    threshold that 5 % of the reserve exceed at most.
     """
     poison = challenged[attacked]
     limit = refusal_threshold(reserve)

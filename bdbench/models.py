@@ -66,6 +66,14 @@ class Models:
         self.scene.seconds["reference"] = stage.seconds
         return self.performance(model), stage
 
+    @property
+    def none(self) -> Performance:
+        """What no model does: every image is refused."""
+        challenge = self.scene.challenge
+        refused = [np.full(len(self.scene.images.test.labels), metrics.REFUSED)]
+        refused += [] if challenge is None else [np.full(len(challenge.images), metrics.REFUSED)]
+        return self.measured(refused[0], None if challenge is None else refused[1])
+
     @functools.cached_property
     def floor(self) -> Performance | None:
         """What the challenge does to a model of the clean set that is otherwise the victim; None where there is none.
@@ -84,20 +92,18 @@ class Models:
         scene, view = self.scene, self.scene.view
         return trained(scene.bench, scene.streams, view.images, view.labels, kept, stream, label)
 
-    def predictions(
-        self, model: Model, check: Check = lambda made, count: made
-    ) -> tuple[np.ndarray, np.ndarray | None]:
+    def predictions(self, model: Model, check: Check | None = None) -> tuple[np.ndarray, np.ndarray | None]:
         """What a model says of the test images, and of the challenge's.
 
-        A model that a defense brings is asked of both in one shuffled heap: what it says of an image is not to hang on
-        which of the two it is, and two calls would tell it. check: is handed what it says, and of how many images.
+        check: of a model that a defense brings, a Victim or not; is handed what it says, and of how many images. Such a
+        model is asked of both in one shuffled heap: what it says of an image is not to hang on which of the two it is,
+        and two calls, or batches of one of them alone, would tell it. None: the harness trained it.
         """
         images, challenge = np.asarray(self.scene.images.test.images), self.scene.challenge
+        if check is None:
+            return model.predict(images), None if challenge is None else model.predict(challenge.images)
         if challenge is None:
             return check(model.predict(images), len(images)), None
-        if isinstance(model, Victim):
-            clean, challenged = (check(model.predict(x), len(x)) for x in (images, challenge.images))
-            return clean, challenged
         order = self.scene.streams("asked").permutation(len(images) + len(challenge.images))
         shown = np.concatenate([images, challenge.images])[order]
         shown.flags.writeable = False  # as the images themselves are

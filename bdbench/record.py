@@ -25,6 +25,8 @@ DEFINITIONS = 2
 ARRAYS = "scores.npz"
 # The stages that the defenses of one poisoned set share; the others are a defense's own.
 SHARED_STAGES = ("data", "craft", "poison", "victim", "reference")
+# Of a detector: the training without what it flags itself.
+BY_DECISION = "retrain by decision"
 
 
 # What the model of a defense is compared with, by the defense's stage: the victim, or plain training by our own recipe.

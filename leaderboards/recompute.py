@@ -37,6 +37,15 @@ COLUMNS = {
     "ca_before": ("before.clean_accuracy", "test"),
     "asr_before": ("before.attack_success_rate", "attacked"),
     "ra_before": ("before.robust_accuracy", "attacked"),
+    "asr_floor": ("floor.attack_success_rate", "attacked"),
+    "worst_goal_before": ("before.worst_goal", ""),
+    "bystanders_before": ("before.bystander_accuracy", "bystanders"),
+    "spill_before": ("before.spill", ""),
+    "psnr": ("stealth.psnr", ""),
+    "ssim": ("stealth.ssim", ""),
+    "largest_change": ("stealth.largest_change", ""),
+    "ca_base": ("base.clean_accuracy", "test"),
+    "asr_base": ("base.attack_success_rate", "attacked"),
     "ca_reference": ("reference.clean_accuracy", "test"),
     "asr_reference": ("reference.attack_success_rate", "attacked"),
     "auroc": ("detection.auroc", "side"),
@@ -44,18 +53,39 @@ COLUMNS = {
     "tpr_at_budget": ("detection.tpr_at_budget", "poisons"),
     "fpr_at_budget": ("detection.fpr_at_budget", "clean"),
     "tpr_at_1pct_fpr": ("detection.tpr_at_1pct_fpr", "poisons"),
+    "cover_flagged": ("detection.cover_flagged", "covers"),
     "ca_after": ("after.clean_accuracy", "test"),
     "asr_after": ("after.attack_success_rate", "attacked"),
     "ra_after": ("after.robust_accuracy", "attacked"),
+    "worst_goal_after": ("after.worst_goal", ""),
+    "bystanders_after": ("after.bystander_accuracy", "bystanders"),
+    "spill_after": ("after.spill", ""),
     "der": ("derived.defense_effectiveness_rating", ""),
     "signed": ("derived.signed", ""),
     "flagged": ("decision.flagged", "train"),
     "flagged_tpr": ("decision.tpr", "poisons"),
     "flagged_fpr": ("decision.fpr", "clean"),
+    "flagged_covers": ("decision.cover_flagged", "covers"),
+    "flagged_precision": ("decision.precision", "flagged"),
+    "flagged_signed": ("decision.signed", ""),
     "flagged_ca_after": ("decision.after.clean_accuracy", "test"),
     "flagged_asr_after": ("decision.after.attack_success_rate", "attacked"),
+    "input_auroc": ("inputs.auroc", ""),
+    "input_auroc_obeyed": ("inputs.auroc_obeyed", ""),
+    "input_tpr_at_1pct_fpr": ("inputs.tpr_at_1pct_fpr", "attacked"),
+    "input_tpr_at_5pct_fpr": ("inputs.tpr_at_5pct_fpr", "attacked"),
+    "input_bystander_fpr": ("inputs.bystander_fpr", "bystanders"),
     "input_tpr": ("inputs.tpr", "attacked"),
     "input_fpr": ("inputs.fpr", "test"),
+}
+# Columns that are sums of others, each with its weight, and between what they lie.
+_GAIN = {"asr_base": 0.5, "asr_after": -0.5, "ca_base": -0.5, "ca_after": 0.5}
+_OWN = {"asr_base": 0.5, "flagged_asr_after": -0.5, "ca_base": -0.5, "flagged_ca_after": 0.5}
+SUMS: dict[str, tuple[dict[str, float], float, float]] = {
+    "ca_cost": ({"ca_base": 1.0, "ca_after": -1.0}, -1.0, 1.0),
+    "der": (_GAIN, 0.0, 1.0),
+    "signed": (_GAIN, -0.5, 1.5),
+    "flagged_signed": (_OWN, -0.5, 1.5),
 }
 
 
@@ -67,11 +97,28 @@ def at(record: dict[str, Any], path: str) -> Any:
     return value
 
 
+def value_of(record: dict[str, Any], name: str) -> Any:
+    """A column's number in a record; where the budget is auto, after is after what the defense flags."""
+    if name == "ca_cost":
+        base, after = value_of(record, "ca_base"), value_of(record, "ca_after")
+        return None if base is None or after is None else base - after
+    path = COLUMNS[name][0]
+    if path.startswith("base."):
+        base = "before" if record["stage"] in ("repair", "inputs", "model") else "reference"
+        path = path.replace("base", base, 1)
+    if record["config"]["budget"] == "auto":
+        path = path.replace("derived.", "decision.")
+        path = f"decision.{path}" if path.startswith("after.") else path
+    return at(record, path)
+
+
 def sizes(record: dict[str, Any]) -> dict[str, int]:
     """How many examples there were of each kind."""
     data = record["config"]["data"]
     clean = data["train"] - data["poisons"] - data["covers"]
-    return {**data, "clean": clean, "side": min(data["poisons"], clean)}
+    tpr, fpr = ((at(record, f"decision.{rate}") or 0) for rate in ("tpr", "fpr"))
+    flagged = round(tpr * data["poisons"] + fpr * clean)
+    return {**data, "clean": clean, "side": min(data["poisons"], clean), "flagged": flagged}
 
 
 def digest(record: dict[str, Any]) -> str:
@@ -234,28 +281,54 @@ def table_faults(file: Path, records: list[dict[str, Any]]) -> Iterator[tuple[in
             if len(own) != int(line["seeds"]):
                 yield 0, f"{where}: {line['seeds']} seeds, and {len(own)} records"
                 continue
-            for name, (path, kind) in COLUMNS.items():
-                values = [at(record, path) for record in own]
-                if line.get(name) and None not in values:
-                    yield 1, number_fault(f"{where}: {name}", line, name, values, [sizes(r).get(kind, 0) for r in own])
+            for name in ("ca_cost", *COLUMNS):
+                having = [record for record in own if value_of(record, name) is not None]
+                if line.get(name) and having:
+                    yield 1, number_fault(f"{where}: {name}", line, name, having)
+                elif line.get(name):
+                    yield 1, f"{where}: {name} = {line[name]}, of which no record says anything"
+            worst = [value for record in own if (value := value_of(record, "asr_after")) is not None]
+            if worst and abs(float(line["worst_asr_after"]) - max(worst)) > 1e-5:
+                yield 1, f"{where}: worst_asr_after = {line['worst_asr_after']}, not {max(worst):g}"
     for key in grouped:
         yield 0, f"{key[6]} against {key[8]}: {len(grouped[key])} records in no line"
 
 
-def number_fault(where: str, line: dict[str, str], name: str, values: list[float], pools: list[int]) -> str:
+def number_fault(where: str, line: dict[str, str], name: str, records: list[dict[str, Any]]) -> str:
     """What is wrong with a mean and its interval, "" if nothing is."""
+    values = [value_of(record, name) for record in records]
     mean = statistics.fmean(values)
     if not math.isclose(float(line[name]), mean, rel_tol=2e-5, abs_tol=2e-6):
         return f"{where} = {line[name]}, not {mean:g}"
-    if not any(pools) or not line[f"{name}_low"]:
+    terms, lowest, highest = SUMS.get(name, ({}, 0.0, 1.0))
+    reach = reach_of(records, name) if not terms else math.hypot(*(w * reach_of(records, t) for t, w in terms.items()))
+    if not (terms or COLUMNS[name][1]) or not line[f"{name}_low"]:
         return ""
-    student = T95[len(values) - 2] * statistics.stdev(values) / len(values) ** 0.5
-    low, high = wilson(mean, sum(pools))
-    half = max(student, mean - low, high - mean)
-    for side, expected in (("low", max(0.0, mean - half)), ("high", min(1.0, mean + half))):
-        if abs(float(line[f"{name}_{side}"]) - expected) > 1e-3 * max(half, 1e-3):
+    half = max(student(len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5, reach)
+    for side, expected in (("low", max(lowest, mean - half)), ("high", min(highest, mean + half))):
+        # Tables have six digits.
+        if abs(float(line[f"{name}_{side}"]) - expected) > max(1e-3 * max(half, 1e-3), 1e-5 * abs(expected)):
             return f"{where}: {side} end {line[f'{name}_{side}']}, not {expected:g}"
     return ""
+
+
+def reach_of(records: list[dict[str, Any]], name: str) -> float:
+    """How far the farther end of Wilson's interval is from the mean share, 0 where it is of nothing that is counted."""
+    having = [record for record in records if value_of(record, name) is not None]
+    count = sum(sizes(record).get(COLUMNS[name][1], 0) for record in having)
+    if not count:
+        return 0.0
+    mean = statistics.fmean(value_of(record, name) for record in having)
+    low, high = wilson(mean, count)
+    return max(mean - low, high - mean)
+
+
+def student(freedom: int) -> float:
+    """Student's t, two-sided 95 %: by the table, and beyond it by Cornish and Fisher's expansion."""
+    if freedom <= len(T95):
+        return T95[freedom - 1]
+    z = Z95
+    return z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
 
 
 def wilson(share: float, count: int) -> tuple[float, float]:

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from bdbench.leaderboard import intervals
-from bdbench.leaderboard.columns import NUMBERS
+from bdbench.leaderboard.columns import NUMBERS, pools
 from tests.boards import build, one_row, readme, table_of
 from tests.records import attack, decision, defense, inputs, keep, made, performance, verdict
 
@@ -237,6 +237,52 @@ def test_an_attack_that_a_clean_model_obeys_as_well_does_not_work(tmp_path: Path
     assert table["asr_floor"]["adversarial"] == 0.9
 
 
+def test_a_floor_that_one_seed_knows_counts(tmp_path: Path) -> None:
+    parts = {**attack("obeyed"), **defense("none")}
+    told = [
+        made(s, stage="repair", before=(0.9, 0.99), parts=parts, floor=performance(0.9, 0.9999) if s == 0 else None)
+        for s in range(3)
+    ]
+    assert one_row(tmp_path, *told)["works"] == "no"
+    assert one_row(tmp_path / "without", *[{**one, "floor": None} for one in told])["works"] == "yes"
+
+
+def test_a_precision_is_of_poisons_and_clean_images_and_covers_are_neither() -> None:
+    """100 flagged: 80 covers, 10 poisons and 10 clean images."""
+    facts = {"train": 1000, "poisons": 100, "covers": 100}
+    told = {**decision(0.1, 0.0, tpr=0.1), "fpr": 10 / 800}
+    assert pools(made(facts=facts, decision=told))["flagged"] == 20
+
+
+def test_a_goal_is_one_of_those_that_there_are() -> None:
+    before = {**performance(0.9, 0.9), "by_goal": {"0": 0.9, "any other": 0.8}, "worst_goal": 0.9}
+    assert pools({**made(facts={"attacked": 720, "targets": [0]}), "before": before})["a goal"] == 360
+    assert pools(made(facts={"attacked": 720, "targets": [0, 1, 2]}))["a goal"] == 240
+
+
+def test_no_name_can_be_wrong_where_every_label_is_a_target_or_any_will_do(tmp_path: Path) -> None:
+    for name, targets in (("all", list(range(10))), ("any", []), ("one", [0])):
+        shown = verdict(3.0, True, name != "any")
+        keep(
+            tmp_path,
+            *[made(s, stage="model", parts=attack(name), facts={"targets": targets}, verdict=shown) for s in range(3)],
+        )
+    build(tmp_path)
+    table = pd.read_csv(tmp_path / "table.csv").set_index("attack")
+    assert table["detections_of"].to_dict() == {"all": 3, "any": 3, "one": 3}
+    assert table["hits_of"].to_dict() == {"all": 0, "any": 0, "one": 3} and table["hits"]["one"] == 3
+
+
+def test_a_retraining_that_is_beside_the_numbers_after_is_not_among_the_costs(tmp_path: Path) -> None:
+    seconds = {"data": 9.0, "victim": 4.0, "reference": 9.0, "score": 2.0, "retrain": 4.0, "retrain by decision": 3.0}
+    cost = {"seconds": seconds, "models_trained": 12, "peak_memory_mb": 9.0}
+    row = one_row(tmp_path, made(cost=cost))
+    assert (row["defense_seconds"], row["times_victim"], row["models_trained"]) == (6.0, 1.5, 11)
+    del seconds["retrain"]
+    row = one_row(tmp_path / "auto", made(cost={**cost, "models_trained": 11}, config={"budget": "auto"}))
+    assert (row["defense_seconds"], row["models_trained"]) == (5.0, 11)
+
+
 def test_metrics_of_plugins_have_columns(tmp_path: Path) -> None:
     values = (1.0, 2.0, 6.0)
     told = [made(seed, extra={"depth": value, "never": None}) for seed, value in enumerate(values)]
@@ -277,7 +323,18 @@ def test_times_of_two_machines_are_not_averaged(tmp_path: Path) -> None:
     assert (row["seeds"], row["defense_seconds"], row["times_victim"], row["peak_memory_mb"]) == (3, 3.0, 3.0, 3.0)
     assert (row["timed_on"], row["processor"]) == ("a GPU x2, bfloat16", "a processor, another processor")
     row = one_row(tmp_path / "cpu", by(*slow, 0, 100.0), by(*slow, 1, 50.0), by(*fast, 2, 4.0))
-    assert (row["timed_on"], row["defense_seconds"]) == ("a processor, float32", 75.0)
+    assert (row["timed_on"], row["defense_seconds"]) == ("a processor x2, float32", 75.0)
+
+
+def test_times_under_other_numbers_of_threads_are_not_averaged(tmp_path: Path) -> None:
+    def timed(seed: int, threads: int, seconds: float) -> dict[str, Any]:
+        one = made(
+            seed, cost={"seconds": {"victim": 1.0, "score": seconds}, "models_trained": 0, "peak_memory_mb": 1.0}
+        )
+        return {**one, "environment": {**one["environment"], "threads": threads}}
+
+    row = one_row(tmp_path, timed(0, 1, 80.0), timed(1, 1, 60.0), timed(2, 8, 10.0))
+    assert row["defense_seconds"] == 70.0 and row["timed_on"] == "a processor x1, float32"
 
 
 def test_both_ders_are_kept_and_the_rank_is_by_the_one_without_clips(tmp_path: Path) -> None:

@@ -16,6 +16,8 @@ from bdbench import (
     Challenge,
     Detector,
     InputDetector,
+    Measured,
+    Metric,
     Mitigation,
     Model,
     ModelDetector,
@@ -31,6 +33,7 @@ from bdbench import (
     Workshop,
     param,
 )
+from bdbench.plugins import Plugin, Registration, installed
 from bdbench.recipe import Batch
 from bdbench.workshop import Oracle
 from tests.conftest import TINY
@@ -69,8 +72,28 @@ def test_a_defense_that_finds_nothing_leaves_the_reference_as_it_is(tiny: dict[s
     assert found.decision is not None and found.decision.after == found.reference
     assert (found.decision.flagged, found.decision.tpr, found.decision.precision) == (0.0, 0.0, None)
     assert found.decision.signed == 0.5 and found.cost.models_trained == 0
-    everything = bdbench.run(defense=Decides(says="everything"), budget="auto", **tiny)
-    assert everything.decision is not None and everything.decision.after is None
+    everything: Any = bdbench.run(defense=Decides(says="everything"), budget="auto", **tiny)
+    assert everything.decision is not None and everything.decision.after is not None
+    # No model is left: as one that refuses every image, so that no mean over seeds leaves the seed out.
+    after = everything.decision.after
+    assert (after.clean_accuracy, after.attack_success_rate, after.robust_accuracy) == (0.0, 0.0, 0.0)
+    gain, loss = everything.reference.attack_success_rate, everything.reference.clean_accuracy
+    assert everything.decision.signed == pytest.approx((gain - loss + 1) / 2) and everything.cost.models_trained == 0
+
+
+def test_metrics_are_told_what_was_done_by_the_defenses_own_decision(
+    tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Measured] = []
+    metric = Metric("seen", lambda measured: seen.append(measured), "keeps what it is told")
+    monkeypatch.setitem(
+        installed()._all("metric"), "seen", [Registration("seen", metric, Plugin("made", "theirs", "1"))]
+    )
+    found = bdbench.run(defense=Decides(), budget="auto", **tiny)
+    (told,) = seen
+    assert told.kept is not None and np.array_equal(told.kept, told.roles != Role.POISON)
+    assert found.decision is not None and found.decision.after is not None
+    assert told.after["clean_accuracy"] == found.decision.after.clean_accuracy
 
 
 def test_a_budget_of_auto_removes_what_the_detector_flags_and_nothing_else(tiny: dict[str, Any]) -> None:
@@ -349,3 +372,40 @@ def test_the_floor_is_what_a_clean_model_does(tiny: dict[str, Any], monkeypatch:
     obeyed = clean.predict(again.challenge.images) == again.challenge.goal
     assert made.floor.attack_success_rate == float(obeyed.mean())
     assert bdbench.run(defense="none", **tiny).floor is None
+
+
+PAIRS: set[bytes] = set()
+
+
+@dataclass(frozen=True, kw_only=True)
+class AsTheyAre(Attack):
+    """Nothing is planted, and half of the test images are the challenge, as they are: to be called class 0."""
+
+    name = "as-they-are"
+    plants: ClassVar[bool] = False
+
+    def poison(self, train: Split, state: State, tools: Workshop) -> PoisonedData:
+        labels = train.labels
+        return PoisonedData(np.array(train.images), labels.copy(), np.zeros(len(labels), np.int8), labels.copy())
+
+    def challenge(self, test: Split, state: State, tools: Workshop) -> Challenge:
+        index = np.flatnonzero(test.labels % 2 == 1)
+        images = np.asarray(test.images)[index]
+        PAIRS.update(image.tobytes() for image in images)
+        return Challenge(images, index, np.zeros(len(index), np.int64))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Knows(InputDetector):
+    """Knows every image of the challenge by its pixels."""
+
+    name = "knows"
+
+    def score(self, images: np.ndarray, state: State, tools: Tools) -> np.ndarray:
+        return np.array([float(image.tobytes() in PAIRS) for image in images])
+
+
+def test_an_image_that_is_shown_as_it_is_counts_once(tiny: dict[str, Any]) -> None:
+    found = bdbench.run(defense=Knows(), **{**tiny, "attack": AsTheyAre()})
+    assert found.inputs is not None
+    assert (found.inputs.auroc, found.inputs.tpr_at_1pct_fpr, found.inputs.fpr) == (1.0, 1.0, 0.0)

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import bdbench
-from bdbench import Detector, PoisonedData, Role, Streams, Tools, TrainingView
+from bdbench import Detector, Mitigation, PoisonedData, Role, Streams, Tools, TrainingView, Victim
 from bdbench.workshop import Oracle
 
 # A walk that enters modules and functions' globals reaches everything; a detector that goes there could
@@ -150,6 +150,43 @@ def test_the_attacks_choice_cannot_be_drawn_again(tiny: dict[str, Any], truth: l
     assert sum(right) <= (seed == 0)
     again = Streams(seed).child("attack")("choice").choice(np.flatnonzero(truth[0].labels == 0), 15, replace=False)
     assert np.array_equal(np.sort(again), poisons)  # with the seed itself it would work
+
+
+class Turning(torch.nn.Module):
+    """From its second batch on, it never says what that batch would mostly be: of attacked images alone, the target."""
+
+    def __init__(self, inner: torch.nn.Module) -> None:
+        super().__init__()
+        self.inner, self.batches = inner, 0
+
+    def features(self, x: torch.Tensor) -> torch.Tensor:
+        return self.inner.features(x)  # type: ignore[operator,no-any-return]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.inner(x)
+        self.batches += 1
+        if self.batches > 1:
+            logits[:, logits.argmax(1).mode().values] = -1e9
+        return logits
+
+
+@dataclass(frozen=True, kw_only=True)
+class Turns(Mitigation):
+    """It repairs nothing, and tells attacked images from clean ones by the call in which it is asked of them."""
+
+    name = "turns"
+
+    def repair(self, tools: Tools) -> Victim:
+        return tools.victim.replace(Turning(tools.victim.network))
+
+
+def test_a_model_that_a_defense_brings_is_not_asked_of_attacked_images_alone(tiny: dict[str, Any]) -> None:
+    found = bdbench.run(**{**tiny, "attack": "badnets:rate=0.1", "model": "convnet:width=8,epochs=10"}, defense=Turns())
+    assert found.after is not None and found.before.attack_success_rate is not None
+    assert found.before.attack_success_rate > 0.9
+    # One heap of some 700 images is one batch.
+    assert found.after.attack_success_rate == pytest.approx(found.before.attack_success_rate)
+    assert found.after.clean_accuracy == pytest.approx(found.before.clean_accuracy)
 
 
 def test_an_oracle_is_given_if_declared_and_recorded(tiny: dict[str, Any]) -> None:

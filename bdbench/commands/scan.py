@@ -73,8 +73,9 @@ def scan(
     """Look for poisoned images in PATH: a folder of class folders, with or without train/ and test/; an .npz file;
     .parquet files; or the name of a data set. Nothing there is changed: see bdbench scan apply.
 
-    Leaves report.html, suspects.csv, skipped.csv, scan.json, keep.txt and quarantine.txt. Exit codes: 0 nothing found, 1
-    found, 2 bad input, 3 cannot tell, 130 and 143 interrupted, 70 an error of ours. Started again, it goes on where it was.
+    Leaves report.html, suspects.csv, skipped.csv, scan.json, keep.txt and quarantine.txt. Exit codes: 0 nothing found,
+    1 found, 2 bad input, 3 cannot tell, 130 and 143 interrupted, 70 an error of ours. Started again, it goes on where
+    it was.
     """
     options.warn_of_broken_plugins()
     from bdbench import progress

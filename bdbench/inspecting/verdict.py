@@ -75,7 +75,12 @@ def _said(subject: Subject, findings: Sequence[Finding], suspects: Sequence[Susp
     flagging = _flagging(findings)
     agreed = [s for s in suspects if len(set(s.by)) > 1]
     if agreed:
-        return "found", f"Found: {_like_targets(agreed)} to {_listed(agreed[0].by)}."
+        # Who agrees may differ from class to class.
+        together: dict[tuple[str, ...], list[Suspect]] = {}
+        for suspect in agreed:
+            together.setdefault(suspect.by, []).append(suspect)
+        said = "; ".join(f"{_like_targets(group)} to {_listed(by)}" for by, group in together.items())
+        return "found", f"Found: {said}."
     alone = [f for f in flagging if _suffices(f, len(subject.classes))]
     if alone:
         verdict = alone[0].verdict

@@ -186,17 +186,17 @@ def pools(data: Mapping[str, Any]) -> dict[str, int]:
     train, test, poisons = facts.get("train", 0), facts.get("test", 0), facts.get("poisons", 0)
     attacked = facts.get("attacked", 0)
     clean = max(train - poisons - facts.get("covers", 0), 0)
-    flagged = record.number(data, "decision.flagged") or 0.0
+    flagged = [(record.number(data, f"decision.{r}") or 0.0) * n for r, n in (("tpr", poisons), ("fpr", clean))]
     return {
         "train": train,
         "test": test,
         "poisons": poisons,
         "covers": facts.get("covers", 0),
         "clean": clean,
-        "flagged": round(flagged * train),
+        "flagged": round(sum(flagged)),
         "ranking": min(poisons, clean),
         "attacked": attacked,
-        "a goal": attacked // max(len(facts.get("targets", [])), 1),
+        "a goal": attacked // max(len(data["before"].get("by_goal") or facts.get("targets", [])), 1),
         "bystanders": facts.get("bystanders", 0),
         "inputs": min(attacked, test),
         "obeyed": min(round((record.number(data, "before.attack_success_rate") or 0.0) * attacked), test),

@@ -132,15 +132,21 @@ def _row(data: Mapping[str, Any]) -> dict[str, Any]:
     row |= {f"{pool} pool": count for pool, count in columns.pools(data).items()}
     row["p_value"] = data["p_value"]
     verdict = data["verdict"] or dict.fromkeys(("score", "flagged", "hit"))
-    row |= {"score": verdict["score"], "accused": verdict["flagged"], "hit": verdict["hit"]}
+    facts = config.get("data", {})
+    # Where any label will do, or every one is a target, no name can be wrong.
+    tells = 0 < len(facts.get("targets", [])) < facts.get("classes", 0)
+    hit = bool(verdict["hit"]) if tells and verdict["score"] is not None else None
+    row |= {"score": verdict["score"], "accused": verdict["flagged"], "hit": hit}
     seconds = cost["seconds"]
-    own = sum(s for stage, s in seconds.items() if stage not in record.SHARED_STAGES)
+    # Where a budget is removed as well, what its own decision takes is beside the numbers after.
+    twice = {record.BY_DECISION} if {"retrain", record.BY_DECISION} <= seconds.keys() else set()
+    own = sum(s for stage, s in seconds.items() if stage not in {*record.SHARED_STAGES, *twice})
     row |= {f"{stage}_seconds": seconds.get(stage) for stage in ("craft", "poison")}
     row["shared_seconds"] = sum(seconds.get(stage, 0.0) for stage in record.SHARED_STAGES)
     row["defense_seconds"] = own
     row["times_victim"] = own / seconds["victim"] if seconds.get("victim") else None
     row["seconds_per_input"] = record.number(data, "inputs.seconds_per_input")
-    row["models_trained"] = cost["models_trained"]
+    row["models_trained"] = cost["models_trained"] - len(twice)
     row["peak_memory_mb"] = cost["peak_memory_mb"]
     row["device"] = f"{environment['device']} x{environment['threads']}"
     row |= {name: environment[name] for name in ("processor", "precision")}

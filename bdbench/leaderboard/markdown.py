@@ -32,17 +32,18 @@ Bold: better than every rival that has the number. Rank, by DER without clips: 1
 by none, and not told apart from the best; else 1 + the number of rivals that beat it. {grey}: the attack does not
 work there (the interval of ASR before reaches down to 50 or below, or to what a clean model does, where one was tried),
 so that the row is not ranked and in no average.
-"Flags" are what the defense itself would remove. "Clean": the same defense where nothing is attacked. "p < 0.05": in
-how many seeds the defense says that there is a backdoor. Seconds, memory and models are the defense's own, its
-retraining included; "x victim" are its seconds over those that the cell's own victim took. Where several machines made
-a row, times and memory are those of the one with most of its seeds ("timed_on" in table.csv; a GPU's name, or else the
-processor's, and the precision)."""
+"Flags" are what the defense itself would remove; their precision is over the seeds in which it flags anything.
+"Clean": the same defense where nothing is attacked. "p < 0.05": in how many seeds the defense says that there is a
+backdoor. "Target hits": of the seeds in which a name can be wrong. Seconds, memory and models are the defense's own,
+the retraining for the budget included, and that for its flags where there is no budget; "x victim" are its seconds over
+those that the cell's own victim took. Where several machines made a row, times and memory are those of the one with
+most of its seeds ("timed_on" in table.csv; a GPU's name, or else the processor's, the threads, and the precision)."""
 
 ATTACKS_NOTE = """\
-Before any defense. Clean model: of the same recipe and seeds where nothing is poisoned, on the same test images. PSNR,
-SSIM, largest change: of attacked test images against what they were made of; the first two are means over the first
-of them, of some 3 million values (where test images lie class by class, of one class or two), the last is in grey
-levels. Seconds: to craft a trigger, and to poison the training set and the challenge."""
+Before any defense. Clean model: of the same recipe where nothing is poisoned, over the seeds that there are of it.
+PSNR, SSIM, largest change: of attacked test images against what they were made of; the first two are means over the
+first of them, of some 3 million values (where test images lie class by class, of one class or two), the last is in
+grey levels. Seconds: to craft a trigger, and to poison the training set and the challenge."""
 _MISSING = "Not run, failed, or not to be run:\n\n"
 # What a page has room for; table.csv and index.html have the rest.
 _LEFT_OUT = ("der", "signed", "peak_memory_mb", "device")

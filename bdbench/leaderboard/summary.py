@@ -130,9 +130,10 @@ def _works(table: pd.DataFrame, by_seed: BySeed) -> np.ndarray:
     asr = table["asr_before"].to_numpy(float)
     alone, _ = intervals.wilson(asr, by_seed.counts["asr_before"].sum(1))
     _, floor = intervals.wilson(table["asr_floor"].to_numpy(float), by_seed.counts["asr_floor"].sum(1))
-    several = table["seeds"] > 1
-    low = np.where(several, table["asr_before_low"], alone)
-    floor = np.fmax(WORKS, np.where(several, table["asr_floor_high"], floor))
+    low = np.where(table["seeds"] > 1, table["asr_before_low"], alone)
+    # Of several seeds one alone may know the floor.
+    floors = (~np.isnan(by_seed.values["asr_floor"])).sum(1)
+    floor = np.fmax(WORKS, np.where(floors > 1, table["asr_floor_high"], floor))
     return np.where(np.isnan(asr) | table["control"], "", np.where(low > floor, "yes", "no"))
 
 
@@ -152,7 +153,8 @@ def _taken(values: np.ndarray, rows: np.ndarray) -> np.ndarray:
 
 def _costs(frame: pd.DataFrame) -> pd.DataFrame:
     """Means of COSTS by cell, over the seeds of the machine that made most: a mean over two is the time of neither."""
-    machine = frame["processor"].where(frame["device"].str.startswith("cpu"), frame["device"])
+    threads = " x" + frame["device"].str.rpartition(" x")[2]
+    machine = (frame["processor"] + threads).where(frame["device"].str.startswith("cpu"), frame["device"])
     timed = frame.assign(timed_on=machine + ", " + frame["precision"])
     counted = timed.groupby([*CELL, "timed_on"], sort=True).size()
     chosen = counted.groupby(CELL, sort=True).idxmax().to_list()

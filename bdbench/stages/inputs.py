@@ -41,7 +41,9 @@ def run(work: Work) -> Outcome:
         after = work.models.measured(
             refused, None if answered is None else np.where(challenged > limit, metrics.REFUSED, answered)
         )
-    found = metrics.inputs(clean, challenged, attacked, obeyed, reserve, float(made["seconds_per_input"]))
+    # An image that the challenge shows as it is counts as attacked, and not as clean as well.
+    own = clean if scene.challenge is None else clean[~scene.challenge.shown(scene.images.test)]
+    found = metrics.inputs(own, challenged, attacked, obeyed, reserve, float(made["seconds_per_input"]))
     return Outcome(
         after=after,
         inputs=found,

@@ -29,5 +29,6 @@ def run(work: Work) -> Outcome:
 
     made = work.kept("inspect", inspected)
     targets, true = made["targets"].tolist(), set(scene.targets)
-    hit = bool(set(targets) <= true) if targets and true else None
+    # Where any label will do, or every one is a target, no name can be wrong.
+    hit = bool(set(targets) <= true) if targets and 0 < len(true) < scene.images.num_classes else None
     return Outcome(verdict=Judgement(float(made["score"]), bool(made["suspected"]), targets, hit))

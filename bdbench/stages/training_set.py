@@ -9,7 +9,7 @@ import numpy as np
 from bdbench import metrics, returned
 from bdbench.defenses import Detector
 from bdbench.errors import BdbenchError
-from bdbench.record import Decision, Performance
+from bdbench.record import BY_DECISION, Decision, Performance
 from bdbench.stages.work import Outcome, Work
 
 # With fewer examples there is nothing to train on.
@@ -47,10 +47,16 @@ def run(work: Work) -> Outcome:
 
 
 def _decided(work: Work, flagged: np.ndarray, base: Performance, trains: bool) -> Decision:
-    """What becomes of the model if the defense has its way. Where it flags nothing, that is the reference."""
+    """What becomes of the model if the defense has its way. Where it flags nothing, that is the reference.
+
+    Where it leaves nothing to train on there is no model: that counts as one that refuses every image, since without a
+    number the seed would be missing in the means.
+    """
     after: Performance | None = None
     if trains and not flagged.any():
         after = base
     elif trains and (~flagged).sum() >= _FEWEST:
-        after = work.retrained(~flagged, "retrain by decision")
+        after = work.retrained(~flagged, BY_DECISION)
+    elif trains:
+        after = work.models.none
     return metrics.decision(flagged, work.scene.poisoned.roles, base, after)

@@ -64,6 +64,11 @@ class AlsoSays(Says):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ThirdSays(Says):
+    name = "third-says"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Breaks(ModelDetector):
     name = "breaks"
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 from bdbench import ModelDetector
 from bdbench.inspecting import result
-from tests.inspecting.asking import QUICK, AlsoSays, Breaks, Place, Says, Told, command, quickly
+from tests.inspecting.asking import QUICK, AlsoSays, Breaks, Place, Says, ThirdSays, Told, command, quickly
 from tests.test_stopping import stopped
 
 
@@ -157,3 +157,12 @@ def test_a_dry_run_says_what_was_read_and_leaves_nothing(place: Place, tmp_path:
     alone = command(place.bad, *QUICK, dry_run=True, out=out)
     assert "neural-cleanse: is not run: it needs clean images: expected --clean DIR" in alone.stderr.splitlines()
     assert "mm-bd: is to run, about " in alone.stderr
+
+
+def test_who_agrees_is_said_of_each_class(place: Place) -> None:
+    both = [Says(targets=(0.0, 1.0)), AlsoSays(targets=(1.0, 2.0)), ThirdSays(targets=(2.0,))]
+    sentence = quickly(place.good, defenses=both).sentence
+    assert sentence == (
+        "Found: class '1' looks like a target of a backdoor to says and also-says; "
+        "class '2' looks like a target of a backdoor to also-says and third-says."
+    )
