@@ -72,7 +72,7 @@ class Forecast:
         total = clock(self.trainings * self.seconds)
         yield f"models: {self.trainings} trainings of the victim's kind, as far as can be told before"
         pace = f"{self.seconds:.3g} s each at this machine's pace"
-        yield f"time: about {total} for these, {pace}; what the attack crafts and what defenses do is not counted"
+        yield f"time: about {total}, {pace}; what the attack crafts and what defenses do is not counted"
         there = "an unknown amount is" if self.available is None else f"{memory.shown(self.available)} are"
         known = f"{memory.shown(self.memory)} for a training" if self.memory else "not known for a training"
         yield f"memory: {known}; {there} free"
@@ -176,8 +176,10 @@ def seconds_per_image(ground: Ground, least: int = _FEW) -> float:
     once, apart = (epoch(2), 2) if n > 2 else (0.0, 0)
     count = min(_FEW, n)
     while True:
-        seconds = max(0.0, epoch(count) - once)
+        whole = epoch(count)
+        seconds = whole - once
         told = _LOOK if count >= least else 10 * _LOOK
         if seconds >= told or count == n:
-            return seconds / (count - apart)
+            # Of a few images beside a busy process, chance may have made two of them take longer: no pace is nothing.
+            return seconds / (count - apart) if seconds > 0 else whole / count
         count = min(4 * count, n)

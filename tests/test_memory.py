@@ -4,6 +4,7 @@ import functools
 import re
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -254,3 +255,16 @@ def test_a_model_whose_weights_do_not_fit_is_refused_before_it_is_made(width: in
         bdbench.run(defense="random", **{**TINY, "model": spec}, out=tmp_path)
     with pytest.raises(BdbenchError, match=f"^model '{spec}' {why}"):
         bdbench.detect("low-loss", np.zeros((20, 8, 8, 1), np.uint8), np.arange(20) % 2, num_classes=2, model=spec)
+
+
+def test_no_pace_is_nothing_where_chance_made_two_images_take_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    from bdbench.forecast import Ground, seconds_per_image
+    from bdbench.training import Trainer
+
+    class Odd(Trainer):
+        def train(self, images: np.ndarray, *rest: Any, **options: Any) -> Any:
+            time.sleep(0.05 if len(images) == 2 else 0.01)
+
+    model = installed().component("model", "convnet")
+    trainer = Odd(functools.partial(model.build, (8, 8, 1), 2), model.recipe("", (8, 8, 1)), "cpu", quiet)
+    assert 0.001 <= seconds_per_image(Ground(model, trainer, np.zeros((10, 8, 8, 1), np.uint8), 2)) < 0.05
