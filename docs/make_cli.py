@@ -17,7 +17,8 @@ PAGE = Path(__file__).parent / "cli.md"
 _TITLE = """# The command line
 
 Made by `python docs/make_cli.py` from the program itself; do not edit. Every command has `--help`. Errors that a user
-can mend are one line on standard error and exit code 2; 70 is an error of ours, 130 and 143 are commands that were stopped.
+can mend are one line on standard error and exit code 2; 70 is an error of ours, 130 and 143 are commands that were
+stopped.
 """
 
 
