@@ -134,6 +134,7 @@ def faults(record: dict[str, Any]) -> Iterator[str]:
         yield f"digest = {record.get('digest')}, of what it holds it is {digest(record)}"
     size = sizes(record)
     shares = {path: kind for path, kind in COLUMNS.values() if kind not in ("", "side")}
+    size["test"] = tested(record, size["test"], [path for path, kind in shares.items() if kind == "test"])
     for path in shares:
         value, count = at(record, path), size[shares[path]]
         if value is not None and not near_whole(value * count):
@@ -169,6 +170,16 @@ def faults(record: dict[str, Any]) -> Iterator[str]:
         obeyed, right = at(record, f"{name}.attack_success_rate"), at(record, f"{name}.robust_accuracy")
         if obeyed is not None and obeyed + right > 1 + CLOSE:
             yield f"{name}: {obeyed} obey and {right} are right"
+
+
+def tested(record: dict[str, Any], whole: int, paths: list[str]) -> int:
+    """Of how many test images the shares are: of fewer than all where the challenge shows some of them as they are.
+
+    A record does not say how many these are; but all its shares are of one number, and few numbers will do.
+    """
+    values = [value for path in (*paths, "floor.clean_accuracy") if (value := at(record, path)) is not None]
+    likely = range(whole, int(0.9 * whole), -1)
+    return next((count for count in likely if all(near_whole(value * count) for value in values)), whole)
 
 
 def rating_faults(base: Any, after: Any, rating: dict[str, Any], where: str) -> Iterator[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -80,6 +81,19 @@ def test_a_number_that_was_changed_is_named(board: Path, path: str, value: float
     assert "digest" not in lines
     # The record is wrong in itself, and the line of the table is no longer its mean.
     assert code == 1 and said in lines and "table.csv" in lines
+
+
+@pytest.mark.parametrize(("fewer", "named"), [(["before", "reference", "after"], False), (["before"], True)])
+def test_accuracies_are_of_one_number_of_test_images(board: Path, fewer: list[str], named: bool) -> None:
+    """Those that a challenge shows as they are, are none of them, and no record says how many these are."""
+    file = sorted((board / "records").glob("*.json"))[0]
+    record: dict[str, Any] = json.loads(file.read_text())
+    for part in fewer:
+        count = record["config"]["data"]["test"] - 2
+        record[part]["clean_accuracy"] = round(count * record[part]["clean_accuracy"]) / count
+    del record["digest"]
+    file.write_text(json.dumps({**record, "digest": key_of(record)}))
+    assert ("clean_accuracy = " in "".join(re.findall(r".*is no share of.*", recomputed(board)[1]))) == named
 
 
 def test_a_line_of_the_table_that_was_changed_is_named(board: Path) -> None:
