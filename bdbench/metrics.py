@@ -22,12 +22,12 @@ def performance(
     labels: np.ndarray,
     challenge: Challenge | None = None,
     challenged: np.ndarray | None = None,
-    unchanged: np.ndarray | None = None,
+    shown: np.ndarray | None = None,
 ) -> Performance:
     """What one model did on a test set and a challenge; a refusal, -1, is neither right nor what an attacker wants.
 
-    predictions, labels: int64 (n,), on the test images; challenged: int64 (m,), on the challenge's; unchanged: bool
-    (m,), which of these are test images as they are. With y the label of the image that a row was made of: the rows
+    predictions, labels: int64 (n,), on the test images; challenged: int64 (m,), on the challenge's; shown: bool (n,),
+    which test images it shows as they are (None: none). With y the label of the image that a row was made of: the rows
     with goal != y are attacked (A), those with goal = y bystanders (B), and the targets T are the goals of A. Where the
     goal is ANY_OTHER, pred = goal reads: pred is a label, and not y; such a goal is no target.
 
@@ -40,10 +40,8 @@ def performance(
         return Performance(accuracy(predictions, labels), None, None)
     truth, goal = labels[challenge.index], challenge.goal
     attacked = goal != truth
-    shown = np.zeros(len(labels), bool)
-    if unchanged is not None:
-        shown[challenge.index[unchanged]] = True
-    clean = accuracy(predictions[~shown], labels[~shown])
+    own = slice(None) if shown is None else ~shown
+    clean = accuracy(predictions[own], labels[own])
     if not attacked.any():
         return Performance(clean, None, None)
     obeyed = challenge.obeyed(challenged, labels)

@@ -120,13 +120,13 @@ class Models:
     def measured(self, clean: np.ndarray, challenged: np.ndarray | None) -> Performance:
         """What predictions on the test set and the challenge amount to."""
         labels, challenge = self.scene.images.test.labels, self.scene.challenge
-        return metrics.performance(clean, labels, challenge, challenged, self._unchanged)
+        return metrics.performance(clean, labels, challenge, challenged, self.shown)
 
     @functools.cached_property
-    def _unchanged(self) -> np.ndarray | None:
-        """Which of the challenge's images are test images as they are."""
+    def shown(self) -> np.ndarray | None:
+        """Which test images the challenge shows as they are, bool (n,); None without a challenge."""
         challenge = self.scene.challenge
-        return None if challenge is None else challenge.unchanged(self.scene.images.test)
+        return None if challenge is None else challenge.shown(self.scene.images.test)
 
 
 def trained(

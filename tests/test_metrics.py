@@ -48,7 +48,7 @@ def test_bystanders_are_right_or_spilt_on() -> None:
 def test_images_that_attack_as_they_are_do_not_count_as_clean() -> None:
     labels = np.array([0, 1, 1])
     rows = _challenge([1], [0])
-    found = metrics.performance(np.array([0, 0, 1]), labels, rows, np.array([0]), unchanged=np.array([True]))
+    found = metrics.performance(np.array([0, 0, 1]), labels, rows, np.array([0]), shown=np.arange(3) == 1)
     assert found.clean_accuracy == 1.0  # of the first and the last
     assert metrics.performance(np.array([0, 0, 1]), labels, rows, np.array([0])).clean_accuracy == 2 / 3
 

@@ -42,7 +42,7 @@ def run(work: Work) -> Outcome:
             refused, None if answered is None else np.where(challenged > limit, metrics.REFUSED, answered)
         )
     # An image that the challenge shows as it is counts as attacked, and not as clean as well.
-    own = clean if scene.challenge is None else clean[~scene.challenge.shown(scene.images.test)]
+    own = clean if work.models.shown is None else clean[~work.models.shown]
     found = metrics.inputs(own, challenged, attacked, obeyed, reserve, float(made["seconds_per_input"]))
     return Outcome(
         after=after,
