@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOMES = {
-    "bdbench.attacks": ("Attack", "Covers", "CraftedTrigger", "SourceSpecific", "TriggerAttack"),
+    "bdbench.components.attacks": ("Attack", "Covers", "CraftedTrigger", "SourceSpecific", "TriggerAttack"),
     "bdbench.commands.options": ("export_command",),
-    "bdbench.data": ("ANY_OTHER", "Challenge", "ImageData", "PoisonedData", "Role", "Split", "TrainingView"),
-    "bdbench.decoding": ("IMAGE_SUFFIXES", "decoded"),
-    "bdbench.defenses": (
+    "bdbench.images.data": ("ANY_OTHER", "Challenge", "ImageData", "PoisonedData", "Role", "Split", "TrainingView"),
+    "bdbench.images.decoding": ("IMAGE_SUFFIXES", "decoded"),
+    "bdbench.components.defenses": (
         "Defense",
         "Detector",
         "InputDetector",
@@ -29,11 +29,11 @@ _HOMES = {
     ),
     "bdbench.errors": ("BdbenchError", "unknown"),
     "bdbench.experiment": ("load", "reopen", "run", "run_all"),
-    "bdbench.files": ("check_regular", "notice", "read_arrays", "reading"),
+    "bdbench.storage.files": ("check_regular", "notice", "read_arrays", "reading"),
     "bdbench.foreign": ("csv_text",),
-    "bdbench.hookspecs": ("hookimpl",),
+    "bdbench.registry.hookspecs": ("hookimpl",),
     "bdbench.inspecting": ("Inspection", "inspect"),
-    "bdbench.interfaces": (
+    "bdbench.components.interfaces": (
         "Architecture",
         "Dataset",
         "Measured",
@@ -42,29 +42,29 @@ _HOMES = {
         "ReversedTrigger",
         "Source",
     ),
-    "bdbench.listing": ("Listing", "listing_of"),
-    "bdbench.memory": ("check_memory",),
-    "bdbench.params": ("param",),
+    "bdbench.images.listing": ("Listing", "listing_of"),
+    "bdbench.host.memory": ("check_memory",),
+    "bdbench.components.params": ("param",),
     "bdbench.progress": ("bars",),
-    "bdbench.recipe": ("Batch", "Loss", "Recipe"),
-    "bdbench.record": ("Record",),
-    "bdbench.runs": ("Reopened",),
+    "bdbench.networks.recipe": ("Batch", "Loss", "Recipe"),
+    "bdbench.storage.record": ("Record",),
+    "bdbench.cells.runs": ("Reopened",),
     "bdbench.scanning.front": ("Scan", "scan"),
     "bdbench.scoring": ("detect", "detector", "most_suspicious"),
     "bdbench.seeds": ("Streams",),
-    "bdbench.stealth": ("visibility",),
-    "bdbench.store": ("write_file", "written_whole"),
-    "bdbench.training": ("Victim",),
-    "bdbench.workshop": ("Oracle", "State", "Tools", "Workshop"),
+    "bdbench.cells.stealth": ("visibility",),
+    "bdbench.storage.store": ("write_file", "written_whole"),
+    "bdbench.networks.training": ("Victim",),
+    "bdbench.components.workshop": ("Oracle", "State", "Tools", "Workshop"),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
 if TYPE_CHECKING:
-    from bdbench.attacks import Attack, Covers, CraftedTrigger, SourceSpecific, TriggerAttack
+    from bdbench.cells.runs import Reopened
+    from bdbench.cells.stealth import visibility
     from bdbench.commands.options import export_command
-    from bdbench.data import ANY_OTHER, Challenge, ImageData, PoisonedData, Role, Split, TrainingView
-    from bdbench.decoding import IMAGE_SUFFIXES, decoded
-    from bdbench.defenses import (
+    from bdbench.components.attacks import Attack, Covers, CraftedTrigger, SourceSpecific, TriggerAttack
+    from bdbench.components.defenses import (
         Defense,
         Detector,
         InputDetector,
@@ -75,27 +75,35 @@ if TYPE_CHECKING:
         RobustTraining,
         Verdict,
     )
+    from bdbench.components.interfaces import (
+        Architecture,
+        Dataset,
+        Measured,
+        Metric,
+        ReportSection,
+        ReversedTrigger,
+        Source,
+    )
+    from bdbench.components.params import param
+    from bdbench.components.workshop import Oracle, State, Tools, Workshop
     from bdbench.errors import BdbenchError, unknown
     from bdbench.experiment import load, reopen, run, run_all
-    from bdbench.files import check_regular, notice, read_arrays, reading
     from bdbench.foreign import csv_text
-    from bdbench.hookspecs import hookimpl
+    from bdbench.host.memory import check_memory
+    from bdbench.images.data import ANY_OTHER, Challenge, ImageData, PoisonedData, Role, Split, TrainingView
+    from bdbench.images.decoding import IMAGE_SUFFIXES, decoded
+    from bdbench.images.listing import Listing, listing_of
     from bdbench.inspecting import Inspection, inspect
-    from bdbench.interfaces import Architecture, Dataset, Measured, Metric, ReportSection, ReversedTrigger, Source
-    from bdbench.listing import Listing, listing_of
-    from bdbench.memory import check_memory
-    from bdbench.params import param
+    from bdbench.networks.recipe import Batch, Loss, Recipe
+    from bdbench.networks.training import Victim
     from bdbench.progress import bars
-    from bdbench.recipe import Batch, Loss, Recipe
-    from bdbench.record import Record
-    from bdbench.runs import Reopened
+    from bdbench.registry.hookspecs import hookimpl
     from bdbench.scanning.front import Scan, scan
     from bdbench.scoring import detect, detector, most_suspicious
     from bdbench.seeds import Streams
-    from bdbench.stealth import visibility
-    from bdbench.store import write_file, written_whole
-    from bdbench.training import Victim
-    from bdbench.workshop import Oracle, State, Tools, Workshop
+    from bdbench.storage.files import check_regular, notice, read_arrays, reading
+    from bdbench.storage.record import Record
+    from bdbench.storage.store import write_file, written_whole
 
 __all__ = [
     "ANY_OTHER",
@@ -174,5 +182,5 @@ def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'bdbench' has no attribute {name!r}")
     # How threads wait has to be said before torch is loaded, which some of these do.
-    importlib.import_module("bdbench.machine").wait_kindly()
+    importlib.import_module("bdbench.host.machine").wait_kindly()
     return getattr(importlib.import_module(_HOME[name]), name)

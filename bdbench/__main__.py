@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bdbench import stopping
+from bdbench.host import stopping
 
 
 def main() -> None:

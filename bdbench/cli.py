@@ -13,16 +13,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bdbench import __version__, foreign, stopping
+from bdbench import __version__, foreign
 from bdbench.commands import boards, options
 from bdbench.commands.inspect import inspect
 from bdbench.commands.plugin import plugin
 from bdbench.commands.scan import scan
 from bdbench.errors import BdbenchError, one_line
+from bdbench.host import stopping
 
 if TYPE_CHECKING:
+    from bdbench.cells.runs import Reopened
     from bdbench.progress import Bars
-    from bdbench.runs import Reopened
 
 _LISTED = ("attacks", "defenses", "datasets", "models", "metrics", "plugins")
 
@@ -98,7 +99,7 @@ def run(as_json: bool, dry_run: bool, **cell: Any) -> None:
     """
     known = options.warn_of_broken_plugins()
     from bdbench import progress
-    from bdbench.plugins import installed
+    from bdbench.registry.plugins import installed
 
     # Before torch is imported, which takes seconds: a misspelt name is said at once.
     for kind in ("attack", "dataset", "model"):
@@ -107,7 +108,7 @@ def run(as_json: bool, dry_run: bool, **cell: Any) -> None:
     with _named(Path(cell["out"])), progress.bars() as bars:
         with bars.busy("start"):
             from bdbench import experiment
-            from bdbench.store import STAGES
+            from bdbench.storage.store import STAGES
 
         if dry_run:
             lines = _forecast(cell, bars)
@@ -125,7 +126,7 @@ def run(as_json: bool, dry_run: bool, **cell: Any) -> None:
     if as_json:
         click.echo(json.dumps(records, indent=1))
     else:
-        from bdbench import tables
+        from bdbench.display import tables
 
         if records:
             tables.show_runs(records)
@@ -140,7 +141,7 @@ def run(as_json: bool, dry_run: bool, **cell: Any) -> None:
 @contextmanager
 def _named(out: Path) -> Iterator[None]:
     """What another's attack, data set or model fails with ends the program with a line naming it and exit code 1."""
-    from bdbench.plugins import installed
+    from bdbench.registry.plugins import installed
 
     try:
         yield
@@ -167,8 +168,8 @@ def _forecast(cell: dict[str, Any], bars: Bars) -> list[str]:
 
 def _failure(error: Exception, out: Path) -> str:
     """A line on what a defense failed with; the traceback of what is no plain mistake is in a file that it names."""
-    from bdbench.plugins import installed
-    from bdbench.store import key_of, write_file
+    from bdbench.registry.plugins import installed
+    from bdbench.storage.store import key_of, write_file
 
     line = installed().told(error)
     if isinstance(error, BdbenchError):
@@ -190,15 +191,15 @@ def _failure(error: Exception, out: Path) -> str:
 def preview(output: str, every: bool, **setting: Any) -> None:
     """Show clean images, what the attack makes of them, and the amplified difference, without training a victim."""
     options.warn_of_broken_plugins()
-    from bdbench import preview as previews
     from bdbench import progress
+    from bdbench.display import preview as previews
 
     previews.check_name(Path(output))
     with _named(Path(setting["out"])), progress.bars() as bars:
         with bars.busy("start"):
             from bdbench import experiment
         if every:
-            from bdbench.plugins import installed
+            from bdbench.registry.plugins import installed
 
             names = [known.name for known in installed().registered("attack")]
             scenes = {
@@ -218,7 +219,7 @@ def preview(output: str, every: bool, **setting: Any) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
 def list_(what: str | None, names: tuple[str, ...], as_json: bool) -> None:
     """Show components, their parameters and where they came from: all of them, or those called NAME."""
-    from bdbench import catalogue
+    from bdbench.registry import catalogue
 
     if what != "plugins":
         options.warn_of_broken_plugins()
@@ -226,7 +227,7 @@ def list_(what: str | None, names: tuple[str, ...], as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(found[what] if what else found, indent=1))
     else:
-        from bdbench import tables
+        from bdbench.display import tables
 
         tables.show_catalogue(found)
 
@@ -237,13 +238,13 @@ def list_(what: str | None, names: tuple[str, ...], as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print the record instead of a table.")
 def show(run: str, out: str, as_json: bool) -> None:
     """Show the table of a finished run: its folder, its record.json, or its id."""
-    from bdbench import record
+    from bdbench.storage import record
 
     found = record.read(options.folder_of(run, out)).to_dict()
     if as_json:
         click.echo(json.dumps(found, indent=1))
     else:
-        from bdbench import tables
+        from bdbench.display import tables
 
         tables.show_runs([found])
 
@@ -306,8 +307,8 @@ OWN_COMMANDS = frozenset(cli.commands)
 
 def main() -> None:
     """The commands, with those that plugins add; ``bdbench.__main__`` is the program."""
-    from bdbench import machine
-    from bdbench.plugins import installed
+    from bdbench.host import machine
+    from bdbench.registry.plugins import installed
 
     machine.wait_kindly()
     with _in_a_line():
@@ -315,9 +316,3 @@ def main() -> None:
     # Third-party warnings (numba's, torch's) are no news to someone who reads a table.
     warnings.simplefilter("ignore")
     cli()
-
-
-if __name__ == "__main__":
-    from bdbench.__main__ import main as program
-
-    program()

@@ -12,21 +12,25 @@ from typing import Any, Literal
 import numpy as np
 
 import bdbench
-from bdbench import beside, guard, machine, params, record, timeout, training
-from bdbench.attacks import Attack
-from bdbench.bench import Spread
-from bdbench.cell import Cell
-from bdbench.configs import check_budget, check_reserve
-from bdbench.data import ImageData
-from bdbench.defenses import Defense
+from bdbench.cells import beside
+from bdbench.cells.bench import Spread
+from bdbench.cells.cell import Cell
+from bdbench.cells.runs import Reopened
+from bdbench.cells.scene import Setting, read_images
+from bdbench.components import guard, params
+from bdbench.components.attacks import Attack
+from bdbench.components.configs import check_budget, check_reserve
+from bdbench.components.defenses import Defense
+from bdbench.components.interfaces import Architecture, Component, Dataset, Measured, Source
 from bdbench.errors import BdbenchError
-from bdbench.interfaces import Architecture, Component, Dataset, Measured, Source
-from bdbench.plugins import installed
+from bdbench.host import machine, timeout
+from bdbench.images.data import ImageData
+from bdbench.networks import training
 from bdbench.progress import Progress, Silent
-from bdbench.record import Record
-from bdbench.runs import Reopened
-from bdbench.scene import Setting, read_images
-from bdbench.store import STAGES, Store, sweep
+from bdbench.registry.plugins import installed
+from bdbench.storage import record
+from bdbench.storage.record import Record
+from bdbench.storage.store import STAGES, Store, sweep
 
 
 def cell(

@@ -10,13 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from bdbench import checkpoint, configs
-from bdbench.data import Role
-from bdbench.decoding import encoded
+from bdbench.cells.runs import Reopened
+from bdbench.components import configs
 from bdbench.errors import BdbenchError
+from bdbench.images.data import Role
+from bdbench.images.decoding import encoded
+from bdbench.networks import checkpoint
 from bdbench.progress import Track, quiet
-from bdbench.runs import Reopened
-from bdbench.store import write_file, written_whole
+from bdbench.storage.store import write_file, written_whole
 
 Columns = dict[str, np.ndarray]
 

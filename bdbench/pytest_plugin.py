@@ -33,8 +33,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     import os
     from pathlib import Path
 
+    from bdbench.components.interfaces import Source
     from bdbench.errors import BdbenchError
-    from bdbench.interfaces import Source
     from bdbench.testing.cases import installed_cases
 
     root = os.environ.get("BDBENCH_DATA")

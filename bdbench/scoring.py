@@ -10,18 +10,22 @@ from typing import Any
 
 import numpy as np
 
-from bdbench import data, guard, machine, metrics, training
-from bdbench.bench import Bench
-from bdbench.defenses import Detector
+from bdbench.cells import metrics
+from bdbench.cells.bench import Bench
+from bdbench.cells.tools import HarnessTools
+from bdbench.components import guard
+from bdbench.components.defenses import Detector
+from bdbench.components.interfaces import Architecture
+from bdbench.components.workshop import Oracle
 from bdbench.errors import BdbenchError, unknown
-from bdbench.interfaces import Architecture
-from bdbench.plugins import installed
+from bdbench.host import machine
+from bdbench.images import data
+from bdbench.networks import training
+from bdbench.networks.training import Victim
 from bdbench.progress import Progress, Silent
+from bdbench.registry.plugins import installed
 from bdbench.seeds import Streams
-from bdbench.store import Store
-from bdbench.tools import HarnessTools
-from bdbench.training import Victim
-from bdbench.workshop import Oracle
+from bdbench.storage.store import Store
 
 
 def detector(spec: str | Detector) -> Detector:

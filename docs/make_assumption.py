@@ -18,7 +18,8 @@ import pandas as pd
 from making import with_table
 
 import bdbench
-from bdbench import configs, progress
+from bdbench import progress
+from bdbench.components import configs
 from bdbench_datamodel import strength, study
 from bdbench_datamodel.strength import Strength
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 
 from bdbench.cli import cli
-from bdbench.plugins import installed
+from bdbench.registry.plugins import installed
 
 PAGE = Path(__file__).parent / "cli.md"
 _TITLE = """# The command line

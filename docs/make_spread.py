@@ -19,8 +19,10 @@ import pandas as pd
 from making import with_table
 
 import bdbench
-from bdbench import BdbenchError, metrics, plugins, progress
-from bdbench.defenses import Detector
+from bdbench import BdbenchError, progress
+from bdbench.cells import metrics
+from bdbench.components.defenses import Detector
+from bdbench.registry import plugins
 
 DOCS = Path(__file__).parent
 FILE, PAGE = DOCS / "spread.csv", DOCS / "numbers.md"

@@ -10,8 +10,8 @@ import matplotlib
 import pandas as pd
 from matplotlib.figure import Figure
 
-from bdbench.board import Board
-from bdbench.grid import read
+from bdbench.grids.board import Board
+from bdbench.grids.grid import read
 
 
 def with_table(page: Path, name: str, table: str) -> str:

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from bdbench import Attack, Recipe, Split
+from bdbench.cells.tools import HarnessWorkshop
 from bdbench.testing.samples import workshop
-from bdbench.tools import HarnessWorkshop
 
 
 @contextmanager

@@ -47,7 +47,7 @@ class Environment:
 
     def bdbench(self, *arguments: str, cwd: Path | None = None, **variables: str) -> subprocess.CompletedProcess[str]:
         """The program, as it runs there."""
-        return self.module("bdbench.cli", *arguments, cwd=cwd, **variables)
+        return self.module("bdbench", *arguments, cwd=cwd, **variables)
 
     def module(self, *arguments: str, cwd: Path | None = None, **variables: str) -> subprocess.CompletedProcess[str]:
         """``python -m`` something."""
@@ -61,7 +61,7 @@ class Environment:
         functions = "\n".join(
             [
                 "set -euo pipefail",
-                'bdbench() { python -m bdbench.cli "$@"; }',
+                'bdbench() { python -m bdbench "$@"; }',
                 'pytest() { python -m pytest -q -p no:cacheprovider "$@"; }',
                 f'pip() {{ python -m pip "$@" {" ".join(OFFLINE)}; }}',
             ]

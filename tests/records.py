@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bdbench import configs, record
+from bdbench.components import configs
+from bdbench.storage import record
 
 _COMPONENTS = {
     "dataset": {"name": "digits", "subset": None},
@@ -154,8 +155,8 @@ def make_board(folder: Path) -> Path:
     The better a defense's AUROC, the less of the attack it leaves: random, low-loss, spectral, in this order. The
     components are those that are installed.
     """
-    from bdbench.grid import Job
-    from bdbench.plugins import installed
+    from bdbench.grids.grid import Job
+    from bdbench.registry.plugins import installed
 
     def component(kind: str, spec: str) -> Any:
         return installed().component(kind, spec)

@@ -13,8 +13,8 @@ import pytest
 
 import bdbench
 from bdbench import BdbenchError, Role, Split, State, TriggerAttack, Workshop, experiment
-from bdbench.plugins import installed
-from bdbench.scene import Scene
+from bdbench.cells.scene import Scene
+from bdbench.registry.plugins import installed
 from bdbench_triggers.badnets import BadNets
 from bdbench_triggers.blend import Blend
 from bdbench_triggers.cascade import Cascade
@@ -140,8 +140,8 @@ def test_one_in_a_list_is_itself() -> None:
 
 
 def test_it_is_known_by_all_of_its_parts(tmp_path: Path) -> None:
-    from bdbench import configs, sources
-    from bdbench.scene import contents
+    from bdbench.cells.scene import contents
+    from bdbench.components import configs, sources
 
     attack = Cascade(attacks=(Sig(), Blend(pattern=str(tmp_path / "x.png"), test_alpha=0.3)))
     config = json.loads(json.dumps(attack.config()))

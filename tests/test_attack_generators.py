@@ -15,9 +15,9 @@ from torch import nn
 
 import bdbench
 from bdbench import Attack, BdbenchError, Role, Split, State, Victim
-from bdbench.applicable import why_not
+from bdbench.components.applicable import why_not
 from bdbench.experiment import cell
-from bdbench.plugins import installed
+from bdbench.registry.plugins import installed
 from bdbench.testing.samples import split
 from bdbench_triggers import loops
 from bdbench_triggers.generators import Generator, changed, weights, with_weights

@@ -12,7 +12,7 @@ import pytest
 
 import bdbench
 from bdbench import BdbenchError, Role, Split, experiment
-from bdbench.scene import Scene
+from bdbench.cells.scene import Scene
 from bdbench_triggers.badnets import BadNets
 from bdbench_triggers.natural import Natural
 from bdbench_triggers.support import Ridge, strength, strongest

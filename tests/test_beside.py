@@ -12,8 +12,10 @@ import pytest
 from click.testing import CliRunner
 
 import bdbench
-from bdbench import BdbenchError, beside, record, schemas
+from bdbench import BdbenchError
+from bdbench.cells import beside
 from bdbench.cli import cli
+from bdbench.storage import record, schemas
 from tests.conftest import TINY
 
 Runs = dict[str, Path]

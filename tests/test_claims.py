@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from bdbench import BdbenchError, claims
-from bdbench.claims import KILLS, TRIES, attempt, locked
-from bdbench.store import Store
+from bdbench import BdbenchError
+from bdbench.storage import claims
+from bdbench.storage.claims import KILLS, TRIES, attempt, locked
+from bdbench.storage.store import Store
 
 
 def child(work: Callable[[], object]) -> int:

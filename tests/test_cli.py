@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from bdbench import configs
 from bdbench.cli import cli
-from bdbench.plugins import Plugins
+from bdbench.components import configs
+from bdbench.registry.plugins import Plugins
 from tests.conftest import TINY
 
 SMALL = [f"--{k}={v}" for k, v in TINY.items()]
@@ -139,7 +139,7 @@ def test_defenses_of_several_stages_have_a_table_each(tmp_path: Path) -> None:
 
 
 def test_a_preview_of_all_attacks_says_what_it_leaves_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from bdbench.plugins import installed
+    from bdbench.registry.plugins import installed
 
     names = ("badnets", "blend", "none", "sig")
     kept = [known for known in installed().registered("attack") if known.name in names]
@@ -178,7 +178,7 @@ def test_a_preview_shows_an_attack_and_trains_nothing(tmp_path: Path, monkeypatc
     def refuse(*arguments: Any, **options: Any) -> Any:
         raise AssertionError("a preview trains no model")
 
-    monkeypatch.setattr("bdbench.training.Trainer.train", refuse)
+    monkeypatch.setattr("bdbench.networks.training.Trainer.train", refuse)
     picture = tmp_path / "seen.png"
     out = ["--out", str(tmp_path / "runs")]
     result = invoke("preview", "--attack", "badnets:mapping=all-to-all", "--output", str(picture), *out)
@@ -251,7 +251,7 @@ def test_reading_records_imports_no_torch(tiny: dict[str, Any]) -> None:
     import bdbench
 
     path = tiny["out"] / bdbench.run(defense="random", **tiny).id
-    code = f"import sys, bdbench.record, pathlib; bdbench.record.read(pathlib.Path({str(path)!r}))\n"
+    code = f"import sys, bdbench.storage.record, pathlib; bdbench.storage.record.read(pathlib.Path({str(path)!r}))\n"
     code += "assert 'torch' not in sys.modules and 'torchvision' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 

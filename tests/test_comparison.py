@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from bdbench import schemas
 from bdbench.cli import cli
 from bdbench.leaderboard import intervals
+from bdbench.storage import schemas
 from tests.boards import of_version_1
 from tests.records import defense, dumped, made
 

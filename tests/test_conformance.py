@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bdbench.plugins import installed
+from bdbench.registry.plugins import installed
 from bdbench.testing import Fault, check_dataset, check_defense
 from bdbench.testing.cases import cases_of
 from bdbench_datasets.imagefolder import ImageFolder

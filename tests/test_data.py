@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from bdbench import PoisonedData
-from bdbench.data import fingerprint
+from bdbench.images.data import fingerprint
 
 
 def test_a_view_is_a_read_only_copy() -> None:

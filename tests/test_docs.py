@@ -24,9 +24,9 @@ import pandas as pd
 import pytest
 
 from bdbench.cli import cli
-from bdbench.grid import read as read_grid
-from bdbench.params import parse_spec
-from bdbench.plugins import installed
+from bdbench.components.params import parse_spec
+from bdbench.grids.grid import read as read_grid
+from bdbench.registry.plugins import installed
 from tests.environments import Environment
 
 ROOT = Path(__file__).parent.parent

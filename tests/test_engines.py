@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from bdbench import BdbenchError, engines, grid
-from bdbench.board import Board
+from bdbench import BdbenchError
+from bdbench.grids import engines, grid
+from bdbench.grids.board import Board
 from bdbench.progress import Silent
 from tests.conftest import TINY_DATAMODEL
 from tests.test_experiment import numbers

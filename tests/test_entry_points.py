@@ -13,9 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import bdbench
-from bdbench import BdbenchError, configs, machine, params, pictures, record, training
+from bdbench import BdbenchError
 from bdbench.cli import cli
-from bdbench.plugins import installed
+from bdbench.components import configs, params
+from bdbench.display import pictures
+from bdbench.host import machine
+from bdbench.networks import training
+from bdbench.registry.plugins import installed
+from bdbench.storage import record
 
 
 @pytest.fixture(scope="module")

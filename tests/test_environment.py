@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import bdbench
-from bdbench import environment
+from bdbench.cells import environment
 
 ROOT = Path(bdbench.__file__).parent.parent
 
@@ -24,7 +24,7 @@ def test_a_commit_is_marked_if_the_code_differs_from_it_by_a_new_file_too(tmp_pa
         subprocess.run([*git, *command], check=True)
 
     def commit() -> str:
-        code = "from bdbench import environment; print(environment.commit())"
+        code = "from bdbench.cells import environment; print(environment.commit())"
         variables = {"PYTHONPATH": f"{tmp_path}:{tmp_path / 'plugins'}"}
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=variables, cwd=tmp_path)
         return done.stdout.strip()
@@ -49,7 +49,7 @@ def test_peak_memory_is_of_what_came_after_its_reset() -> None:
 def test_results_of_two_cards_are_kept_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
-    from bdbench.bench import _made_from
+    from bdbench.cells.bench import _made_from
 
     keys = set()
     for card in ("one card", "another card"):

@@ -57,7 +57,7 @@ def test_a_second_identical_run_trains_nothing(tiny: dict[str, Any], monkeypatch
     def refuse(*arguments: Any, **options: Any) -> Any:
         raise AssertionError("a finished stage was computed again")
 
-    monkeypatch.setattr("bdbench.training.Trainer.train", refuse)
+    monkeypatch.setattr("bdbench.networks.training.Trainer.train", refuse)
     monkeypatch.setattr("bdbench_datamodel.detector.Datamodel.score", refuse)
     second = bdbench.run(defense=TINY_DATAMODEL, **tiny).to_dict()
     assert numbers(first) == numbers(second)
@@ -137,7 +137,7 @@ def test_the_same_cell_on_other_data_is_another_run(tmp_path: Path) -> None:
 
 
 def test_a_metric_that_fails_costs_no_run(tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    from bdbench.plugins import Plugin, Registration, installed
+    from bdbench.registry.plugins import Plugin, Registration, installed
 
     plugin = Plugin("made", "made", "1")
     metrics = {"twice": lambda m: 2 * m.kept.mean(), "fails": lambda m: 1 / 0}
@@ -299,7 +299,7 @@ def test_progress_is_reported_to_the_end(tiny: dict[str, Any]) -> None:
 
 
 def test_reporters_hear_of_every_run_and_stage_in_order(tiny: dict[str, Any]) -> None:
-    from bdbench.plugins import KINDS, installed
+    from bdbench.registry.plugins import KINDS, installed
 
     heard: list[tuple[str, ...]] = []
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from bdbench import folders
-from bdbench.store import written_whole
+from bdbench.storage import folders
+from bdbench.storage.store import written_whole
 
 
 def write(folder: Path, text: str, keep_others: bool = False) -> None:

@@ -17,10 +17,13 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from rich.text import Text
 
-from bdbench import board, configs, foreign, schemas
+from bdbench import foreign
 from bdbench import leaderboard as boards
 from bdbench.cli import cli
-from bdbench.pictures import examples, rendered
+from bdbench.components import configs
+from bdbench.display.pictures import examples, rendered
+from bdbench.grids import board
+from bdbench.storage import schemas
 from tests.records import made
 
 HOSTILE = (

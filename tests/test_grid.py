@@ -17,22 +17,14 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from bdbench import (
-    BdbenchError,
-    Detector,
-    Mitigation,
-    Tools,
-    TrainingView,
-    configs,
-    grid,
-    leaderboard,
-    record,
-    sources,
-)
-from bdbench.board import Board
+from bdbench import BdbenchError, Detector, Mitigation, Tools, TrainingView, leaderboard
 from bdbench.cli import cli
+from bdbench.components import configs, sources
+from bdbench.grids import grid
+from bdbench.grids.board import Board
 from bdbench.leaderboard.coverage import made_by_other_code
-from bdbench.plugins import Plugin, Registration, installed
+from bdbench.registry.plugins import Plugin, Registration, installed
+from bdbench.storage import record
 from tests.conftest import TINY, TINY_DATAMODEL
 
 TOML = f"""
@@ -361,7 +353,7 @@ seeds = "0-1"
 
 def _grid(folder: Path) -> list[str]:
     return [
-        sys.executable, "-m", "bdbench.cli", "grid", str(folder / "board" / "grid.toml"),
+        sys.executable, "-m", "bdbench", "grid", str(folder / "board" / "grid.toml"),
         "--device", "cpu", "--out", str(folder / "runs"),
         "--threads", "1",  # as many as are free would be other ones in the second of two runs, and other sums
     ]  # fmt: skip

@@ -15,20 +15,13 @@ import pytest
 from click.testing import CliRunner, Result
 
 import bdbench
-from bdbench import (
-    BdbenchError,
-    Detector,
-    Measured,
-    Metric,
-    Tools,
-    TrainingView,
-    guard,
-)
+from bdbench import BdbenchError, Detector, Measured, Metric, Tools, TrainingView
 from bdbench.cli import cli
+from bdbench.components import guard
+from bdbench.components.guard import Quit
 from bdbench.errors import one_line
 from bdbench.experiment import run_each
-from bdbench.guard import Quit
-from bdbench.plugins import Plugin, Registration, installed
+from bdbench.registry.plugins import Plugin, Registration, installed
 from tests.conftest import TINY
 
 
@@ -266,7 +259,7 @@ def test_a_line_is_a_line() -> None:
 
 def test_who_comes_back_from_a_fork_goes_no_further(tmp_path: Path) -> None:
     program = (
-        "import os\nfrom bdbench import guard\n"
+        "import os\nfrom bdbench.components import guard\n"
         "with guard.call():\n    child = os.fork()\n"
         "print('on', flush=True)\n"
         "assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1\n"
@@ -306,7 +299,7 @@ def test_what_a_component_says_of_itself_ends_nothing(tmp_path: Path) -> None:
 
 def test_closed_streams_are_open_again() -> None:
     program = (
-        "import os, sys\nfrom bdbench import guard\n"
+        "import os, sys\nfrom bdbench.components import guard\n"
         "with guard.call():\n    sys.stdout.close(); sys.stderr.close(); os.close(0)\n"
         "print('out', flush=True); print('err', file=sys.stderr, flush=True); assert sys.stdin.read() == 'in'\n"
     )

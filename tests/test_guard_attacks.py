@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from bdbench import BdbenchError, Streams, TriggerAttack, guard
+from bdbench import BdbenchError, Streams, TriggerAttack
 from bdbench.cli import cli
+from bdbench.components import guard
+from bdbench.components.guard import Quit
 from bdbench.experiment import run_each
-from bdbench.guard import Quit
-from bdbench.plugins import Plugin, Registration, installed
+from bdbench.registry.plugins import Plugin, Registration, installed
 from tests.conftest import TINY
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from bdbench.leaderboard import intervals
 from bdbench.leaderboard.columns import NUMBERS, SHOWN, pools, value
-from bdbench.record import schema
+from bdbench.storage.record import schema
 from tests import records
 
 

@@ -54,7 +54,9 @@ def test_detect_in_one_folder_keeps_the_pieces_of_two_victims_apart(tmp_path: Pa
 
     def scores(seed: int) -> np.ndarray:
         options: dict[str, Any] = {"num_classes": 4, "model": "convnet:width=4,epochs=1", "device": "cpu"}
-        victim = bdbench.training.Trainer(_network, bdbench.Recipe(epochs=1, batch_size=8, lr=0.01), "cpu", _quiet)
+        victim = bdbench.networks.training.Trainer(
+            _network, bdbench.Recipe(epochs=1, batch_size=8, lr=0.01), "cpu", _quiet
+        )
         arrays = victim.train(images, labels, seed).arrays()
         return bdbench.detect(Keeper(), images, labels, victim=arrays, folder=tmp_path, **options)
 

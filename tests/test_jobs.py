@@ -12,13 +12,14 @@ from typing import Any
 import pytest
 
 import bdbench
-from bdbench import Metric, engines, grid
-from bdbench.board import Board
-from bdbench.claims import TRIES, attempt
-from bdbench.engines import Workplace
-from bdbench.jobs import _Work
-from bdbench.plugins import Plugin, Registration, installed
+from bdbench import Metric
+from bdbench.grids import engines, grid
+from bdbench.grids.board import Board
+from bdbench.grids.engines import Workplace
+from bdbench.grids.jobs import _Work
 from bdbench.progress import Silent
+from bdbench.registry.plugins import Plugin, Registration, installed
+from bdbench.storage.claims import TRIES, attempt
 from tests.test_experiment import numbers
 from tests.test_grid import TOML, made, run
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from bdbench import schemas
 from bdbench.cli import cli
+from bdbench.storage import schemas
 from tests.boards import add, build, of_version_1
 from tests.records import defense, keep, made
 

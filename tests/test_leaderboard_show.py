@@ -88,7 +88,7 @@ def test_a_defense_that_was_never_run_has_no_column(board: Path) -> None:
 
 
 def test_why_a_defense_does_not_apply_is_said_in_place_of_not_run(board: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from bdbench.plugins import installed
+    from bdbench.registry.plugins import installed
 
     sig = type(installed().component("attack", "sig"))
     monkeypatch.setattr(sig, "trains", True)
@@ -108,8 +108,8 @@ def test_what_other_code_made_is_said_and_changes_no_table(tmp_path: Path, monke
     leaderboard.build(folder)
     assert build(folder, "--check").stderr == "" and show(folder).stderr == ""
     before = leaderboard.render(folder)
-    from bdbench import sources
-    from bdbench.plugins import installed
+    from bdbench.components import sources
+    from bdbench.registry.plugins import installed
 
     spectral, code = type(installed().component("defense", "spectral")), sources.own_code
     monkeypatch.setattr(sources, "own_code", lambda c: "changed" if c is spectral else code(c))

@@ -14,8 +14,10 @@ import pytest
 from click.testing import CliRunner
 
 import bdbench
-from bdbench import BdbenchError, configs, machine
+from bdbench import BdbenchError
 from bdbench.cli import cli
+from bdbench.components import configs
+from bdbench.host import machine
 
 
 def test_precision_is_what_the_processor_has_units_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,7 +129,7 @@ def test_a_process_that_is_busy_is_seen() -> None:
 
 
 def test_the_cores_of_a_process_are_those_it_may_run_on() -> None:
-    code = "from bdbench import machine; print(machine.allowed_cores())"
+    code = "from bdbench.host import machine; print(machine.allowed_cores())"
     if not hasattr(os, "sched_setaffinity"):
         pytest.skip("no affinity here")
     pinned = f"import os; os.sched_setaffinity(0, {{{min(os.sched_getaffinity(0))}}})\n{code}"

@@ -14,11 +14,12 @@ import pytest
 from click.testing import CliRunner
 
 import bdbench
-from bdbench import BdbenchError, Detector, Needs, Record, Tools, TrainingView, memory
+from bdbench import BdbenchError, Detector, Needs, Record, Tools, TrainingView
 from bdbench.cli import cli
 from bdbench.experiment import run_each
-from bdbench.plugins import installed
+from bdbench.host import memory
 from bdbench.progress import quiet
+from bdbench.registry.plugins import installed
 from tests.conftest import TINY
 
 GIB = 2**30
@@ -108,8 +109,8 @@ def test_a_defense_that_needs_too_much_is_refused_before_anything_is_trained(
     tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     leave(monkeypatch, 4 * 200**2)
-    monkeypatch.setattr("bdbench.forecast.of_training", lambda ground: 0)
-    monkeypatch.setattr("bdbench.training.Trainer.train", lambda *a, **k: pytest.fail("trained"))
+    monkeypatch.setattr("bdbench.cells.forecast.of_training", lambda ground: 0)
+    monkeypatch.setattr("bdbench.networks.training.Trainer.train", lambda *a, **k: pytest.fail("trained"))
     said = "defense 'quadratic' on 300 examples needs 351.6 KiB of memory, and 156.2 KiB are free: expected at most 200"
     with pytest.raises(BdbenchError, match=re.escape(said)):
         bdbench.run(defense=Quadratic(), **tiny)
@@ -117,7 +118,7 @@ def test_a_defense_that_needs_too_much_is_refused_before_anything_is_trained(
 
 def test_others_run_beside_a_defense_that_needs_too_much(tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     leave(monkeypatch, 4 * 200**2)
-    monkeypatch.setattr("bdbench.forecast.of_training", lambda ground: 0)
+    monkeypatch.setattr("bdbench.cells.forecast.of_training", lambda ground: 0)
     refused, ran = run_each(defenses=[Quadratic(), "random"], **tiny)
     assert isinstance(refused, BdbenchError) and isinstance(ran, Record)
 
@@ -142,8 +143,8 @@ def test_a_lasso_that_needs_too_much_is_refused(monkeypatch: pytest.MonkeyPatch)
 def test_a_detector_whose_whole_matrix_does_not_fit_is_refused_before_anything_is_trained(
     tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch, options: str
 ) -> None:
-    monkeypatch.setattr("bdbench.forecast.of_training", lambda ground: 0)
-    monkeypatch.setattr("bdbench.training.Trainer.train", lambda *a, **k: pytest.fail("trained"))
+    monkeypatch.setattr("bdbench.cells.forecast.of_training", lambda ground: 0)
+    monkeypatch.setattr("bdbench.networks.training.Trainer.train", lambda *a, **k: pytest.fail("trained"))
     leave(monkeypatch, 4 * 300**2 - 1)
     for estimator in ("out-of-sample", "covariance"):
         defense = f"datamodel:models=12,chunk=4,epochs=1,hidden=8,starts=2,estimator={estimator},{options}"
@@ -182,7 +183,7 @@ def test_a_dry_run_says_what_it_takes_and_leaves_nothing(tmp_path: Path) -> None
 
 def test_a_dry_run_trains_nothing_that_does_not_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     leave(monkeypatch, 30_000)
-    monkeypatch.setattr("bdbench.training.Trainer.train", lambda *a, **k: pytest.fail("trained"))
+    monkeypatch.setattr("bdbench.networks.training.Trainer.train", lambda *a, **k: pytest.fail("trained"))
     options = [f"--{key}={value}" for key, value in TINY.items()]
     said = CliRunner().invoke(cli, ["run", *options, "--defense", "random", "--out", str(tmp_path), "--dry-run"])
     assert said.exit_code == 2 and "training model 'convnet' in batches of" in said.stderr, said.output
@@ -205,10 +206,10 @@ TAKEN = """
 import functools, re, sys
 from dataclasses import replace
 import numpy as np
-from bdbench.forecast import Ground, of_training
-from bdbench.plugins import installed
+from bdbench.cells.forecast import Ground, of_training
+from bdbench.registry.plugins import installed
 from bdbench.progress import quiet
-from bdbench.training import Trainer
+from bdbench.networks.training import Trainer
 
 shape = (64, 64, 3)
 model = installed().component("model", sys.argv[1])
@@ -232,8 +233,8 @@ def test_a_training_takes_the_memory_that_is_told() -> None:
 
 @pytest.mark.parametrize("net", ["resnet18", "vgg11_bn", "mobilenet_v2"])
 def test_networks_of_torchvision_are_laid_out_without_their_weights(net: str) -> None:
-    from bdbench.forecast import Ground, of_training
-    from bdbench.training import Trainer
+    from bdbench.cells.forecast import Ground, of_training
+    from bdbench.networks.training import Trainer
 
     shape = (32, 32, 3)
     model = installed().component("model", f"torchvision:net={net}")
@@ -258,8 +259,8 @@ def test_a_model_whose_weights_do_not_fit_is_refused_before_it_is_made(width: in
 
 
 def test_no_pace_is_nothing_where_chance_made_two_images_take_longer(monkeypatch: pytest.MonkeyPatch) -> None:
-    from bdbench.forecast import Ground, seconds_per_image
-    from bdbench.training import Trainer
+    from bdbench.cells.forecast import Ground, seconds_per_image
+    from bdbench.networks.training import Trainer
 
     class Odd(Trainer):
         def train(self, images: np.ndarray, *rest: Any, **options: Any) -> Any:

@@ -22,10 +22,10 @@ from torch import nn
 
 import bdbench
 from bdbench import Architecture, Dataset, ImageData, Recipe, Record, Role, Source, Split, param
-from bdbench.cell import Cell
+from bdbench.cells.cell import Cell
+from bdbench.cells.metrics import detection
 from bdbench.experiment import cell
-from bdbench.metrics import detection
-from bdbench.plugins import installed
+from bdbench.registry.plugins import installed
 
 TARGET = 2
 ENSEMBLE = "datamodel:models=60,epochs=6,hidden=16,starts=8,score_by=posterior"

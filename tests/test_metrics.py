@@ -3,8 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bdbench import ANY_OTHER, Challenge, Role, metrics
-from bdbench.record import Performance
+from bdbench import ANY_OTHER, Challenge, Role
+from bdbench.cells import metrics
+from bdbench.storage.record import Performance
 
 P, C, V = Role.POISON, Role.CLEAN, Role.COVER
 

@@ -24,7 +24,7 @@ import importlib, pkgutil
 import bdbench
 from click.testing import CliRunner
 from bdbench.cli import cli
-from bdbench.plugins import installed
+from bdbench.registry.plugins import installed
 
 kinds = ("dataset", "model", "attack", "defense", "metric")
 homes = {r.component.__module__.partition(".")[0] for kind in kinds for r in installed().registered(kind)}

@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 
-from bdbench import configs, leaderboard, record
+from bdbench import leaderboard
+from bdbench.components import configs
+from bdbench.storage import record
 from tests.records import attack, keep, made, make_board
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")

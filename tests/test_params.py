@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bdbench import BdbenchError, params
-from bdbench.interfaces import Component
-from bdbench.params import param
-from bdbench.plugins import installed
+from bdbench import BdbenchError
+from bdbench.components import params
+from bdbench.components.interfaces import Component
+from bdbench.components.params import param
+from bdbench.registry.plugins import installed
 
 
 @dataclass(frozen=True, kw_only=True)

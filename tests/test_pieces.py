@@ -29,7 +29,7 @@ SLOW_ENSEMBLE = "datamodel:models=60,chunk=5,epochs=40,hidden=64,starts=3"
 
 def _command(out: Path) -> list[str]:
     options = [f"--{k}={v}" for k, v in {**TINY, "out": out, "defense": SLOW_ENSEMBLE}.items()]
-    return [sys.executable, "-m", "bdbench.cli", "run", *options]
+    return [sys.executable, "-m", "bdbench", "run", *options]
 
 
 def test_killed_in_the_ensemble_and_started_again_it_ends_the_same(tmp_path: Path) -> None:

@@ -16,9 +16,11 @@ import pluggy
 import pytest
 
 import bdbench
-from bdbench import BdbenchError, Detector, Tools, TrainingView, hookimpl, hookspecs, tables
-from bdbench.catalogue import catalogue
-from bdbench.plugins import KINDS, Plugins, installed
+from bdbench import BdbenchError, Detector, Tools, TrainingView, hookimpl
+from bdbench.display import tables
+from bdbench.registry import hookspecs
+from bdbench.registry.catalogue import catalogue
+from bdbench.registry.plugins import KINDS, Plugins, installed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -256,7 +258,7 @@ def test_a_plugin_without_a_hook_is_not_called_ok(
 ) -> None:
     load("idle")
     load("busy", bdbench_register_defenses=bdbench_register_defenses)
-    monkeypatch.setattr("bdbench.catalogue.installed", lambda: plugins)
+    monkeypatch.setattr("bdbench.registry.catalogue.installed", lambda: plugins)
     tables.show_catalogue(catalogue(["plugins"]))
     states = [line.split("1.0  ")[1] for line in capsys.readouterr().out.splitlines() if "1.0  " in line]
     assert states == ["has no hook: it adds nothing", "ok"]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import bdbench
 from bdbench import BdbenchError, ImageData, Role, Split, Streams
-from bdbench.preparation import in_turn, prepare, source_of, stratified
+from bdbench.images.preparation import in_turn, prepare, source_of, stratified
 
 
 def _data(images: np.ndarray, labels: np.ndarray | None = None, classes: int = 2) -> ImageData:
@@ -108,12 +108,12 @@ def test_what_does_not_fit_into_memory_is_told_by_the_first_image(monkeypatch: p
     data = _data(np.zeros((10, 100, 100, 1), np.uint8), np.arange(10) % 2)
     images = Large()
     large = ImageData(Split(images, np.arange(1000) % 2), data.test, data.classes)
-    monkeypatch.setattr("bdbench.memory.available", lambda: 9_000_000)
+    monkeypatch.setattr("bdbench.host.memory.available", lambda: 9_000_000)
     with pytest.raises(BdbenchError, match=r"reading 1000 images of 100 x 100 needs 9\.5 MiB of memory, and 8\.6 MiB"):
         _prepared(large)
     assert images.read == [1]
-    monkeypatch.setattr("bdbench.memory.available", lambda: 10_000_001)
-    monkeypatch.setattr("bdbench.preparation._BYTES_AT_ONCE", 1_000_000)
+    monkeypatch.setattr("bdbench.host.memory.available", lambda: 10_000_001)
+    monkeypatch.setattr("bdbench.images.preparation._BYTES_AT_ONCE", 1_000_000)
     made = _prepared(large).train
     assert max(images.read) == 100
     assert np.array_equal(np.asarray(made.images)[:, 0, 0, 0], made.places % 256)

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from bdbench import Attack, Detector, configs, leaderboard
+from bdbench import Attack, Detector, leaderboard
+from bdbench.components import configs
 from bdbench_datamodel.detector import Datamodel
 from bdbench_triggers.badnets import BadNets
 from bdbench_triggers.blend import Blend

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from bdbench import guard
-from bdbench.guard import Quit
+from bdbench.components import guard
+from bdbench.components.guard import Quit
 
 CHANGES: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
     "dtype": (lambda: torch.set_default_dtype(torch.float64), torch.get_default_dtype),

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bdbench.plugins import installed
+from bdbench.registry.plugins import installed
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import bdbench
-from bdbench.store import key_of
+from bdbench.storage.store import key_of
 
 BOARDS = Path(__file__).parents[1] / "leaderboards"
 SCRIPT = BOARDS / "recompute.py"

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 import bdbench
-from bdbench import BdbenchError, configs, record
+from bdbench import BdbenchError
+from bdbench.components import configs
+from bdbench.storage import record
 
 
 @pytest.fixture(scope="module")

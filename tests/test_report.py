@@ -12,9 +12,12 @@ import pytest
 from click.testing import CliRunner, Result
 
 import bdbench
-from bdbench import Mitigation, Reopened, ReportSection, Tools, Victim, configs, record, report
+from bdbench import Mitigation, Reopened, ReportSection, Tools, Victim
 from bdbench.cli import cli
-from bdbench.plugins import KINDS, installed
+from bdbench.components import configs
+from bdbench.display import report
+from bdbench.registry.plugins import KINDS, installed
+from bdbench.storage import record
 from tests.conftest import TINY
 
 HEADINGS = ["Before and after", "What the attack does", "Scores by role", "ROC and precision-recall"]
@@ -89,7 +92,7 @@ class Forget(Mitigation):
 
 
 def test_a_mitigation_has_no_pictures_of_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from bdbench.plugins import Plugin, Registration
+    from bdbench.registry.plugins import Plugin, Registration
 
     monkeypatch.setitem(
         installed()._all("defense"), "forget", [Registration("forget", Forget, Plugin("made", "made", "1"))]

@@ -34,7 +34,7 @@ from bdbench import (
     Verdict,
     Workshop,
 )
-from bdbench.workshop import State
+from bdbench.components.workshop import State
 
 NOTHING: Any = None
 

@@ -32,7 +32,7 @@ def test_a_run_is_rebuilt_from_its_record(tiny: dict[str, Any], monkeypatch: pyt
     def refuse(*arguments: Any, **options: Any) -> Any:
         raise AssertionError("a stage that is still there was computed again")
 
-    monkeypatch.setattr("bdbench.training.Trainer.train", refuse)
+    monkeypatch.setattr("bdbench.networks.training.Trainer.train", refuse)
     monkeypatch.setattr("bdbench_datamodel.ensemble.train_margins", refuse)
     run = bdbench.reopen(folder, device="cpu")
     assert run.record == record

@@ -12,8 +12,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from bdbench import scaffold
+from bdbench.cells.stages import STAGES
 from bdbench.cli import cli
-from bdbench.stages import STAGES
 from tests.environments import Environment
 
 ROOT = Path(__file__).parent.parent

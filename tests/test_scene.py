@@ -26,7 +26,7 @@ from bdbench import (
     experiment,
     param,
 )
-from bdbench.scene import Scene
+from bdbench.cells.scene import Scene
 from tests.conftest import TINY
 
 CALLS: list[str] = []
@@ -248,7 +248,7 @@ def test_what_an_attack_reads_is_part_of_what_a_cell_is(tmp_path: Path) -> None:
         Image.fromarray(np.full((8, 8), grey, np.uint8)).save(picture)
         found = bdbench.run(defense="random", **{**TINY, "attack": f"blend:pattern={picture}", "out": tmp_path / "r"})
         ids.append(found.id)
-        codes.append(bdbench.configs.identity(found.config))
+        codes.append(bdbench.components.configs.identity(found.config))
         assert list(found.config["files"]) == [str(picture)]
     assert ids[0] != ids[1] and codes[0] != codes[1]
     with pytest.raises(BdbenchError, match=r"attack 'blend' reads 'none.png', which is not there: expected a file"):

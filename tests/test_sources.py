@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 import torch
 
-from bdbench import sources
+from bdbench.components import sources
+from bdbench.storage import files
 from bdbench_baselines.random import Random
 
 
@@ -245,7 +246,7 @@ def test_bases_from_other_packages_are_part_of_what_a_component_is(
 
 def test_plugin_objects_in_a_partial_of_our_own_function_count(package: Callable[..., Any]) -> None:
     made = package("held", held="class Held:\n    pass\n")
-    before, after = _code_after("held.py", made, functools.partial(sources.digest_of, made.Held()))
+    before, after = _code_after("held.py", made, functools.partial(files.digest_of, made.Held()))
     assert before != after
 
 

@@ -33,9 +33,9 @@ from bdbench import (
     Workshop,
     param,
 )
-from bdbench.plugins import Plugin, Registration, installed
-from bdbench.recipe import Batch
-from bdbench.workshop import Oracle
+from bdbench.components.workshop import Oracle
+from bdbench.networks.recipe import Batch
+from bdbench.registry.plugins import Plugin, Registration, installed
 from tests.conftest import TINY
 
 
@@ -311,7 +311,7 @@ def test_predictions_on_one_challenge_are_not_taken_for_those_on_another(tiny: d
 
 
 def test_a_repair_is_compared_with_the_victim_whatever_ran_before_it(tiny: dict[str, Any]) -> None:
-    from bdbench import report
+    from bdbench.display import report
 
     first, second = bdbench.run_all(defenses=["random", Tuned()], **tiny)
     alone = bdbench.run(defense=Tuned(), **{**tiny, "out": tiny["out"] / "alone"})
@@ -351,7 +351,7 @@ def test_conclusions_add_up(tiny: dict[str, Any]) -> None:
 
 
 def test_the_floor_is_what_a_clean_model_does(tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    from bdbench.training import Trainer
+    from bdbench.networks.training import Trainer
 
     control = bdbench.run(defense="none", **{**tiny, "attack": "none"}, floor=True)
     trained: list[str] = []

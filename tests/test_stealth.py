@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import bdbench
-from bdbench.record import Stealth
-from bdbench.stealth import psnr, ssim, visibility
+from bdbench.cells.stealth import psnr, ssim, visibility
+from bdbench.storage.record import Stealth
 
 
 def test_psnr_by_hand() -> None:

@@ -14,8 +14,9 @@ from typing import IO
 import pytest
 
 import bdbench
-from bdbench import Detector, Tools, TrainingView, guard
-from bdbench.guard import Quit
+from bdbench import Detector, Tools, TrainingView
+from bdbench.components import guard
+from bdbench.components.guard import Quit
 from tests.conftest import TINY
 
 # What the main thread is at when the signal comes, after its word that it is there.

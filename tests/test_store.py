@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bdbench import BdbenchError, folders
-from bdbench.store import Store, key_of, written_whole
+from bdbench import BdbenchError
+from bdbench.storage import folders
+from bdbench.storage.store import Store, key_of, written_whole
 
 
 class Counter:

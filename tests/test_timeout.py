@@ -16,12 +16,14 @@ import pytest
 from click.testing import CliRunner
 
 import bdbench
-from bdbench import BdbenchError, Detector, Tools, TrainingView, hookspecs, timeout
-from bdbench.board import Board
+from bdbench import BdbenchError, Detector, Tools, TrainingView
 from bdbench.cli import cli
 from bdbench.experiment import run_each
-from bdbench.plugins import Plugin, Plugins, Registration, installed
-from bdbench.timeout import OutOfTime, at_most, import_seconds
+from bdbench.grids.board import Board
+from bdbench.host import timeout
+from bdbench.host.timeout import OutOfTime, at_most, import_seconds
+from bdbench.registry import hookspecs
+from bdbench.registry.plugins import Plugin, Plugins, Registration, installed
 from tests.conftest import TINY
 from tests.test_grid import TOML, made, run
 from tests.test_plugins import Load, bdbench_register_defenses, load, plugins
@@ -142,7 +144,7 @@ def test_a_run_has_the_same_limit(loaded: None, monkeypatch: pytest.MonkeyPatch,
 
 
 def test_what_all_share_is_limited_once(loaded: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("bdbench.scene.made", lambda setting: forever())
+    monkeypatch.setattr("bdbench.cells.scene.made", lambda setting: forever())
     began = time.monotonic()
     found = list(run_each(defenses=["random", "spectral"], **{**TINY, "attack": "none"},
                           cell_seconds=0.3, out=tmp_path))  # fmt: skip

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from bdbench import BdbenchError, Recipe, Split, resuming, training
+from bdbench import BdbenchError, Recipe, Split
+from bdbench.networks import resuming, training
+from bdbench.networks.recipe import Batch
 from bdbench.progress import Silent
-from bdbench.recipe import Batch
 from bdbench.testing import samples
 from bdbench_triggers.badnets import BadNets
 

@@ -14,7 +14,7 @@ import torch
 
 import bdbench
 from bdbench import Detector, Mitigation, PoisonedData, Role, Streams, Tools, TrainingView, Victim
-from bdbench.workshop import Oracle
+from bdbench.components.workshop import Oracle
 
 # A walk that enters modules and functions' globals reaches everything; a detector that goes there could
 # as well read the disk. What is walked: attributes, containers, closures, bound methods.

@@ -15,12 +15,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import bdbench
-from bdbench import BdbenchError, record, schemas
+from bdbench import BdbenchError
 from bdbench import leaderboard as boards
-from bdbench.board import Board
 from bdbench.cli import cli
-from bdbench.files import read_arrays, read_json, unpacked
+from bdbench.grids.board import Board
 from bdbench.leaderboard.frame import frame_of
+from bdbench.storage import record, schemas
+from bdbench.storage.files import read_arrays, read_json, unpacked
 from tests.conftest import TINY
 from tests.records import made
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from bdbench.words import counted
+from bdbench.display.words import counted
 
 
 @pytest.mark.parametrize(

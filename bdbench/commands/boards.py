@@ -9,9 +9,10 @@ from typing import Any
 
 import click
 
-from bdbench import foreign, machine, stopping
+from bdbench import foreign
 from bdbench.commands import options
 from bdbench.errors import BdbenchError
+from bdbench.host import machine, stopping
 
 _PATH = click.Path(path_type=Path)
 
@@ -38,11 +39,13 @@ def grid(
     error and the rest goes on; the exit code is then 1.
     """
     known = options.warn_of_broken_plugins()
-    from bdbench import grid as grids
-    from bdbench import jobs, progress, tables
-    from bdbench.board import Board
-    from bdbench.interfaces import Source
-    from bdbench.store import STAGES
+    from bdbench import progress
+    from bdbench.components.interfaces import Source
+    from bdbench.display import tables
+    from bdbench.grids import grid as grids
+    from bdbench.grids import jobs
+    from bdbench.grids.board import Board
+    from bdbench.storage.store import STAGES
 
     if engine == "local":
         machine.checked_threads(place["threads"])
@@ -68,7 +71,8 @@ def _work(jobs: list[Any], engine: str, address: str | None, known: set[str], **
 
     known: what is wrong with plugins and has been said.
     """
-    from bdbench import engines, progress
+    from bdbench import progress
+    from bdbench.grids import engines
 
     place = {key: Path(v).absolute() if key in ("board", "out", "data_root") and v else v for key, v in place.items()}
     run = engines.local if engine == "local" else engines.on_ray(address)
@@ -161,7 +165,7 @@ def _say_stale(folder: Path) -> Any:
     Returns the board.
     """
     from bdbench import leaderboard as boards
-    from bdbench.board import Board
+    from bdbench.grids.board import Board
 
     board = Board.read(folder)
     for line in boards.made_by_other_code(board):
@@ -179,7 +183,8 @@ def compare(runs: tuple[str, ...], out: str, as_json: bool) -> None:
     RUN is a run's folder, a record file, or a run's id. Runs that differ in nothing but their seeds are one cell; those
     of other data, or measured by other definitions, are refused.
     """
-    from bdbench import comparison, tables
+    from bdbench.display import tables
+    from bdbench.leaderboard import comparison
 
     found = comparison.compare([options.folder_of(run, out) for run in runs])
     if as_json:
@@ -202,7 +207,7 @@ def report(run: str, output: Path | None, out: str, data_root: str | None, devic
     folder = options.folder_of(run, out)
     with progress.bars() as bars:
         with bars.busy("start"):
-            from bdbench import report as reports
+            from bdbench.display import report as reports
         written = reports.write(folder, output, data_root=data_root, device=device, progress=bars)
     options.warn_of_broken_plugins(known)
     click.echo(written)

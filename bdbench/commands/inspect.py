@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bdbench import foreign, schemas, stopping
+from bdbench import foreign
 from bdbench.commands import options
 from bdbench.errors import BdbenchError
+from bdbench.host import stopping
+from bdbench.storage import schemas
 
 if TYPE_CHECKING:
     from bdbench.inspecting import Inspection
@@ -83,7 +85,7 @@ def inspect(checkpoint: Path, out: str, dry_run: bool, as_json: bool, **asked: A
     with progress.bars() as bars:
         with bars.busy("start"):
             from bdbench import inspecting
-            from bdbench.store import STAGES
+            from bdbench.storage.store import STAGES
         stopping.keeps("" if dry_run else f"finished pieces are kept in {Path(out) / STAGES}")
         with inspecting.prepared(checkpoint, out=None if dry_run else out, progress=bars, **asked) as ready:
             for line in ready.lines():

@@ -9,7 +9,8 @@ from typing import Any
 
 import click
 
-from bdbench import foreign, timeout
+from bdbench import foreign
+from bdbench.host import timeout
 
 attack = click.option(
     "--attack",
@@ -103,7 +104,7 @@ def export_command(target: str) -> Callable[[Callable[..., None]], click.Command
 
 def warn_of_broken_plugins(known: frozenset[str] = frozenset()) -> frozenset[str]:
     """Name what is wrong with plugins and is not yet known; returns all that is wrong."""
-    from bdbench.plugins import KINDS, installed
+    from bdbench.registry.plugins import KINDS, installed
 
     plugins = installed()
     for kind in KINDS:

@@ -47,7 +47,7 @@ def check(names: tuple[str, ...], using: tuple[str, ...], data_root: str | None,
 
     with progress.bars() as bars:
         with bars.busy("start"):
-            from bdbench.interfaces import Source
+            from bdbench.components.interfaces import Source
             from bdbench.testing.cases import installed_cases
 
             source = Source(Path(data_root) if data_root else None)

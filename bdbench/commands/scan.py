@@ -10,8 +10,10 @@ from typing import Any
 
 import click
 
-from bdbench import foreign, schemas, stopping
+from bdbench import foreign
 from bdbench.commands import options
+from bdbench.host import stopping
+from bdbench.storage import schemas
 
 _PATH = click.Path(path_type=Path)
 
@@ -79,7 +81,7 @@ def scan(
     """
     options.warn_of_broken_plugins()
     from bdbench import progress
-    from bdbench.plugins import installed
+    from bdbench.registry.plugins import installed
 
     # Before torch is imported, which takes seconds: a misspelt name is said at once.
     for kind, specs in (("model", [plan["model"]]), ("defense", plan["defenses"])):
@@ -89,7 +91,7 @@ def scan(
         bars = stack.enter_context(progress.bars())
         with bars.busy("start"):
             from bdbench.scanning import files, front
-            from bdbench.store import STAGES
+            from bdbench.storage.store import STAGES
 
         front.check_report(report, source)
         # A dry run leaves nothing.

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bdbench import machine
-from bdbench.defenses import Defense
-from bdbench.files import check_outside
+from bdbench.components.defenses import Defense
+from bdbench.display.words import counted
+from bdbench.host import machine
 from bdbench.inspecting import detectors, foresight, given, images, page, result, subject, verdict
 from bdbench.inspecting import inputs as scoring
 from bdbench.inspecting.foresight import Foresight
@@ -21,8 +21,8 @@ from bdbench.inspecting.inputs import Scorer
 from bdbench.inspecting.result import Inspection
 from bdbench.inspecting.subject import Asked, Subject
 from bdbench.progress import Progress, Silent
-from bdbench.store import STAGES, Store
-from bdbench.words import counted
+from bdbench.storage.files import check_outside
+from bdbench.storage.store import STAGES, Store
 
 __all__ = ["Inspection", "Prepared", "inspect", "prepared"]
 

@@ -11,14 +11,16 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from bdbench import guard, pace, returned
-from bdbench.defenses import Defense, InputDetector, ModelDetector, Verdict, check_distinct
+from bdbench.cells import returned
+from bdbench.components import guard
+from bdbench.components.defenses import Defense, InputDetector, ModelDetector, Verdict, check_distinct
+from bdbench.components.interfaces import ReversedTrigger
 from bdbench.errors import BdbenchError
-from bdbench.files import notice
+from bdbench.host import pace
 from bdbench.inspecting.foresight import Expected
 from bdbench.inspecting.subject import Subject
-from bdbench.interfaces import ReversedTrigger
-from bdbench.plugins import installed
+from bdbench.registry.plugins import installed
+from bdbench.storage.files import notice
 
 # Per stage, what is asked where the user names nothing of that stage.
 DEFAULTS = {"model": ("neural-cleanse", "mm-bd"), "inputs": ("strip",)}

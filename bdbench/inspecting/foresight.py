@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from bdbench import configs, guard, pace
-from bdbench.defenses import InputDetector, ModelDetector
+from bdbench.components import configs, guard
+from bdbench.components.defenses import InputDetector, ModelDetector
 from bdbench.errors import BdbenchError
+from bdbench.host import pace
 from bdbench.inspecting.subject import Subject
 
 # The share of the time that is planned for: a pace is measured in a moment, and machines are not always as fast.

@@ -11,13 +11,13 @@ from typing import Literal
 
 import numpy as np
 
-from bdbench.decoding import decoded, is_image
 from bdbench.errors import BdbenchError
-from bdbench.files import reading
-from bdbench.memory import check_memory
-from bdbench.preparation import in_turn
+from bdbench.host.memory import check_memory
+from bdbench.images.decoding import decoded, is_image
+from bdbench.images.preparation import in_turn
 from bdbench.progress import Track
 from bdbench.seeds import Streams
+from bdbench.storage.files import reading
 
 _AT_ONCE, _AT_ONCE_BYTES = 512, 2**26
 _EXPECTED = "expected image files, or folders of classes with image files in them"

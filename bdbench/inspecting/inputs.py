@@ -10,14 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from bdbench import metrics, pace, returned
-from bdbench.defenses import Defense, InputDetector
+from bdbench.cells import metrics, returned
+from bdbench.components.defenses import Defense, InputDetector
+from bdbench.components.workshop import State
 from bdbench.errors import BdbenchError
+from bdbench.host import pace
 from bdbench.inspecting import images
 from bdbench.inspecting.detectors import How, guarded
 from bdbench.inspecting.subject import Subject
 from bdbench.progress import quiet
-from bdbench.workshop import State
 
 # Images by which the pace is measured.
 _PROBE = 8

@@ -7,15 +7,17 @@ from typing import Any
 
 import numpy as np
 
-from bdbench import configs, foreign, templates
-from bdbench.decoding import encoded
+from bdbench import foreign
+from bdbench.components import configs
+from bdbench.display import templates
+from bdbench.display.verdicts import TONES
+from bdbench.display.words import counted
 from bdbench.errors import BdbenchError
+from bdbench.images.decoding import encoded
 from bdbench.inspecting.detectors import Finding
 from bdbench.inspecting.inputs import Inputs, Scores
 from bdbench.inspecting.subject import Subject
 from bdbench.inspecting.verdict import Conclusion
-from bdbench.verdicts import TONES
-from bdbench.words import counted
 
 _MOST_INPUTS = 12
 

@@ -12,18 +12,22 @@ from typing import Any
 import numpy as np
 
 import bdbench
-from bdbench import configs, environment, foreign, schemas, templates
-from bdbench.decoding import encoded
+from bdbench import foreign
+from bdbench.cells import environment
+from bdbench.components import configs
+from bdbench.display import templates
+from bdbench.display.verdicts import EXIT_CODES, Word
 from bdbench.errors import writable
 from bdbench.experiment import Hooks
+from bdbench.images.decoding import encoded
 from bdbench.inspecting import page
 from bdbench.inspecting.detectors import Finding
 from bdbench.inspecting.foresight import Foresight
 from bdbench.inspecting.inputs import Inputs, Scores
 from bdbench.inspecting.subject import Subject
 from bdbench.inspecting.verdict import Conclusion, Suspect
-from bdbench.store import write_file, written_whole
-from bdbench.verdicts import EXIT_CODES, Word
+from bdbench.storage import schemas
+from bdbench.storage.store import write_file, written_whole
 
 SCHEMA = "bdbench.inspect/1"
 REPORT, RESULT, SCORES, TRIGGERS = "report.html", "inspect.json", "scores.csv", "triggers"

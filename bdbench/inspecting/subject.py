@@ -13,24 +13,27 @@ from typing import Any
 
 import numpy as np
 
-from bdbench import checkpoint, data, guard, machine, training
-from bdbench.bench import Bench
-from bdbench.checkpoint import Checkpoint
-from bdbench.data import Split
-from bdbench.defenses import Defense
+from bdbench.cells.bench import Bench
+from bdbench.cells.tools import HarnessTools
+from bdbench.components import guard
+from bdbench.components.defenses import Defense
+from bdbench.components.interfaces import Architecture
+from bdbench.display.words import counted
 from bdbench.errors import BdbenchError, unknown
-from bdbench.files import check_regular, reading
+from bdbench.host import machine
+from bdbench.images import data
+from bdbench.images.data import Split
 from bdbench.inspecting import images
 from bdbench.inspecting.images import Clean, Form
 from bdbench.inspecting.weights import fitted
-from bdbench.interfaces import Architecture
-from bdbench.plugins import installed
+from bdbench.networks import checkpoint, training
+from bdbench.networks.checkpoint import Checkpoint
+from bdbench.networks.training import Victim
 from bdbench.progress import Progress
+from bdbench.registry.plugins import installed
 from bdbench.seeds import Streams
-from bdbench.store import Store
-from bdbench.tools import HarnessTools
-from bdbench.training import Victim
-from bdbench.words import counted
+from bdbench.storage.files import check_regular, reading
+from bdbench.storage.store import Store
 
 NORMALISATIONS: Mapping[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from scipy.stats import binom
 
 from bdbench import foreign
+from bdbench.display.verdicts import Word
+from bdbench.display.words import counted
 from bdbench.inspecting.detectors import Finding
 from bdbench.inspecting.subject import NORMALISATIONS, Subject
-from bdbench.verdicts import Word
-from bdbench.words import counted
 
 # A detector compares each class with the others: of fewer there is nothing to compare with.
 _FEWEST = 4

@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 
-from bdbench import configs
-from bdbench.checkpoint import Checkpoint
+from bdbench.components import configs
+from bdbench.components.interfaces import Architecture
+from bdbench.display.words import counted
 from bdbench.errors import BdbenchError
-from bdbench.interfaces import Architecture
-from bdbench.words import counted
+from bdbench.networks.checkpoint import Checkpoint
 
 Tensors = Mapping[str, torch.Tensor]
 # Counted by batch norm and used by nothing that predicts; old checkpoints have none.

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from bdbench.defenses import Defense
-from bdbench.hookspecs import hookimpl
+from bdbench.components.defenses import Defense
+from bdbench.registry.hookspecs import hookimpl
 
 
 @hookimpl

@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from bdbench.data import TrainingView
-from bdbench.defenses import Detector
+from bdbench.components.defenses import Detector
+from bdbench.components.workshop import Oracle
 from bdbench.errors import BdbenchError
+from bdbench.images.data import TrainingView
+from bdbench.networks.training import Victim
 from bdbench.scoring import detect, most_suspicious
-from bdbench.training import Victim
-from bdbench.workshop import Oracle
 
 try:
     from art.defences.detector.poison import (

@@ -7,10 +7,10 @@ from typing import Literal
 
 import numpy as np
 
-from bdbench.data import TrainingView
-from bdbench.defenses import Detector
-from bdbench.params import param
-from bdbench.workshop import Tools
+from bdbench.components.defenses import Detector
+from bdbench.components.params import param
+from bdbench.components.workshop import Tools
+from bdbench.images.data import TrainingView
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bdbench.board import Board
+from bdbench.grids.board import Board
 from bdbench.leaderboard.coverage import covered, made_by_other_code
 from bdbench.leaderboard.frame import add, csv_of, frame_of, load
 from bdbench.leaderboard.overall import overall
 from bdbench.leaderboard.summary import BySeed, summarise
-from bdbench.store import write_file
+from bdbench.storage.store import write_file
 
 __all__ = ["add", "build", "load", "made_by_other_code", "render", "stale", "summarise"]
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from bdbench import record
+from bdbench.storage import record
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,12 @@ from typing import Any
 
 import pandas as pd
 
-from bdbench import configs, sources
-from bdbench.applicable import why_not
-from bdbench.board import Board
-from bdbench.grid import show_seeds
+from bdbench.components import configs, sources
+from bdbench.components.applicable import why_not
+from bdbench.grids.board import Board
+from bdbench.grids.grid import show_seeds
 from bdbench.leaderboard.frame import CELL, cell_columns
-from bdbench.plugins import installed
+from bdbench.registry.plugins import installed
 
 _ASKED = [name for name in CELL if not name.endswith("_made")]
 _NOTES = ("not_run", "failed", "not_applicable")

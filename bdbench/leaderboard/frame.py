@@ -9,11 +9,13 @@ from typing import Any
 
 import pandas as pd
 
-from bdbench import configs, foreign, record
-from bdbench.board import Board, check_definitions
+from bdbench import foreign
+from bdbench.components import configs
 from bdbench.errors import BdbenchError
+from bdbench.grids.board import Board, check_definitions
 from bdbench.leaderboard import columns, identity
-from bdbench.store import write_file
+from bdbench.storage import record
+from bdbench.storage.store import write_file
 
 
 def _component(kind: str) -> list[str]:

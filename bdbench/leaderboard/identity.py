@@ -7,8 +7,8 @@ from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bdbench import configs
-from bdbench.store import key_of
+from bdbench.components import configs
+from bdbench.storage.store import key_of
 
 
 def made(config: Mapping[str, Any]) -> dict[str, dict[str, str]]:

@@ -8,10 +8,11 @@ from pathlib import Path
 import pandas as pd
 from tabulate import tabulate
 
-from bdbench import configs, foreign
-from bdbench.board import Board
+from bdbench import foreign
+from bdbench.components import configs
 from bdbench.errors import unknown
-from bdbench.grid import Note
+from bdbench.grids.board import Board
+from bdbench.grids.grid import Note
 from bdbench.leaderboard import overview, views
 from bdbench.leaderboard.columns import HEADINGS
 from bdbench.leaderboard.coverage import covered

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bdbench import configs, templates
-from bdbench.grid import show_seeds
+from bdbench.components import configs
+from bdbench.display import templates
+from bdbench.grids.grid import show_seeds
 from bdbench.leaderboard import overview, views
 from bdbench.leaderboard.columns import COUNTS, HEADINGS
 from bdbench.leaderboard.frame import CELL, rows_of

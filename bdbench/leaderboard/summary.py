@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from bdbench import configs, foreign
+from bdbench import foreign
+from bdbench.components import configs
 from bdbench.leaderboard import identity, intervals, standing, verdicts
 from bdbench.leaderboard.columns import NUMBERS, extras
 from bdbench.leaderboard.frame import CELL, COSTS, DEFENDED

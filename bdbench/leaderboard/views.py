@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bdbench import configs, foreign
+from bdbench import foreign
+from bdbench.components import configs
 from bdbench.errors import unknown
-from bdbench.grid import Note
+from bdbench.grids.grid import Note
 from bdbench.leaderboard import intervals
 from bdbench.leaderboard.columns import (
     COUNTS,

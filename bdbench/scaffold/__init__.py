@@ -58,7 +58,7 @@ def write(name: str, kind: str, where: Path) -> Path:
     folder = where / name
     if folder.exists():
         raise BdbenchError(f"{folder} is there already: expected a name that is not taken")
-    from bdbench.store import written_whole
+    from bdbench.storage.store import written_whole
 
     with written_whole(folder) as aside:
         for template, place in {**_FILES, f"{kind}.py.tmpl": "$module.py"}.items():
@@ -100,7 +100,7 @@ def _installed(module: str) -> bool:
 
 
 def _expect_free(component: str, kind: str) -> None:
-    from bdbench import plugins
+    from bdbench.registry import plugins
 
     kind = "defense" if kind in _DEFENSES else kind
     if kind in plugins.KINDS:

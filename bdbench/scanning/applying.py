@@ -10,18 +10,19 @@ from typing import Any
 
 import numpy as np
 
-from bdbench import machine, training
+from bdbench.display.words import counted
 from bdbench.errors import BdbenchError, writable
-from bdbench.files import check_outside
-from bdbench.listing import Listing
-from bdbench.plugins import installed
-from bdbench.preparation import stratified
+from bdbench.host import machine
+from bdbench.images.listing import Listing
+from bdbench.images.preparation import stratified
+from bdbench.networks import training
 from bdbench.progress import Progress
+from bdbench.registry.plugins import installed
 from bdbench.scanning import files, given, reading
 from bdbench.scanning.laboratory import Laboratory
 from bdbench.seeds import Streams
-from bdbench.store import STAGES, written_whole
-from bdbench.words import counted
+from bdbench.storage.files import check_outside
+from bdbench.storage.store import STAGES, written_whole
 
 _SHOWN, _TEST_SHARE = 5, 0.2
 

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bdbench import data, returned
-from bdbench.defenses import Detector, check_distinct
+from bdbench.cells import returned
+from bdbench.cells.stages.work import Conclusion, concluded
+from bdbench.components.defenses import Detector, check_distinct
 from bdbench.errors import BdbenchError
-from bdbench.plugins import installed
+from bdbench.images import data
+from bdbench.registry.plugins import installed
 from bdbench.scanning.laboratory import Laboratory
 from bdbench.scoring import detector
-from bdbench.stages.work import Conclusion, concluded
 
 # The parameter of detectors that can work for as long as they are told.
 _SECONDS = "seconds"

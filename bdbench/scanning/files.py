@@ -7,15 +7,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bdbench import foreign, schemas
-from bdbench.configs import spec
+from bdbench import foreign
+from bdbench.components.configs import spec
 from bdbench.errors import BdbenchError
-from bdbench.files import read_json
 from bdbench.scanning import page, verdict
 from bdbench.scanning.identifiers import IDENTIFIERS
 from bdbench.scanning.outcome import Scan
 from bdbench.scanning.reading import Copies, Read
-from bdbench.store import sweep, written_whole
+from bdbench.storage import schemas
+from bdbench.storage.files import read_json
+from bdbench.storage.store import sweep, written_whole
 
 SCHEMA = "bdbench-scan-1"
 # Of names that may be as many as the images are.

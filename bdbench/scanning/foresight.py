@@ -18,11 +18,13 @@ from typing import Any
 
 import numpy as np
 
-from bdbench import configs, forecast, guard, memory, pace
-from bdbench.data import TrainingView
-from bdbench.defenses import Detector, Needs
+from bdbench.cells import forecast
+from bdbench.components import configs, guard
+from bdbench.components.defenses import Detector, Needs
 from bdbench.errors import BdbenchError
-from bdbench.preparation import stratified
+from bdbench.host import memory, pace
+from bdbench.images.data import TrainingView
+from bdbench.images.preparation import stratified
 from bdbench.progress import Progress, Silent
 from bdbench.scanning import detecting
 from bdbench.scanning.laboratory import Laboratory

@@ -15,24 +15,26 @@ from typing import Any
 
 import numpy as np
 
-from bdbench import environment, machine, training
-from bdbench.configs import labels as labels_of
-from bdbench.configs import spec
-from bdbench.defenses import Detector
+from bdbench.cells import environment
+from bdbench.components.configs import labels as labels_of
+from bdbench.components.configs import spec
+from bdbench.components.defenses import Detector
+from bdbench.components.interfaces import Architecture
 from bdbench.errors import BdbenchError, unknown
 from bdbench.experiment import Hooks, checked_seed
-from bdbench.files import check_outside
-from bdbench.interfaces import Architecture
-from bdbench.listing import Listing
-from bdbench.plugins import installed
+from bdbench.host import machine
+from bdbench.images.listing import Listing
+from bdbench.networks import training
 from bdbench.progress import Progress, Silent
+from bdbench.registry.plugins import installed
 from bdbench.scanning import detecting, files, foresight, given, groups, reading, telling, verdict
 from bdbench.scanning.foresight import Foresight
 from bdbench.scanning.laboratory import Laboratory
 from bdbench.scanning.outcome import Scan
 from bdbench.scanning.reading import Read
 from bdbench.seeds import Streams
-from bdbench.store import STAGES
+from bdbench.storage.files import check_outside
+from bdbench.storage.store import STAGES
 
 __all__ = ["Plan", "Prepared", "Scan", "prepare", "scan"]
 

@@ -13,14 +13,15 @@ from typing import Any
 
 import numpy as np
 
-from bdbench import decoding, guard
-from bdbench.data import Split
+from bdbench.components import guard
+from bdbench.components.interfaces import Dataset, Source
+from bdbench.components.params import parse_spec
+from bdbench.display.words import counted
 from bdbench.errors import BdbenchError
-from bdbench.interfaces import Dataset, Source
-from bdbench.listing import Listing, listing_of
-from bdbench.params import parse_spec
-from bdbench.plugins import installed
-from bdbench.words import counted
+from bdbench.images import decoding
+from bdbench.images.data import Split
+from bdbench.images.listing import Listing, listing_of
+from bdbench.registry.plugins import installed
 
 _IMAGES, _LABELS = ("image", "img"), ("label", "labels")
 # Where a table has no images, it may say where they lie.

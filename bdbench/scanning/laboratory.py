@@ -8,17 +8,21 @@ from pathlib import Path
 
 import numpy as np
 
-from bdbench import data, guard, machine, models, training
-from bdbench.bench import Bench
-from bdbench.data import TrainingView
-from bdbench.defenses import Detector
-from bdbench.interfaces import Architecture
+from bdbench.cells import models
+from bdbench.cells.bench import Bench
+from bdbench.cells.tools import Awaited, HarnessTools
+from bdbench.components import guard
+from bdbench.components.defenses import Detector
+from bdbench.components.interfaces import Architecture
+from bdbench.host import machine
+from bdbench.images import data
+from bdbench.images.data import TrainingView
+from bdbench.networks import training
+from bdbench.networks.training import Victim
 from bdbench.progress import Progress
 from bdbench.scanning.reading import Read
 from bdbench.seeds import Streams
-from bdbench.store import Stage, Store
-from bdbench.tools import Awaited, HarnessTools
-from bdbench.training import Victim
+from bdbench.storage.store import Stage, Store
 
 # Whatever the images are of, by the recipe for sets that nobody knows.
 _RECIPE = "scanned"

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from bdbench.display.verdicts import EXIT_CODES
 from bdbench.scanning import verdict
 from bdbench.scanning.detecting import Said
 from bdbench.scanning.foresight import Foresight
 from bdbench.scanning.groups import Group
 from bdbench.scanning.reading import Read
 from bdbench.scanning.verdict import Verdict
-from bdbench.verdicts import EXIT_CODES
 
 
 @dataclass(frozen=True)

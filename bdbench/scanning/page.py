@@ -7,14 +7,16 @@ from typing import Any
 
 import numpy as np
 
-from bdbench import foreign, pace, templates
+from bdbench import foreign
+from bdbench.display import templates
+from bdbench.display.verdicts import TONES
+from bdbench.display.words import counted
+from bdbench.host import pace
 from bdbench.scanning import pictures, telling, verdict
 from bdbench.scanning.detecting import Said
 from bdbench.scanning.groups import SHOWN, Group
 from bdbench.scanning.identifiers import IDENTIFIERS
 from bdbench.scanning.outcome import Scan
-from bdbench.verdicts import TONES
-from bdbench.words import counted
 
 # Groups that are shown in full, classes of which a bar is drawn, and of each the highest scores that count.
 _GROUPS, _CLASSES, _HIGHEST = 12, 30, 10

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.figure import Figure
 
-from bdbench import foreign, pictures, templates
-from bdbench.decoding import encoded
+from bdbench import foreign
+from bdbench.display import pictures, templates
+from bdbench.images.decoding import encoded
 
 _BLUE, _RED, _BINS = "#0072b2", "#d55e00", 60
 

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bdbench import machine, memory
+from bdbench.display.words import counted
 from bdbench.errors import BdbenchError, one_line
-from bdbench.listing import Listing
-from bdbench.preparation import stratified
+from bdbench.host import machine, memory
+from bdbench.images.listing import Listing
+from bdbench.images.preparation import stratified
 from bdbench.progress import Track
 from bdbench.scanning import likeness
 from bdbench.seeds import Streams
-from bdbench.words import counted
 
 # Of fewer images in a class nothing can be told; detectors need some on either side.
 FEWEST = 8

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from bdbench import foreign
+from bdbench.display.words import counted
 from bdbench.scanning.reading import FEWEST, Copies, Read
-from bdbench.words import counted
 
 
 def lines(found: Read) -> Iterator[str]:

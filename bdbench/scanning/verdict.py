@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from bdbench.display.verdicts import Word
+from bdbench.display.words import counted
 from bdbench.scanning.detecting import Said
 from bdbench.scanning.reading import FEWEST, Read
-from bdbench.verdicts import Word
-from bdbench.words import counted
 
 LEVEL = 0.05
 """A clean set is called poisoned this often, over all detectors of a scan, if their probabilities are right."""

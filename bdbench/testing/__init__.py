@@ -15,9 +15,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from bdbench.attacks import Attack
-from bdbench.defenses import Defense
-from bdbench.interfaces import Architecture, Component, Dataset, Metric, Source
+from bdbench.components.attacks import Attack
+from bdbench.components.defenses import Defense
+from bdbench.components.interfaces import Architecture, Component, Dataset, Metric, Source
 from bdbench.testing.cases import Case, cases_of, installed_cases
 from bdbench.testing.checks import Fault, NotChecked
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from bdbench import metrics
-from bdbench.attacks import Attack
-from bdbench.data import ImageData, PoisonedData, Role, Split
-from bdbench.preparation import prepare
+from bdbench.cells import metrics
+from bdbench.components.attacks import Attack
+from bdbench.images.data import ImageData, PoisonedData, Role, Split
+from bdbench.images.preparation import prepare
 from bdbench.seeds import Streams
 from bdbench.testing.checks import check, expect, first_fitting
 from bdbench.testing.samples import Shape, lit

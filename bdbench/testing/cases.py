@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bdbench import params
+from bdbench.components import params
+from bdbench.components.interfaces import Component, Source
 from bdbench.errors import unknown
-from bdbench.interfaces import Component, Source
-from bdbench.plugins import KINDS, Plugin, Registration, installed
+from bdbench.registry.plugins import KINDS, Plugin, Registration, installed
 from bdbench.testing.checks import CHECKS, Check
 from bdbench.testing.kinds import kind_of
 

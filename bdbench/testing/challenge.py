@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from bdbench import returned
-from bdbench.attacks import Attack, SourceSpecific, TriggerAttack
-from bdbench.data import ANY_OTHER, Challenge, Role
+from bdbench.cells import returned
+from bdbench.components.attacks import Attack, SourceSpecific, TriggerAttack
 from bdbench.errors import BdbenchError
+from bdbench.images.data import ANY_OTHER, Challenge, Role
 from bdbench.testing.checks import check, expect, fitting
 from bdbench.testing.samples import Shape
 from bdbench.testing.trials import CLASSES, SHAPES, Made, all_made, images_of, settled, tried

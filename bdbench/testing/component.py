@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from bdbench import params
-from bdbench.interfaces import Component
-from bdbench.plugins import installed
+from bdbench.components import params
+from bdbench.components.interfaces import Component
+from bdbench.registry.plugins import installed
 from bdbench.testing.checks import check, expect
 
 

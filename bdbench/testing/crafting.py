@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from bdbench.attacks import Attack, SourceSpecific, TriggerAttack
-from bdbench.data import Role
+from bdbench.components.attacks import Attack, SourceSpecific, TriggerAttack
 from bdbench.errors import BdbenchError
+from bdbench.images.data import Role
+from bdbench.networks.training import Victim
 from bdbench.testing.checks import check, elsewhere, expect, expect_alike, expect_repeatable, fitting, unchanged
 from bdbench.testing.samples import Shape
 from bdbench.testing.trials import CLASSES, SHAPES, columns, images_of, made, rows, settled, tried
-from bdbench.training import Victim
 
 _REMEDY = "draw from ``tools.streams``"
 _SEEDS = range(4)

@@ -10,10 +10,10 @@ from unittest import mock
 
 import numpy as np
 
-from bdbench.data import ImageData, Split, fingerprint
+from bdbench.components.interfaces import Dataset, Source
 from bdbench.errors import BdbenchError
-from bdbench.interfaces import Dataset, Source
-from bdbench.preparation import prepare
+from bdbench.images.data import ImageData, Split, fingerprint
+from bdbench.images.preparation import prepare
 from bdbench.seeds import Streams
 from bdbench.testing.checks import NotChecked, check, elsewhere, expect
 

@@ -9,13 +9,13 @@ from typing import get_args
 
 import numpy as np
 
-from bdbench.data import PoisonedData, Role
-from bdbench.defenses import Defense
+from bdbench.components.defenses import Defense
+from bdbench.components.workshop import Oracle
 from bdbench.errors import BdbenchError
+from bdbench.images.data import PoisonedData, Role
 from bdbench.testing.checks import check, expect, expect_alike, expect_repeatable, fitting, unchanged
 from bdbench.testing.kinds import COUNT, KINDS, expect_sound_result, kind_of, result, worked
 from bdbench.testing.samples import CLASSES, COLOUR, GREY, Shape, handed_over, of_classes, poisoned
-from bdbench.workshop import Oracle
 
 _TINY, _TINY_RESERVE = 20, 8
 

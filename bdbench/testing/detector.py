@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from bdbench.defenses import Detector
+from bdbench.cells.tools import HarnessTools
+from bdbench.components.defenses import Detector
 from bdbench.seeds import Streams
 from bdbench.testing.checks import check, expect, fitting
 from bdbench.testing.kinds import COUNT, expect_scores, expect_sound_results
 from bdbench.testing.samples import COLOUR, GREY, Handed, Shape, handed_over, poisoned
-from bdbench.tools import HarnessTools
 
 # Relative to the spread of the scores: sums in another order end in other last digits.
 _TOLERANCE = 1e-4

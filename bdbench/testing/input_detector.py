@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from bdbench.defenses import InputDetector
+from bdbench.components.defenses import InputDetector
 from bdbench.testing.checks import check, expect, fitting
 from bdbench.testing.kinds import COUNT, expect_scores, expect_sound_results
 from bdbench.testing.samples import COLOUR, GREY, Handed, Shape, handed_over, poisoned

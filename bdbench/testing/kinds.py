@@ -7,12 +7,20 @@ from typing import Any, Protocol, cast
 
 import numpy as np
 
-from bdbench.data import PoisonedData
-from bdbench.defenses import Defense, Detector, InputDetector, Mitigation, Model, ModelDetector, RobustTraining
+from bdbench.components.defenses import (
+    Defense,
+    Detector,
+    InputDetector,
+    Mitigation,
+    Model,
+    ModelDetector,
+    RobustTraining,
+)
 from bdbench.errors import BdbenchError
+from bdbench.images.data import PoisonedData
+from bdbench.networks.training import Victim
 from bdbench.testing.checks import expect, fitting
 from bdbench.testing.samples import COLOUR, GREY, Handed, handed_over, poisoned
-from bdbench.training import Victim
 
 COUNT = 60
 # The module with the checks of a kind is called as the kind is.

@@ -8,8 +8,8 @@ from dataclasses import asdict
 
 import numpy as np
 
-from bdbench.data import Role
-from bdbench.interfaces import Measured, Metric
+from bdbench.components.interfaces import Measured, Metric
+from bdbench.images.data import Role
 from bdbench.testing import records
 from bdbench.testing.checks import check, expect
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from bdbench.defenses import Mitigation
+from bdbench.components.defenses import Mitigation
 from bdbench.testing.checks import check
 from bdbench.testing.kinds import expect_labels, expect_sound_results, predicted
 from bdbench.testing.samples import Handed

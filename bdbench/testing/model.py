@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from bdbench.interfaces import Architecture
+from bdbench.components.interfaces import Architecture
+from bdbench.networks.recipe import Recipe
+from bdbench.networks.training import Trainer, Victim
 from bdbench.progress import quiet
-from bdbench.recipe import Recipe
 from bdbench.testing.checks import check, expect, expect_repeatable, first_fitting, fitting, global_seed
 from bdbench.testing.samples import Shape, split
-from bdbench.training import Trainer, Victim
 
 _SHAPES: tuple[Shape, ...] = ((8, 8, 1), (28, 28, 1), (32, 32, 3))
 _CLASSES, _BATCH = 7, 4

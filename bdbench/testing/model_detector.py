@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from bdbench.defenses import ModelDetector, Verdict
+from bdbench.components.defenses import ModelDetector, Verdict
 from bdbench.testing.checks import check, expect
 from bdbench.testing.kinds import expect_sound_results
 from bdbench.testing.samples import Handed

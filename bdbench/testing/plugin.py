@@ -7,7 +7,7 @@ import sys
 
 import click
 
-from bdbench.plugins import Plugin, installed
+from bdbench.registry.plugins import Plugin, installed
 from bdbench.testing.checks import NotChecked, check, expect
 
 _HEAVY = {"numba", "pandas", "sklearn", "torch", "torchvision"}
@@ -50,7 +50,7 @@ def imports_nothing_heavy(plugin: Plugin) -> None:
     if plugin.error:
         raise NotChecked("it does not load")
     program = (
-        "import sys\nfrom importlib.metadata import entry_points\nfrom bdbench.plugins import KINDS\n"
+        "import sys\nfrom importlib.metadata import entry_points\nfrom bdbench.registry.plugins import KINDS\n"
         f"(point,) = (e for e in entry_points(group='bdbench') if (e.dist.name, e.name) == {plugin.key!r})\n"
         "module = point.load()\n"
         "for plural in KINDS.values():\n    getattr(module, f'bdbench_register_{plural}', list)()\n"

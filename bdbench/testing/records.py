@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from bdbench import __version__
-from bdbench.record import Cost, Decision, Derived, Detection, Inputs, Judgement, Performance, Record, Stealth
+from bdbench.storage.record import Cost, Decision, Derived, Detection, Inputs, Judgement, Performance, Record, Stealth
 
 ATTACKED = Performance(0.9, 0.8, 0.1)
 # Of a source-specific attack with several goals, so that nothing is null.

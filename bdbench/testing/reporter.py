@@ -11,8 +11,8 @@ from typing import Any
 
 import pluggy
 
-from bdbench import hookspecs
-from bdbench.stages import STAGES
+from bdbench.cells.stages import STAGES
+from bdbench.registry import hookspecs
 from bdbench.testing import records
 from bdbench.testing.checks import check, expect
 

@@ -13,18 +13,18 @@ import numpy as np
 import torch
 from torch import nn
 
-from bdbench.attacks import Attack
-from bdbench.bench import Bench
-from bdbench.data import PoisonedData, Role, Split, TrainingView, fingerprint
-from bdbench.defenses import Defense
-from bdbench.interfaces import Architecture
+from bdbench.cells.bench import Bench
+from bdbench.cells.tools import HarnessTools, HarnessWorkshop
+from bdbench.components.attacks import Attack
+from bdbench.components.defenses import Defense
+from bdbench.components.interfaces import Architecture
+from bdbench.components.workshop import Oracle
+from bdbench.images.data import PoisonedData, Role, Split, TrainingView, fingerprint
+from bdbench.networks.recipe import Recipe
+from bdbench.networks.training import Victim
 from bdbench.progress import Silent
-from bdbench.recipe import Recipe
 from bdbench.seeds import Streams
-from bdbench.store import Store
-from bdbench.tools import HarnessTools, HarnessWorkshop
-from bdbench.training import Victim
-from bdbench.workshop import Oracle
+from bdbench.storage.store import Store
 
 Shape = tuple[int, int, int]
 GREY, COLOUR = (8, 8, 1), (32, 32, 3)

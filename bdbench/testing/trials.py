@@ -13,13 +13,13 @@ from typing import TypeVar
 
 import numpy as np
 
-from bdbench.attacks import Attack
-from bdbench.data import Challenge, ImageData, PoisonedData
+from bdbench.cells.tools import HarnessWorkshop
+from bdbench.components.attacks import Attack
+from bdbench.components.workshop import State
+from bdbench.images.data import Challenge, ImageData, PoisonedData
 from bdbench.seeds import Streams
 from bdbench.testing.checks import fitting
 from bdbench.testing.samples import COLOUR, GREY, Shape, split, workshop
-from bdbench.tools import HarnessWorkshop
-from bdbench.workshop import State
 
 CLASSES, COUNT = 10, 200
 SHAPES = (GREY, COLOUR)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-COMMAND = [sys.executable, "-m", "bdbench.cli", "run", "--defense", "spectral", "--fresh"]
+COMMAND = [sys.executable, "-m", "bdbench", "run", "--defense", "spectral", "--fresh"]
 
 
 def digits(folder: Path) -> list[str]:

@@ -10,8 +10,8 @@ import pytest
 
 COMMANDS = {
     "python": ["-c", "pass"],
-    "help": ["-m", "bdbench.cli", "--help"],
-    "list": ["-m", "bdbench.cli", "list"],
+    "help": ["-m", "bdbench", "--help"],
+    "list": ["-m", "bdbench", "list"],
 }
 
 

@@ -13,8 +13,9 @@ from click.testing import CliRunner, Result
 from safetensors.torch import load_file
 
 import bdbench
-from bdbench import InputDetector, ModelDetector, State, Tools, Verdict, checkpoint
+from bdbench import InputDetector, ModelDetector, State, Tools, Verdict
 from bdbench.cli import cli
+from bdbench.networks import checkpoint
 
 # Of an older one no pickle is read, whatever is in it.
 reads_pickles = pytest.mark.skipif(

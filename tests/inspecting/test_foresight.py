@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 import torch
 
-from bdbench import BdbenchError, InputDetector, ModelDetector, Tools, Verdict, inspecting, pace, param
+from bdbench import BdbenchError, InputDetector, ModelDetector, Tools, Verdict, inspecting, param
+from bdbench.components.workshop import Oracle, State
+from bdbench.host import pace
 from bdbench.inspecting.foresight import Expected, fitted
-from bdbench.plugins import installed
-from bdbench.workshop import Oracle, State
+from bdbench.registry.plugins import installed
 from tests.inspecting.asking import Place, Says, command, quickly
 
 EACH = 0.01  # seconds of a step

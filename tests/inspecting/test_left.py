@@ -15,7 +15,7 @@ import pytest
 from click.testing import Result
 from PIL import Image
 
-from bdbench import metrics
+from bdbench.cells import metrics
 from bdbench.inspecting import result
 from tests.inspecting.asking import Bright, Place, Says, quickly
 

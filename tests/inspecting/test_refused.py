@@ -16,7 +16,8 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import bdbench
-from bdbench import BdbenchError, memory
+from bdbench import BdbenchError
+from bdbench.host import memory
 from tests.inspecting.asking import Breaks, Place, Says, command, quickly, reads_pickles, state
 
 

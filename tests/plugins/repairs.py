@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 from bdbench import Architecture, Defense, Oracle, Recipe, Split, Streams, Tools, Victim
-from bdbench.bench import Bench
+from bdbench.cells.bench import Bench
+from bdbench.cells.tools import HarnessTools
 from bdbench.progress import Silent
-from bdbench.store import Store
-from bdbench.tools import HarnessTools
+from bdbench.storage.store import Store
 
 CHANNELS, BAD, TARGET = 12, 5, 0
 

@@ -11,7 +11,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 import bdbench
-from bdbench import training
+from bdbench.networks import training
 from bdbench.progress import Silent
 from bdbench_datamodel import resnet
 from bdbench_datamodel.detector import Datamodel

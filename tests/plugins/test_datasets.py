@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from bdbench import BdbenchError, Dataset, ImageData, Source, Streams, experiment
-from bdbench.plugins import installed
-from bdbench.preparation import prepare
+from bdbench.images.preparation import prepare
+from bdbench.registry.plugins import installed
 from bdbench_datasets.digits import Digits
 from bdbench_datasets.imagefolder import ImageFolder
 from bdbench_datasets.mnist5k import MNIST5k
@@ -113,7 +113,7 @@ def test_image_folder_resizes_on_request_and_refuses_a_mixture(folder: Path) -> 
 def test_sizes_that_differ_far_apart_are_refused_too(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from PIL import Image
 
-    monkeypatch.setattr("bdbench.preparation._READ_AT_ONCE", 1)
+    monkeypatch.setattr("bdbench.images.preparation._READ_AT_ONCE", 1)
     Image.fromarray(np.zeros((9, 7, 3), np.uint8)).save(folder / "train" / "bee" / "odd.png")
     with pytest.raises(BdbenchError, match=r"images differ in size: \(6, 6\) and \(9, 7\)"):
         pick(ImageFolder().read(Source(folder)))

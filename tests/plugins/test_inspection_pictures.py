@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 import bdbench
-from bdbench.pictures import rendered
-from bdbench.plugins import installed
+from bdbench.display.pictures import rendered
+from bdbench.registry.plugins import installed
 
 
 @pytest.mark.parametrize(

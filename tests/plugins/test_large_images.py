@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bdbench import Attack, ImageData, Role
-from bdbench.plugins import installed
+from bdbench.registry.plugins import installed
 from bdbench.testing.samples import split
 from bdbench.testing.trials import tried
 from tests.test_conformance import SMALL

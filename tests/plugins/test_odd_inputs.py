@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from bdbench import BdbenchError, Dataset, ImageData, Source, decoded, load
-from bdbench.data import checked_split
+from bdbench.images.data import checked_split
 from bdbench_datasets.imagefolder import Files, ImageFolder
 from bdbench_datasets.npz import Npz
 from bdbench_datasets.vision import GTSRB, MNIST

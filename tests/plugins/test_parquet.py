@@ -12,7 +12,7 @@ from PIL import Image
 
 import bdbench
 from bdbench import BdbenchError, ImageData, Source, Streams, export
-from bdbench.preparation import prepare
+from bdbench.images.preparation import prepare
 from bdbench.testing import check_dataset
 from bdbench_datasets.parquet import Parquet
 from tests.conftest import in_order

@@ -11,7 +11,7 @@ from scipy import stats
 
 import bdbench
 from bdbench.cli import cli
-from bdbench.plugins import installed
+from bdbench.registry.plugins import installed
 from bdbench_datamodel import commands, pictures, strength, study
 from bdbench_datamodel.ensemble import draw_subsets
 from bdbench_datamodel.estimators import difference_of_means

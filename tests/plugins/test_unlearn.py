@@ -56,7 +56,9 @@ def test_it_takes_the_detectors_decision_or_a_share_of_its_scores(
 
 
 def test_the_detector_is_a_parameter_that_is_a_component() -> None:
-    made = bdbench.plugins.installed().component("defense", "unlearn:detector=[spectral:oracle=true,across=rank]")  # type: ignore[attr-defined]
+    made = bdbench.registry.plugins.installed().component(
+        "defense", "unlearn:detector=[spectral:oracle=true,across=rank]"
+    )  # type: ignore[attr-defined]
     assert made.detector == (SpectralSignatures(oracle=True, across="rank"),) and made.told == ("poison_rate",)
     assert made.config()["detector"][0]["name"] == "spectral"
     with pytest.raises(BdbenchError, match="detector=2 of them is not allowed: expected one"):

@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from bdbench import Architecture, BdbenchError
+from bdbench.networks.training import Trainer
 from bdbench.progress import quiet
-from bdbench.training import Trainer
 from bdbench_models.zoo import Timm, Torchvision
 
 pytest.importorskip("timm")

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from bdbench.board import Board
-from bdbench.files import read_json
-from bdbench.record import validate
+from bdbench.grids.board import Board
+from bdbench.storage.files import read_json
+from bdbench.storage.record import validate
 from tests.reliability.work import GRID, cell, done, grid
 from tests.test_experiment import numbers
 

@@ -25,8 +25,13 @@ with atheris.instrument_imports(include=["bdbench", "bdbench_backdoorbench", "bd
     import torch
 
     import bdbench_backdoorbench.unpickling
-    from bdbench import BdbenchError, Source, checkpoint, decoding, files, foreign, grid, plugins, preparation, record
+    from bdbench import BdbenchError, Source, foreign
+    from bdbench.grids import grid
+    from bdbench.images import decoding, preparation
+    from bdbench.networks import checkpoint
+    from bdbench.registry import plugins
     from bdbench.seeds import Streams
+    from bdbench.storage import files, record
     from bdbench_datasets.npz import Npz
     from bdbench_datasets.parquet import Parquet
 

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 import bdbench
-from bdbench.files import notice
-from bdbench.store import Store
+from bdbench.storage.files import notice
+from bdbench.storage.store import Store
 from tests.reliability.conftest import Whole, records
 from tests.reliability.work import CELL, count
 

@@ -62,10 +62,10 @@ def cell(out: Path) -> None:
 
 def grid(folder: Path) -> None:
     """GRID, with its board and its runs below a folder."""
-    from bdbench import engines
-    from bdbench import grid as grids
-    from bdbench.board import Board
-    from bdbench.jobs import Workplace
+    from bdbench.grids import engines
+    from bdbench.grids import grid as grids
+    from bdbench.grids.board import Board
+    from bdbench.grids.jobs import Workplace
     from bdbench.progress import Silent
 
     _quiet()

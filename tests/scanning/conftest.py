@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from bdbench import Detector, Tools, TrainingView, param
-from bdbench.plugins import Plugin, Registration, installed
+from bdbench.registry.plugins import Plugin, Registration, installed
 
 MODEL = "convnet:width=4,epochs=1"
 CLASSES = ("cat", "dog", "ship")

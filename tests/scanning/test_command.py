@@ -14,9 +14,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 import bdbench
-from bdbench import BdbenchError, schemas
+from bdbench import BdbenchError
 from bdbench.cli import cli
 from bdbench.scanning import files
+from bdbench.storage import schemas
 from tests.scanning.conftest import EACH, MODEL, STAMPED, arrays, write_folder
 from tests.test_stopping import stopped
 

@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-from bdbench import BdbenchError, Detector, Needs, Tools, TrainingView, memory, param
+from bdbench import BdbenchError, Detector, Needs, Tools, TrainingView, param
+from bdbench.host import memory
 from bdbench.scanning import foresight, front, reading
 from tests.scanning.conftest import MODEL
 
@@ -103,7 +104,7 @@ def test_what_cannot_fit_is_refused_before_it_is_read(tmp_path: Path, monkeypatc
         return decoded(*args)
 
     monkeypatch.setattr(reading, "_decoded", noted)
-    monkeypatch.setattr("bdbench.forecast.of_training", lambda ground: 0)
+    monkeypatch.setattr("bdbench.cells.forecast.of_training", lambda ground: 0)
     monkeypatch.setattr(memory, "available", lambda: 800_000)
     with pytest.raises(BdbenchError, match=r"defense 'steady' on 900 images .* --subset 800, or a smaller --size"):
         prepared()

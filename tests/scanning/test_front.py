@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 import bdbench
-from bdbench import BdbenchError, decoding
+from bdbench import BdbenchError
+from bdbench.images import decoding
 from bdbench.scanning import files
 from tests.scanning.conftest import CLASSES, EACH, STAMPED, Patch, arrays, write_folder
 

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bdbench import BdbenchError, Listing, memory
+from bdbench import BdbenchError, Listing
+from bdbench.host import memory
 from bdbench.progress import quiet
 from bdbench.scanning import given, reading, telling
 from bdbench.scanning.reading import Read

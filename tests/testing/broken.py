@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from bdbench.interfaces import Source
+from bdbench.components.interfaces import Source
 from bdbench.testing import Fault
 from bdbench.testing.cases import cases_of
 

@@ -5,12 +5,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bdbench import (
-    Role,
-    Streams,
-    metrics,
-    preparation,
-)
+from bdbench import Role, Streams
+from bdbench.cells import metrics
+from bdbench.images import preparation
 from bdbench.testing import attack as checks
 from bdbench.testing import check_attack
 from tests.testing.broken import Broken, expect_complete, expect_fault

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from bdbench import BdbenchError, Detector, PoisonedData, Tools, TrainingView
-from bdbench.defenses import Defense
+from bdbench.components.defenses import Defense
+from bdbench.components.workshop import Oracle
 from bdbench.testing import check_defense
-from bdbench.workshop import Oracle
 from tests.testing.broken import COMPONENT_CHECKS, Broken, expect_complete, expect_fault
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from bdbench import Measured, Metric, Record, Role, hookimpl
-from bdbench.stages import STAGES
+from bdbench.cells.stages import STAGES
 from bdbench.testing import check_metric, check_reporter
 from bdbench.testing.records import record as sample
 from tests.testing.broken import Broken, expect_complete, expect_fault

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from bdbench import BdbenchError
-from bdbench.plugins import installed
+from bdbench.registry.plugins import installed
 from bdbench.testing import Fault, check_plugin
 from bdbench.testing.cases import cases_of, installed_cases
 from tests.testing.broken import expect_complete

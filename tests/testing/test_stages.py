@@ -23,9 +23,9 @@ from bdbench import (
     Verdict,
     Victim,
 )
+from bdbench.components.workshop import Oracle
 from bdbench.testing import check_defense
 from bdbench.testing.cases import cases_of
-from bdbench.workshop import Oracle
 from tests.testing.broken import Broken, expect_complete, expect_fault
 from tests.testing.test_defense import Chance
 

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from bdbench import experiment, grid
-from bdbench.cell import run_id
+from bdbench import experiment
+from bdbench.cells.cell import run_id
+from bdbench.grids import grid
 from bdbench_backdoorbench.attack import BackdoorBenchRecord
 from tests.plugins.backdoorbench.conftest import Clean
 

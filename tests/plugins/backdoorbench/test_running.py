@@ -13,7 +13,7 @@ import torch
 
 import bdbench
 from bdbench import BdbenchError, experiment
-from bdbench.plugins import installed
+from bdbench.registry.plugins import installed
 from bdbench_backdoorbench.attack import BackdoorBenchRecord
 from bdbench_backdoorbench.known import CLEAN_SETS
 from bdbench_models.architectures import ConvNet, PreActResNet18
@@ -29,13 +29,13 @@ def test_the_records_own_victim_is_measured(
     weights = OrderedDict((f"module.{k}", v) for k, v in network.state_dict().items())
     record = clean.badnet(tmp_path / "r", weights=weights)
     trained = []
-    real = bdbench.training.Trainer.train
+    real = bdbench.networks.training.Trainer.train
 
     def train(self: Any, images: Any, labels: Any, seed: int, label: str = "train", **options: Any) -> Any:
         trained.append(label)
         return real(self, images, labels, seed, label, **options)
 
-    monkeypatch.setattr("bdbench.training.Trainer.train", train)
+    monkeypatch.setattr("bdbench.networks.training.Trainer.train", train)
     options: dict[str, Any] = {
         "attack": f"backdoorbench:record={record}",
         "dataset": f"npz:path={clean.file}",

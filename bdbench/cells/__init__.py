@@ -1,0 +1,1 @@
+"""One cell of the benchmark, from the data to the record."""

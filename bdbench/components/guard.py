@@ -1,0 +1,313 @@
+"""Calls into code that is not ours: components, metrics, reporters, whatever a plugin brings.
+
+Such code may end the process, or leave the settings of libraries and of the process other than they were. Here neither
+gets any further than the call. What cannot be met in one process (a crash, memory that runs out) is met by the engines.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import signal
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from bdbench.errors import one_line
+from bdbench.host import stopping
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from bdbench.components.interfaces import Component
+
+
+# As the system has it: inside a call another stands in its place.
+_EXIT = os._exit
+
+
+class Quit(RuntimeError):
+    """A component raised what ends a program: it is that component's failure, and ends nothing else."""
+
+
+@contextmanager
+def call(component: Component | None = None) -> Iterator[None]:
+    """Inside, foreign code runs: what it changes that others share is put back, and its errors are known as its own.
+
+    component: whose code it is, for ``whose``; the innermost counts. An exit or a KeyboardInterrupt that nobody asked
+    for becomes ``Quit``, and so does ``os._exit``. A process that was forked in there and comes back ends.
+    """
+    own = os.getpid()
+    with stopping.noticed(), _put_back(), _no_way_out():
+        before = stopping.signals()
+        try:
+            yield
+        except Exception as error:
+            _blame(error, component)
+            raise
+        except BaseException as error:
+            if stopping.signals() > before:
+                raise
+            quit_ = Quit(f"it raised {one_line(error)}, which ends programs: expected an error")
+            _blame(quit_, component)
+            raise quit_ from error
+        finally:
+            if os.getpid() != own:
+                _EXIT(1)
+            stopping.check()
+
+
+def whose(error: BaseException) -> Component | None:
+    """The component that an error came from, if it came from one."""
+    return vars(error).get("bdbench_component")
+
+
+def _blame(error: Exception, component: Component | None) -> None:
+    if whose(error) is None:
+        vars(error)["bdbench_component"] = component
+
+
+def read_only(array: np.ndarray) -> np.ndarray:
+    """A view of an array that cannot be written to."""
+    view = array.view()
+    view.flags.writeable = False
+    return view
+
+
+def freeze(*parts: object) -> None:
+    """Let nobody write to the arrays that are the fields of ``parts``, or the values of those that are mappings."""
+    import numpy as np
+
+    for part in parts:
+        for value in () if part is None else (part if isinstance(part, Mapping) else vars(part)).values():
+            if isinstance(value, np.ndarray):
+                value.flags.writeable = False
+
+
+@contextmanager
+def _no_way_out() -> Iterator[None]:
+    """``os._exit``, which would end the program without a word, raises in this process; in others it is as it is."""
+    own, before = os.getpid(), os._exit
+
+    def refused(status: int) -> NoReturn:
+        if os.getpid() != own:
+            _EXIT(status)
+        raise SystemExit(status)
+
+    os._exit = refused
+    try:
+        yield
+    finally:
+        os._exit = before
+
+
+@contextmanager
+def _put_back() -> Iterator[None]:
+    """All that is listed here is afterwards as it was before."""
+    with ExitStack() as stack:
+        stack.enter_context(warnings.catch_warnings())
+        # We make them so, and look whether somebody wrote to them: users need not be told.
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+        stack.enter_context(_streams())
+        for read, restore in (*_PROCESS, *(_torch() if "torch" in sys.modules else ())):
+            stack.callback(_restored, read, restore, read())
+        was_there = "torch" in sys.modules
+        yield
+        if not was_there and "torch" in sys.modules:
+            _as_delivered()
+
+
+def _restored(read: Callable[[], Any], restore: Callable[[Any], Any], before: Any) -> None:
+    """Put a setting back if it differs. What cannot be put back must not hide the error that is on its way."""
+    with contextlib.suppress(Exception):
+        if read() != before:
+            restore(before)
+
+
+def _folder() -> str | None:
+    try:
+        return os.getcwd()
+    except OSError:  # it was removed
+        return None
+
+
+def _umask() -> int:
+    # It can only be read by setting it.
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
+
+
+def _environment(before: dict[str, str]) -> None:
+    for name in os.environ.keys() - before.keys():
+        del os.environ[name]
+    os.environ.update(before)
+
+
+def _handlers() -> tuple[Any, ...]:
+    return tuple(map(signal.getsignal, _SIGNALS))
+
+
+def _handle(before: tuple[Any, ...]) -> None:
+    if threading.current_thread() is threading.main_thread():
+        for number, handler in zip(_SIGNALS, before, strict=True):
+            signal.signal(number, handler)
+
+
+def _numpy_errors() -> dict[str, Any] | None:
+    return sys.modules["numpy"].geterr() if "numpy" in sys.modules else None
+
+
+def _set_numpy_errors(before: dict[str, Any] | None) -> None:
+    if before is not None:
+        sys.modules["numpy"].seterr(**before)
+
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# Each setting of the process: how it is read, and how it is set.
+_PROCESS: tuple[tuple[Callable[[], Any], Callable[[Any], Any]], ...] = (
+    (_folder, os.chdir),
+    (_umask, os.umask),
+    (lambda: dict(os.environ), _environment),
+    (sys.getrecursionlimit, sys.setrecursionlimit),
+    (_handlers, _handle),
+    (_numpy_errors, _set_numpy_errors),
+)
+
+
+def _default_device() -> Any:
+    import torch
+
+    try:
+        return torch.get_default_device()
+    except AttributeError:  # torch 2.6, once it was set to none
+        return torch.device("cpu")
+
+
+def _set_default_device(before: Any) -> None:
+    import torch
+
+    torch.set_default_device(None if before.type == "cpu" else before)
+    try:
+        torch.get_default_device()
+    except AttributeError:  # torch 2.6; others are to be able to ask
+        torch.set_default_device(before)
+
+
+def _torch() -> tuple[tuple[Callable[[], Any], Callable[[Any], Any]], ...]:
+    """The same for torch, which is not loaded for this."""
+    import torch
+
+    def deterministic(before: tuple[bool, bool]) -> None:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+
+    def cudnn(before: tuple[bool, bool]) -> None:
+        torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = before
+
+    return (
+        (torch.get_default_dtype, torch.set_default_dtype),
+        (_default_device, _set_default_device),
+        (torch.is_grad_enabled, torch.set_grad_enabled),
+        (torch.is_anomaly_enabled, torch.autograd.set_detect_anomaly),
+        (torch.get_num_threads, torch.set_num_threads),
+        (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
+        (
+            lambda: (
+                torch.are_deterministic_algorithms_enabled(),
+                torch.is_deterministic_algorithms_warn_only_enabled(),
+            ),
+            deterministic,
+        ),
+        (lambda: (torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic), cudnn),
+        (_autocasts, _autocast_again),
+        (_module_hooks, _hook_again),
+    )
+
+
+def _autocasts() -> tuple[tuple[str, bool, Any], ...]:
+    import torch
+
+    return tuple((d, torch.is_autocast_enabled(d), torch.get_autocast_dtype(d)) for d in ("cpu", "cuda"))
+
+
+def _autocast_again(before: tuple[tuple[str, bool, Any], ...]) -> None:
+    import torch
+
+    for device, enabled, dtype in before:
+        torch.set_autocast_enabled(device, enabled)
+        torch.set_autocast_dtype(device, dtype)
+    torch.clear_autocast_cache()  # type: ignore[no-untyped-call]
+
+
+# What torch calls at every module's call, whoever's it is; it has no functions that read them.
+_HOOKS = ("_global_forward_hooks", "_global_forward_pre_hooks", "_global_backward_hooks", "_global_backward_pre_hooks")
+
+
+def _module_hooks() -> list[dict[int, Any]]:
+    from torch.nn.modules import module
+
+    return [dict(getattr(module, name)) for name in _HOOKS if hasattr(module, name)]
+
+
+def _hook_again(before: list[dict[int, Any]]) -> None:
+    from torch.nn.modules import module
+
+    for name, held in zip((n for n in _HOOKS if hasattr(module, n)), before, strict=True):
+        hooks = getattr(module, name)
+        hooks.clear()
+        hooks.update(held)
+
+
+def _as_delivered() -> None:
+    """torch's settings as they are when it is loaded, for what loaded it itself."""
+    import torch
+
+    torch.set_default_dtype(torch.float32)
+    torch.set_default_device(None)
+    torch.set_grad_enabled(True)
+    torch.use_deterministic_algorithms(False)
+
+
+@contextmanager
+def _streams() -> Iterator[None]:
+    """Standard input, output and error: the same objects, open, and on the same files."""
+    before = sys.stdin, sys.stdout, sys.stderr
+    copies = {number: _copied(number) for number in range(3)}
+    try:
+        yield
+    finally:
+        for number, copy in copies.items():
+            if copy is not None:
+                _same_again(number, copy)
+        sys.stdin, sys.stdout, sys.stderr = before
+        for number, (name, stream) in enumerate(zip(("stdin", "stdout", "stderr"), before, strict=True)):
+            if getattr(stream, "closed", False) and copies[number] is not None:
+                reopened = _opened(number)
+                setattr(sys, name, reopened)
+                if getattr(sys, f"__{name}__") is stream:
+                    setattr(sys, f"__{name}__", reopened)
+
+
+def _copied(number: int) -> int | None:
+    try:
+        return os.dup(number)
+    except OSError:  # it was closed from the start
+        return None
+
+
+def _same_again(number: int, copy: int) -> None:
+    try:
+        same = os.path.samestat(os.fstat(number), os.fstat(copy))
+    except OSError:
+        same = False
+    if not same:
+        os.dup2(copy, number)
+    os.close(copy)
+
+
+def _opened(number: int) -> io.TextIOWrapper:
+    return open(number, "r" if number == 0 else "w", buffering=1, errors="backslashreplace", closefd=False)

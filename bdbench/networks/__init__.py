@@ -1,0 +1,1 @@
+"""How a model is trained, left and taken up again, and read from a file of weights."""

@@ -1,0 +1,1 @@
+"""What is installed: the hooks, the plugins, and what they register."""

@@ -1,0 +1,175 @@
+"""Stage results, found by the hash of what they were made from; written whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from bdbench.errors import BdbenchError, writable
+from bdbench.storage import claims, folders
+from bdbench.storage.files import check_regular, notice, read_json, unpacked
+
+# Where stage results are kept, in the folder of runs.
+STAGES = ".stages"
+_DAY = 24 * 3600
+
+
+def key_of(config: Mapping[str, Any]) -> str:
+    """The content address of a JSON-able configuration: 32 hexadecimal digits."""
+    text = json.dumps(config, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+@contextmanager
+def written_whole(folder: Path, keep_others: bool = False) -> Iterator[Path]:
+    """A temporary folder that becomes ``folder`` at the end, replacing it, or vanishes on an error.
+
+    keep_others: what lies in the folder under other names than the new files stays there. The new files are flushed to
+    disk before the rename. Raises BdbenchError if the place cannot be written.
+    """
+    with writable(folder.parent):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=folder.parent))
+    try:
+        yield aside
+        aside.chmod(0o755)
+        for path in aside.iterdir():
+            _sync(path)
+        _sync(aside)
+        folders.replace(folder, aside, keep_others)
+        _sync(folder.parent)
+    except OSError as error:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise BdbenchError(f"cannot write to {folder}: {error.strerror}: expected a writable folder") from None
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+
+
+def write_file(path: Path, content: str | bytes) -> None:
+    """Write one file whole or not at all. Raises BdbenchError if the place cannot be written."""
+    with writable(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, aside = tempfile.mkstemp(dir=path.parent, prefix=".unfinished-")
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+        os.chmod(aside, 0o644)
+        _sync(Path(aside))
+        os.replace(aside, path)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what processes that were killed left unfinished in this folder.
+
+    What is younger than a day stays: another process may be at work on it.
+    """
+    for path in folder.glob(".unfinished-*"):
+        try:
+            if time.time() - path.stat().st_mtime > _DAY:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        except OSError:
+            pass
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@dataclass
+class Stage:
+    """A finished stage: its arrays, the seconds it took when it was computed, and whether it was reused."""
+
+    arrays: dict[str, np.ndarray]
+    seconds: float
+    reused: bool
+
+
+class Store:
+    """A folder of stage results. ``fresh`` ignores what was there before this Store was opened."""
+
+    def __init__(self, root: Path, fresh: bool = False) -> None:
+        self.root = root
+        self._fresh = fresh
+        self._mine: set[str] = set()
+        with writable(root):
+            root.mkdir(parents=True, exist_ok=True)
+        for folder in (root, *root.iterdir()):
+            sweep(folder)
+
+    def stage(self, config: Mapping[str, Any], make: Callable[[], tuple[Mapping[str, np.ndarray], float]]) -> Stage:
+        """The stage of that configuration, from disk if it is there, else from ``make`` (arrays, seconds).
+
+        A folder that is not as it was written (a bit that fell over, a stray hand) is told of and computed again.
+        """
+        key = key_of(config)
+        folder = self.root / key[:2] / key
+        found = self._found(key, folder)
+        if found is not None:
+            return found
+        # Who makes it is waited for, rather than that it is made twice.
+        with claims.locked(folder.with_suffix(".lock")):
+            return self._found(key, folder) or self._made(key, folder, config, make)
+
+    def _found(self, key: str, folder: Path) -> Stage | None:
+        if not self._fresh or key in self._mine:
+            try:
+                return self._read(folder, key)
+            except FileNotFoundError:
+                pass
+            except Exception as error:  # bytes that are not what was written may trip whatever reads them
+                notice(f"the stage result {folder} is damaged and is computed again: {error}")
+        return None
+
+    def _made(
+        self, key: str, folder: Path, config: Mapping[str, Any], make: Callable[[], tuple[Mapping[str, Any], float]]
+    ) -> Stage:
+        arrays, seconds = make()
+        with written_whole(folder) as aside:
+            np.savez(aside / "arrays.npz", **dict(arrays))  # type: ignore[arg-type]
+            with (aside / "arrays.npz").open("rb") as file:
+                meta = {"key": key, "config": config, "seconds": seconds, "arrays": _digest(file)}
+            meta = json.loads(json.dumps(meta))  # as it will be read: its digest is of that
+            text = json.dumps({**meta, "digest": key_of(meta)}, indent=1, sort_keys=True)
+            (aside / "meta.json").write_text(text)
+        self._mine.add(key)
+        claims.advanced()
+        return Stage(dict(arrays), seconds, reused=False)
+
+    def made_elsewhere(self, config: Mapping[str, Any]) -> None:
+        """Say that another process made the stage of that configuration for this one: it is not stale."""
+        self._mine.add(key_of(config))
+
+    @staticmethod
+    def _read(folder: Path, key: str) -> Stage:
+        """What is there, if it is what was written for ``key``. Raises anything else."""
+        meta = read_json(folder / "meta.json")
+        if not isinstance(meta, dict) or meta.pop("digest", None) != key_of(meta):
+            raise ValueError("meta.json is not as it was written")
+        if meta["key"] != key:
+            raise ValueError(f"it is of stage {meta['key']}")
+        check_regular(folder / "arrays.npz")
+        # One file, whatever takes its place between the two.
+        with (folder / "arrays.npz").open("rb") as file:
+            if _digest(file) != meta["arrays"]:
+                raise ValueError("arrays.npz is not as it was written")
+            file.seek(0)
+            return Stage(unpacked(file), float(meta["seconds"]), reused=True)
+
+
+def _digest(file: BinaryIO) -> str:
+    return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
