@@ -31,7 +31,11 @@ from tests.environments import Environment
 
 ROOT = Path(__file__).parent.parent
 # cli.md is made from the program, and holds usage, not examples.
-PAGES = [ROOT / "README.md", *sorted(p for p in (ROOT / "docs").glob("*.md") if p.name != "cli.md")]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    *sorted(p for p in (ROOT / "docs").glob("*.md") if p.name != "cli.md"),
+]
 _FENCE = re.compile(r"(?P<mark><!-- not run: .+? -->\n)?^```(?P<language>\w*)\n(?P<code>.*?)^```\n", re.S | re.M)
 
 
@@ -257,3 +261,13 @@ def test_the_table_of_strengths_is_of_its_file() -> None:
     # By hand: intervals that do not overlap.
     held = found["trigger"] - found["trigger_half"] > found["natural"] + found["natural_half"]
     assert (held == (found["assumption"] == "held")).mean() > 0.9  # the file's numbers are rounded
+
+
+def test_every_room_of_the_core_is_described() -> None:
+    told = set(re.findall(r"`([a-z_]+(?:\.py|/))`", (ROOT / "CONTRIBUTING.md").read_text()))
+    there = {
+        path.name + ("/" if path.is_dir() else "")
+        for path in (ROOT / "bdbench").iterdir()
+        if path.suffix == ".py" or (path / "__init__.py").exists()
+    }
+    assert there - told == {"__init__.py", "__main__.py", "pytest_plugin.py"}

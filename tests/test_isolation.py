@@ -19,7 +19,7 @@ from bdbench import (
     TrainingView,
     param,
 )
-from tests.test_stages import Corner
+from tests.cells.test_stages import Corner
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,8 +16,8 @@ from PIL import Image
 
 from bdbench import ModelDetector
 from bdbench.inspecting import result
+from tests.host.test_stopping import stopped
 from tests.inspecting.asking import QUICK, AlsoSays, Breaks, Place, Says, ThirdSays, Told, command, quickly
-from tests.test_stopping import stopped
 
 
 def test_a_backdoor_is_found_with_its_target(found: tuple[Result, Path]) -> None:

@@ -18,8 +18,8 @@ from bdbench import BdbenchError
 from bdbench.cli import cli
 from bdbench.scanning import files
 from bdbench.storage import schemas
+from tests.host.test_stopping import stopped
 from tests.scanning.conftest import EACH, MODEL, STAMPED, arrays, write_folder
-from tests.test_stopping import stopped
 
 
 def invoke(*arguments: str | Path) -> Result:

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 import bdbench
+from tests.leaderboard.test_page import CHROMIUM, browser
 from tests.scanning.conftest import MODEL, STAMPED, Patch, Ranks, arrays
-from tests.test_page import CHROMIUM, browser
 
 __all__ = ["browser"]
 

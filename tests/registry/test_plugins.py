@@ -194,7 +194,7 @@ def test_an_argument_that_is_added_to_a_hook_breaks_no_plugin() -> None:
         names = [*inspect.signature(spec).parameters, "added"]
         exec(f"def {name}({', '.join(names)}): ...", vars(later))
         setattr(later, name, hookspecs.hookspec(vars(later)[name]))
-    example = Path(__file__).parent / "plugin_packages" / "bdbench-example"
+    example = Path(__file__).parents[1] / "plugin_packages" / "bdbench-example"
     own = importlib.metadata.distribution("bdbench").entry_points.select(group=hookspecs.GROUP)
     modules = [point.load() for point in own]
     sys.path.insert(0, str(example))

@@ -16,7 +16,7 @@ from bdbench.cells.stages import STAGES
 from bdbench.cli import cli
 from tests.environments import Environment
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 def new(*arguments: str) -> Result:

@@ -20,8 +20,8 @@ from bdbench.grids.jobs import _Work
 from bdbench.progress import Silent
 from bdbench.registry.plugins import Plugin, Registration, installed
 from bdbench.storage.claims import TRIES, attempt
+from tests.grids.test_grid import TOML, made, run
 from tests.test_experiment import numbers
-from tests.test_grid import TOML, made, run
 
 SMALL = TOML.replace("[0.04, 0.06]", "0.04").replace('"0-1"', '"0"')
 

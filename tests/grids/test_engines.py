@@ -14,8 +14,8 @@ from bdbench.grids import engines, grid
 from bdbench.grids.board import Board
 from bdbench.progress import Silent
 from tests.conftest import TINY_DATAMODEL
+from tests.grids.test_grid import TOML, made, run
 from tests.test_experiment import numbers
-from tests.test_grid import TOML, made, run
 
 SLOWER = TOML.replace('"low-loss"', f'"{TINY_DATAMODEL.replace("models=12", "models=40")}"')
 

@@ -25,8 +25,8 @@ from bdbench.host.timeout import OutOfTime, at_most, import_seconds
 from bdbench.registry import hookspecs
 from bdbench.registry.plugins import Plugin, Plugins, Registration, installed
 from tests.conftest import TINY
-from tests.test_grid import TOML, made, run
-from tests.test_plugins import Load, bdbench_register_defenses, load, plugins
+from tests.grids.test_grid import TOML, made, run
+from tests.registry.test_plugins import Load, bdbench_register_defenses, load, plugins
 
 __all__ = ["load", "plugins"]
 

@@ -234,10 +234,10 @@ def test_metrics_and_reporters_write_into_nothing_and_end_nothing(
 def test_an_import_whose_error_cannot_be_read_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     import importlib.metadata
 
-    (tmp_path / "made_mute.py").write_text("from tests.test_guard import Unspeakable\nraise Unspeakable\n")
+    (tmp_path / "made_mute.py").write_text("from tests.components.test_guard import Unspeakable\nraise Unspeakable\n")
     (tmp_path / "made_key.py").write_text("raise KeyboardInterrupt\n")
     (tmp_path / "made_gone.py").write_text("def __getattr__(name):\n    raise SystemExit\n")
-    (tmp_path / "made_loud.py").write_text("from tests.test_guard import Leaving\nraise Leaving\n")
+    (tmp_path / "made_loud.py").write_text("from tests.components.test_guard import Leaving\nraise Leaving\n")
     monkeypatch.syspath_prepend(tmp_path)
     known = installed()
     before = len(known.found)
