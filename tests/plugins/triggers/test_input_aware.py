@@ -15,7 +15,7 @@ from bdbench_triggers import input_aware_networks as networks
 from bdbench_triggers import loops
 from bdbench_triggers.generators import Generator
 from bdbench_triggers.input_aware import InputAware
-from tests.plugins.crafting import Fixed, Heard, at_work, crafted
+from tests.plugins.triggers.crafting import Fixed, Heard, at_work, crafted
 
 COLOUR = (16, 16, 3)
 

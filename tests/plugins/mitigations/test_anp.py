@@ -9,7 +9,7 @@ import torch
 from bdbench_mitigations.anp import AdversarialNeuronPruning, added, disturbance
 from bdbench_mitigations.clean_part import batches
 from bdbench_mitigations.masks import Masked, pruned_by
-from tests.plugins.repairs import BAD, CHANNELS, clean_images, gone, handed, planted, rates
+from tests.plugins.mitigations.repairs import BAD, CHANNELS, clean_images, gone, handed, planted, rates
 
 
 def test_masks_scale_channels_and_leave_the_victim() -> None:

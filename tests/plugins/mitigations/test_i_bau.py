@@ -8,7 +8,7 @@ import torch
 from bdbench import Record
 from bdbench_mitigations.clean_part import batches
 from bdbench_mitigations.i_bau import hypergradient, perturbation
-from tests.plugins.repairs import TARGET, clean_images, planted
+from tests.plugins.mitigations.repairs import TARGET, clean_images, planted
 
 
 def test_the_hypergradient_of_a_quadratic_is_exact() -> None:

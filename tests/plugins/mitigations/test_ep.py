@@ -8,7 +8,7 @@ from scipy.stats import entropy
 
 from bdbench import TrainingView
 from bdbench_mitigations.ep import EntropyPruning, entropies
-from tests.plugins.repairs import BAD, clean_images, gone, handed, planted, rates
+from tests.plugins.mitigations.repairs import BAD, clean_images, gone, handed, planted, rates
 
 
 def test_the_entropy_is_that_of_a_histogram() -> None:

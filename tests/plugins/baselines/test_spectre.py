@@ -6,7 +6,7 @@ from scipy.linalg import expm
 
 from bdbench_baselines.robust import covariance, moments, whitener
 from bdbench_baselines.spectre import Spectre, examined, que
-from tests.plugins.test_baselines import tools, view
+from tests.plugins.baselines.test_baselines import tools, view
 
 RNG = np.random.default_rng(0)
 LABELS = np.repeat([0, 1, 2], 300)

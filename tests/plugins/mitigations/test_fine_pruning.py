@@ -12,7 +12,7 @@ from torch import nn
 from bdbench import Batch, Recipe, Record
 from bdbench_mitigations.channels import layers, pruned
 from bdbench_mitigations.fine_pruning import FinePruning, activations, frozen
-from tests.plugins.repairs import BAD, CHANNELS, clean_images, gone, handed, planted, rates
+from tests.plugins.mitigations.repairs import BAD, CHANNELS, clean_images, gone, handed, planted, rates
 
 
 def test_activations_are_the_mean_of_what_is_positive() -> None:

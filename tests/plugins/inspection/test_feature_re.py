@@ -11,7 +11,7 @@ from bdbench import Victim
 from bdbench_inspection import hyperplane
 from bdbench_inspection.generating import Parts, parts
 from bdbench_inspection.hyperplane import Bounds, Pass, Target, search
-from tests.plugins.test_bti_dbf import Planted
+from tests.plugins.inspection.test_bti_dbf import Planted
 
 BOUNDS = Bounds(change=3.0, spread=10.0, size=1.0)
 

@@ -10,7 +10,7 @@ from torch import nn
 from bdbench import BdbenchError
 from bdbench_mitigations.nad import NeuralAttentionDistillation, attended, stages
 from bdbench_models.networks import PreActResNet18, SmallConvNet
-from tests.plugins.repairs import handed, planted, rates, victim_of
+from tests.plugins.mitigations.repairs import handed, planted, rates, victim_of
 
 
 def test_stages_end_where_the_size_changes() -> None:

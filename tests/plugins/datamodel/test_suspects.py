@@ -6,7 +6,7 @@ from bdbench_datamodel.separation import Separation
 from bdbench_datamodel.sharpest import explained
 from bdbench_datamodel.standout import Group, covariance_affinity
 from bdbench_datamodel.suspects import Looked, Suspects, _parts, look
-from tests.plugins.test_sharpest import _class
+from tests.plugins.datamodel.test_sharpest import _class
 
 
 def looked(residuals: np.ndarray, labels: np.ndarray, seed: int = 0, **options: bool) -> list[Looked]:

@@ -10,7 +10,7 @@ from torch import nn
 from bdbench import BdbenchError
 from bdbench_mitigations.channels import Layer, layers, outlying
 from bdbench_mitigations.clp import ChannelLipschitzness, lipschitz
-from tests.plugins.repairs import BAD, gone, handed, planted, rates, victim_of
+from tests.plugins.mitigations.repairs import BAD, gone, handed, planted, rates, victim_of
 
 
 def test_the_bound_by_hand_and_by_power_iteration() -> None:

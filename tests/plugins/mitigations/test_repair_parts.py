@@ -12,7 +12,7 @@ from torch import nn
 from bdbench import BdbenchError, Split, Victim
 from bdbench_mitigations.channels import layers, outlying, pruned, scaled
 from bdbench_mitigations.clean_part import accuracy, batches, furthest, halves
-from tests.plugins.repairs import victim_of
+from tests.plugins.mitigations.repairs import victim_of
 
 
 class PreAct(nn.Module):

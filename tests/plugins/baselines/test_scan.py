@@ -6,7 +6,7 @@ from scipy.stats import multivariate_normal
 
 from bdbench import Split
 from bdbench_baselines.scan import Scan, global_model, halved, principal
-from tests.plugins.test_baselines import tools, view
+from tests.plugins.baselines.test_baselines import tools, view
 
 LABELS = np.repeat(np.arange(6), 100)
 MIX = np.random.default_rng(0).normal(size=(8, 8))

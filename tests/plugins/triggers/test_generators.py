@@ -25,7 +25,7 @@ from bdbench_triggers.input_aware import InputAware
 from bdbench_triggers.lira import Lira, _moved
 from bdbench_triggers.ssba import Ssba
 from bdbench_triggers.steganography import Encoder, trained
-from tests.plugins.crafting import Fixed, Heard, at_work, crafted
+from tests.plugins.triggers.crafting import Fixed, Heard, at_work, crafted
 
 SMALL: list[Attack] = [
     InputAware(mask_epochs=1, width=2),

@@ -7,7 +7,7 @@ import torch
 
 from bdbench_mitigations.clean_part import batches
 from bdbench_mitigations.rnp import ReconstructiveNeuronPruning, unlearn
-from tests.plugins.repairs import BAD, clean_images, gone, handed, planted, rates
+from tests.plugins.mitigations.repairs import BAD, clean_images, gone, handed, planted, rates
 
 
 def test_unlearning_ends_at_the_floor_and_leaves_the_victim() -> None:

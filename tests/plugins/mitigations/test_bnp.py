@@ -10,7 +10,7 @@ from torch import nn
 from bdbench import BdbenchError
 from bdbench_mitigations.bnp import BatchNormalizationPruning, divergence
 from bdbench_mitigations.distributions import given
-from tests.plugins.repairs import BAD, clean_images, gone, handed, planted, rates, victim_of
+from tests.plugins.mitigations.repairs import BAD, clean_images, gone, handed, planted, rates, victim_of
 
 
 def test_the_divergence_is_the_integral() -> None:

@@ -13,7 +13,7 @@ from bdbench import Role, Split, Streams
 from bdbench_triggers.combat import Combat, _Trigger
 from bdbench_triggers.filters import blurred, lowpass
 from bdbench_triggers.loops import Learner
-from tests.plugins.test_attack_generators import at_work, crafted, same
+from tests.plugins.triggers.test_generators import at_work, crafted, same
 
 STREAMS = Streams(0)
 
