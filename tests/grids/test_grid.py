@@ -1,13 +1,9 @@
+"""Grids as they are read, planned and run; what in one is stale and what kills leave: test_stale.py, test_killed.py."""
+
 from __future__ import annotations
 
 import json
-import os
-import random
 import re
-import signal
-import subprocess
-import sys
-import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,17 +11,13 @@ from typing import Any
 import pandas as pd
 import pytest
 from click.testing import CliRunner, Result
-from PIL import Image
 
 from bdbench import BdbenchError, Detector, Mitigation, Tools, TrainingView, leaderboard
 from bdbench.cli import cli
-from bdbench.components import configs, sources
 from bdbench.grids import grid
 from bdbench.grids.board import Board
-from bdbench.leaderboard.coverage import made_by_other_code
 from bdbench.registry.plugins import Plugin, Registration, installed
-from bdbench.storage import record
-from tests.conftest import TINY, TINY_DATAMODEL
+from tests.conftest import TINY
 
 TOML = f"""
 datasets = ["{TINY["dataset"]}"]
@@ -143,120 +135,6 @@ def test_a_data_set_that_is_not_there_is_a_line_before_any_cell(tmp_path: Path, 
     assert run(tmp_path / "board" / "grid.toml", "--only", f"dataset={TINY['dataset']}", "--seeds", "0").exit_code == 0
 
 
-ONE = TOML.replace('"random", "low-loss"', '"random"').replace('"none", ', "").replace("[0.04, 0.06]", "0.04")
-
-
-def other_code(monkeypatch: pytest.MonkeyPatch, kind: str, name: str) -> None:
-    """Let a component have other code than what there was."""
-    component, code = type(installed().component(kind, name)), sources.own_code
-    monkeypatch.setattr(sources, "own_code", lambda c: "other" if c is component else code(c))
-
-
-def test_a_list_in_attacks_is_a_cascade_which_is_stale_when_one_of_its_attackers_is(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    entry = '["blend:rate=0.04", {name = "badnets", rate = [0.04, 0.06], target = 1}]'
-    file = made(tmp_path / "board", ONE.replace('{ name = "badnets", rate = 0.04, size = 2 }', entry))
-    asked = grid.read(file)
-    assert [[part.rate for part in attack.attacks] for attack in asked.attacks] == [[0.04, 0.04], [0.04, 0.06]]  # type: ignore[attr-defined]
-    spec = configs.spec(asked.attacks[0].config())
-    assert asked.only([f"attack={spec}"]).attacks == asked.attacks[:1]
-    assert run(file, "--only", f"attack={spec}", "--seeds", "0").exit_code == 0
-    board, (job, *_) = Board.read(file.parent), asked.jobs()
-    assert board.state(job, job.defenses[0]) == "recorded" and made_by_other_code(board) == []
-    other_code(monkeypatch, "attack", "badnets")
-    assert board.state(job, job.defenses[0]) == "stale"
-    (line,) = made_by_other_code(board)
-    assert line.endswith("seeds 0 were made by other code of the attack than today's")
-    leaderboard.build(file.parent)
-    (row, *_) = pd.read_csv(file.parent / "table.csv").itertuples()
-    assert row.attack == "cascade"
-
-
-@pytest.mark.parametrize(("kind", "name"), [("defense", "random"), ("attack", "badnets"), ("model", "convnet")])
-def test_what_other_code_made_is_stale_and_run_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, name: str
-) -> None:
-    file = made(tmp_path / "board", ONE)
-    assert run(file).exit_code == 0
-    records = tmp_path / "board" / "records"
-    before = {path.name for path in records.iterdir()}
-    # Other records of the same names, which are of another cell or a stranger's, are left alone.
-    data = json.loads(next(records.glob("*-s0-*")).read_text())
-    data["config"]["attack"]["rate"], data["id"] = 0.07, f"{data['id'][:-8]}00000000"
-    (records / f"{data['id']}.json").write_text(record.text(data))
-    other_code(monkeypatch, kind, name)
-    planned = run(file, "--dry-run")
-    (row,) = (line for line in planned.stdout.splitlines() if "random" in line)
-    assert [cell.strip() for cell in row.split("│")][5:9] == ["-", "0-1", "-", "-"]
-    assert (
-        "0 cells are recorded, 2 are to run" in planned.stdout
-        and "stale: made by other code or files" in planned.stdout
-    )
-    assert run(file, "--seeds", "0").exit_code == 0
-    board = Board.read(tmp_path / "board")
-    assert {r["config"]["code"][kind] == "other" for r in board.records.values() if r["seed"] == 0} == {True, False}
-    assert len(board.records) == 3 and f"{data['id']}.json" in board.records
-    assert len(before & board.records.keys()) == 1
-    assert "1 cells are recorded, 1 are to run" in run(file, "--dry-run").stdout
-
-
-def test_a_cell_is_stale_when_a_file_that_it_read_holds_something_else(tmp_path: Path) -> None:
-    picture = tmp_path / "picture.png"
-    Image.new("L", (8, 8), 200).save(picture)
-    entry = f'{{ name = "blend", rate = 0.04, pattern = "{picture}" }}'
-    file = made(tmp_path / "board", ONE.replace('{ name = "badnets", rate = 0.04, size = 2 }', entry))
-    assert run(file, "--seeds", "0").exit_code == 0
-    (job,) = grid.read(file).jobs([0])
-    (defense,) = job.defenses
-    assert Board.read(file.parent).state(job, defense) == "recorded"
-    picture.rename(tmp_path / "elsewhere.png")
-    assert Board.read(file.parent).state(job, defense) == "recorded"
-    Image.new("L", (8, 8), 100).save(picture)
-    assert Board.read(file.parent).state(job, defense) == "stale"
-    assert run(file, "--seeds", "0").exit_code == 0
-    board = Board.read(file.parent)
-    assert board.state(job, defense) == "recorded" and len(board.records) == 1
-
-
-def test_a_cell_is_stale_when_its_data_are_others(tmp_path: Path) -> None:
-    """The same grid below two data roots, or after a picture was replaced: two rows, and no board calls both one."""
-    root = tmp_path / "root"
-    for part, count in (("train", 40), ("test", 10)):
-        for label, grey in (("dark", 60), ("light", 180)):
-            folder = root / part / label
-            folder.mkdir(parents=True)
-            for i in range(count):
-                Image.new("L", (8, 8), grey + i).save(folder / f"{i}.png")
-    text = ONE.replace(TINY["dataset"], "imagefolder").replace("0.04", "0.1")
-    file, there = made(tmp_path / "board", text), ("--data-root", str(root))
-    assert run(file, "--seeds", "0", *there).exit_code == 0
-    (old,) = Board.read(file.parent).records.values()
-    assert "1 cells are recorded, 1 are to run" in run(file, *there, "--dry-run").stdout
-    # In the training part files count by name and size, in the test part by their pixels.
-    Image.new("L", (8, 8), 7).save(root / "test" / "dark" / "3.png")
-    planned = run(file, *there, "--dry-run")
-    assert "0 cells are recorded, 2 are to run" in planned.stdout
-    assert "or of other data, and run again" in planned.stdout
-    # Where the data are not, nothing can be told of them.
-    assert "1 cells are recorded, 1 are to run" in run(file, "--dry-run").stdout
-    assert run(file, "--seeds", "0", *there).exit_code == 0
-    (new,) = Board.read(file.parent).records.values()
-    assert new["config"]["data"]["source"] != old["config"]["data"]["source"]
-    assert "1 cells are recorded, 1 are to run" in run(file, *there, "--dry-run").stdout
-
-
-def test_a_stale_cell_that_fails_keeps_its_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = made(tmp_path / "board", ONE)
-    assert run(file, "--seeds", "0").exit_code == 0
-    other_code(monkeypatch, "defense", "random")
-    (job,) = grid.read(file).jobs([0])
-    Board(tmp_path / "board").fail(job.config(job.defenses[0]), 0, "no luck")
-    board = Board.read(tmp_path / "board")
-    assert board.state(job, job.defenses[0]) == "failed" and len(board.records) == 1
-    assert board.pending([job]) == [job]
-
-
 def test_a_plan_cuts_no_name_off_in_a_narrow_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "60")
     shown = run(made(tmp_path / "board"), "--dry-run").stdout
@@ -339,73 +217,3 @@ def test_a_failure_that_all_defenses_share_is_that_of_each_and_is_forgotten_when
     made_record = {"id": "x", "seed": 0, "config": data["cell"]}
     board.add(made_record)
     assert not cell.exists()
-
-
-MOMENTS = 20
-_KILLED = f"""
-datasets = ["{TINY["dataset"]}"]
-models = ["{TINY["model"]}"]
-attacks = ["none", "badnets:rate=0.05"]
-defenses = ["random", "spectral", "{TINY_DATAMODEL}"]
-seeds = "0-1"
-"""
-
-
-def _grid(folder: Path) -> list[str]:
-    return [
-        sys.executable, "-m", "bdbench", "grid", str(folder / "board" / "grid.toml"),
-        "--device", "cpu", "--out", str(folder / "runs"),
-        "--threads", "1",  # as many as are free would be other ones in the second of two runs, and other sums
-    ]  # fmt: skip
-
-
-def _numbers(folder: Path) -> str:
-    """The table without what is measured anew in every run: times and memory."""
-    leaderboard.build(folder / "board")
-    table = pd.read_csv(folder / "board" / "table.csv")
-    anew = [name for name in table if name.endswith("_seconds")]
-    return table.drop(columns=[*anew, "times_victim", "peak_memory_mb"]).to_csv()
-
-
-def _done(folder: Path) -> dict[Path, int]:
-    """The finished stages, with the time each was written."""
-    return {p: p.stat().st_mtime_ns for p in (folder / "runs" / ".stages").glob("[0-9a-f]*/[0-9a-f]*/meta.json")}
-
-
-def _kill(folder: Path, stages: int, seconds: float) -> None:
-    """Start a grid, and kill it so many seconds after so many of its stages were finished."""
-    process = subprocess.Popen(_grid(folder), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while len(_done(folder)) < stages:
-        assert process.poll() is None
-        time.sleep(0.005)
-    time.sleep(seconds)
-    assert process.poll() is None, "it ended before it could be killed"
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, int]:
-    """The table of a grid that nobody stopped, and the number of its stages."""
-    folder = tmp_path_factory.mktemp("whole")
-    made(folder / "board", _KILLED)
-    subprocess.run(_grid(folder), check=True, capture_output=True)
-    return _numbers(folder), len(_done(folder))
-
-
-@pytest.mark.parametrize("moment", [0, *(pytest.param(m, marks=pytest.mark.slow) for m in range(1, MOMENTS))])
-def test_killed_at_a_random_moment_and_started_again_it_ends_the_same(
-    whole: tuple[str, int], tmp_path: Path, moment: int
-) -> None:
-    table, stages = whole
-    made(tmp_path / "board", _KILLED)
-    rng = random.Random(moment)
-    _kill(tmp_path, rng.randrange(stages - 4), rng.uniform(0, 0.1))
-    done = _done(tmp_path)
-    assert len(done) < stages
-    subprocess.run(_grid(tmp_path), check=True, capture_output=True)
-    assert {p: t for p, t in _done(tmp_path).items() if p in done} == done
-    assert len(_done(tmp_path)) == stages
-    for file in (tmp_path / "board" / "records").glob("*.json"):
-        record.validate(json.loads(file.read_text()))
-    assert _numbers(tmp_path) == table
