@@ -72,10 +72,10 @@ class Board:
 
     @functools.cached_property
     def known(self) -> dict[str, list[dict[str, Any]]]:
-        """The cells and seeds of the records, and the config of each record of them."""
+        """The cells and seeds of the records, and the records of each of them."""
         found: dict[str, list[dict[str, Any]]] = {}
         for data in self.records.values():
-            found.setdefault(_key(configs.cell_of(data["config"]), data["seed"]), []).append(data["config"])
+            found.setdefault(_key(configs.cell_of(data["config"]), data["seed"]), []).append(data)
         return found
 
     def error(self, cell: Mapping[str, Any], seed: int) -> str | None:
@@ -87,12 +87,16 @@ class Board:
         return _key(cell, seed) in self.known
 
     def state(self, job: Job, defense: Defense) -> State:
-        """What is known of a cell. It is stale if no record of it is of today's code, data and contents of files."""
+        """What is known of a cell.
+
+        It is stale if no record of it is of today's code, data and contents of files, and has a floor if that is asked.
+        """
         key = _key(job.config(defense), job.seed)
         made = self.known.get(key, [])
         if made:
             code, files = job.code(defense), job.files(defense)
-            if any(code == config["code"] and _holds(config, files, job.data) for config in made):
+            usable = [data["config"] for data in made if not job.floor or _has_floor(data)]
+            if any(code == config["code"] and _holds(config, files, job.data) for config in usable):
                 return "recorded"
         return "failed" if key in self.failed else "stale" if made else "not run"
 
@@ -207,6 +211,11 @@ def _failed(file: Path) -> tuple[str, str]:
         return _key(data["cell"], data["seed"]), str(data["error"])
     except (KeyError, TypeError) as error:
         raise BdbenchError(f"{file} holds no failure: expected cell, seed and error ({error})") from None
+
+
+def _has_floor(data: Mapping[str, Any]) -> bool:
+    """Whether a record says what a clean model does with its challenge, or has none."""
+    return data.get("floor") is not None or not data["config"]["data"].get("challenge")
 
 
 def _holds(config: Mapping[str, Any], files: Mapping[str, str], data: str) -> bool:

@@ -122,6 +122,21 @@ def test_a_cell_is_stale_when_its_data_are_others(tmp_path: Path) -> None:
     assert "1 cells are recorded, 1 are to run" in run(file, *there, "--dry-run").stdout
 
 
+def test_a_record_without_the_floor_that_a_grid_asks_for_is_made_again(tmp_path: Path) -> None:
+    file = made(tmp_path / "board", ONE.replace("attacks = [", 'attacks = ["none", '))
+    assert run(file, "--seeds", "0").exit_code == 0
+    asked = grid.read(made(tmp_path / "board", f"{file.read_text()}floor = true\n"))
+    jobs = [job for job in asked.jobs() if job.seed == 0]
+    board = Board.read(file.parent)
+    # Nothing is tried with a trigger where there is no attack.
+    assert [(job.attack.name, board.state(job, *job.defenses)) for job in jobs] == [
+        ("none", "recorded"), ("badnets", "stale")
+    ]  # fmt: skip
+    assert run(file, "--seeds", "0").exit_code == 0
+    board = Board.read(file.parent)
+    assert len(board.records) == 2 and {board.state(job, *job.defenses) for job in jobs} == {"recorded"}
+
+
 def test_a_stale_cell_that_fails_keeps_its_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = made(tmp_path / "board", ONE)
     assert run(file, "--seeds", "0").exit_code == 0
