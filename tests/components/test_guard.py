@@ -311,7 +311,7 @@ def test_what_torch_says_of_arrays_that_we_made_read_only_is_not_shown() -> None
     """In a process of its own: torch says it once."""
     program = """
 import numpy as np, torch, warnings
-from bdbench import guard
+from bdbench.components import guard
 array = guard.read_only(np.zeros(3))
 with guard.call():
     torch.from_numpy(array)

@@ -153,7 +153,7 @@ def test_threads_are_also_those_of_numpys_and_scipys_products() -> None:
     """In a process of its own, in which nobody has set them by the environment."""
     code = """
 import threadpoolctl, numpy
-from bdbench import machine
+from bdbench.host import machine
 machine.use_threads(1)
 import scipy.linalg, sklearn.linear_model
 products = [one for one in threadpoolctl.threadpool_info() if one["user_api"] == "blas"]

@@ -27,7 +27,7 @@ AT = {
 }
 PROGRAM = """
 import sys, time
-from bdbench import stopping
+from bdbench.host import stopping
 stopping.listen()
 stopping.keeps("all of it is kept")
 try:
