@@ -135,8 +135,8 @@ def _row(data: Mapping[str, Any]) -> dict[str, Any]:
     row["p_value"] = data["p_value"]
     verdict = data["verdict"] or dict.fromkeys(("score", "flagged", "hit"))
     facts = config.get("data", {})
-    # Where any label will do, or every one is a target, no name can be wrong.
-    tells = 0 < len(facts.get("targets", [])) < facts.get("classes", 0)
+    # Asked here as well: of older records, which say that every name hits.
+    tells = record.names_tell(len(facts.get("targets", [])), facts.get("classes", 0))
     hit = bool(verdict["hit"]) if tells and verdict["score"] is not None else None
     row |= {"score": verdict["score"], "accused": verdict["flagged"], "hit": hit}
     seconds = cost["seconds"]

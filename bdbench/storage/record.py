@@ -111,7 +111,8 @@ class Inputs:
 class Judgement:
     """What a model detector says of the victim: see ``bdbench.Verdict``.
 
-    hit: whether the targets that it names are the attacker's, or among them; null if it names none or there are none.
+    hit: whether the targets that it names are the attacker's, or among them; null if it names none, or no name can be
+    wrong (``names_tell``).
     """
 
     score: float
@@ -247,6 +248,11 @@ def number(data: Mapping[str, Any], path: str) -> float | None:
     for key in path.split("."):
         value = None if value is None else value.get(key)
     return value
+
+
+def names_tell(targets: int, classes: int) -> bool:
+    """Whether a name of a target can be wrong: not where any label will do, or every one is a target."""
+    return 0 < targets < classes
 
 
 def schema(version: int = 2) -> dict[str, Any]:

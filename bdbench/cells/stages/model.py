@@ -10,7 +10,7 @@ from bdbench.cells import returned
 from bdbench.cells.stages.work import Outcome, Work
 from bdbench.components.defenses import ModelDetector
 from bdbench.components.workshop import State
-from bdbench.storage.record import Judgement
+from bdbench.storage.record import Judgement, names_tell
 
 
 def run(work: Work) -> Outcome:
@@ -29,6 +29,6 @@ def run(work: Work) -> Outcome:
 
     made = work.kept("inspect", inspected)
     targets, true = made["targets"].tolist(), set(scene.targets)
-    # Where any label will do, or every one is a target, no name can be wrong.
-    hit = bool(set(targets) <= true) if targets and 0 < len(true) < scene.images.num_classes else None
+    tells = names_tell(len(true), scene.images.num_classes)
+    hit = bool(set(targets) <= true) if targets and tells else None
     return Outcome(verdict=Judgement(float(made["score"]), bool(made["suspected"]), targets, hit))
