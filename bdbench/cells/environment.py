@@ -36,10 +36,10 @@ def device_name(device: str) -> str:
 
 def commit() -> str | None:
     """The commit of the checkout that bdbench runs from, if it does; with a '+' if its code differs from it."""
-    here = Path(__file__).resolve().parent
-    if not (here.parent / ".git").exists():
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
         return None
-    git = ["git", "-C", str(here.parent)]
+    git = ["git", "-C", str(root)]
     try:
         head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
         # New files count as well as changed ones; records and pages that a grid writes do not.
