@@ -7,6 +7,9 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+# Letters of an error's line: more than any of ours has, but for lists of what is known.
+_LONGEST = 4_000
+
 
 class BdbenchError(Exception):
     """A mistake in the input, said in one line that names the bad value and the allowed ones.
@@ -26,12 +29,13 @@ def unknown(kind: str, value: str, allowed: Iterable[str]) -> BdbenchError:
 def one_line(error: BaseException) -> str:
     """An error in one line: bdbench's own are sentences, others need their type to be understood.
 
-    Its text is foreign: it may be empty, or of many lines, or raise itself.
+    Its text is foreign: it may be empty, or of many lines, or of millions of letters, or raise itself.
     """
     try:
-        text = next(iter(str(error).splitlines()), "")
+        text = next(iter(str(error)[: 10 * _LONGEST].splitlines()), "")
     except BaseException:  # it may try to end the program, too
         text = "(its text cannot be read)"
+    text = text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
     if isinstance(error, BdbenchError):
         return text
     name = type(error).__name__

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -107,3 +107,48 @@ def test_a_parameter_asks_for_an_oracle(arrays: Any) -> None:
         assert np.all(bdbench.detect(defense, *arrays, oracles={"poison_rate": 0.25}, **given) == expected)
     with pytest.raises(BdbenchError, match="needs the oracle 'poison_rate'"):
         bdbench.detect(Choosy(oracle=True), *arrays, **given)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gives(Detector):
+    """Gives what it is made with."""
+
+    name = "gives"
+    found: ClassVar[Any] = None
+
+    def score(self, view: TrainingView, tools: Tools) -> np.ndarray:
+        return type(self).found
+
+
+@pytest.mark.parametrize(
+    ("found", "message"),
+    [
+        (np.full(40, np.nan), "40 of them not finite"),
+        (np.zeros(3), r"scores of shape \(3,\)"),
+        (None, "returned nothing for scores"),
+    ],
+)
+def test_what_a_detector_returns_is_checked(
+    arrays: Any, monkeypatch: pytest.MonkeyPatch, found: Any, message: str
+) -> None:
+    monkeypatch.setattr(Gives, "found", found)
+    with pytest.raises(BdbenchError, match=f"defense 'gives' .*{message}"):
+        bdbench.detect(Gives(), *arrays, num_classes=4, model="convnet:width=4,epochs=1", device="cpu")
+
+
+def test_other_arguments_of_detect_are_checked(arrays: Any) -> None:
+    options: dict[str, Any] = {"model": "convnet:width=4,epochs=1", "device": "cpu"}
+    wrong: list[tuple[dict[str, Any], str]] = [
+        ({"num_classes": 10**20}, "num_classes=.* is not allowed: expected at most 1000000"),
+        ({"oracles": 5}, "oracles=5 is not allowed: expected a mapping"),
+        ({"victim": "x.pt"}, "victim='x.pt' is not allowed: expected a Victim"),
+        ({"victim": {"a": np.zeros(3)}}, "victim holds other arrays than 'convnet' has"),
+    ]
+    for changed, message in wrong:
+        with pytest.raises(BdbenchError, match=message):
+            bdbench.detect("low-loss", *arrays, **{"num_classes": 4, **options, **changed})
+    for budget in (-0.1, 1.1, np.nan):
+        with pytest.raises(BdbenchError, match=r"budget=.* is not allowed: expected a share in 0\.\.1"):
+            bdbench.most_suspicious(np.zeros(4), budget)
+    with pytest.raises(BdbenchError, match="not finite"):
+        bdbench.most_suspicious(np.array([0.0, np.nan]), 0.5)

@@ -25,11 +25,12 @@ from bdbench.errors import BdbenchError
 from bdbench.host.machine import Precision
 from bdbench.images import data
 from bdbench.images.data import ANY_OTHER, Challenge, ImageData, PoisonedData, Role, TrainingView
+from bdbench.images.decoding import check_plain, is_image
 from bdbench.images.preparation import check_classes, prepare
 from bdbench.networks.training import Trainer, Victim
 from bdbench.progress import Progress, Silent
 from bdbench.seeds import Streams
-from bdbench.storage.files import digest_of, reading
+from bdbench.storage.files import check_regular, digest_of, reading
 from bdbench.storage.record import Stealth
 from bdbench.storage.store import Store
 
@@ -252,10 +253,13 @@ def contents(component: Component) -> dict[str, str]:
         files = component.files()
     for path in files:
         with reading(path, f"what {component.kind} {component.name!r} is made of"):
-            if not path.is_file():
+            if not path.exists():
                 raise BdbenchError(
                     f"{component.kind} {component.name!r} reads {str(path)!r}, which is not there: expected a file"
                 )
+            check_regular(path)
+            if is_image(path):
+                check_plain(path)
             found[str(path)] = digest_of(path)
     return found
 

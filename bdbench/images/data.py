@@ -161,21 +161,30 @@ def view_of(images: np.ndarray, labels: np.ndarray, num_classes: int) -> Trainin
     return TrainingView(checked.images, checked.labels, num_classes)
 
 
+def in_bytes(what: str, images: np.ndarray) -> np.ndarray:
+    """Images as uint8, of the same shape; what: of what an error is to speak.
+
+    Raises BdbenchError for anything but uint8 and finite floats in 0..1, or a rounding outside.
+    """
+    images = np.asarray(images)
+    if np.issubdtype(images.dtype, np.floating):
+        if not np.isfinite(images).all():
+            raise BdbenchError(f"{what} hold NaN or infinite values: expected finite ones")
+        if images.size and (images.min() < -_ROUNDING or images.max() > 1 + _ROUNDING):
+            span = f"{images.min():g}..{images.max():g}"
+            raise BdbenchError(f"{what} are {images.dtype} in {span}: expected uint8, or floats in 0..1")
+        images = np.rint(np.clip(images, 0, 1) * 255).astype(np.uint8)
+    if images.dtype != np.uint8:
+        raise BdbenchError(f"{what} are {images.dtype}: expected uint8, or floats in 0..1")
+    return images
+
+
 def checked_split(name: str, images: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> Split:
     """The part of a data set called ``name`` as the harness wants it: uint8 (n, H, W, C) and int64 (n,).
 
     Raises BdbenchError for anything but finite images of one shape, and labels of ``classes``.
     """
-    images, labels = np.asarray(images), np.asarray(labels)
-    if np.issubdtype(images.dtype, np.floating):
-        if not np.isfinite(images).all():
-            raise BdbenchError(f"the {name} images hold NaN or infinite values: expected finite ones")
-        if images.size and (images.min() < -_ROUNDING or images.max() > 1 + _ROUNDING):
-            span = f"{images.min():g}..{images.max():g}"
-            raise BdbenchError(f"the {name} images are {images.dtype} in {span}: expected uint8, or floats in 0..1")
-        images = np.rint(np.clip(images, 0, 1) * 255).astype(np.uint8)
-    if images.dtype != np.uint8:
-        raise BdbenchError(f"the {name} images are {images.dtype}: expected uint8, or floats in 0..1")
+    images, labels = in_bytes(f"the {name} images", images), np.asarray(labels)
     if images.ndim == 3:
         images = images[..., None]
     if images.ndim != 4 or images.shape[-1] not in (1, 3):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, BinaryIO, Literal
 import numpy as np
 
 from bdbench.errors import BdbenchError
+from bdbench.host.memory import check_memory
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Opened
@@ -19,6 +20,8 @@ IMAGE_SUFFIXES = {
 }
 """By which names, in small letters, a file is taken for an image."""
 
+# Images of so many pixels and more are weighed before they are read; and what a pixel of them takes meanwhile.
+_LARGE, _BYTES = 10_000_000, 16
 _TRANSPARENT = ("LA", "La", "PA", "RGBA", "RGBa")
 
 
@@ -38,6 +41,7 @@ def decoded(
 
     try:
         with Image.open(file) as opened:
+            _check_size(*opened.size)
             image = _seen(opened).convert(mode)
             if size is not None and image.size != (size, size):
                 image = image.resize((size, size), Image.Resampling[resampling.upper()])
@@ -46,6 +50,24 @@ def decoded(
     except Exception as error:  # Pillow's readers raise anything on damaged files
         told = str(error) or type(error).__name__
         raise BdbenchError(f"cannot read the image {where}: {told}") from None
+
+
+def check_plain(path: Path) -> None:
+    """Raise BdbenchError for an image file whose colours are not, taken as they are, what one sees.
+
+    Whoever opens one with Pillow and converts it has white for 16 bits, the colours of what is transparent, and what a
+    camera held upright lying on its side.
+    """
+    from PIL import Image
+
+    shown = decoded(path, str(path))
+    with Image.open(path) as opened:
+        taken = np.asarray(opened.convert("RGB"))
+    if not np.array_equal(taken, shown):
+        raise BdbenchError(
+            f"{path} is not the picture that it shows (16 bits, transparent, or turned by EXIF data): expected a plain "
+            "one; saved again as an 8-bit RGB PNG it is"
+        )
 
 
 def is_image(path: Path) -> bool:
@@ -81,6 +103,12 @@ def _seen(opened: Opened) -> Opened:
     return image.convert("RGB") if image.mode == "CMYK" else image
 
 
+def _check_size(width: int, height: int) -> None:
+    """Raise BdbenchError for an image that would not fit into memory: a small file can hold a very large one."""
+    if width * height > _LARGE:
+        check_memory(width * height * _BYTES, f"an image of {width} x {height}", "smaller images")
+
+
 def _turned(image: Opened) -> Opened:
     from PIL import ImageOps
 
@@ -95,8 +123,10 @@ def _eight_bits(image: Opened, scale: int) -> Opened:
     """A grey image of integers in 0..255 ``scale``, divided by that. Raises ValueError for others."""
     from PIL import Image
 
-    values = np.asarray(image).astype(np.float64)
-    if not (values.min() >= 0 and values.max() <= 255 * scale and (values == np.rint(values)).all()):
-        span = f"{values.min():g}..{values.max():g}"
-        raise ValueError(f"its values are {span} (mode {image.mode}): expected integers of 8 or 16 bits")
-    return Image.fromarray(np.rint(values / scale).astype(np.uint8))
+    values = np.asarray(image)
+    low, high = values.min(), values.max()
+    whole = np.issubdtype(values.dtype, np.integer) or bool((values == np.rint(values)).all())
+    if not (low >= 0 and high <= 255 * scale and whole):
+        raise ValueError(f"its values are {low:g}..{high:g} (mode {image.mode}): expected integers of 8 or 16 bits")
+    # To the nearest: no integer lies in the middle, since the scale is odd.
+    return Image.fromarray(((values.astype(np.uint32) + scale // 2) // scale).astype(np.uint8))

@@ -10,7 +10,7 @@ import numpy as np
 
 from bdbench.errors import BdbenchError
 from bdbench.host import memory
-from bdbench.images.data import ImageData, Images, Split, checked_split, fingerprint
+from bdbench.images.data import ImageData, Images, Split, checked_split, fingerprint, in_bytes
 from bdbench.progress import Track, quiet
 from bdbench.seeds import Streams
 
@@ -142,18 +142,27 @@ def check_classes(data: ImageData) -> None:
 
 
 def _part(name: str, split: Split, index: np.ndarray, classes: tuple[str, ...], track: Track) -> Split:
-    made = checked_split(name, _decoded(split.images, index, track), split.labels[index], classes)
+    made = checked_split(name, _decoded(name, split.images, index, track), split.labels[index], classes)
     return Split(made.images, made.labels, split.places[index].astype(np.int64))
 
 
-def _decoded(images: np.ndarray | Images, index: np.ndarray, track: Track) -> np.ndarray:
+def _decoded(name: str, images: np.ndarray | Images, index: np.ndarray, track: Track) -> np.ndarray:
     if isinstance(images, np.ndarray):
         return images[index]
     if not len(index):
         return np.empty((0, 1, 1, 1), np.uint8)
     advance = track(len(index), "read images")
+
+    def read(places: np.ndarray) -> np.ndarray:
+        made = in_bytes(f"the {name} images", images[places])
+        if made.ndim not in (3, 4) or len(made) != len(places):
+            raise BdbenchError(
+                f"{len(places)} of the {name} images have shape {made.shape}: expected (n, H, W) or (n, H, W, 1 or 3)"
+            )
+        return made[..., None] if made.ndim == 3 else made
+
     # By the first of them it is known what all take, before the others are read.
-    first = images[index[:1]]
+    first = read(index[:1])
     height, width = first.shape[1:3]
     what = f"reading {len(index)} images of {height} x {width}"
     memory.check_memory(len(index) * first.nbytes, what, "fewer (subset=N), or smaller ones (the data set's size=N)")
@@ -162,12 +171,12 @@ def _decoded(images: np.ndarray | Images, index: np.ndarray, track: Track) -> np
     advance(1)
     step = max(1, min(_READ_AT_ONCE, _BYTES_AT_ONCE // max(1, first.nbytes)))
     for start in range(1, len(index), step):
-        read = images[index[start : start + step]]
-        if read.shape[1:] != first.shape[1:]:
-            sizes = f"{first.shape[1:3]} and {read.shape[1:3]}"
+        piece = read(index[start : start + step])
+        if piece.shape[1:] != first.shape[1:]:
+            sizes = f"{first.shape[1:3]} and {piece.shape[1:3]}"
             raise BdbenchError(f"images differ in size: {sizes}: expected one size; the data set's size=N resizes")
-        made[start : start + len(read)] = read
-        advance(len(read))
+        made[start : start + len(piece)] = piece
+        advance(len(piece))
     return made
 
 

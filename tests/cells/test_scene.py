@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import bdbench
 from bdbench import (
@@ -302,3 +305,29 @@ class Natural(White):
 def test_a_challenge_that_leaves_nothing_for_clean_accuracy_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BdbenchError, match="attack 'natural' shows all 360 test images as they are"):
         scene(tmp_path, Natural())
+
+
+def _pictures(folder: Path) -> Iterator[tuple[str, Image.Image, dict[str, Any]]]:
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    grey = np.arange(0, 65536, 1024, dtype=np.uint16).reshape(8, 8)
+    yield "deep.png", Image.fromarray(grey), {}
+    yield "clear.png", Image.new("RGBA", (8, 8), (255, 0, 0, 0)), {}
+    upright = Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8))
+    yield "turned.png", upright, {"exif": turned}
+
+
+def test_a_picture_that_is_not_what_it_shows_is_no_pattern(tmp_path: Path) -> None:
+    for name, picture, options in _pictures(tmp_path):
+        picture.save(tmp_path / name, **options)
+        with pytest.raises(BdbenchError, match=f"{name} is not the picture that it shows"):
+            scene(tmp_path / "runs", f"blend:pattern={tmp_path / name}")
+    Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8)).save(tmp_path / "plain.png")
+    assert scene(tmp_path / "runs", f"blend:pattern={tmp_path / 'plain.png'}").poisoned is not None
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
+def test_a_pipe_is_no_picture(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(BdbenchError, match=r"pipe\.png"):
+        scene(tmp_path / "runs", f"blend:pattern={tmp_path / 'pipe.png'}")

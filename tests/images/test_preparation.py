@@ -119,6 +119,38 @@ def test_what_does_not_fit_into_memory_is_told_by_the_first_image(monkeypatch: p
     assert np.array_equal(np.asarray(made.images)[:, 0, 0, 0], made.places % 256)
 
 
+class Lazy:
+    """Images of 4 x 4, made when they are asked for."""
+
+    def __init__(self, values: np.ndarray, as_list: bool = False) -> None:
+        self.values, self.as_list = values, as_list
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __getitem__(self, index: np.ndarray) -> np.ndarray:
+        made = np.broadcast_to(self.values[index][:, None, None, None], (len(index), 4, 4, 1))
+        return made.tolist() if self.as_list else made
+
+
+def test_images_that_are_made_on_demand_are_read_as_others_are() -> None:
+    ramp = np.linspace(0, 1 + 1e-7, 256)
+    labels, classes = np.arange(256) % 2, ("0", "1")
+
+    def lazy(values: np.ndarray, **options: bool) -> ImageData:
+        part = Split(Lazy(values, **options), labels)  # type: ignore[arg-type]
+        return _prepared(ImageData(part, part, classes))
+
+    whole = _prepared(_data(np.broadcast_to(ramp[:, None, None, None], (256, 4, 4, 1)).copy(), labels)).train
+    for made in (lazy(ramp).train, lazy(ramp, as_list=True).train):
+        assert np.array_equal(np.asarray(made.images), np.asarray(whole.images))
+    for odd in (np.arange(256) - 5, np.arange(256) + 5, ramp * 255):
+        with pytest.raises(
+            BdbenchError, match=r"the (training|test) images are .*: expected uint8, or floats in 0\.\.1"
+        ):
+            lazy(odd)
+
+
 def test_bad_labels_are_refused() -> None:
     images = np.zeros((2, 4, 4, 1), np.uint8)
     with pytest.raises(BdbenchError, match=r"labels are int64 in 0..2: expected integers in 0..1"):

@@ -99,3 +99,37 @@ def test_an_image_that_was_opened_from_a_file_is_read_from_memory(tmp_path: Path
     opened.load()
     torch.save({"image": opened}, tmp_path / "x.pt")
     assert np.array_equal(np.asarray(load(tmp_path / "x.pt")["image"]), pixels)
+
+
+def test_an_array_that_is_no_view_of_more_than_it_holds(tmp_path: Path) -> None:
+    """numpy.ndarray, called, would make one of any length of 16 bytes, and a tensor of that what lies beside them."""
+    view = Evil(np.ndarray, (400,), "u1", b"x" * 16, 0, (0,))
+    tensor = Evil(torch._utils._rebuild_tensor_v2, view, 0, (400,), (1,), False, OrderedDict())  # type: ignore[attr-defined]
+    for number, made in enumerate((view, tensor)):
+        path = tmp_path / f"{number}.pt"
+        torch.save({"tensor": made}, path)
+        with pytest.raises(BdbenchError, match="cannot read .*; expected a zip file that torch.save wrote"):
+            load(path)
+    held = Evil(torch._utils._rebuild_tensor_v2, np.zeros(3, np.uint8), 0, (3,), (1,), False, OrderedDict())  # type: ignore[attr-defined]
+    torch.save(held, tmp_path / "held.pt")
+    with pytest.raises(BdbenchError, match="a tensor lies in a ndarray: expected a storage of the file's"):
+        load(tmp_path / "held.pt")
+
+
+def test_what_would_not_fit_into_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.save(torch.zeros(1, dtype=torch.uint8).expand(10**9), tmp_path / "one.pt")
+    torch.save(torch.zeros(10**6, dtype=torch.uint8), tmp_path / "many.pt")
+    monkeypatch.setattr("bdbench.host.memory.available", lambda: 10**8)
+    with pytest.raises(BdbenchError, match=r"a tensor of shape \(1000000000,\) needs 953.7 MiB of memory"):
+        load(tmp_path / "one.pt")
+    assert load(tmp_path / "many.pt").shape == (10**6,)
+    monkeypatch.setattr("bdbench.host.memory.available", lambda: 10**5)
+    with pytest.raises(BdbenchError, match="reading .*many.pt needs 1.9 MiB of memory"):
+        load(tmp_path / "many.pt")
+    large = Image.new("L", (2, 2))
+    state = large.__getstate__()
+    large.__getstate__ = lambda: [*state[:2], (60000, 60000), *state[3:]]  # type: ignore[method-assign]
+    torch.save(large, tmp_path / "large.pt")
+    monkeypatch.undo()
+    with pytest.raises(BdbenchError, match="an image of 60000 x 60000 in 4 bytes"):
+        load(tmp_path / "large.pt")
