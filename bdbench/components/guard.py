@@ -7,7 +7,9 @@ gets any further than the call. What cannot be met in one process (a crash, memo
 from __future__ import annotations
 
 import contextlib
+import gc
 import io
+import logging
 import os
 import signal
 import sys
@@ -158,6 +160,21 @@ def _handle(before: tuple[Any, ...]) -> None:
             signal.signal(number, handler)
 
 
+def _collect(before: bool) -> None:
+    (gc.enable if before else gc.disable)()
+
+
+def _paths(before: list[str]) -> None:
+    # The same list: whoever holds it sees what is put back.
+    sys.path[:] = before
+
+
+def _no_alarm(before: float) -> None:
+    # A timer that was set in there would end the program later, when nobody knows whose it was.
+    if not before:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
 def _numpy_errors() -> dict[str, Any] | None:
     return sys.modules["numpy"].geterr() if "numpy" in sys.modules else None
 
@@ -174,6 +191,10 @@ _PROCESS: tuple[tuple[Callable[[], Any], Callable[[Any], Any]], ...] = (
     (_umask, os.umask),
     (lambda: dict(os.environ), _environment),
     (sys.getrecursionlimit, sys.setrecursionlimit),
+    (lambda: list(sys.path), _paths),
+    (gc.isenabled, _collect),
+    (lambda: logging.root.manager.disable, logging.disable),
+    (lambda: signal.getitimer(signal.ITIMER_REAL)[0], _no_alarm),
     (_handlers, _handle),
     (_numpy_errors, _set_numpy_errors),
 )
@@ -209,6 +230,8 @@ def _torch() -> tuple[tuple[Callable[[], Any], Callable[[Any], Any]], ...]:
         torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = before
 
     return (
+        # Put back last: a default device is one of these modes, and comes and goes by itself.
+        (_modes, _leave_modes),
         (torch.get_default_dtype, torch.set_default_dtype),
         (_default_device, _set_default_device),
         (torch.is_grad_enabled, torch.set_grad_enabled),
@@ -225,6 +248,7 @@ def _torch() -> tuple[tuple[Callable[[], Any], Callable[[Any], Any]], ...]:
         (lambda: (torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic), cudnn),
         (_autocasts, _autocast_again),
         (_module_hooks, _hook_again),
+        (_optimizer_hooks, _hook_optimizers_again),
     )
 
 
@@ -244,6 +268,7 @@ def _autocast_again(before: tuple[tuple[str, bool, Any], ...]) -> None:
 
 
 # What torch calls at every module's call, whoever's it is; it has no functions that read them.
+_STEPS = ("_global_optimizer_pre_hooks", "_global_optimizer_post_hooks")
 _HOOKS = ("_global_forward_hooks", "_global_forward_pre_hooks", "_global_backward_hooks", "_global_backward_pre_hooks")
 
 
@@ -260,6 +285,50 @@ def _hook_again(before: list[dict[int, Any]]) -> None:
         hooks = getattr(module, name)
         hooks.clear()
         hooks.update(held)
+
+
+def _optimizer_hooks() -> list[dict[int, Any]]:
+    from torch.optim import optimizer
+
+    return [dict(getattr(optimizer, name)) for name in _STEPS if hasattr(optimizer, name)]
+
+
+def _hook_optimizers_again(before: list[dict[int, Any]]) -> None:
+    from torch.optim import optimizer
+
+    for name, held in zip((n for n in _STEPS if hasattr(optimizer, n)), before, strict=True):
+        hooks = getattr(optimizer, name)
+        hooks.clear()
+        hooks.update(held)
+
+
+def _modes() -> tuple[list[Any], int]:
+    """The modes that are entered and see every function of torch, but for a default device, and how many see every
+    operation.
+    """
+    from torch import _C
+
+    entered = [_C._get_function_stack_at(i) for i in range(_C._len_torch_function_stack())]
+    return [mode for mode in entered if not _is_device(mode)], _C._len_torch_dispatch_stack()
+
+
+def _leave_modes(before: tuple[list[Any], int]) -> None:
+    from torch import _C
+
+    entered = [_C._pop_torch_function_stack() for _ in range(_C._len_torch_function_stack())]
+    for mode in [*filter(_is_device, reversed(entered)), *before[0]]:
+        _C._push_on_torch_function_stack(mode)
+    while (left := _C._len_torch_dispatch_stack()) > before[1]:
+        # torch 2.6 crashes where nobody holds the mode that is taken away.
+        held = _C._get_dispatch_stack_at(left - 1)
+        _C._pop_torch_dispatch_stack(None)
+        del held
+
+
+def _is_device(mode: Any) -> bool:
+    from torch.utils._device import DeviceContext
+
+    return isinstance(mode, DeviceContext)
 
 
 def _as_delivered() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import logging
 import os
 import signal
 import sys
@@ -12,9 +14,27 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.optim import optimizer
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from bdbench.components import guard
 from bdbench.components.guard import Quit
+
+
+class Functions(TorchFunctionMode):
+    """Sees every function of torch, and lets it be."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return func(*args, **(kwargs or {}))
+
+
+class Operations(TorchDispatchMode):
+    """The same one floor below."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return func(*args, **(kwargs or {}))
+
 
 CHANGES: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
     "dtype": (lambda: torch.set_default_dtype(torch.float64), torch.get_default_dtype),
@@ -44,6 +64,27 @@ CHANGES: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
         lambda: torch.nn.modules.module.register_module_forward_hook(lambda *_: None),
         lambda: list(torch.nn.modules.module._global_forward_hooks.values()),
     ),
+    "optimizer hooks": (
+        lambda: optimizer.register_optimizer_step_post_hook(lambda *_: None),
+        lambda: list(optimizer._global_optimizer_post_hooks.values()),
+    ),
+    "modes of functions": (
+        lambda: Functions().__enter__(),
+        lambda: torch._C._len_torch_function_stack(),
+    ),
+    "modes of dispatch": (
+        lambda: Operations().__enter__(),
+        lambda: torch._C._len_torch_dispatch_stack(),
+    ),
+    "device and a mode": (
+        lambda: (torch.set_default_device("meta"), Functions().__enter__()),
+        lambda: (torch.get_default_device(), torch._C._len_torch_function_stack(), torch.zeros(1).device),
+    ),
+    "path": (lambda: sys.path.insert(0, "/nowhere"), lambda: list(sys.path)),
+    "no path": (lambda: sys.path.clear(), lambda: list(sys.path)),
+    "garbage": (gc.disable, gc.isenabled),
+    "logging": (lambda: logging.disable(logging.CRITICAL), lambda: logging.root.manager.disable),
+    "alarm": (lambda: signal.alarm(1000), lambda: signal.getitimer(signal.ITIMER_REAL)[0] > 0),
 }
 
 
