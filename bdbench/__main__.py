@@ -11,7 +11,12 @@ def main() -> None:
         stopping.listen()
         from bdbench.cli import main as run
 
-        run()
+        try:
+            run()
+        except SystemExit as done:
+            code = done.code if isinstance(done.code, int) else int(done.code is not None)
+            stopping.leave(code)
+            raise
     except stopping.Stopped:
         stopping.goodbye()
 

@@ -9,7 +9,7 @@ from dataclasses import asdict
 
 import numpy as np
 
-from bdbench.cells import metrics
+from bdbench.cells import metrics, returned
 from bdbench.cells.bench import Bench
 from bdbench.cells.scene import Scene
 from bdbench.components import guard, sources
@@ -43,7 +43,7 @@ class Models:
     def _victim(self) -> tuple[Victim, Stage]:
         scene = self.scene
         with guard.call(scene.attack):
-            given = scene.attack.victim(scene.state, scene.workshop)
+            given = returned.victim(scene.attack, scene.attack.victim(scene.state, scene.workshop))
         found = (
             (given, Stage({}, 0.0, reused=True))
             if given is not None

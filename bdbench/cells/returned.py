@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 
@@ -13,6 +14,7 @@ from bdbench.components.defenses import Defense, Model, Verdict
 from bdbench.components.workshop import State
 from bdbench.errors import BdbenchError
 from bdbench.images.data import ANY_OTHER, Challenge, ImageData, PoisonedData, Role, Split, TrainingView, fingerprint_of
+from bdbench.networks.training import Victim
 
 # What numpy's savez takes for its own arguments.
 _NO_NAMES = ("file", "allow_pickle")
@@ -24,6 +26,9 @@ def poisoned(attack: Attack, images: ImageData, made: PoisonedData) -> PoisonedD
     """A poisoned set of arrays of the declared types, every POISON of which is changed or relabelled."""
     who = f"attack {attack.name!r}"
     _check_kind(who, made, PoisonedData)
+    for part in dataclasses.fields(made):
+        if getattr(made, part.name) is not None or part.name != "index":
+            _check_array(who, f"for {part.name}", getattr(made, part.name))
     n = len(made.images)
     _check_images(who, made.images, (n, *images.shape))
     columns = {"labels": np.int64, "roles": np.int8, "original_labels": np.int64}
@@ -44,6 +49,9 @@ def poisoned(attack: Attack, images: ImageData, made: PoisonedData) -> PoisonedD
     if (attack.control or not attack.plants) and (made.roles == Role.POISON).any():
         told = "is a control" if attack.control else "plants nothing"
         raise BdbenchError(f"{who} {told} and returned poisons: expected none")
+    if not attack.control and attack.plants and not (made.roles == Role.POISON).any():
+        raise BdbenchError(f"{who} plants something and returned no poison: expected some, or plants = False")
+    _check_truth(who, images, made)
     untouched = untouched_poisons(images, made)
     if untouched:
         poisons = int((made.roles == Role.POISON).sum())
@@ -68,6 +76,8 @@ def challenge(attack: Attack, images: ImageData, made: Challenge | None) -> Chal
     if made is None:
         return None
     _check_kind(who, made, Challenge)
+    for part in dataclasses.fields(made):
+        _check_array(who, f"for {part.name} of a challenge", getattr(made, part.name))
     m = len(made.images)
     _check_images(who, made.images, (m, *images.shape))
     for name, low, top in (("index", 0, n), ("goal", ANY_OTHER, images.num_classes)):
@@ -82,10 +92,26 @@ def challenge(attack: Attack, images: ImageData, made: Challenge | None) -> Chal
     return made
 
 
+def settled(attack: Attack, made: object) -> Attack:
+    """An attack with nothing left to be drawn."""
+    if not isinstance(made, type(attack)):
+        raise BdbenchError(f"attack {attack.name!r} is settled as {_told(made)}: expected a {type(attack).__name__}")
+    return made
+
+
+def victim(attack: Attack, made: object) -> Victim | None:
+    """The model that an attacker trained, if he does."""
+    if attack.trains and made is None:
+        raise BdbenchError(f"attack {attack.name!r} trains the victim and returned nothing: expected a Victim")
+    if made is not None and not isinstance(made, Victim):
+        raise BdbenchError(f"attack {attack.name!r} returned {_told(made)} for a victim: expected a Victim")
+    return made
+
+
 def scores(defense: Defense, made: np.ndarray, count: int) -> np.ndarray:
     """``count`` finite scores, float64."""
     try:
-        found = np.asarray(made, np.float64)
+        found = None if np.iscomplexobj(made) else np.asarray(made, np.float64)
     except (TypeError, ValueError):
         found = None
     if made is None or found is None:
@@ -122,11 +148,17 @@ def predictions(defense: Defense, made: np.ndarray, count: int, classes: int) ->
 
 def verdict(defense: Defense, made: Verdict, classes: int) -> Verdict:
     """A verdict with a finite score and targets that are labels."""
-    fits = isinstance(made, Verdict) and np.isfinite(made.score) and set(made.targets) <= set(range(classes))
+    fits = (
+        isinstance(made, Verdict)
+        and np.isfinite(made.score)
+        and isinstance(made.flagged, bool | np.bool_)
+        and all(isinstance(t, int | np.integer) and not isinstance(t, bool) for t in made.targets)
+        and set(made.targets) <= set(range(classes))
+    )
     if not fits or (made.p_value is not None and not 0 <= made.p_value <= 1):
         raise BdbenchError(
-            f"defense {defense.name!r} returned {made}: expected a Verdict, its score finite, its targets in "
-            f"0..{classes - 1}, and its p_value, if there is one, in 0..1"
+            f"defense {defense.name!r} returned {made}: expected a Verdict, its score finite, flagged a bool, its "
+            f"targets in 0..{classes - 1}, and its p_value, if there is one, in 0..1"
         )
     return made
 
@@ -179,6 +211,24 @@ def _check_origin(who: str, images: ImageData, made: PoisonedData) -> None:
         raise BdbenchError(
             f"{who} returned an index of {index.dtype} {index.shape}: expected int64 ({n},) in 0..{train - 1}"
         )
+
+
+def _check_truth(who: str, images: ImageData, made: PoisonedData) -> None:
+    """Raise BdbenchError where the truth that an attack returns is not that of the clean training set."""
+    train = images.train
+    index = np.arange(len(made.images)) if made.index is None else made.index
+    if not np.array_equal(made.original_labels, train.labels[index]):
+        raise BdbenchError(f"{who} returned original labels that are not those of the clean set, by its index")
+    clean = np.flatnonzero(made.roles == Role.CLEAN)
+    kept = (made.images[clean] == np.asarray(train.images)[index[clean]]).all((1, 2, 3))
+    changed = int((~(kept & (made.labels[clean] == train.labels[index[clean]]))).sum())
+    if changed:
+        raise BdbenchError(f"{who} changed {changed} examples that it calls CLEAN: expected POISON or COVER")
+
+
+def _check_array(who: str, what: str, made: object) -> None:
+    if not isinstance(made, np.ndarray):
+        raise BdbenchError(f"{who} returned {_told(made)} {what}: expected an array")
 
 
 def _check_images(who: str, images: np.ndarray, shape: tuple[int, ...]) -> None:

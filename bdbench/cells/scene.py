@@ -226,7 +226,7 @@ def made(setting: Setting) -> Scene:
     train, test = map(data.fingerprint_of, given)
     with guard.call(setting.attack):
         attack = params.with_labels(setting.attack, images.classes)
-        attack = attack.settled(images.num_classes, streams.child("attack"))
+        attack = returned.settled(attack, attack.settled(images.num_classes, streams.child("attack")))
     bench = _bench(setting, images, train)
     own = {"attack": attack.config(), "code": sources.code_of(attack), "files": contents(attack)}
     workshop = HarnessWorkshop(attack.name, bench, streams.child("attack"), streams.child("crafting"), own)

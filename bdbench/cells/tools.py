@@ -295,10 +295,10 @@ class HarnessTools(HarnessWorkshop, Tools):
         evidence: Mapping[int, float] | None = None,
     ) -> None:
         """Say what the defense itself makes of what it saw. Raises ValueError; see ``Tools.conclude``."""
-        if p_value is not None and not 0 <= p_value <= 1:
+        if p_value is not None and not (np.ndim(p_value) == 0 and 0 <= p_value <= 1):
             raise ValueError(f"p_value={p_value} is not allowed: expected a probability in [0, 1]")
         if p_value is not None:
-            self.p_value = p_value
+            self.p_value = float(p_value)
         if flagged is not None:
             chosen = np.array(flagged)
             if chosen.shape != (self._examples,) or chosen.dtype != bool:

@@ -118,7 +118,7 @@ class TriggerAttack(Attack, ABC):
         """Stamp ``round(rate * n)`` of the sources, and give them the label that they are to teach."""
         images, labels = np.array(train.images), train.labels.copy()
         goal = _integers(self.name, self.taught(train.labels, tools), len(labels))
-        chosen = self.chosen(train, goal, state, tools)
+        chosen = _places(self.name, self.chosen(train, goal, state, tools), len(labels))
         images[chosen] = self._checked(self.poisoned(images[chosen], chosen, state, tools))
         labels[chosen] = goal[chosen]
         roles = np.full(len(labels), Role.CLEAN, np.int8)
@@ -247,6 +247,20 @@ def _mask(name: str, what: str, made: np.ndarray, count: int) -> np.ndarray:
     if mask.dtype != bool or mask.shape != (count,):
         raise BdbenchError(f"attack {name!r} has {what} of {mask.dtype} {mask.shape}: expected bool ({count},)")
     return mask
+
+
+def _places(name: str, chosen: np.ndarray, count: int) -> np.ndarray:
+    places = np.asarray(chosen)
+    fits = places.ndim == 1 and np.issubdtype(places.dtype, np.integer)
+    if (
+        not fits
+        or len(np.unique(places)) != len(places)
+        or (len(places) and not 0 <= places.min() <= places.max() < count)
+    ):
+        raise BdbenchError(
+            f"attack {name!r} chose {places.dtype} {places.shape}: expected different integers in 0..{count - 1}"
+        )
+    return places
 
 
 def _integers(name: str, goal: np.ndarray, count: int) -> np.ndarray:

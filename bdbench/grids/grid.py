@@ -140,7 +140,7 @@ def read(path: Path) -> Grid:
     """
     try:
         check_regular(path)
-        data = tomllib.loads(path.read_text())
+        data = tomllib.loads(path.read_text("utf-8-sig"))
     except FileNotFoundError:
         raise BdbenchError(f"no grid at {path}: expected a TOML file") from None
     except (OSError, ValueError, RecursionError) as error:
@@ -188,9 +188,12 @@ def _components(kind: str, key: str, listed: Any) -> tuple[Any, ...]:
     if not isinstance(listed, list) or not listed:
         raise BdbenchError(f"{key}={listed} is not allowed in a grid: expected a list of at least one {kind}")
     made = [installed().component(kind, spec) for entry in listed for spec in _specs(kind, entry)]
-    for i, component in enumerate(made):
-        if component in made[:i]:
-            raise BdbenchError(f"{kind} {configs.spec(component.config())!r} is twice in the grid: expected once")
+    known: set[str] = set()
+    for component in made:
+        spec = configs.spec(component.config())
+        if spec in known:
+            raise BdbenchError(f"{kind} {spec!r} is twice in the grid: expected once")
+        known.add(spec)
     return tuple(made)
 
 

@@ -6,6 +6,7 @@ is listening before anything else of bdbench is loaded.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import signal
@@ -70,6 +71,37 @@ def check() -> None:
     """Raise ``Stopped`` if the program is to end: foreign code may have swallowed it."""
     if _State.received is not None:
         raise Stopped
+
+
+def leave(code: int) -> None:
+    """The ordinary end of the program, with its exit code, whatever foreign code has left to happen at the end.
+
+    What is to be done at exit is done here, where it can end nothing. Threads that are still at work end with the
+    program, which says so: it would wait for them, perhaps for ever.
+    """
+    os._exit = _no_exit
+    try:
+        atexit._run_exitfuncs()
+    except BaseException as error:
+        if isinstance(error, Stopped):
+            raise
+    finally:
+        os._exit = _EXIT
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):
+            stream.flush()
+    left = [t.name for t in threading.enumerate() if not t.daemon and t is not threading.main_thread()]
+    if left:
+        from bdbench import foreign
+
+        line = f"bdbench: ended {', '.join(map(foreign.line, left[:3]))}, which a component left at work"
+        with contextlib.suppress(OSError):
+            os.write(2, f"{line}\n".encode())
+        _EXIT(code)
+
+
+def _no_exit(status: int) -> NoReturn:
+    raise SystemExit(status)
 
 
 def goodbye() -> NoReturn:

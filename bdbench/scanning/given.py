@@ -6,6 +6,7 @@ Libraries are known by how their objects behave, so that none of them needs to b
 from __future__ import annotations
 
 import io
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,15 +18,18 @@ from bdbench.components import guard
 from bdbench.components.interfaces import Dataset, Source
 from bdbench.components.params import parse_spec
 from bdbench.display.words import counted
-from bdbench.errors import BdbenchError
+from bdbench.errors import BdbenchError, one_line
 from bdbench.images import decoding
-from bdbench.images.data import Split
+from bdbench.images.data import Split, in_bytes
 from bdbench.images.listing import Listing, listing_of
 from bdbench.registry.plugins import installed
+from bdbench.storage.files import check_regular
 
 _IMAGES, _LABELS = ("image", "img"), ("label", "labels")
 # Where a table has no images, it may say where they lie.
 _PATHS = ("path", "file", "filename", "file_name")
+# Labels beyond are no numbers of classes; numpy's own would come out negative.
+_MOST = 2**62
 _EXPECTED = (
     "a path, the name of a data set, images and labels, a Dataset of torchvision or Hugging Face, or a DataFrame of "
     "images or paths and labels"
@@ -62,7 +66,7 @@ def of_object(given: Any, labels: Any = None, classes: Sequence[str] | None = No
     if isinstance(given, tuple) and len(given) == 2 and labels is None:
         given, labels = given
     if labels is not None:
-        return _of_arrays(np.asarray(given), np.asarray(labels), classes)
+        return _of_arrays(_array(given, "images"), _array(labels, "labels"), classes)
     if isinstance(given, np.ndarray):
         raise BdbenchError(f"images of shape {given.shape} and no labels: expected a label for each image")
     if isinstance(given, Mapping) and given and all(map(_has_rows, given.values())):
@@ -73,9 +77,23 @@ def of_object(given: Any, labels: Any = None, classes: Sequence[str] | None = No
         return _of_frame(given, classes)
     if isinstance(given, Mapping):
         raise BdbenchError(f"cannot scan {type(given).__name__}: expected {_EXPECTED}")
-    if hasattr(given, "__getitem__") and hasattr(given, "__len__"):
+    if hasattr(given, "__getitem__") and hasattr(given, "__len__") and not isinstance(given, str | bytes):
         return _of_pairs(given, classes)
     raise BdbenchError(f"cannot scan {type(given).__name__}: expected {_EXPECTED}")
+
+
+def _array(given: Any, what: str) -> np.ndarray:
+    """An array of what somebody calls images or labels. Raises BdbenchError for what is none."""
+    given = given.detach().cpu() if hasattr(given, "detach") else given
+    try:
+        found = np.asarray(given)
+    except ValueError as error:  # rows of different lengths
+        raise BdbenchError(f"the {what} make no array ({error}): expected all of one shape") from None
+    if isinstance(given, np.ma.MaskedArray) and given.mask.any():
+        raise BdbenchError(f"the {what} are masked in {np.count_nonzero(given.mask)} places: expected none left out")
+    if not found.ndim:
+        raise BdbenchError(f"the {what} are {given!r}: expected one for each example")
+    return found
 
 
 def _spec(text: str) -> Dataset | None:
@@ -116,13 +134,25 @@ def _of_arrays(images: np.ndarray, labels: np.ndarray, classes: Sequence[str] | 
 
 def _known(labels: np.ndarray, classes: Sequence[str] | None) -> tuple[np.ndarray, tuple[str, ...]]:
     """Labels that are numbers, or names themselves, as places among the names of their classes."""
-    if not np.issubdtype(labels.dtype, np.integer):
-        if np.issubdtype(labels.dtype, np.inexact):
+    if labels.dtype.kind not in "iu":
+        if labels.dtype.kind in "fcmMV":
             raise BdbenchError(f"labels are {labels.dtype}: expected integers, or names")
-        told = [label.decode(errors="replace") if isinstance(label, bytes) else str(label) for label in labels.tolist()]
+        told = [_name_of(label) for label in labels.tolist()]
         names = sorted(set(told))
         labels, classes = np.searchsorted(names, told), names
     return _numbered(_integers(labels), classes)
+
+
+def _name_of(label: Any) -> str:
+    """The name of a class; the two Unicode forms of one are the same. Raises BdbenchError for what is none."""
+    if isinstance(label, bytes):
+        try:
+            label = label.decode()
+        except UnicodeDecodeError:
+            raise BdbenchError(f"the label {label!r} is no text: expected names in UTF-8") from None
+    if not isinstance(label, str | int | bool):
+        raise BdbenchError(f"a label is {label!r}: expected numbers of classes, or names, and none missing")
+    return unicodedata.normalize("NFC", str(label))
 
 
 def _numbered(labels: np.ndarray, classes: Sequence[str] | None) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -154,13 +184,24 @@ def _of_frame(frame: Any, classes: Sequence[str] | None) -> Listing:
     """A DataFrame: images, encoded or in arrays, or paths of files, and labels, numbers or names."""
     columns = [str(column) for column in frame.columns]
     image, label = _column(columns, (*_IMAGES, *_PATHS)), _column(columns, _LABELS)
+    for column in (image, label):
+        if columns.count(column) > 1:
+            raise BdbenchError(f"the data set has {columns.count(column)} columns called {column!r}: expected one")
     cells = frame[image].tolist()
-    labels, named = _known(np.asarray(frame[label].tolist()), classes)
+    labels, named = _known(_array(_whole(frame[label].tolist()), "labels"), classes)
     listed = _opening(cells.__getitem__, labels, named, "rows")
     names = [
         str(cell) if isinstance(cell, str | Path) else name for cell, name in zip(cells, listed.names, strict=True)
     ]
     return replace(listed, names=names, parallel=True)
+
+
+def _whole(labels: list[Any]) -> list[Any]:
+    """Labels none of which is missing: an array would make names of what stands for none. Raises BdbenchError."""
+    for place, label in enumerate(labels):
+        if label is None or type(label).__name__ == "NAType" or (isinstance(label, float) and label != label):
+            raise BdbenchError(f"row {place} has no label ({label!r}): expected one for each image")
+    return labels
 
 
 def _of_rows(rows: Any, classes: Sequence[str] | None) -> Listing:
@@ -185,7 +226,13 @@ def _of_pairs(pairs: Any, classes: Sequence[str] | None) -> Listing:
     """
     targets = getattr(pairs, "targets", None)
     if targets is None:
-        targets = [pairs[place][1] for place in range(len(pairs))]
+        try:
+            targets = [pairs[place][1] for place in range(len(pairs))]
+        except Exception as error:  # the user's data set may raise anything
+            raise BdbenchError(
+                f"cannot scan {type(pairs).__name__}: its items give no labels ({one_line(error)}): "
+                f"expected {_EXPECTED}"
+            ) from None
     labels, named = _numbered(_integers(targets), classes or getattr(pairs, "classes", None))
     listed = _opening(lambda place: pairs[place][0], labels, named, "items")
     root, samples = getattr(pairs, "root", None), getattr(pairs, "samples", None)
@@ -200,8 +247,9 @@ def _of_pairs(pairs: Any, classes: Sequence[str] | None) -> Listing:
 
 def _integers(labels: Any) -> np.ndarray:
     """Labels as int64 (n,). Raises BdbenchError for anything but numbers of classes."""
-    found = np.asarray(labels)
-    if found.ndim != 1 or not np.issubdtype(found.dtype, np.integer) or (len(found) and found.min() < 0):
+    found = _array(labels, "labels")
+    numbers = found.ndim == 1 and found.dtype.kind in "iu"
+    if not numbers or (len(found) and not 0 <= found.min() <= found.max() <= _MOST):
         shown = ", ".join(map(str, found.ravel()[:3].tolist()))
         raise BdbenchError(f"labels are {found.dtype} of shape {found.shape} ({shown}, ...): expected integers >= 0")
     return found.astype(np.int64)
@@ -231,16 +279,17 @@ def _pixels(image: Any, where: str) -> np.ndarray:
     if isinstance(image, bytes):
         return decoding.decoded(io.BytesIO(image), where)
     if isinstance(image, str | Path):
+        check_regular(Path(image))
         return decoding.decoded(Path(image), where)
     if hasattr(image, "convert"):
         return decoding.seen(image)
-    pixels = np.asarray(image)
+    pixels = np.asarray(image.detach().cpu() if hasattr(image, "detach") else image)
     if pixels.ndim == 3 and pixels.shape[0] in (1, 3) and pixels.shape[2] not in (1, 3):
         pixels = pixels.transpose(1, 2, 0)
     if pixels.ndim == 2:
         pixels = pixels[..., None]
-    if np.issubdtype(pixels.dtype, np.floating) and pixels.min() >= 0 and pixels.max() <= 1:
-        pixels = np.rint(pixels * 255).astype(np.uint8)
+    if np.issubdtype(pixels.dtype, np.floating):
+        pixels = in_bytes("its pixels", pixels)
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] not in (1, 3):
         raise ValueError(f"{pixels.dtype} of shape {pixels.shape}: expected uint8, or 0..1, of (H, W, 1 or 3)")
     return pixels

@@ -307,6 +307,9 @@ def _checked(data: Mapping[str, Any], where: str) -> dict[str, Any]:
     # The first records had none.
     if data.get(_DIGEST) not in (None, _signed(data)[_DIGEST]):
         raise BdbenchError(f"{where}: not as it was written: its digest is of another record; run its cell again")
+    facts = data["config"].get("data", {})
+    if len(facts.get("target_names", facts.get("targets", []))) != len(facts.get("targets", [])):
+        raise BdbenchError(f"{where}: it names other than its {len(facts['targets'])} targets: expected a name of each")
     return upgraded({key: value for key, value in data.items() if key != _DIGEST})
 
 

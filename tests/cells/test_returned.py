@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -29,12 +29,14 @@ from bdbench import (
     RobustTraining,
     Source,
     Split,
+    Streams,
     Tools,
     TrainingView,
     Verdict,
     Workshop,
 )
 from bdbench.components.workshop import State
+from bdbench_triggers.badnets import BadNets
 
 NOTHING: Any = None
 
@@ -208,6 +210,82 @@ class Shows(Forgets):
 def test_a_forgotten_return_of_an_attack_is_named(attack: Attack, message: str, tiny: dict[str, Any]) -> None:
     with pytest.raises(BdbenchError, match=f"^{message}$"):
         bdbench.run(defense="random", **{**tiny, "attack": attack})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lies(Shows):
+    """A poisoned set and a challenge in which one thing is not so."""
+
+    name = "lies"
+    does: str = "nothing"
+
+    def settled(self, num_classes: int, streams: Streams) -> Any:
+        return 5 if self.does == "settles" else self
+
+    def poison(self, train: Split, state: State, tools: Workshop) -> PoisonedData:
+        made = super().poison(train, state, tools)
+        images, labels, roles = made.images.copy(), made.labels.copy(), made.roles.copy()
+        original = made.original_labels.copy()
+        if self.does == "clean":
+            images[20] = 255 - images[20]
+        elif self.does == "label":
+            labels[20] = (labels[20] + 1) % 10
+        elif self.does == "original":
+            original[20] = (original[20] + 1) % 10
+        elif self.does == "none":
+            roles[:], labels = 0, train.labels.copy()
+        elif self.does == "list":
+            return PoisonedData(images.tolist(), labels, roles, original)
+        return PoisonedData(images, labels, roles, original)
+
+    def challenge(self, test: Split, state: State, tools: Workshop) -> Challenge | None:
+        count = len(test.labels)
+        images, goal = 255 - np.array(test.images), (test.labels + 1) % 10
+        return Challenge(images.tolist() if self.does == "shown list" else images, np.arange(count), goal)
+
+    def victim(self, state: State, tools: Workshop) -> Any:
+        return 5 if self.does == "victim" else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Promises(Lies):
+    """To train the victim."""
+
+    name = "promises"
+    trains: ClassVar[bool] = True
+
+
+@pytest.mark.parametrize(
+    ("does", "message"),
+    [
+        ("clean", "changed 1 examples that it calls CLEAN"),
+        ("label", "changed 1 examples that it calls CLEAN"),
+        ("original", "returned original labels that are not those of the clean set"),
+        ("none", "plants something and returned no poison"),
+        ("list", "returned a list for images: expected an array"),
+        ("shown list", "returned a list for images of a challenge: expected an array"),
+        ("settles", "is settled as an int: expected a Lies"),
+        ("victim", "returned an int for a victim: expected a Victim"),
+    ],
+)
+def test_what_an_attack_says_of_its_set_is_compared_with_the_clean_one(
+    does: str, message: str, tiny: dict[str, Any]
+) -> None:
+    with pytest.raises(BdbenchError, match=f"^attack 'lies' {message}"):
+        bdbench.run(defense="random", **{**tiny, "attack": Lies(does=does)})
+
+
+def test_an_attacker_who_trains_returns_what_he_trained(tiny: dict[str, Any]) -> None:
+    assert bdbench.run(defense="none", **{**tiny, "attack": Lies()}).config["data"]["poisons"] == 9
+    with pytest.raises(BdbenchError, match="attack 'promises' trains the victim and returned nothing"):
+        bdbench.run(defense="none", **{**tiny, "attack": Promises()})
+
+
+@pytest.mark.parametrize("chosen", [[3, 3, 4], [-1, 2], [0.5, 1.5], [400]])
+def test_what_is_chosen_are_different_examples(chosen: list[float], tiny: dict[str, Any]) -> None:
+    picks = type("Picks", (BadNets,), {"chosen": lambda *_: np.array(chosen), "name": "picks"})
+    with pytest.raises(BdbenchError, match="attack 'picks' chose .*: expected different integers in"):
+        bdbench.run(defense="random", **{**tiny, "attack": picks()})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -152,3 +152,30 @@ def test_in_a_program_of_somebody_else_only_a_real_ctrl_c_ends_a_run(tmp_path: P
         bdbench.run(defense=Pretends(), **options)
     with pytest.raises(KeyboardInterrupt), guard.call(), guard.call():
         signal.raise_signal(signal.SIGINT)
+
+
+LEFT = """
+import atexit, os, sys, threading, time
+from bdbench.host import stopping
+from bdbench import __main__, cli
+def run():
+    {does}
+    raise SystemExit(1)
+cli.main = run
+__main__.main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("does", "said"),
+    [
+        ("atexit.register(lambda: os._exit(0))", ""),
+        ("atexit.register(lambda: sys.exit(0))", ""),
+        ("threading.Thread(target=time.sleep, args=(60,), name='busy').start()", "bdbench: ended busy, which"),
+    ],
+)
+def test_what_is_left_for_the_end_changes_no_exit_code(does: str, said: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LEFT.format(does=does)], capture_output=True, text=True, timeout=50, check=False
+    )
+    assert done.returncode == 1 and said in done.stderr

@@ -147,3 +147,11 @@ def test_a_number_that_was_changed_is_noticed_and_records_without_a_digest_are_r
     del data["digest"]
     (tmp_path / "record.json").write_text(json.dumps(data))
     assert record.read(tmp_path).before.clean_accuracy == 0.5
+
+
+def test_names_of_targets_are_as_many_as_targets(written: tuple[bdbench.Record, Path], tmp_path: Path) -> None:
+    data = json.loads(json.dumps(written[0].to_dict()))
+    data["config"]["data"]["target_names"] = ["a", "b", "c"]
+    (tmp_path / "record.json").write_text(json.dumps(record._signed(data)))
+    with pytest.raises(BdbenchError, match="it names other than its 1 targets"):
+        record.read(tmp_path)
