@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,8 +18,8 @@ class Frequency(Detector):
     The network (``spectra``) learns to tell clean examples from copies of them with a white block, a block of noise,
     noise, a shadow, or some of another image (sec. 4 of the paper; see ``manipulations``, with blocks relative to the
     image's side). It knows neither labels nor the victim. Departures: it learns from the few clean examples that are
-    set apart, not from a whole clean training set, in ``steps`` steps of Adam in place of about 80,000 of Adadelta; and
-    the shadow is a triangle, not a polygon.
+    set apart, not from a whole clean training set, in about as many ``passes``, by Adam in place of Adadelta; pixels
+    are in 0..1, not in 0..255; and the shadow is a triangle, not a polygon.
     """
 
     name = "frequency"
@@ -26,7 +27,8 @@ class Frequency(Detector):
     assumption = "The trigger is pasted or blended in, so that the image has high frequencies that natural ones lack."
     oracles = ("clean_set",)
     clean: int | None = param(None, help="clean examples to learn from (none: all that are set apart)", low=1)
-    steps: int = param(1000, help="steps of training", low=1)
+    passes: int = param(50, help="passes over the clean examples", low=0)
+    steps: int = param(300, help="steps of training, at least", low=1)
     batch: int = param(32, help="clean examples per step; as many manipulated ones go with them", low=1)
     lr: float = param(1e-3, help="learning rate of Adam", low=0, exclusive=True)
 
@@ -38,7 +40,8 @@ class Frequency(Detector):
         from bdbench_baselines.spectra import log_odds, trained
 
         clean = np.asarray(tools.clean_examples(self.clean).images)
-        settings: dict[str, Any] = {"steps": self.steps, "batch": self.batch, "lr": self.lr}
+        steps = max(self.steps, math.ceil(self.passes * len(clean) / self.batch))
+        settings: dict[str, Any] = {"steps": steps, "batch": self.batch, "lr": self.lr}
         seed = tools.shared_streams.integer("frequency")
         weights = tools.saved(
             {"frequency": len(clean), **settings}, lambda: trained(clean, seed, tools.device, **settings)

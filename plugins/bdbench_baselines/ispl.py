@@ -24,10 +24,10 @@ class IncompatibilityClustering(Detector):
     for the next in the rest; ``passes`` times over. Poisons, which a model of other examples does not predict, end up
     in few of the subsets, and their models are outvoted (boosting): examples whose label is the vote of most, and of
     more than one, are taken for clean. Of these a last model is trained in ``rounds`` (self-paced learning), each on
-    what the rounds before, averaged, predicted right. What they do not in the end is flagged. The score is 1 - the
-    probability of the label, averaged over the rounds in the same way. With ``rounds=0`` what is not elected is
-    flagged, and the score is the share of votes for other labels: self-paced rounds learn a whole backdoor again from
-    the few poisons that were elected.
+    what the rounds before, averaged, predicted right. What they do not in the end is flagged. With ``rounds=0`` what is
+    not elected is. The method has a decision and no score; here it is the share of votes for other labels, and among
+    those with as many, 1 - the probability of the label, averaged over the rounds: from the few poisons that were
+    elected the rounds may learn a whole backdoor again, of which they then are surest.
 
     Details are those of the authors' code (``learners``), whose weak learners are trained for a fifth of the epochs of
     their victims, 40. Here it is all of the recipe's, which has fewer and smaller sets; the shares of the other
@@ -47,17 +47,21 @@ class IncompatibilityClustering(Detector):
     rounds: int = param(20, help="self-paced rounds of the last model (0: the votes decide)", low=0)
 
     def score(self, view: TrainingView, tools: Tools) -> np.ndarray:
-        """1 - the probability of the label, float64 (n,), over the rounds; concludes with what was predicted wrong."""
+        """The share of votes for other labels, float64 (n,), the rounds breaking ties; concludes with what these, or
+        without them the votes, took for wrong.
+        """
         from bdbench_baselines.learners import vote
 
         predicted = self._predicted(view, tools)
         elected = vote(predicted, view.labels, tools.shared_streams("votes"))
+        others = np.asarray((predicted != view.labels).mean(0))
         if not self.rounds:
             tools.conclude(flagged=~elected)
-            return np.asarray((predicted != view.labels).mean(0))
+            return others
         said = self._paced(view, elected, tools)
         tools.conclude(flagged=said["right"] <= 0.5)
-        return 1 - said["sure"]
+        # Less than a vote weighs.
+        return others + (1 - said["sure"]) / (len(predicted) + 1)
 
     def _predicted(self, view: TrainingView, tools: Tools) -> np.ndarray:
         """What each weak learner predicts for each example, int64 (m, n)."""

@@ -24,12 +24,15 @@ class MetaSift(Detector):
     so that a trigger counts for less.
 
     The paper sifts a clean subset of a given size, the highest weights of each label, and has no rule for what is
-    poisoned; so there is no decision. Batches, rates and networks are the authors'; they pass once through 39,209
-    images in each of the two parts, which is ``steps``: smaller sets are passed through more often. In plain training
-    the rate falls to 0 from twice theirs, which so is its mean, and AdamW's moments are torch's usual and start anew
-    for the sifting, where theirs go on. Meta-gradients pass through the ``top`` last tensors of parameters; which of
-    these count in each step is learnt by gates in the paper, to be faster, and here all do. The virtual step's rate is
-    the stated one; in the authors' code, loading the state of the model's optimizer replaces it by that one's, 1e-4.
+    poisoned; so there is no decision. Batches, rates and networks are the authors', and so is the one pass through the
+    set in each of the two parts, but for sets of less than ``steps`` batches: more passes learn poisons as well, and
+    leave no losses to weigh by. The network that weighs starts with a last layer of 0, so with weights of .5: from the
+    random one of the authors the sifting hardly moves it where examples are few, and chance then decides whether high
+    losses weigh more or less. In plain training the rate falls to 0 from twice theirs, which so is its mean, and
+    AdamW's moments are torch's usual and start anew for the sifting, where theirs go on. Meta-gradients pass through
+    the ``top`` last tensors of parameters; which of these count in each step is learnt by gates in the paper, to be
+    faster, and here all do. The virtual step's rate is the stated one; in the authors' code, loading the state of the
+    model's optimizer replaces it by that one's, 1e-4.
     """
 
     name = "meta-sift"
@@ -39,7 +42,7 @@ class MetaSift(Detector):
     )
     assumption = "A model that learns the clean examples has a high loss on poisons: they are of another distribution."
     sifters: int = param(5, help="models whose weights are averaged", low=1)
-    steps: int = param(307, help="steps of plain training, and as many of sifting, at least", low=1)
+    steps: int = param(33, help="steps of plain training, and as many of sifting, at least", low=1)
     batch: int = param(128, help="examples in a step", low=2)
     lr: float = param(1e-4, help="learning rate of a model", low=0, exclusive=True)
     virtual_lr: float = param(0.1, help="of its virtual steps", low=0, exclusive=True)

@@ -48,6 +48,9 @@ def weighed(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         weigh = nn.Sequential(nn.Linear(1, 100), nn.ReLU(), nn.Linear(100, 150), nn.ReLU(), nn.Linear(150, 1))
+        # All weights are .5 at first, so that it is learnt, not drawn, whether a high loss is to weigh more or less.
+        for parameter in weigh[-1].parameters():
+            nn.init.zeros_(parameter)
         weigh = nn.Sequential(weigh, nn.Sigmoid(), nn.Flatten(0)).to(device)
         optimizers = (
             torch.optim.AdamW(model.parameters(), lr=sifter.lr, betas=_BETAS, weight_decay=_DECAY),
