@@ -116,6 +116,19 @@ def test_incompatible_examples_are_outvoted() -> None:
         assert scores[450:].min() > scores[:450].max()
 
 
+def test_a_vote_outweighs_whatever_the_rounds_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From poisons that were elected the rounds learn the backdoor, and are surest of it."""
+    predicted = np.array([[0, 0, 0, 1], [0, 0, 1, 1], [0, 0, 1, 1]])
+    said = {"right": np.array([1.0, 0.0, 1.0, 1.0]), "sure": np.array([0.9, 0.2, 1.0, 1.0])}
+    view, given = kinds((10, 0, 4)), tools(4)
+    monkeypatch.setattr(IncompatibilityClustering, "_predicted", lambda *_: predicted)
+    monkeypatch.setattr(IncompatibilityClustering, "_paced", lambda *_: said)
+    scores = IncompatibilityClustering().score(view, given)
+    assert np.argsort(scores).tolist() == [0, 1, 2, 3]
+    assert scores.tolist() == pytest.approx([0.025, 0.2, 2 / 3, 1.0])
+    assert given.flagged.tolist() == [False, True, False, False]
+
+
 @pytest.mark.slow  # some thirty networks: 30 seconds
 def test_on_digits_it_votes_against_poisons(on_digits: Callable[..., Record]) -> None:
     record = on_digits("blend:rate=.02", "ispl:passes=1,rounds=0")

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from bdbench import Record
-from bdbench_baselines.sifting import Sifter, diluted, step
+from bdbench import Record, Victim
+from bdbench_baselines.sifting import Sifter, diluted, step, weighed
+from bdbench_models.networks import SmallConvNet
 
 
 class _Weigh(nn.Module):
@@ -99,6 +102,18 @@ def test_dilution_turns_and_shifts_a_little() -> None:
     corner = torch.zeros(50, 1, 16, 16)
     corner[:, :, 15, 15] = 1
     assert diluted(corner).sum((1, 2, 3)).min() < 0.1
+
+
+def test_what_is_not_learnt_weighs_one_half() -> None:
+    """Whether a high loss weighs more or less is learnt, not drawn."""
+    images = np.random.default_rng(0).integers(0, 256, (12, 8, 8, 1)).astype(np.uint8)
+    victim = Victim(SmallConvNet(1, 2, 4), *np.full((2, 1), 0.5, np.float32), "cpu")
+    nobody = Sifter(1, 4, 1e-4, 0.1, 0.0, 15)
+    found = weighed(victim, images, np.arange(12) % 2, nobody, 0, lambda total, label: lambda steps: None)
+    assert found.tolist() == [0.5] * 12
+    somebody = dataclasses.replace(nobody, weight_lr=1.0)
+    found = weighed(victim, images, np.arange(12) % 2, somebody, 0, lambda total, label: lambda steps: None)
+    assert len(set(found.tolist())) > 6
 
 
 @pytest.mark.slow  # Five models and their double gradients take a minute.
