@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bdbench import BdbenchError, Dataset, ImageData, Source, Split, decoded, param, reading
+from bdbench import BdbenchError, Dataset, ImageData, Source, Split, check_regular, decoded, param, reading
 
 _IMAGES = (".JPEG", ".jpg", ".png")
 
@@ -58,11 +58,16 @@ class GTSRBFull(Dataset):
         labels: list[int] = []
         for table in tables:
             try:
+                check_regular(table)
                 with table.open(newline="") as file:
                     for row in csv.DictReader(file, delimiter=";"):
-                        paths.append(table.parent / row["Filename"])
+                        name = row["Filename"]
+                        # Whoever made the table is not to say which other files of this machine are read.
+                        if not name or name != Path(name).name:
+                            raise ValueError(f"{name!r} is no name of a file beside it")
+                        paths.append(table.parent / name)
                         labels.append(int(row["ClassId"]))
-            except (OSError, KeyError, ValueError) as error:
+            except (OSError, KeyError, TypeError, ValueError, csv.Error) as error:
                 raise BdbenchError(f"cannot read {table}: {error}: expected GTSRB's table of files") from None
         return Split(_Files(paths, self.size), np.array(labels, np.int64))
 
