@@ -40,9 +40,7 @@ def test_gtsrb_is_read_in_the_order_of_its_tables(tmp_path: Path) -> None:
         bdbench.load("gtsrb-full", data_root=root / "Train")
     for row in ("00000.ppm;40\n", f"{'x' * 140_000};40;40;0;0;1;1;16\n", "../Train/00000/x.ppm;40;40;0;0;1;1;16\n"):
         (root / "Test" / "GT-final_test.csv").write_text(head + row)
-        with pytest.raises(
-            BdbenchError, match="cannot read .*: expected GTSRB's table of files"
-        ):
+        with pytest.raises(BdbenchError, match="cannot read .*: expected GTSRB's table of files"):
             bdbench.load("gtsrb-full", data_root=root)
 
 
