@@ -7,6 +7,7 @@ cannot say: the range, the choices, and a line of help.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import types
 import typing
@@ -80,6 +81,7 @@ class Parameter:
     allowed: str
 
 
+@functools.cache
 def _fields(cls: type) -> dict[str, tuple[Any, dataclasses.Field[Any]]]:
     hints = typing.get_type_hints(cls)
     return {f.name: (hints[f.name], f) for f in dataclasses.fields(cls)}
