@@ -7,11 +7,11 @@ cannot say: the range, the choices, and a line of help.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 import types
 import typing
 import unicodedata
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Union, get_args, get_origin
@@ -81,10 +81,15 @@ class Parameter:
     allowed: str
 
 
-@functools.cache
+# Of each class, looked up once: a plan of many cells asks for them thousands of times.
+_KNOWN: weakref.WeakKeyDictionary[type, dict[str, tuple[Any, dataclasses.Field[Any]]]] = weakref.WeakKeyDictionary()
+
+
 def _fields(cls: type) -> dict[str, tuple[Any, dataclasses.Field[Any]]]:
-    hints = typing.get_type_hints(cls)
-    return {f.name: (hints[f.name], f) for f in dataclasses.fields(cls)}
+    if cls not in _KNOWN:
+        hints = typing.get_type_hints(cls)
+        _KNOWN[cls] = {f.name: (hints[f.name], f) for f in dataclasses.fields(cls)}
+    return _KNOWN[cls]
 
 
 def _limits(field: dataclasses.Field[Any]) -> _Limits:
