@@ -90,14 +90,30 @@ def leave(code: int) -> None:
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(Exception):
             stream.flush()
-    left = [t.name for t in threading.enumerate() if not t.daemon and t is not threading.main_thread()]
-    if left:
+    if left := _at_work():
         from bdbench import foreign
 
         line = f"bdbench: ended {', '.join(map(foreign.line, left[:3]))}, which a component left at work"
         with contextlib.suppress(OSError):
             os.write(2, f"{line}\n".encode())
         _EXIT(code)
+
+
+def _at_work() -> list[str]:
+    """The names of the threads for which the program would wait, once those that only wait for work have ended."""
+
+    def left() -> list[threading.Thread]:
+        return [thread for thread in threading.enumerate() if not (thread.daemon or thread is threading.main_thread())]
+
+    if left() and "concurrent.futures.thread" in sys.modules:
+        pools: Any = sys.modules["concurrent.futures.thread"]
+        pools._shutdown = True
+        for queue in list(pools._threads_queues.values()):
+            queue.put(None)
+    patience = time.monotonic() + _PATIENCE
+    for thread in left():
+        thread.join(max(0.0, patience - time.monotonic()))
+    return [thread.name for thread in left()]
 
 
 def _no_exit(status: int) -> NoReturn:
