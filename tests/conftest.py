@@ -12,9 +12,11 @@ import pytest
 
 from bdbench import ImageData, Split
 
-# A shell lets what it starts in the background ignore Ctrl-C, and so would all that the tests start.
+# A shell lets what it starts in the background ignore Ctrl-C, nohup a hang-up, and so would all that the tests start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Beside others: a core is a process's own, and so it is for the programs that tests start. Before torch is loaded.
