@@ -32,7 +32,7 @@ SMALL = [
     "feature-re:warm_up=1,passes=1,width=2",
     "fine-pruning:epochs=2",
     "fine-tuning:epochs=3",
-    "frequency:steps=2,batch=4",
+    "frequency:steps=2,batch=4,passes=0",
     "ft-sam:epochs=2",
     "hidden-trigger:steps=5,lr=1",
     "i-bau:rounds=1,steps=2",
