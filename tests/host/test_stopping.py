@@ -43,6 +43,14 @@ def line(stream: IO[str] | None) -> str:
     return stream.readline()
 
 
+def said_by(process: subprocess.Popen[str]) -> str:
+    """What a process says on standard error until it ends; one that does not is no burden to those after it."""
+    try:
+        return process.communicate(timeout=20)[1]
+    finally:
+        process.kill()
+
+
 def stopped(number: int, until: Callable[[], object], *words: object) -> tuple[int, str]:
     """The exit code of bdbench, sent a signal once something is so, and what it said on standard error."""
     command = [sys.executable, "-m", "bdbench", *map(str, words)]
@@ -52,7 +60,7 @@ def stopped(number: int, until: Callable[[], object], *words: object) -> tuple[i
     # A lock's file is there a moment before it is known to be ours.
     time.sleep(0.2)
     process.send_signal(number)
-    said = process.communicate(timeout=20)[1]
+    said = said_by(process)
     assert "Traceback" not in said
     return process.returncode, said
 
@@ -69,7 +77,7 @@ def test_it_ends_within_two_seconds_whatever_it_is_at(at: str, number: int, code
     time.sleep(0.05)
     process.send_signal(number)
     start = time.monotonic()
-    said = process.communicate(timeout=20)[1]
+    said = said_by(process)
     assert time.monotonic() - start < 2
     assert process.returncode == code
     assert said == "bdbench: stopped: all of it is kept; to go on: bdbench --option 'two words'\n"
@@ -89,7 +97,7 @@ def test_before_there_is_anything_it_says_how_to_start_again(words: list[str], s
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert line(process.stdout) == "here\n"
     process.send_signal(signal.SIGINT)
-    assert process.communicate(timeout=20)[1] == f"bdbench: stopped{said}\n" and process.returncode == 130
+    assert said_by(process) == f"bdbench: stopped{said}\n" and process.returncode == 130
 
 
 def test_what_is_kept_is_not_made_afresh_when_it_goes_on() -> None:
@@ -100,7 +108,7 @@ def test_what_is_kept_is_not_made_afresh_when_it_goes_on() -> None:
     )  # fmt: skip
     assert line(process.stdout) == "here\n"
     process.send_signal(signal.SIGINT)
-    assert process.communicate(timeout=20)[1].endswith("to go on: bdbench run --seed 1\n")
+    assert said_by(process).endswith("to go on: bdbench run --seed 1\n")
 
 
 def test_what_a_shell_lets_ignore_ctrl_c_goes_on() -> None:
