@@ -84,7 +84,7 @@ def of_object(given: Any, labels: Any = None, classes: Sequence[str] | None = No
 
 def _array(given: Any, what: str) -> np.ndarray:
     """An array of what somebody calls images or labels. Raises BdbenchError for what is none."""
-    given = given.detach().cpu() if hasattr(given, "detach") else given
+    given = _at_hand(given)
     try:
         found = np.asarray(given)
     except ValueError as error:  # rows of different lengths
@@ -94,6 +94,11 @@ def _array(given: Any, what: str) -> np.ndarray:
     if not found.ndim:
         raise BdbenchError(f"the {what} are {given!r}: expected one for each example")
     return found
+
+
+def _at_hand(given: Any) -> Any:
+    """A tensor without its gradient and where numpy reads it; anything else as it is."""
+    return given.detach().cpu() if hasattr(given, "detach") else given
 
 
 def _spec(text: str) -> Dataset | None:
@@ -283,7 +288,7 @@ def _pixels(image: Any, where: str) -> np.ndarray:
         return decoding.decoded(Path(image), where)
     if hasattr(image, "convert"):
         return decoding.seen(image)
-    pixels = np.asarray(image.detach().cpu() if hasattr(image, "detach") else image)
+    pixels = np.asarray(_at_hand(image))
     if pixels.ndim == 3 and pixels.shape[0] in (1, 3) and pixels.shape[2] not in (1, 3):
         pixels = pixels.transpose(1, 2, 0)
     if pixels.ndim == 2:
