@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,6 +13,9 @@ from bdbench import foreign
 from bdbench.commands import options
 from bdbench.errors import BdbenchError
 from bdbench.host import machine, stopping
+
+if TYPE_CHECKING:
+    from bdbench.grids.engines import Engine
 
 _PATH = click.Path(path_type=Path)
 
@@ -25,9 +28,23 @@ _PATH = click.Path(path_type=Path)
 @options.cell_seconds
 @click.option("--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True)
 @click.option("--address", metavar="ADDRESS", help="Of the Ray cluster: auto, or host:port. None: start one here.")
+@click.option(
+    "--workers",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Processes on this machine that share the cells.",
+)
 @options.workplace
 def grid(
-    file: Path, dry_run: bool, only: tuple[str, ...], seeds: str | None, engine: str, address: str | None, **place: Any
+    file: Path,
+    dry_run: bool,
+    only: tuple[str, ...],
+    seeds: str | None,
+    engine: str,
+    address: str | None,
+    workers: int,
+    **place: Any,
 ) -> None:
     """Run the cells of GRID.toml that have no record beside it yet, and record them there.
 
@@ -35,8 +52,8 @@ def grid(
     again, and the new record takes its place.
 
     Started again after any interruption, it repeats no finished stage. Several processes on one grid share its cells,
-    if they see the same folders. A cell that fails is recorded with its
-    error and the rest goes on; the exit code is then 1.
+    if they see the same folders: on this machine --workers of them, on others whoever starts the same command. A cell
+    that fails is recorded with its error and the rest goes on; the exit code is then 1.
     """
     known = options.warn_of_broken_plugins()
     from bdbench import progress
@@ -45,10 +62,13 @@ def grid(
     from bdbench.grids import grid as grids
     from bdbench.grids import jobs
     from bdbench.grids.board import Board
+    from bdbench.grids.workers import dealt
     from bdbench.storage.store import STAGES
 
     if engine == "local":
         machine.checked_threads(place["threads"])
+    elif workers > 1:
+        raise BdbenchError(f"--workers {workers} is not allowed with --engine {engine}: expected --engine local")
     source = Source(Path(place["data_root"]) if place["data_root"] else None, place["download"] and not dry_run)
     board = Board.read(file.parent)
     asked = grids.read(file).only(only).jobs(grids.read_seeds(seeds) if seeds else None)
@@ -63,23 +83,32 @@ def grid(
         raise BdbenchError(f"data root {place['data_root']!r} is not there: expected a folder")
     jobs.check_data(pending, source)
     stopping.keeps(f"records are in {file.parent / 'records'}, finished stages in {Path(place['out']) / STAGES}")
-    _work(pending, engine, address, set(known), board=file.parent, **place)
+    run = _engine(engine, address, workers)
+    _work(dealt(pending, workers), run, set(known), board=file.parent, **place)
 
 
-def _work(jobs: list[Any], engine: str, address: str | None, known: set[str], **place: Any) -> None:
+def _engine(name: str, address: str | None, count: int) -> Engine:
+    """What does the jobs."""
+    from bdbench.grids import engines, workers
+
+    if name == "ray":
+        return engines.on_ray(address)
+    return workers.on_processes(count) if count > 1 else engines.local
+
+
+def _work(jobs: list[Any], run: Engine, known: set[str], **place: Any) -> None:
     """Do the jobs, with a line for each and a bar for all; exit with 1 if any cell failed.
 
     known: what is wrong with plugins and has been said.
     """
     from bdbench import progress
-    from bdbench.grids import engines
+    from bdbench.grids.jobs import Workplace
 
     place = {key: Path(v).absolute() if key in ("board", "out", "data_root") and v else v for key, v in place.items()}
-    run = engines.local if engine == "local" else engines.on_ray(address)
     failed = 0
     with progress.bars() as bars:
         advance = bars.track(sum(len(job.defenses) for job in jobs), "cells")
-        for i, done in enumerate(run(jobs, engines.Workplace(**place), bars), 1):
+        for i, done in enumerate(run(jobs, Workplace(**place), bars), 1):
             job = done.job
             others = f", {done.elsewhere} by another process" if done.elsewhere else ""
             click.echo(

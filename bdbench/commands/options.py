@@ -58,7 +58,9 @@ def workplace(command: Callable[..., Any]) -> Callable[..., Any]:
             help="Of large products; auto: what this machine is faster in.",
         ),
         click.option(
-            "--threads", type=click.IntRange(1), help="CPU threads. [default: as many as are free; with Ray, 1]"
+            "--threads",
+            type=click.IntRange(1),
+            help="CPU threads. [default: as many as are free; of each worker and with Ray, 1]",
         ),
         data_root,
         device,

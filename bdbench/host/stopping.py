@@ -178,11 +178,16 @@ def _watch(heard: int) -> None:
                 _end()
 
 
-def _end() -> NoReturn:
-    _say()
+def abandon(code: int = 1) -> NoReturn:
+    """End the process at once, without a word: its work is no more wanted."""
     for forget in BEFORE_END:
         forget()
-    _EXIT(_code())
+    _EXIT(code)
+
+
+def _end() -> NoReturn:
+    _say()
+    abandon(_code())
 
 
 def _say() -> None:

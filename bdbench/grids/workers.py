@@ -1,0 +1,123 @@
+"""Several processes on this machine that share the jobs of a grid, as several ``bdbench grid`` would."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import multiprocessing
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+
+from bdbench.errors import BdbenchError
+from bdbench.grids.grid import Job
+from bdbench.grids.jobs import Done, Workplace, carry_out
+from bdbench.host import stopping
+from bdbench.progress import Progress
+
+# Deaths in a row without any work done. Work that kills is given up before, by its claims.
+_DEATHS = 5
+# Pieces of work for each process, so that none is idle for long at the end.
+_PIECES = 2
+
+
+def on_processes(count: int) -> Callable[[Sequence[Job], Workplace, Progress], Iterator[Done]]:
+    """An engine of ``count`` processes, each with ``threads`` CPU threads (1 unless set).
+
+    Another takes the place of one that dies, and finds the stages that were finished. Raises BdbenchError where that
+    does not help, and what the work itself does not catch.
+    """
+
+    def run(jobs: Sequence[Job], place: Workplace, progress: Progress) -> Iterator[Done]:
+        place, left, deaths = replace(place, threads=place.threads or 1), deque(jobs), 0
+        crew: dict[Connection, tuple[SpawnProcess, Job]] = {}
+        try:
+            while left or crew:
+                while left and len(crew) < count:
+                    worker, connection = _hired(place)
+                    crew[connection] = worker, _given(connection, left.popleft())
+                for ready in wait(list(crew)):
+                    assert isinstance(ready, Connection)
+                    connection = ready
+                    worker, job = crew.pop(connection)
+                    try:
+                        done = connection.recv()
+                    except (EOFError, OSError):
+                        left.appendleft(job)
+                        deaths += 1
+                        if deaths >= _DEATHS:
+                            raise BdbenchError(
+                                f"--workers {count}: {deaths} died in a row, for want of memory perhaps: expected fewer"
+                            ) from None
+                        continue
+                    if left:
+                        crew[connection] = worker, _given(connection, left.popleft())
+                    else:
+                        connection.close()
+                    if isinstance(done, Exception):
+                        raise done
+                    deaths = 0
+                    yield done
+        finally:
+            # Their ends of the pipes say so, too, but not to who is at work.
+            for worker, _ in crew.values():
+                worker.terminate()
+
+    return run
+
+
+def dealt(jobs: Sequence[Job], count: int) -> list[Job]:
+    """The jobs, each in so many parts that ``count`` processes have enough; first the first part of each.
+
+    What the parts of one share is made by the first of them, for which the others wait.
+    """
+    parts = math.ceil(_PIECES * count / len(jobs)) if count > 1 else 1
+    return [
+        replace(job, defenses=job.defenses[part::parts]) for part in range(parts) for job in jobs if job.defenses[part:]
+    ]
+
+
+def _hired(place: Workplace) -> tuple[SpawnProcess, Connection]:
+    """A new process, and where it takes jobs and gives what came of them."""
+    # Neither a fork, which would inherit threads and their locks, nor a queue, whose semaphores a sudden end leaves.
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe()
+    worker = context.Process(target=_work, args=(there, place))
+    worker.start()
+    there.close()
+    return worker, here
+
+
+def _given(connection: Connection, job: Job) -> Job:
+    # One that has died is noticed by whoever waits for it.
+    with contextlib.suppress(OSError):
+        connection.send(job)
+    return job
+
+
+def _work(connection: Connection, place: Workplace) -> None:
+    """What a process does: job after job, until nobody is there to give one."""
+    # Ctrl-C is for its parent to hear, with which it ends.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: stopping.abandon())
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    threading.Thread(target=_follow, args=(parent.sentinel,), daemon=True).start()
+    while True:
+        try:
+            # No bars: it has no terminal of its own.
+            done: Done | Exception = carry_out(connection.recv(), place)
+        except EOFError:
+            return
+        except Exception as error:
+            done = error
+        connection.send(done)
+
+
+def _follow(parent: int) -> None:
+    wait([parent])
+    stopping.abandon()
