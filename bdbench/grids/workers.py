@@ -18,9 +18,10 @@ from bdbench.grids.grid import Job
 from bdbench.grids.jobs import Done, Workplace, carry_out
 from bdbench.host import stopping
 from bdbench.progress import Progress
+from bdbench.storage import claims
 
-# Deaths in a row without any work done. Work that kills is given up before, by its claims.
-_DEATHS = 5
+# Deaths for each process without any work done. Work that kills is given up before that, by its claims.
+_DEATHS = claims.TRIES + 1
 # Pieces of work for each process, so that none is idle for long at the end.
 _PIECES = 2
 
@@ -49,7 +50,7 @@ def on_processes(count: int) -> Callable[[Sequence[Job], Workplace, Progress], I
                     except (EOFError, OSError):
                         left.appendleft(job)
                         deaths += 1
-                        if deaths >= _DEATHS:
+                        if deaths >= _DEATHS * count:
                             raise BdbenchError(
                                 f"--workers {count}: {deaths} died in a row, for want of memory perhaps: expected fewer"
                             ) from None

@@ -14,12 +14,14 @@ from typing import Any
 import pytest
 
 from bdbench import BdbenchError
-from bdbench.grids import engines, grid
+from bdbench.grids import engines, grid, workers
 from bdbench.grids.board import Board
 from bdbench.grids.workers import dealt, on_processes
 from bdbench.progress import Silent
 from tests.grids.test_grid import TOML, made, run
 from tests.test_experiment import numbers
+
+WORK = workers._work
 
 
 def place(folder: Path) -> engines.Workplace:
@@ -88,12 +90,36 @@ def test_workers_are_for_this_machine_alone(tmp_path: Path) -> None:
 def test_processes_that_always_die_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     jobs = grid.read(made(tmp_path / "board")).jobs()[:2]
     monkeypatch.setattr("bdbench.grids.workers._work", _die)
-    with pytest.raises(BdbenchError, match="--workers 2: 5 died in a row, for want of memory perhaps: expected fewer"):
+    with pytest.raises(BdbenchError, match="--workers 2: 8 died in a row, for want of memory perhaps: expected fewer"):
         list(on_processes(2)(jobs, place(tmp_path), Silent()))
 
 
 def _die(*_: Any) -> None:
     os._exit(9)
+
+
+def test_work_that_ends_every_process_is_a_failure_of_its_cells_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = grid.read(made(tmp_path / "board")).only(["defense=random"]).jobs([0])
+    assert [job.attack.name for job in jobs] == ["none", "badnets", "badnets"]
+    monkeypatch.setattr("bdbench.grids.workers._work", _crash_at_badnets)
+    done = list(on_processes(2)(jobs, place(tmp_path), Silent()))
+    assert sorted((d.job.attack.name, d.records) for d in done) == [("badnets", 0), ("badnets", 0), ("none", 1)]
+    told = [error for d in done for _, error in d.errors]
+    assert len(told) == 2 and all("crashed 3 times (Fatal Python error: Aborted)" in error for error in told)
+
+
+def _crash_at_badnets(connection: Any, place: engines.Workplace) -> None:
+    from bdbench.grids.jobs import _Work
+
+    prepared = _Work._prepared
+
+    def crash(self: _Work, defenses: Any) -> Any:
+        return os.abort() if self.job.attack.name == "badnets" else prepared(self, defenses)
+
+    _Work._prepared = crash  # type: ignore[method-assign]
+    WORK(connection, place)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
