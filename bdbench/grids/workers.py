@@ -8,12 +8,13 @@ import multiprocessing
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 
 from bdbench.errors import BdbenchError
+from bdbench.grids.engines import Engine
 from bdbench.grids.grid import Job
 from bdbench.grids.jobs import Done, Workplace, carry_out
 from bdbench.host import stopping
@@ -26,7 +27,7 @@ _DEATHS = claims.TRIES + 1
 _PIECES = 2
 
 
-def on_processes(count: int) -> Callable[[Sequence[Job], Workplace, Progress], Iterator[Done]]:
+def on_processes(count: int) -> Engine:
     """An engine of ``count`` processes, each with ``threads`` CPU threads (1 unless set).
 
     Another takes the place of one that dies, and finds the stages that were finished. Raises BdbenchError where that
@@ -39,15 +40,15 @@ def on_processes(count: int) -> Callable[[Sequence[Job], Workplace, Progress], I
         try:
             while left or crew:
                 while left and len(crew) < count:
-                    worker, connection = _hired(place)
-                    crew[connection] = worker, _given(connection, left.popleft())
-                for ready in wait(list(crew)):
-                    assert isinstance(ready, Connection)
-                    connection = ready
+                    worker, new = _hired(place)
+                    crew[new] = worker, _given(new, left.popleft())
+                for connection in wait(list(crew)):
+                    assert isinstance(connection, Connection)
                     worker, job = crew.pop(connection)
                     try:
                         done = connection.recv()
                     except (EOFError, OSError):
+                        connection.close()
                         left.appendleft(job)
                         deaths += 1
                         if deaths >= _DEATHS * count:
@@ -94,6 +95,7 @@ def _hired(place: Workplace) -> tuple[SpawnProcess, Connection]:
 
 
 def _given(connection: Connection, job: Job) -> Job:
+    """The job, sent."""
     # One that has died is noticed by whoever waits for it.
     with contextlib.suppress(OSError):
         connection.send(job)

@@ -18,19 +18,11 @@ from bdbench.grids import engines, grid, workers
 from bdbench.grids.board import Board
 from bdbench.grids.workers import dealt, on_processes
 from bdbench.progress import Silent
+from tests.grids.test_engines import place, records
 from tests.grids.test_grid import TOML, made, run
-from tests.test_experiment import numbers
+from tests.grids.test_killed import _done
 
 WORK = workers._work
-
-
-def place(folder: Path) -> engines.Workplace:
-    return engines.Workplace(folder / "board", folder / "runs", device="cpu", threads=1)
-
-
-def records(folder: Path) -> dict[str, dict[str, Any]]:
-    found = Board.read(folder / "board").records
-    return {name: numbers(data) for name, data in found.items()}
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +64,7 @@ def test_fewer_jobs_than_processes_are_dealt_out(tmp_path: Path) -> None:
 
 
 def test_the_command_shares_its_cells_and_ends_with_the_error_of_one(tmp_path: Path) -> None:
-    # 3 of 4 pixels of a side are too few for a patch of 9.
+    # Digits have 8 x 8 pixels, too few for a patch of 9.
     text = TOML.replace("size = 2", "size = 9").replace("[0.04, 0.06]", "0.06")
     result = run(made(tmp_path / "board", text), "--workers", "2", "--seeds", "0")
     assert result.exit_code == 1
@@ -132,7 +124,7 @@ def test_nobody_is_left_when_the_first_process_ends(tmp_path: Path, number: sign
         ],
         stderr=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
-    _wait(lambda: len(_stages(tmp_path)) >= 2)
+    _wait(lambda: len(_done(tmp_path)) >= 2)
     os.killpg(process.pid, number) if number == signal.SIGINT else process.kill()
     _, told = process.communicate(timeout=30)
     _wait(lambda: not _group(process.pid))
@@ -142,10 +134,6 @@ def test_nobody_is_left_when_the_first_process_ends(tmp_path: Path, number: sign
         assert told.strip().splitlines()[-1].startswith("bdbench: stopped: records are in ")
         # Asked to end, they leave no sign of a death.
         assert not [*(tmp_path / "board").rglob("*.lock")]
-
-
-def _stages(folder: Path) -> list[Path]:
-    return [*(folder / "runs" / ".stages").glob("[0-9a-f]*/[0-9a-f]*/meta.json")]
 
 
 def _group(leader: int) -> list[int]:
