@@ -1,4 +1,5 @@
-"""From what withholding its groups did to each class: the probability of each example to be a poison, and a verdict.
+"""From what withholding its groups did to each class, and what these share did to strangers: the probability of each
+example to be a poison, and a verdict.
 
 Every class is judged for itself, so that there may be none, several or all of them poisoned. What natural groups do was
 learnt on clean sets (docs/experiments.md): there need be no clean class to compare with.
@@ -21,14 +22,18 @@ from bdbench_datamodel.withheld import Effect, unseen
 _USUAL = {"sharpest": 3.1, "rest": 3.2, "handful": 1.4}
 _QUARTILE, _ABOVE = 0.25, {"sharpest": 0.15, "rest": 0.3, "handful": 0.15}
 # The logistic law of the evidence, fitted to groups of poisons and natural ones.
-_STRENGTH, _DEPTH, _NATURAL = 2.08, 2.37, -3.07
+_STRENGTH, _DEPTH, _TURNED, _NATURAL = 1.23, 0.88, 4.35, 1.77
+# The mean of few images holds more that is theirs alone, and turns more strangers by chance: by this power of how many
+# are in the smaller part of their class.
+_OF_MANY = 0.38
 # So deep, in usual margins, lie groups that belong to another label altogether.
 _DEEP = 1.3
 # Gumbel's law of the largest evidence of ten natural classes: location and scale.
-_LOCATION, _SCALE, _CLASSES = -1.28, 1.30, 10
+_LOCATION, _SCALE, _CLASSES = -1.51, 1.42, 10
 _LEVEL = 0.05
-# Neither of a sharpness is so near to 0 or 1, nor strength so near to 0, that its logarithm decides alone.
-_LEAST_SHARPNESS, _EXACT, _LEAST_STRENGTH = 0.01, 1e-3, 0.3
+# Neither of a sharpness is so near to 0 or 1, nor strength or the share that is turned so near to 0, that its logarithm
+# decides alone.
+_LEAST_SHARPNESS, _EXACT, _LEAST_STRENGTH, _LEAST_TURNED = 0.01, 1e-3, 0.3, 0.02
 # What agreement on a rival counts against what the other part tells; and how much more must speak for a part of a class
 # that is clearly the larger.
 _AGREEMENT, _CLEARLY = 2.5, 0.5
@@ -78,11 +83,13 @@ class Known:
 def judge(
     classes: Sequence[Sequence[Suspects]],
     effects: Sequence[Sequence[Effect]],
+    transfers: Sequence[np.ndarray],
     known: Known,
     otherwise: np.ndarray,
 ) -> Judgement:
     """Judge every class by the group that most speaks against it.
 
+    transfers: how far each group's share turns strangers, float64 (groups,) for every class (``transfer.turned``);
     otherwise: float64 (n,), the probability of each example to be a poison by a comparison of classes (``suspicion``).
     The score is the larger of two: the probability that the example belongs to the group to blame in its class
     (``_blamed``) and that one is a backdoor's, which is as likely as not where ``evidence`` is as large as in one clean
@@ -92,7 +99,7 @@ def judge(
     """
     if not classes:
         return Judgement(otherwise, np.zeros(len(otherwise), bool), None, {})
-    odds = evidence(classes, effects, known)
+    odds = evidence(classes, effects, transfers, known)
     largest = np.array([own.max() for own in odds])
     natural = _natural(largest)
     named = _named(natural)
@@ -104,17 +111,21 @@ def judge(
         mine = groups[place].examples
         scores[mine] = np.maximum(scores[mine], belonging * probability)
         flagged[mine] = members & is_named
-    p_value = float(-np.expm1(len(largest) * np.log1p(-natural.min())))
+    p_value = float(-np.expm1(-len(largest) * _rate(largest.max())))
     found = {groups[0].label: float(value) for groups, value in zip(classes, largest, strict=True)}
     return Judgement(np.maximum(scores, _PRIOR / len(classes)), flagged, p_value, found)
 
 
 def evidence(
-    classes: Sequence[Sequence[Suspects]], effects: Sequence[Sequence[Effect]], known: Known
+    classes: Sequence[Sequence[Suspects]],
+    effects: Sequence[Sequence[Effect]],
+    transfers: Sequence[np.ndarray],
+    known: Known,
 ) -> list[np.ndarray]:
     """The log odds of each group, float64 (groups,) for every class, to be a backdoor's and no natural one.
 
-    Two things speak for it. The group is *strong and sharp*: the logarithm of its strength times the odds of its
+    Three things speak for it. What its members share *turns strangers* to its label, more than the mean of so many
+    images does by nature. The group is *strong and sharp*: the logarithm of its strength times the odds of its
     sharpness, beyond what is usual. And it lies *deep*: without each other its members are of another label, their
     margin as far below 0 as that of groups usually lies above; this counts as far as the networks know the class at all
     (the cube of ``Known.kappa``). Where they do, a strong group that does not lie deep is taken for a natural one as
@@ -126,12 +137,15 @@ def evidence(
     ]
     usual, reach = _usual(classes, strengths), _reach(classes, effects, known)
     found = []
-    for groups, own, strong in zip(classes, effects, strengths, strict=True):
+    for groups, own, strong, shares in zip(classes, effects, strengths, transfers, strict=True):
         beyond = strong - [usual[group.kind] for group in groups]
         knowing = np.array([known.kappa(group) for group in groups]) ** 3
         deep = knowing * np.array([max(0.0, -effect.alone / reach) for effect in own])
         natural = 1 - knowing * (1 - np.minimum(1, deep / _DEEP))
-        found.append(_STRENGTH * np.where(beyond > 0, beyond * natural, beyond) + _DEPTH * deep + _NATURAL)
+        withheld = _STRENGTH * np.where(beyond > 0, beyond * natural, beyond) + _DEPTH * deep
+        smaller = np.array([min(group.members.sum(), (~group.members).sum()) for group in groups])
+        moved = _TURNED * (np.log(shares + _LEAST_TURNED) + _OF_MANY * np.log(smaller))
+        found.append(withheld + moved + _NATURAL)
     return found
 
 
@@ -188,8 +202,12 @@ def _usual(classes: Sequence[Sequence[Suspects]], strengths: Sequence[np.ndarray
 
 def _natural(evidence: np.ndarray) -> np.ndarray:
     """The probability of a natural class to have evidence (K,) as large, float64 (K,)."""
-    location = _LOCATION - _SCALE * np.log(_CLASSES)
-    return -np.expm1(-np.exp(-(evidence - location) / _SCALE))
+    return -np.expm1(-_rate(evidence))
+
+
+def _rate(evidence: np.ndarray) -> np.ndarray:
+    """The exponent of Gumbel's law for one class: so many natural ones of a large number have as much."""
+    return np.exp(-(evidence - _LOCATION) / _SCALE) / _CLASSES
 
 
 def _at_level(classes: float) -> float:
