@@ -271,7 +271,7 @@ class Datamodel(Detector):
         sharpest, share = [own.sharpest for own in looked], float(np.mean(self._fractions()))
         otherwise = scoring.suspicion(groups, affinities, sharpest, examples, share)
         known = evidence.Known.of(margins, masks, view.labels, view.num_classes)
-        judged = evidence.judge(classes, effects, transfers, known, otherwise)
+        judged = evidence.judge(classes, effects, transfers, known, otherwise, view.images)
         tools.conclude(judged.p_value, judged.flagged, judged.evidence)
         return judged.scores
 

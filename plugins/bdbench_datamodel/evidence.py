@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from bdbench_datamodel.carried import grown
 from bdbench_datamodel.scoring import membership
 from bdbench_datamodel.separation import standardised, upper
 from bdbench_datamodel.suspects import AS_LARGE, Suspects
@@ -86,6 +87,7 @@ def judge(
     transfers: Sequence[np.ndarray],
     known: Known,
     otherwise: np.ndarray,
+    images: np.ndarray,
 ) -> Judgement:
     """Judge every class by the group that most speaks against it.
 
@@ -95,7 +97,8 @@ def judge(
     (``_blamed``) and that one is a backdoor's, which is as likely as not where ``evidence`` is as large as in one clean
     set of twenty, or, beside classes that are named, as what would be named next; and ``otherwise`` as far as no
     class's is, which ranks where evidence is weak. Flagged are the members of the groups to blame in those classes that
-    Benjamini and Hochberg's (1995) procedure names at a level of 5 %.
+    Benjamini and Hochberg's (1995) procedure names at a level of 5 %. images: uint8 (n, H, W, C), in which is seen who
+    else carries what a group shares (``grown``).
     """
     if not classes:
         return Judgement(otherwise, np.zeros(len(otherwise), bool), None, {})
@@ -105,15 +108,18 @@ def judge(
     named = _named(natural)
     poisoned = 1 / (1 + np.exp(-_STEEP * (largest - _at_level(len(largest) / (1 + named.sum())))))
     scores, flagged = otherwise * np.prod(1 - poisoned), np.zeros(len(otherwise), bool)
+    least = _PRIOR / len(classes)
     for groups, own, log_odds, probability, is_named in zip(classes, effects, odds, poisoned, named, strict=True):
         place = _blamed(groups, own, int(log_odds.argmax()))
-        belonging, members = _members(groups[place], own[place])
+        # Where the class is less probable than any is beforehand, its examples are all at that.
+        larger = grown(images, groups[place]) if probability > least else None
+        belonging, members = _members(groups[place], own[place], larger)
         mine = groups[place].examples
         scores[mine] = np.maximum(scores[mine], belonging * probability)
         flagged[mine] = members & is_named
     p_value = float(-np.expm1(-len(largest) * _rate(largest.max())))
     found = {groups[0].label: float(value) for groups, value in zip(classes, largest, strict=True)}
-    return Judgement(np.maximum(scores, _PRIOR / len(classes)), flagged, p_value, found)
+    return Judgement(np.maximum(scores, least), flagged, p_value, found)
 
 
 def evidence(
@@ -231,11 +237,17 @@ def _odds(sharpness: float) -> float:
     return float(np.log(share / (1 - share)))
 
 
-def _members(suspect: Suspects, effect: Effect) -> tuple[np.ndarray, np.ndarray]:
+def _members(
+    suspect: Suspects, effect: Effect, larger: tuple[np.ndarray, np.ndarray] | None
+) -> tuple[np.ndarray, np.ndarray]:
     """``membership`` of a class's examples in a group of about its size, float64 (n_c,), and who is a member, bool
     (n_c,): more probably than not of the upper of two normal groups. Both by how surely each is told as one by the
-    ensemble and by how far its margin falls in the new networks.
+    ensemble and by how far its margin falls in the new networks; of a larger group that it is a part of (``grown``), by
+    what each carries.
     """
-    ranking = standardised(suspect.fits) + standardised(effect.lift)
-    above = upper(ranking, suspect.members)
-    return membership(ranking, float(suspect.members.mean()), above), above > 0.5
+    if larger is None:
+        members, ranking = suspect.members, standardised(suspect.fits) + standardised(effect.lift)
+    else:
+        members, ranking = larger[0], standardised(larger[1])
+    above = upper(ranking, members)
+    return membership(ranking, float(members.mean()), above), above > 0.5

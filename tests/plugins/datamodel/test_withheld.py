@@ -27,6 +27,11 @@ def transferring(classes: list[list[Suspects]], shares: dict[int, float] | None 
     return [np.full(len(groups), (shares or {}).get(groups[0].label, 0.01)) for groups in classes]
 
 
+def plain(examples: int) -> np.ndarray:
+    """Images in which there is nothing to see, uint8 (n, 2, 2, 1)."""
+    return np.full((examples, 2, 2, 1), 100, np.uint8)
+
+
 def judged(
     classes: list[list[Suspects]],
     found: list[list[Effect]],
@@ -37,13 +42,13 @@ def judged(
     """Of networks that are right on every example as often, of classes at given levels (none: all alike)."""
     examples, labels = sum(len(groups[0].examples) for groups in classes), max(len(classes), 2)
     known = Known(np.full(examples, accuracy), np.array(levels) if levels else np.full(labels, 3.0))
-    return judge(classes, found, transferring(classes, shares), known, np.full(examples, 0.02))
+    return judge(classes, found, transferring(classes, shares), known, np.full(examples, 0.02), plain(examples))
 
 
 def judged_where(right: np.ndarray, classes: list[list[Suspects]], found: list[list[Effect]]) -> evidence.Judgement:
     """Of two classes, and networks that are right on each example so often, float64 (n,)."""
     known = Known(right, np.full(2, 3.0))
-    return judge(classes, found, transferring(classes), known, np.full(len(right), 0.02))
+    return judge(classes, found, transferring(classes), known, np.full(len(right), 0.02), plain(len(right)))
 
 
 def turning(share: float, smaller: int) -> float:
@@ -176,17 +181,13 @@ def test_depth_counts_little_in_a_class_that_networks_do_not_know() -> None:
     found = [[effect(own, 12.0, -9.0)], [effect(other, 3.0, 2.0)]]
     right = np.ones(80)
     right[8:40] = 0.5  # its class-mates are known by chance
-    result = judge(
-        [[own], [other]], found, transferring([[own], [other]]), Known(right, np.full(2, 3.0)), np.full(80, 0.02)
-    )
+    result = judged_where(right, [[own], [other]], found)
     strong = np.log(12) + np.log(9), np.log(3.0)
     usual = strong[1] + (strong[0] - strong[1]) / 4 + 0.15
     assert result.evidence[0] == pytest.approx(1.23 * (strong[0] - usual) + turning(0.01, 8) + 1.77)
     # Known half way from chance: by hand, the cube of 1/2 of a depth of 9/4.
     right[8:40] = 0.75
-    result = judge(
-        [[own], [other]], found, transferring([[own], [other]]), Known(right, np.full(2, 3.0)), np.full(80, 0.02)
-    )
+    result = judged_where(right, [[own], [other]], found)
     deep = 9 / 4 / 8
     natural = 1 - (1 - deep / 1.3) / 8
     assert result.evidence[0] == pytest.approx(
@@ -243,6 +244,17 @@ def test_a_handful_that_is_part_of_a_sharper_group_stands_for_that() -> None:
     assert evidence._blamed([whole, alone], [effect(whole, 5, -8), effect(alone, 5, -9)], 1) == 1
 
 
+def test_a_part_of_the_poisons_is_flagged_with_all_who_carry_what_it_shares() -> None:
+    classes, found = map(list, zip(*[natural(c) for c in range(9)], planted(9), strict=True))
+    images, poisons = np.full((400, 2, 2, 1), 100, np.uint8), np.arange(360, 380)
+    images[poisons] = 160
+    known = Known(np.full(400, 0.95), np.full(10, 3.0))
+    result = judge(classes, found, transferring(classes, {9: 0.4}), known, np.full(400, 0.02), images)
+    # The group that was withheld is of the first 8.
+    assert np.flatnonzero(result.flagged).tolist() == poisons.tolist()
+    assert result.scores[poisons].min() > np.delete(result.scores, poisons).max()
+
+
 def parts(first: int, explained: tuple[float, float], size: int = 40) -> list[Suspects]:
     """A class's sharpest group, of so many members, and the rest of it; explained: of each."""
     own = group(0, first, size, explained=explained[0])
@@ -272,7 +284,7 @@ def test_which_of_two_parts_is_blamed(
 
 def test_without_suspects_the_comparison_of_classes_is_all_there_is() -> None:
     otherwise = np.linspace(0, 1, 6)
-    result = judge([], [], [], Known(np.full(6, 0.5), np.zeros(2)), otherwise)
+    result = judge([], [], [], Known(np.full(6, 0.5), np.zeros(2)), otherwise, plain(6))
     assert (result.scores == otherwise).all() and result.p_value is None and not result.flagged.any()
 
 
