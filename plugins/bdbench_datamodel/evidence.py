@@ -20,8 +20,8 @@ from bdbench_datamodel.withheld import Effect, unseen
 
 # Of natural groups the logarithm of strength times odds of sharpness, at most: in sets of many classes it is their own
 # lower quartile and a margin.
-_USUAL = {"sharpest": 3.1, "rest": 3.2, "handful": 1.4}
-_QUARTILE, _ABOVE = 0.25, {"sharpest": 0.15, "rest": 0.3, "handful": 0.15}
+_USUAL = {"sharpest": 3.1, "rest": 3.2, "strongest": 3.1, "handful": 1.4}
+_QUARTILE, _ABOVE = 0.25, {"sharpest": 0.15, "rest": 0.3, "strongest": 0.15, "handful": 0.15}
 # The logistic law of the evidence, fitted to groups of poisons and natural ones.
 _STRENGTH, _DEPTH, _TURNED, _NATURAL = 1.23, 0.88, 4.35, 1.77
 # The mean of few images holds more that is theirs alone, and turns more strangers by chance: by this power of how many
@@ -38,6 +38,9 @@ _LEAST_SHARPNESS, _EXACT, _LEAST_STRENGTH, _LEAST_TURNED = 0.01, 1e-3, 0.3, 0.02
 # What agreement on a rival counts against what the other part tells; and how much more must speak for a part of a class
 # that is clearly the larger.
 _AGREEMENT, _CLEARLY = 2.5, 0.5
+# What depth counts between the groups of one class. A natural one turns strangers as well where its class-mates are
+# poisons: by their difference turned round.
+_BETWEEN = 4.0
 # How fast the log odds of a class grow, for ranking, with evidence beyond what is natural at that level.
 _STEEP = 2.0
 # What is left of a budget falls at random, not on the natural groups of classes that nothing speaks for.
@@ -103,14 +106,15 @@ def judge(
     if not classes:
         return Judgement(otherwise, np.zeros(len(otherwise), bool), None, {})
     odds = evidence(classes, effects, transfers, known)
-    largest = np.array([own.max() for own in odds])
+    largest, reach = np.array([own.max() for own in odds]), _reach(classes, effects, known)
     natural = _natural(largest)
     named = _named(natural)
     poisoned = 1 / (1 + np.exp(-_STEEP * (largest - _at_level(len(largest) / (1 + named.sum())))))
     scores, flagged = otherwise * np.prod(1 - poisoned), np.zeros(len(otherwise), bool)
     least = _PRIOR / len(classes)
     for groups, own, log_odds, probability, is_named in zip(classes, effects, odds, poisoned, named, strict=True):
-        place = _blamed(groups, own, int(log_odds.argmax()))
+        depth = np.array([max(0.0, -effect.alone / reach) for effect in own])
+        place = _blamed(groups, own, int((log_odds + _BETWEEN * depth).argmax()))
         # Where the class is less probable than any is beforehand, its examples are all at that.
         larger = grown(images, groups[place]) if probability > least else None
         belonging, members = _members(groups[place], own[place], larger)
@@ -179,7 +183,7 @@ def _blamed(groups: Sequence[Suspects], effects: Sequence[Effect], place: int) -
     if found.kind == "handful":
         part = first.members[found.members].mean() > 0.5 and first.sharpness > found.sharpness
         return 0 if part else place
-    if len(groups) < 2 or groups[1].kind != "rest":
+    if found.kind == "strongest" or len(groups) < 2 or groups[1].kind != "rest":
         return place
     for_first, for_rest = (
         _AGREEMENT * effect.agreement - group.explained for group, effect in zip(groups[:2], effects[:2], strict=True)
@@ -199,7 +203,7 @@ def _usual(classes: Sequence[Sequence[Suspects]], strengths: Sequence[np.ndarray
         for group, value in zip(groups, own, strict=True):
             by_kind[group.kind].append(float(value))
     # The rest of a class is as sharp as what it is the rest of.
-    by_kind["rest"] = by_kind["sharpest"]
+    by_kind["rest"] = by_kind["strongest"] = by_kind["sharpest"]
     return {
         kind: min(_USUAL[kind], float(np.quantile(values, _QUARTILE)) + _ABOVE[kind]) if values else _USUAL[kind]
         for kind, values in by_kind.items()

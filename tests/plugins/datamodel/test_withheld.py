@@ -244,6 +244,25 @@ def test_a_handful_that_is_part_of_a_sharper_group_stands_for_that() -> None:
     assert evidence._blamed([whole, alone], [effect(whole, 5, -8), effect(alone, 5, -9)], 1) == 1
 
 
+def test_of_the_groups_of_one_class_the_deeper_is_blamed() -> None:
+    """A natural group turns strangers as well where its class-mates are poisons, and need not be deep."""
+    classes, found = map(list, zip(*[natural(c) for c in range(9)], planted(9), strict=True))
+    hand, poisons = group(9, 8, sharpness=0.95), np.isin(np.arange(40), np.arange(20, 34))
+    strongest = Suspects(9, hand.examples, poisons, poisons.astype(float), 0.9, "strongest")
+    classes[9], found[9] = [hand, strongest], [effect(hand, 8.0, 0.0), effect(strongest, 8.0, -6.0)]
+    result = judged(classes, found, shares={9: 0.5})
+    assert np.flatnonzero(result.flagged).tolist() == strongest.group.tolist()
+    found[9] = [effect(hand, 8.0, -9.0), effect(strongest, 8.0, -6.0)]
+    assert np.flatnonzero(judged(classes, found, shares={9: 0.5}).flagged).tolist() == hand.group.tolist()
+
+
+def test_a_strongest_group_is_blamed_beside_two_parts() -> None:
+    first, rest = parts(16, (0.2, 0.7))
+    strongest = Suspects(0, first.examples, ~first.members, first.fits, 0.9, "strongest")
+    found = [effect(own, 5, -1) for own in (first, rest, strongest)]
+    assert evidence._blamed([first, rest, strongest], found, 2) == 2
+
+
 def test_a_part_of_the_poisons_is_flagged_with_all_who_carry_what_it_shares() -> None:
     classes, found = map(list, zip(*[natural(c) for c in range(9)], planted(9), strict=True))
     images, poisons = np.full((400, 2, 2, 1), 100, np.uint8), np.arange(360, 380)
