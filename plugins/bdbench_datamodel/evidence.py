@@ -30,7 +30,7 @@ _OF_MANY = 0.38
 # So deep, in usual margins, lie groups that belong to another label altogether.
 _DEEP = 1.3
 # Gumbel's law of the largest evidence of ten natural classes: location and scale.
-_LOCATION, _SCALE, _CLASSES = -1.51, 1.42, 10
+_LOCATION, _SCALE, _CLASSES = -0.10, 1.30, 10
 _LEVEL = 0.05
 # Neither of a sharpness is so near to 0 or 1, nor strength or the share that is turned so near to 0, that its logarithm
 # decides alone.
