@@ -38,8 +38,8 @@ _LEAST_SHARPNESS, _EXACT, _LEAST_STRENGTH, _LEAST_TURNED = 0.01, 1e-3, 0.3, 0.02
 # What agreement on a rival counts against what the other part tells; and how much more must speak for a part of a class
 # that is clearly the larger.
 _AGREEMENT, _CLEARLY = 2.5, 0.5
-# What depth counts between the groups of one class. A natural one turns strangers as well where its class-mates are
-# poisons: by their difference turned round.
+# What depth counts more between the groups of one class, where all examples are known. A natural group turns strangers
+# as well where its class-mates are poisons: by their difference turned round.
 _BETWEEN = 4.0
 # How fast the log odds of a class grow, for ranking, with evidence beyond what is natural at that level.
 _STEEP = 2.0
@@ -79,8 +79,15 @@ class Known:
         """Cohen's kappa of all examples, or of the group's class-mates where it is smaller; not of its members, which
         may be poisons.
         """
+        return min(self.overall, self._beyond_chance(float(self.right[suspect.examples[~suspect.members]].mean())))
+
+    @property
+    def overall(self) -> float:
+        """Cohen's kappa of all examples."""
+        return self._beyond_chance(float(self.right.mean()))
+
+    def _beyond_chance(self, accuracy: float) -> float:
         chance = 1 / len(self.levels)
-        accuracy = min(float(self.right.mean()), float(self.right[suspect.examples[~suspect.members]].mean()))
         return max(0.0, (accuracy - chance) / (1 - chance))
 
 
@@ -106,15 +113,16 @@ def judge(
     if not classes:
         return Judgement(otherwise, np.zeros(len(otherwise), bool), None, {})
     odds = evidence(classes, effects, transfers, known)
-    largest, reach = np.array([own.max() for own in odds]), _reach(classes, effects, known)
+    largest = np.array([own.max() for own in odds])
+    deep = _BETWEEN * known.overall**3 / _reach(classes, effects, known)
     natural = _natural(largest)
     named = _named(natural)
     poisoned = 1 / (1 + np.exp(-_STEEP * (largest - _at_level(len(largest) / (1 + named.sum())))))
     scores, flagged = otherwise * np.prod(1 - poisoned), np.zeros(len(otherwise), bool)
     least = _PRIOR / len(classes)
     for groups, own, log_odds, probability, is_named in zip(classes, effects, odds, poisoned, named, strict=True):
-        depth = np.array([max(0.0, -effect.alone / reach) for effect in own])
-        place = _blamed(groups, own, int((log_odds + _BETWEEN * depth).argmax()))
+        alone = np.array([effect.alone for effect in own])
+        place = _blamed(groups, own, int((log_odds + deep * np.maximum(0, -alone)).argmax()))
         # Where the class is less probable than any is beforehand, its examples are all at that.
         larger = grown(images, groups[place]) if probability > least else None
         belonging, members = _members(groups[place], own[place], larger)
