@@ -8,12 +8,15 @@ from datetime import timedelta
 
 # Seconds that a look at the pace takes, at the least; and in which a single step tells it well enough.
 _LOOK, _SLOW = 0.1, 2.0
+# Nothing does so many steps in less than a look: work that seems to has ended before.
+_TOO_MANY = 10_000_000
 
 
 def seconds_each(work: Callable[[int], object]) -> float:
     """The seconds of a step of ``work``, which does as many as it is told: of some more than one, or of a slow one.
 
-    So what comes once for all steps is not counted with each.
+    So what comes once for all steps is not counted with each. Work may end before, as a search does that has converged:
+    then a step is what it took while it was done.
     """
 
     def taken(steps: int) -> float:
@@ -23,14 +26,19 @@ def seconds_each(work: Callable[[int], object]) -> float:
 
     # What libraries do when they are first used is no pace: it may be ten seconds.
     taken(1)
-    few, more = taken(1), 8
+    few, more, dearest = taken(1), 8, 0.0
     if few >= _SLOW:
         return few
-    while True:
+    while more < _TOO_MANY:
         many = taken(1 + more)
+        each = max(many - few, 0.0) / more
         if many - few >= _LOOK or many >= _SLOW:
-            return max(many - few, 0.0) / more
+            return max(each, dearest)
+        # In less than that a pause of the machine would count.
+        if many - few >= _LOOK / 10:
+            dearest = max(dearest, each)
         more *= 4
+    return dearest
 
 
 def clock(seconds: float) -> str:
