@@ -33,7 +33,8 @@ def test_chance_decides_between_equal_losses() -> None:
 
 
 def test_it_learns_digits_and_hardly_the_backdoor(on_digits: Callable[..., Record]) -> None:
-    record = on_digits("badnets:rate=.1", "abl")
+    # Seed 100 hangs on the processor's rounding: .24 is left with AVX2, .31 with AVX-512.
+    record = on_digits("badnets:rate=.1", "abl", seed=101)
     reference, after = record.reference, record.after
     assert record.oracles == [] and record.access == ["training_set"]
     assert reference is not None and after is not None
