@@ -1,4 +1,5 @@
-"""From what withholding its groups did to each class: the probability of each example to be a poison, and a verdict.
+"""From what withholding its groups did to each class, and what these share did to strangers: the probability of each
+example to be a poison, and a verdict.
 
 Every class is judged for itself, so that there may be none, several or all of them poisoned. What natural groups do was
 learnt on clean sets (docs/experiments.md): there need be no clean class to compare with.
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from bdbench_datamodel.carried import grown
 from bdbench_datamodel.scoring import membership
 from bdbench_datamodel.separation import standardised, upper
 from bdbench_datamodel.suspects import AS_LARGE, Suspects
@@ -18,20 +20,27 @@ from bdbench_datamodel.withheld import Effect, unseen
 
 # Of natural groups the logarithm of strength times odds of sharpness, at most: in sets of many classes it is their own
 # lower quartile and a margin.
-_USUAL = {"sharpest": 3.1, "rest": 3.2, "handful": 1.4}
-_QUARTILE, _ABOVE = 0.25, {"sharpest": 0.15, "rest": 0.3, "handful": 0.15}
+_USUAL = {"sharpest": 3.1, "rest": 3.2, "strongest": 3.1, "handful": 1.4}
+_QUARTILE, _ABOVE = 0.25, {"sharpest": 0.15, "rest": 0.3, "strongest": 0.15, "handful": 0.15}
 # The logistic law of the evidence, fitted to groups of poisons and natural ones.
-_STRENGTH, _DEPTH, _NATURAL = 2.08, 2.37, -3.07
+_STRENGTH, _DEPTH, _TURNED, _NATURAL = 1.23, 0.88, 4.35, 1.77
+# The mean of few images holds more that is theirs alone, and turns more strangers by chance: by this power of how many
+# are in the smaller part of their class.
+_OF_MANY = 0.38
 # So deep, in usual margins, lie groups that belong to another label altogether.
 _DEEP = 1.3
 # Gumbel's law of the largest evidence of ten natural classes: location and scale.
-_LOCATION, _SCALE, _CLASSES = -1.28, 1.30, 10
+_LOCATION, _SCALE, _CLASSES = -0.10, 1.30, 10
 _LEVEL = 0.05
-# Neither of a sharpness is so near to 0 or 1, nor strength so near to 0, that its logarithm decides alone.
-_LEAST_SHARPNESS, _EXACT, _LEAST_STRENGTH = 0.01, 1e-3, 0.3
+# Neither of a sharpness is so near to 0 or 1, nor strength or the share that is turned so near to 0, that its logarithm
+# decides alone.
+_LEAST_SHARPNESS, _EXACT, _LEAST_STRENGTH, _LEAST_TURNED = 0.01, 1e-3, 0.3, 0.02
 # What agreement on a rival counts against what the other part tells; and how much more must speak for a part of a class
 # that is clearly the larger.
 _AGREEMENT, _CLEARLY = 2.5, 0.5
+# What depth counts more between the groups of one class, where all examples are known. A natural group turns strangers
+# as well where its class-mates are poisons: by their difference turned round.
+_BETWEEN = 4.0
 # How fast the log odds of a class grow, for ranking, with evidence beyond what is natural at that level.
 _STEEP = 2.0
 # What is left of a budget falls at random, not on the natural groups of classes that nothing speaks for.
@@ -70,51 +79,71 @@ class Known:
         """Cohen's kappa of all examples, or of the group's class-mates where it is smaller; not of its members, which
         may be poisons.
         """
+        return min(self.overall, self._beyond_chance(float(self.right[suspect.examples[~suspect.members]].mean())))
+
+    @property
+    def overall(self) -> float:
+        """Cohen's kappa of all examples."""
+        return self._beyond_chance(float(self.right.mean()))
+
+    def _beyond_chance(self, accuracy: float) -> float:
         chance = 1 / len(self.levels)
-        accuracy = min(float(self.right.mean()), float(self.right[suspect.examples[~suspect.members]].mean()))
         return max(0.0, (accuracy - chance) / (1 - chance))
 
 
 def judge(
     classes: Sequence[Sequence[Suspects]],
     effects: Sequence[Sequence[Effect]],
+    transfers: Sequence[np.ndarray],
     known: Known,
     otherwise: np.ndarray,
+    images: np.ndarray,
 ) -> Judgement:
     """Judge every class by the group that most speaks against it.
 
+    transfers: how far each group's share turns strangers, float64 (groups,) for every class (``transfer.turned``);
     otherwise: float64 (n,), the probability of each example to be a poison by a comparison of classes (``suspicion``).
     The score is the larger of two: the probability that the example belongs to the group to blame in its class
     (``_blamed``) and that one is a backdoor's, which is as likely as not where ``evidence`` is as large as in one clean
     set of twenty, or, beside classes that are named, as what would be named next; and ``otherwise`` as far as no
     class's is, which ranks where evidence is weak. Flagged are the members of the groups to blame in those classes that
-    Benjamini and Hochberg's (1995) procedure names at a level of 5 %.
+    Benjamini and Hochberg's (1995) procedure names at a level of 5 %. images: uint8 (n, H, W, C), in which is seen who
+    else carries what a group shares (``grown``).
     """
     if not classes:
         return Judgement(otherwise, np.zeros(len(otherwise), bool), None, {})
-    odds = evidence(classes, effects, known)
+    odds = evidence(classes, effects, transfers, known)
     largest = np.array([own.max() for own in odds])
+    deep = _BETWEEN * known.overall**3 / _reach(classes, effects, known)
     natural = _natural(largest)
     named = _named(natural)
     poisoned = 1 / (1 + np.exp(-_STEEP * (largest - _at_level(len(largest) / (1 + named.sum())))))
     scores, flagged = otherwise * np.prod(1 - poisoned), np.zeros(len(otherwise), bool)
+    least = _PRIOR / len(classes)
     for groups, own, log_odds, probability, is_named in zip(classes, effects, odds, poisoned, named, strict=True):
-        place = _blamed(groups, own, int(log_odds.argmax()))
-        belonging, members = _members(groups[place], own[place])
+        alone = np.array([effect.alone for effect in own])
+        place = _blamed(groups, own, int((log_odds + deep * np.maximum(0, -alone)).argmax()))
+        # Where the class is less probable than any is beforehand, its examples are all at that.
+        larger = grown(images, groups[place]) if probability > least else None
+        belonging, members = _members(groups[place], own[place], larger)
         mine = groups[place].examples
         scores[mine] = np.maximum(scores[mine], belonging * probability)
         flagged[mine] = members & is_named
-    p_value = float(-np.expm1(len(largest) * np.log1p(-natural.min())))
+    p_value = float(-np.expm1(-len(largest) * _rate(largest.max())))
     found = {groups[0].label: float(value) for groups, value in zip(classes, largest, strict=True)}
-    return Judgement(np.maximum(scores, _PRIOR / len(classes)), flagged, p_value, found)
+    return Judgement(np.maximum(scores, least), flagged, p_value, found)
 
 
 def evidence(
-    classes: Sequence[Sequence[Suspects]], effects: Sequence[Sequence[Effect]], known: Known
+    classes: Sequence[Sequence[Suspects]],
+    effects: Sequence[Sequence[Effect]],
+    transfers: Sequence[np.ndarray],
+    known: Known,
 ) -> list[np.ndarray]:
     """The log odds of each group, float64 (groups,) for every class, to be a backdoor's and no natural one.
 
-    Two things speak for it. The group is *strong and sharp*: the logarithm of its strength times the odds of its
+    Three things speak for it. What its members share *turns strangers* to its label, more than the mean of so many
+    images does by nature. The group is *strong and sharp*: the logarithm of its strength times the odds of its
     sharpness, beyond what is usual. And it lies *deep*: without each other its members are of another label, their
     margin as far below 0 as that of groups usually lies above; this counts as far as the networks know the class at all
     (the cube of ``Known.kappa``). Where they do, a strong group that does not lie deep is taken for a natural one as
@@ -126,12 +155,15 @@ def evidence(
     ]
     usual, reach = _usual(classes, strengths), _reach(classes, effects, known)
     found = []
-    for groups, own, strong in zip(classes, effects, strengths, strict=True):
+    for groups, own, strong, shares in zip(classes, effects, strengths, transfers, strict=True):
         beyond = strong - [usual[group.kind] for group in groups]
         knowing = np.array([known.kappa(group) for group in groups]) ** 3
         deep = knowing * np.array([max(0.0, -effect.alone / reach) for effect in own])
         natural = 1 - knowing * (1 - np.minimum(1, deep / _DEEP))
-        found.append(_STRENGTH * np.where(beyond > 0, beyond * natural, beyond) + _DEPTH * deep + _NATURAL)
+        withheld = _STRENGTH * np.where(beyond > 0, beyond * natural, beyond) + _DEPTH * deep
+        smaller = np.array([min(group.members.sum(), (~group.members).sum()) for group in groups])
+        moved = _TURNED * (np.log(shares + _LEAST_TURNED) + _OF_MANY * np.log(smaller))
+        found.append(withheld + moved + _NATURAL)
     return found
 
 
@@ -159,7 +191,7 @@ def _blamed(groups: Sequence[Suspects], effects: Sequence[Effect], place: int) -
     if found.kind == "handful":
         part = first.members[found.members].mean() > 0.5 and first.sharpness > found.sharpness
         return 0 if part else place
-    if len(groups) < 2 or groups[1].kind != "rest":
+    if found.kind == "strongest" or len(groups) < 2 or groups[1].kind != "rest":
         return place
     for_first, for_rest = (
         _AGREEMENT * effect.agreement - group.explained for group, effect in zip(groups[:2], effects[:2], strict=True)
@@ -179,7 +211,7 @@ def _usual(classes: Sequence[Sequence[Suspects]], strengths: Sequence[np.ndarray
         for group, value in zip(groups, own, strict=True):
             by_kind[group.kind].append(float(value))
     # The rest of a class is as sharp as what it is the rest of.
-    by_kind["rest"] = by_kind["sharpest"]
+    by_kind["rest"] = by_kind["strongest"] = by_kind["sharpest"]
     return {
         kind: min(_USUAL[kind], float(np.quantile(values, _QUARTILE)) + _ABOVE[kind]) if values else _USUAL[kind]
         for kind, values in by_kind.items()
@@ -188,8 +220,12 @@ def _usual(classes: Sequence[Sequence[Suspects]], strengths: Sequence[np.ndarray
 
 def _natural(evidence: np.ndarray) -> np.ndarray:
     """The probability of a natural class to have evidence (K,) as large, float64 (K,)."""
-    location = _LOCATION - _SCALE * np.log(_CLASSES)
-    return -np.expm1(-np.exp(-(evidence - location) / _SCALE))
+    return -np.expm1(-_rate(evidence))
+
+
+def _rate(evidence: np.ndarray) -> np.ndarray:
+    """The exponent of Gumbel's law for one class: so many natural ones of a large number have as much."""
+    return np.exp(-(evidence - _LOCATION) / _SCALE) / _CLASSES
 
 
 def _at_level(classes: float) -> float:
@@ -213,11 +249,17 @@ def _odds(sharpness: float) -> float:
     return float(np.log(share / (1 - share)))
 
 
-def _members(suspect: Suspects, effect: Effect) -> tuple[np.ndarray, np.ndarray]:
+def _members(
+    suspect: Suspects, effect: Effect, larger: tuple[np.ndarray, np.ndarray] | None
+) -> tuple[np.ndarray, np.ndarray]:
     """``membership`` of a class's examples in a group of about its size, float64 (n_c,), and who is a member, bool
     (n_c,): more probably than not of the upper of two normal groups. Both by how surely each is told as one by the
-    ensemble and by how far its margin falls in the new networks.
+    ensemble and by how far its margin falls in the new networks; of a larger group that it is a part of (``grown``), by
+    what each carries.
     """
-    ranking = standardised(suspect.fits) + standardised(effect.lift)
-    above = upper(ranking, suspect.members)
-    return membership(ranking, float(suspect.members.mean()), above), above > 0.5
+    if larger is None:
+        members, ranking = suspect.members, standardised(suspect.fits) + standardised(effect.lift)
+    else:
+        members, ranking = larger[0], standardised(larger[1])
+    above = upper(ranking, members)
+    return membership(ranking, float(members.mean()), above), above > 0.5

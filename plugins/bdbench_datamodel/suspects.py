@@ -14,6 +14,8 @@ from bdbench_datamodel.standout import Group
 
 # From this share of a class on, the rest of it may be the poisons, and be what the group is sharply told from.
 _EITHER = 0.25
+# Groups that have this share of their union in common are one.
+_COMMON = 0.5
 # From this share on the two are about as large.
 AS_LARGE = 0.4
 
@@ -21,8 +23,9 @@ AS_LARGE = 0.4
 @dataclass(frozen=True)
 class Suspects:
     """A group of one class. examples: int64 (n_c,), the class; members: bool (n_c,); fits: float64 (n_c,), how surely a
-    discriminant tells each as a member; sharpness: see ``Separation``; kind: "sharpest", "rest" or "handful";
-    explained: of the first two, where there are both, how much of what the group does the other part's margins tell.
+    discriminant tells each as a member; sharpness: see ``Separation``; kind: "sharpest", "rest", "strongest" or
+    "handful"; explained: of the first two, where there are both, how much of what the group does the other part's
+    margins tell.
     """
 
     label: int
@@ -42,8 +45,8 @@ class Suspects:
 @dataclass(frozen=True)
 class Looked:
     """What was found in one class. grown: what a discriminant makes of its strongest group (``separate``); groups: its
-    sharpest one, the rest of the class where that is a quarter of it or more (the smaller of the two first), and its
-    sharpest handful, as far as there are any.
+    sharpest one, the rest of the class where that is a quarter of it or more (the smaller of the two first), the grown
+    one where it is another, and its sharpest handful, as far as there are any.
     """
 
     grown: Separation
@@ -54,7 +57,7 @@ class Looked:
         """The sharpest group, nothing (sharpness 0) where there is none. Of two parts of about one size, which are as
         sharp, it is the one that the other tells less of (``explained``).
         """
-        parts = [group for group in self.groups if group.kind != "handful"]
+        parts = [group for group in self.groups if group.kind in ("sharpest", "rest")]
         if not parts:
             nothing = np.zeros(len(self.grown.fits))
             return Separation(nothing, nothing > 0, 0.0)
@@ -90,12 +93,19 @@ def look(
             whole = sharpest(spectrum, starts, guess=grown.members)
             if whole.sharpness > 0:
                 suspects += _parts(suspect(whole, "sharpest"), own)
+            if grown.sharpness > 0 and not any(_alike(grown.members, other.members) for other in suspects):
+                suspects.append(suspect(grown, "strongest"))
             handful = sharpest(spectrum, starts, few=True) if handfuls else None
             if handful is not None and handful.sharpness > 0:
                 suspects.append(suspect(handful, "handful"))
         found.append(Looked(grown, tuple(suspects)))
         advance(1)
     return found
+
+
+def _alike(one: np.ndarray, other: np.ndarray) -> bool:
+    """Whether two groups of a class, bool (n_c,), or one and the other's rest, have more in common than not."""
+    return any((one & those).sum() > _COMMON * (one | those).sum() for those in (other, ~other))
 
 
 def _parts(group: Suspects, residuals: np.ndarray) -> list[Suspects]:

@@ -5,7 +5,7 @@ import numpy as np
 from bdbench_datamodel.separation import Separation
 from bdbench_datamodel.sharpest import explained
 from bdbench_datamodel.standout import Group, covariance_affinity
-from bdbench_datamodel.suspects import Looked, Suspects, _parts, look
+from bdbench_datamodel.suspects import Looked, Suspects, _alike, _parts, look
 from tests.plugins.datamodel.test_sharpest import _class
 
 
@@ -45,6 +45,29 @@ def test_what_the_strongest_group_grows_to_is_found() -> None:
     (found,) = look(residuals, [group], [covariance_affinity(residuals, group)], np.random.default_rng(2))
     for grown in (found.grown, found.sharpest):
         assert grown.members[:60].mean() > 0.9 and grown.members[60:].mean() < 0.1
+
+
+def test_the_strongest_group_is_a_suspect_of_its_own_where_it_is_another_than_the_sharpest() -> None:
+    rng = np.random.default_rng(4)
+    residuals = rng.normal(size=(200, 200)).astype(np.float32)
+    residuals[:, :30] += 3 * rng.normal(size=(200, 1)).astype(np.float32)
+    residuals[:, 100:130] += 1.2 * rng.normal(size=(200, 1)).astype(np.float32)
+    examples = np.arange(200)
+    suspects = {}
+    for start in (0, 100):
+        group = Group(0, examples, (examples >= start) & (examples < start + 20), 1.0)
+        (found,) = look(residuals, [group], [covariance_affinity(residuals, group)], np.random.default_rng(2))
+        suspects[start] = {own.kind: own for own in found.groups}
+    assert sorted(suspects[0]["sharpest"].group) == sorted(suspects[100]["sharpest"].group) == [*range(30)]
+    assert "strongest" not in suspects[0]
+    assert sorted(suspects[100]["strongest"].group) == [*range(100, 130)]
+
+
+def test_groups_are_alike_by_what_they_or_their_rests_have_in_common() -> None:
+    one = np.arange(10) < 4
+    assert _alike(one, np.arange(10) < 5) and _alike(one, np.arange(10) >= 4)
+    assert not _alike(one, (np.arange(10) >= 2) & (np.arange(10) < 6))  # by hand: 2 of 6 in common, and 2 of 8
+    assert not _alike(one, np.arange(10) == 3)
 
 
 def test_nothing_is_told_of_classes_that_are_too_small() -> None:

@@ -22,13 +22,38 @@ def effect(suspect: Suspects, strength: float, alone: float, agreement: float = 
     return Effect(np.where(suspect.members, strength, 0.0), strength, alone, agreement)
 
 
+def transferring(classes: list[list[Suspects]], shares: dict[int, float] | None = None) -> list[np.ndarray]:
+    """What every group turns strangers by: by label, and next to nothing of those that are not given."""
+    return [np.full(len(groups), (shares or {}).get(groups[0].label, 0.01)) for groups in classes]
+
+
+def plain(examples: int) -> np.ndarray:
+    """Images in which there is nothing to see, uint8 (n, 2, 2, 1)."""
+    return np.full((examples, 2, 2, 1), 100, np.uint8)
+
+
 def judged(
-    classes: list[list[Suspects]], found: list[list[Effect]], accuracy: float = 0.95, levels: tuple[float, ...] = ()
+    classes: list[list[Suspects]],
+    found: list[list[Effect]],
+    accuracy: float = 0.95,
+    levels: tuple[float, ...] = (),
+    shares: dict[int, float] | None = None,
 ) -> evidence.Judgement:
     """Of networks that are right on every example as often, of classes at given levels (none: all alike)."""
     examples, labels = sum(len(groups[0].examples) for groups in classes), max(len(classes), 2)
     known = Known(np.full(examples, accuracy), np.array(levels) if levels else np.full(labels, 3.0))
-    return judge(classes, found, known, np.full(examples, 0.02))
+    return judge(classes, found, transferring(classes, shares), known, np.full(examples, 0.02), plain(examples))
+
+
+def judged_where(right: np.ndarray, classes: list[list[Suspects]], found: list[list[Effect]]) -> evidence.Judgement:
+    """Of two classes, and networks that are right on each example so often, float64 (n,)."""
+    known = Known(right, np.full(2, 3.0))
+    return judge(classes, found, transferring(classes), known, np.full(len(right), 0.02), plain(len(right)))
+
+
+def turning(share: float, smaller: int) -> float:
+    """By hand: what is added to the evidence of a group, of so many examples in the smaller part of its class."""
+    return 4.35 * (float(np.log(share + 0.02)) + 0.38 * float(np.log(smaller)))
 
 
 def natural(label: int) -> tuple[list[Suspects], list[Effect]]:
@@ -83,7 +108,7 @@ def test_a_group_that_no_network_was_denied_has_no_effect() -> None:
 
 def test_one_poisoned_class_among_natural_ones_is_named_and_its_members_flagged() -> None:
     classes, found = map(list, zip(*[natural(c) for c in range(9)], planted(9), strict=True))
-    result = judged(classes, found)
+    result = judged(classes, found, shares={9: 0.4})
     assert sorted(np.flatnonzero(result.flagged)) == sorted(classes[9][0].group)
     assert result.p_value is not None and result.p_value < 0.01
     assert (
@@ -102,7 +127,7 @@ def test_nothing_is_said_of_natural_classes() -> None:
 @pytest.mark.parametrize("classes", [2, 10])
 def test_there_need_be_no_clean_class_to_compare_with(classes: int) -> None:
     groups, found = map(list, zip(*[planted(c) for c in range(classes)], strict=True))
-    result = judged(groups, found)
+    result = judged(groups, found, shares=dict.fromkeys(range(classes), 0.4))
     assert sorted(np.flatnonzero(result.flagged)) == sorted(np.concatenate([own[0].group for own in groups]))
 
 
@@ -124,8 +149,22 @@ def test_the_evidence_by_hand() -> None:
     strong = np.log(12) + np.log(9), np.log(3.0)
     usual = strong[1] + (strong[0] - strong[1]) / 4 + 0.15
     deep = 9 / 4
-    assert result.evidence[0] == pytest.approx(2.08 * (strong[0] - usual) + 2.37 * deep - 3.07)
-    assert result.evidence[1] == pytest.approx(2.08 * (strong[1] - usual) - 3.07)
+    assert result.evidence[0] == pytest.approx(1.23 * (strong[0] - usual) + 0.88 * deep + turning(0.01, 8) + 1.77)
+    assert result.evidence[1] == pytest.approx(1.23 * (strong[1] - usual) + turning(0.01, 10) + 1.77)
+
+
+def test_what_turns_strangers_counts_by_its_logarithm_and_more_where_the_smaller_part_is_large() -> None:
+    few, half = group(0, 5), group(0, 20)
+    most = Suspects(0, half.examples, np.arange(40) < 35, half.fits, half.sharpness, "sharpest")
+    other = group(1, 10)
+    found = []
+    for own, share in ((few, 0.0), (few, 0.3), (half, 0.3), (most, 0.3)):
+        result = judged([[own], [other]], [[effect(own, 4.0, 1.0)], [effect(other, 4.0, 1.0)]], shares={0: share})
+        found.append(result.evidence[0])
+    assert found[1] - found[0] == pytest.approx(4.35 * np.log(0.32 / 0.02))
+    assert found[2] - found[1] == pytest.approx(4.35 * 0.38 * np.log(20 / 5))
+    # The difference of 35 and 5 is as much by chance as that of 5 and 35.
+    assert found[3] == pytest.approx(found[1])
 
 
 def test_depth_is_in_margins_of_the_classes_that_are_known_best() -> None:
@@ -133,7 +172,7 @@ def test_depth_is_in_margins_of_the_classes_that_are_known_best() -> None:
     found = [[effect(own, 16.0, -14.0)], [effect(other, 3.0, 2.0)]]
     alike, unlike = (judged([[own], [other]], found, 1.0, levels).evidence for levels in ((2.0, 2.0), (2.0, -10.0)))
     # By hand: the reach is 3.5, and where the classes' levels are 12 apart their upper quartile is 3 above the median.
-    assert alike[0] - unlike[0] == pytest.approx(2.37 * (14 / 3.5 - 14 / 6.5))
+    assert alike[0] - unlike[0] == pytest.approx(0.88 * (14 / 3.5 - 14 / 6.5))
     assert alike[1] == unlike[1]
 
 
@@ -142,16 +181,18 @@ def test_depth_counts_little_in_a_class_that_networks_do_not_know() -> None:
     found = [[effect(own, 12.0, -9.0)], [effect(other, 3.0, 2.0)]]
     right = np.ones(80)
     right[8:40] = 0.5  # its class-mates are known by chance
-    result = judge([[own], [other]], found, Known(right, np.full(2, 3.0)), np.full(80, 0.02))
+    result = judged_where(right, [[own], [other]], found)
     strong = np.log(12) + np.log(9), np.log(3.0)
     usual = strong[1] + (strong[0] - strong[1]) / 4 + 0.15
-    assert result.evidence[0] == pytest.approx(2.08 * (strong[0] - usual) - 3.07)
+    assert result.evidence[0] == pytest.approx(1.23 * (strong[0] - usual) + turning(0.01, 8) + 1.77)
     # Known half way from chance: by hand, the cube of 1/2 of a depth of 9/4.
     right[8:40] = 0.75
-    result = judge([[own], [other]], found, Known(right, np.full(2, 3.0)), np.full(80, 0.02))
+    result = judged_where(right, [[own], [other]], found)
     deep = 9 / 4 / 8
     natural = 1 - (1 - deep / 1.3) / 8
-    assert result.evidence[0] == pytest.approx(2.08 * (strong[0] - usual) * natural + 2.37 * deep - 3.07)
+    assert result.evidence[0] == pytest.approx(
+        1.23 * (strong[0] - usual) * natural + 0.88 * deep + turning(0.01, 8) + 1.77
+    )
 
 
 def test_what_is_known_by_hand() -> None:
@@ -174,8 +215,10 @@ def test_beside_classes_that_are_named_less_is_asked_of_the_next() -> None:
     weak = group(0, 8, sharpness=0.8)
     some = [[weak]], [[effect(weak, 4.0, -3.0)]]
     strong = [planted(c) for c in range(1, 5)]
-    alone = judged(some[0] + [natural(c)[0] for c in range(1, 5)], some[1] + [natural(c)[1] for c in range(1, 5)])
-    among = judged(some[0] + [s[0] for s in strong], some[1] + [s[1] for s in strong])
+    clean = [natural(c) for c in range(1, 5)]
+    alone = judged(some[0] + [c[0] for c in clean], some[1] + [c[1] for c in clean], shares={0: 0.28})
+    shares = {0: 0.28, **dict.fromkeys(range(1, 5), 0.4)}
+    among = judged(some[0] + [s[0] for s in strong], some[1] + [s[1] for s in strong], shares=shares)
     assert not alone.flagged.any() and among.flagged[40:].any() and not among.flagged[:40].any()
     # By hand: as likely as not where four of five are named is what one class alone exceeds once in twenty.
     for found, classes in ((alone, 5), (among, 1)):
@@ -184,9 +227,9 @@ def test_beside_classes_that_are_named_less_is_asked_of_the_next() -> None:
 
 
 def test_the_law_of_the_largest_of_ten_natural_classes() -> None:
-    # By hand: Gumbel's law at -1.28 with scale 1.30, of which 5 % lie above 2.58.
-    assert 1 - (1 - evidence._natural(np.array([2.58]))[0]) ** 10 == pytest.approx(0.05, abs=0.001)
-    assert evidence._at_level(10) == pytest.approx(2.58, abs=0.01)
+    # By hand: Gumbel's law at -.1 with scale 1.3, of which 5 % lie above -.1 + 1.3 * 2.97.
+    assert 1 - (1 - evidence._natural(np.array([3.76]))[0]) ** 10 == pytest.approx(0.05, abs=0.001)
+    assert evidence._at_level(10) == pytest.approx(3.76, abs=0.01)
 
 
 def test_benjamini_and_hochberg_by_hand() -> None:
@@ -199,6 +242,36 @@ def test_a_handful_that_is_part_of_a_sharper_group_stands_for_that() -> None:
     assert evidence._blamed([whole, part], [effect(whole, 5, -8), effect(part, 5, -9)], 1) == 0
     alone = group(0, 5, sharpness=0.95, kind="handful")
     assert evidence._blamed([whole, alone], [effect(whole, 5, -8), effect(alone, 5, -9)], 1) == 1
+
+
+def test_of_the_groups_of_one_class_the_deeper_is_blamed() -> None:
+    """A natural group turns strangers as well where its class-mates are poisons, and need not be deep."""
+    classes, found = map(list, zip(*[natural(c) for c in range(9)], planted(9), strict=True))
+    hand, poisons = group(9, 8, sharpness=0.95), np.isin(np.arange(40), np.arange(20, 34))
+    strongest = Suspects(9, hand.examples, poisons, poisons.astype(float), 0.9, "strongest")
+    classes[9], found[9] = [hand, strongest], [effect(hand, 8.0, 0.0), effect(strongest, 8.0, -6.0)]
+    result = judged(classes, found, shares={9: 0.5})
+    assert np.flatnonzero(result.flagged).tolist() == strongest.group.tolist()
+    found[9] = [effect(hand, 8.0, -9.0), effect(strongest, 8.0, -6.0)]
+    assert np.flatnonzero(judged(classes, found, shares={9: 0.5}).flagged).tolist() == hand.group.tolist()
+
+
+def test_a_strongest_group_is_blamed_beside_two_parts() -> None:
+    first, rest = parts(16, (0.2, 0.7))
+    strongest = Suspects(0, first.examples, ~first.members, first.fits, 0.9, "strongest")
+    found = [effect(own, 5, -1) for own in (first, rest, strongest)]
+    assert evidence._blamed([first, rest, strongest], found, 2) == 2
+
+
+def test_a_part_of_the_poisons_is_flagged_with_all_who_carry_what_it_shares() -> None:
+    classes, found = map(list, zip(*[natural(c) for c in range(9)], planted(9), strict=True))
+    images, poisons = np.full((400, 2, 2, 1), 100, np.uint8), np.arange(360, 380)
+    images[poisons] = 160
+    known = Known(np.full(400, 0.95), np.full(10, 3.0))
+    result = judge(classes, found, transferring(classes, {9: 0.4}), known, np.full(400, 0.02), images)
+    # The group that was withheld is of the first 8.
+    assert np.flatnonzero(result.flagged).tolist() == poisons.tolist()
+    assert result.scores[poisons].min() > np.delete(result.scores, poisons).max()
 
 
 def parts(first: int, explained: tuple[float, float], size: int = 40) -> list[Suspects]:
@@ -230,7 +303,7 @@ def test_which_of_two_parts_is_blamed(
 
 def test_without_suspects_the_comparison_of_classes_is_all_there_is() -> None:
     otherwise = np.linspace(0, 1, 6)
-    result = judge([], [], Known(np.full(6, 0.5), np.zeros(2)), otherwise)
+    result = judge([], [], [], Known(np.full(6, 0.5), np.zeros(2)), otherwise, plain(6))
     assert (result.scores == otherwise).all() and result.p_value is None and not result.flagged.any()
 
 

@@ -1,0 +1,85 @@
+"""What the members of a suspect group share, put on images of other classes.
+
+A trigger works on any image: that is what it is planted for. What is natural to a class is not a thing that can be put
+on another one. So the mean image of a group, less that of its class-mates, is added to strangers, and the model under
+suspicion asked how many it then takes for the group's label. It is taken from them as well: which part of a class is
+the backdoor's is not known, and the rest's difference is the group's turned round. In a dirty-label group the
+difference is the trigger, and what other classes have and this one has not; added, the first turns strangers, and
+taken, the second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from bdbench_datamodel.suspects import Suspects
+
+# How many strangers a group is tried on, as many of each other class; at least so many.
+_STRANGERS, _FEWEST = 360, 4
+
+Predict = Callable[[np.ndarray], np.ndarray]
+
+
+def turned(
+    predict: Predict,
+    images: np.ndarray,
+    labels: np.ndarray,
+    classes: Sequence[Sequence[Suspects]],
+    rng: np.random.Generator,
+    advance: Callable[[int], None] = lambda steps: None,
+) -> list[np.ndarray]:
+    """How far what each group's members share turns strangers to their label, float64 (groups,) in [0, 1], by class.
+
+    predict: images uint8 (b, H, W, C) to labels int64 (b,); images: uint8 (n, H, W, C); labels: int64 (n,). Of every
+    other class the share of its strangers that turn when the difference is added, and when it is taken away, less that
+    of those that have the label anyway, and the mean of the two; the result is its root mean square over the classes,
+    so that a trigger which turns one class alone counts as well. ``advance`` counts a class.
+    """
+    strangers = _drawn(labels, rng)
+    as_they_are = {label: predict(images[drawn]) for label, drawn in strangers.items()}
+    found = []
+    for groups in classes:
+        others = [label for label in strangers if label != groups[0].label]
+        if not others:
+            found.append(np.zeros(len(groups)))
+            continue
+        shown = images[np.concatenate([strangers[label] for label in others])]
+        before = np.concatenate([as_they_are[label] for label in others]) == groups[0].label
+        starts = np.cumsum([0] + [len(strangers[label]) for label in others[:-1]])
+        own: list[float] = []
+        for group in groups:
+            if group.kind == "rest":  # the same difference, turned round
+                own.append(own[0])
+                continue
+            moved = [_moved(shown, sign * _difference(images, group)) for sign in (1, -1)]
+            gained = [(predict(those) == group.label).astype(float) - before for those in moved]
+            shares = [np.maximum(_by_class(each, starts), 0) for each in gained]
+            own.append(float(np.sqrt(np.mean(np.mean(shares, axis=0) ** 2))))
+        found.append(np.array(own))
+        advance(1)
+    return found
+
+
+def _drawn(labels: np.ndarray, rng: np.random.Generator) -> dict[int, np.ndarray]:
+    """Strangers of each label, int64 (s,): places in the training set."""
+    present = np.unique(labels)
+    each = max(_FEWEST, -(-_STRANGERS // max(1, len(present) - 1)))
+    return {int(label): rng.permutation(np.flatnonzero(labels == label))[:each] for label in present}
+
+
+def _by_class(values: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """The mean of the values (s,) from each start to the next, float64 (classes,)."""
+    return np.add.reduceat(values, starts) / np.diff(starts, append=len(values))
+
+
+def _difference(images: np.ndarray, group: Suspects) -> np.ndarray:
+    """The mean of the members less that of their class-mates, float32 (H, W, C), in grey levels."""
+    examples, members = group.examples, group.members
+    mean = [images[examples[those]].mean(0, dtype=np.float64) for those in (members, ~members)]
+    return (mean[0] - mean[1]).astype(np.float32)
+
+
+def _moved(images: np.ndarray, difference: np.ndarray) -> np.ndarray:
+    return np.clip(np.rint(images + difference), 0, 255).astype(np.uint8)

@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+
+from bdbench_datamodel.carried import carrying, grown
+from bdbench_datamodel.suspects import Suspects
+
+SIZE, POISONS = 100, 40
+
+
+def a_class(seed: int = 0, strength: float = 60.0) -> np.ndarray:
+    """Images of 6 x 6 pixels, of which the first have one pattern more, uint8 (n, 6, 6, 1)."""
+    rng = np.random.default_rng(seed)
+    found = rng.normal(100, 20, (SIZE, 6, 6, 1))
+    found[:POISONS] += strength * rng.choice([-1, 1], (6, 6, 1))
+    return np.clip(np.rint(found), 0, 255).astype(np.uint8)
+
+
+def suspected(members: np.ndarray) -> Suspects:
+    return Suspects(3, np.arange(SIZE), members, members.astype(float), 0.9, "handful")
+
+
+def test_a_part_of_the_poisons_grows_to_all_of_them() -> None:
+    part = np.arange(SIZE) < 6
+    found = grown(a_class(), suspected(part))
+    assert found is not None
+    members, carried = found
+    assert (members == (np.arange(SIZE) < POISONS)).all()
+    assert carried[:POISONS].min() > carried[POISONS:].max()
+
+
+def test_all_of_the_poisons_stay_as_they_are() -> None:
+    assert grown(a_class(), suspected(np.arange(SIZE) < POISONS)) is None
+
+
+def test_images_that_share_nothing_do_not_grow() -> None:
+    images = a_class(strength=0.0)
+    for seed in range(20):
+        members = np.isin(np.arange(SIZE), np.random.default_rng(seed).choice(SIZE, 6, replace=False))
+        found = grown(images, suspected(members))
+        assert found is None or found[0].sum() < 12  # by chance one or two more
+
+
+def test_what_holds_others_in_place_of_the_members_is_not_what_they_are_a_part_of() -> None:
+    """Half of the group has the pattern: what is made anew of that half leaves the other half out."""
+    members = np.zeros(SIZE, bool)
+    members[:12] = members[POISONS : POISONS + 12] = True
+    assert grown(a_class(), suspected(members)) is None
+
+
+def test_only_examples_of_the_class_are_looked_at() -> None:
+    images = a_class()
+    elsewhere = np.concatenate([np.zeros_like(images), images[::-1]])
+    part = np.arange(SIZE) >= SIZE - 6
+    suspect = Suspects(3, SIZE + np.arange(SIZE), part, part.astype(float), 0.9, "handful")
+    found = grown(elsewhere, suspect)
+    assert found is not None and (found[0] == (np.arange(SIZE) >= SIZE - POISONS)).all()
+
+
+def test_what_is_carried_by_hand() -> None:
+    pixels = np.array([[10, 0], [30, 0], [0, 0], [0, 8]], np.float32)
+    found = carrying(pixels, np.array([True, True, False, False]))
+    # By hand: the class-mates' mean is (0, 4), their deviations 0 and 4, and 8 more: variances of 64 and 144.
+    ours = np.array([20 / 64, -4 / 144])
+    assert found[2:] == pytest.approx(pixels[2:] @ ours)
+    # A member is not judged by itself.
+    assert found[0] == pytest.approx(10 * 30 / 64)
+    assert found[1] == pytest.approx(30 * 10 / 64)
+
+
+def test_the_projection_is_fishers_discriminant_where_pixels_are_independent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bdbench_datamodel.carried._LEAST_DEVIATION", 0.0)
+    rng = np.random.default_rng(1)
+    pixels = rng.normal(0, [5, 10, 20, 40], (20000, 4)).astype(np.float32)
+    members = np.arange(20000) < 10000
+    pixels[members] += 5
+    discriminant = LinearDiscriminantAnalysis().fit(pixels, members)
+    assert np.corrcoef(carrying(pixels, members), discriminant.decision_function(pixels))[0, 1] > 0.999
