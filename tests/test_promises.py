@@ -42,9 +42,9 @@ TARGET: Any = "seed"
     [
         (BadNets(rate=0.015, target=TARGET), 0.99),
         (BadNets(rate=0.03, target=TARGET), 0.99),
-        (BadNets(rate=0.05, target=TARGET), 0.98),
-        (Blend(rate=0.03, target=TARGET), 0.97),
-        (Blend(rate=0.05, target=TARGET), 0.97),
+        (BadNets(rate=0.05, target=TARGET), 0.99),
+        (Blend(rate=0.03, target=TARGET), 0.98),
+        (Blend(rate=0.05, target=TARGET), 0.99),
         (Tact(target=TARGET), 0.99),
         (LabelConsistent(corners="four", target=TARGET), 0.99),
     ],
@@ -65,11 +65,11 @@ def test_the_default_detector_ends_these_on_every_seed(attack: Attack, auroc: fl
 @pytest.mark.parametrize(
     ("attack", "tpr", "named"),
     [
-        (BadNets(rate=0.015, target=TARGET), 0.95, 4),  # on the fifth seed p = .058, and it says nothing
-        (BadNets(rate=0.03, target=TARGET), 0.95, 5),
-        (BadNets(rate=0.05, target=TARGET), 0.89, 5),  # one seed: 61 of 68
-        (Tact(target=TARGET), 0.95, 5),
-        (LabelConsistent(corners="four", target=TARGET), 0.95, 5),
+        (BadNets(rate=0.015, target=TARGET), 0.99, 5),
+        (BadNets(rate=0.03, target=TARGET), 0.99, 5),
+        (BadNets(rate=0.05, target=TARGET), 0.99, 5),
+        (Tact(target=TARGET), 0.99, 5),
+        (LabelConsistent(corners="four", target=TARGET), 0.99, 5),
     ],
     ids=lambda value: value.name if isinstance(value, Attack) else str(value),
 )
@@ -88,15 +88,20 @@ def test_it_finds_all_to_all_and_raises_the_alarm() -> None:
     promised = _promised("digits", Datamodel(), BadNets(mapping="all-to-all"))
     assert len(promised) == 5
     for found in promised:
-        assert found["detection"]["auroc"] >= 0.96 and found["p_value"] < 0.001
-        assert found["decision"]["tpr"] >= 0.92 and found["decision"]["fpr"] <= 0.06
-    assert sum(found["decision"]["fpr"] <= 0.02 for found in promised) >= 4
+        assert found["detection"]["auroc"] >= 0.97 and found["p_value"] < 0.001
+        assert found["decision"]["tpr"] >= 0.94 and found["decision"]["fpr"] < 0.02
+        assert found["after"]["attack_success_rate"] <= 0.1
 
 
 def test_what_it_does_not_end_is_told_as_well() -> None:
-    """Blend at 1.5 % is among the results as it is; so are the control's false alarms: none."""
-    faint = _promised("digits", Datamodel(), Blend(rate=0.015, target=TARGET))
-    assert sorted(found["after"]["attack_success_rate"] > 0.05 for found in faint) == [False] * 4 + [True]
+    """Where it is silent about Blend, and the control's false alarms: none."""
+    for rate, alarms, decided in ((0.015, 4, 3), (0.03, 4, 4), (0.05, 5, 5)):
+        found = _promised("digits", Datamodel(), Blend(rate=rate, target=TARGET))
+        assert all(record["after"]["attack_success_rate"] < 0.02 for record in found)
+        assert sum(record["p_value"] < 0.05 for record in found) == alarms
+        named = [record for record in found if record["decision"]["flagged"]]
+        assert len(named) == decided
+        assert all(record["decision"]["tpr"] >= 0.9 and record["decision"]["fpr"] < 0.016 for record in named)
     control = _promised("digits", Datamodel(), NoAttack())
     assert [found["p_value"] < 0.05 for found in control] == [False] * 5
     assert [found["decision"]["flagged"] for found in control] == [0] * 5
@@ -150,7 +155,7 @@ def test_no_row_of_a_board_mixes_two_experiments() -> None:
 
 
 def test_on_seeds_that_nobody_had_seen_it_names_what_it_names_and_alarms_on_no_clean_set() -> None:
-    seeds = list(range(2000, 2005))
+    seeds = list(range(2300, 2305))
     named = [BadNets(rate=rate, target=TARGET) for rate in (0.015, 0.03, 0.05)]
     for attack in (*named, Tact(target=TARGET), LabelConsistent(corners="four", target=TARGET)):
         records = _promised("fresh", Datamodel(), attack)
@@ -158,7 +163,7 @@ def test_on_seeds_that_nobody_had_seen_it_names_what_it_names_and_alarms_on_no_c
         for found in records:
             assert found["detection"]["auroc"] > 0.999 and found["p_value"] < 0.05
             assert found["decision"]["tpr"] == 1 and found["decision"]["fpr"] == 0
-    for rate, alarms, least in ((0.015, 0, 0.38), (0.03, 2, 0.96), (0.05, 2, 0.98)):
+    for rate, alarms, least in ((0.015, 2, 0.96), (0.03, 5, 0.999), (0.05, 5, 0.995)):
         records = _promised("fresh", Datamodel(), Blend(rate=rate, target=TARGET))
         assert sum(r["p_value"] < 0.05 for r in records) == alarms
         assert min(r["detection"]["auroc"] for r in records) > least
