@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from bdbench import Attack, Detector, leaderboard
+from bdbench.cli import cli
 from bdbench.components import configs
 from bdbench_datamodel.detector import Datamodel
 from bdbench_triggers.badnets import BadNets
@@ -170,3 +172,11 @@ def test_on_seeds_that_nobody_had_seen_it_names_what_it_names_and_alarms_on_no_c
     controls = _promised("fresh", Datamodel(), NoAttack())
     assert [r["seed"] for r in controls] == seeds and min(r["p_value"] for r in controls) > 0.05
     assert all(r["decision"]["flagged"] == 0 for r in controls)
+
+
+def test_a_small_p_is_not_shown_as_none() -> None:
+    found = min(_detected("digits"), key=lambda record: record["p_value"])
+    assert found["p_value"] < 0.0005
+    file = BOARDS / "digits" / "records" / f"{found['id']}.json"
+    shown = CliRunner().invoke(cli, ["show", str(file)]).output
+    assert float(shown.split("p-value")[1].split()[1]) == pytest.approx(found["p_value"], rel=0.05)

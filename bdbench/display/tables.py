@@ -18,7 +18,7 @@ from bdbench.grids.grid import Job, show_seeds
 from bdbench.host import pace
 from bdbench.storage.record import SHARED_STAGES, number
 
-# (row, key in a part of the record): fractions are printed in percent, but AUROC, AP, scores and p-values as they are.
+# (row, key in a part of the record): fractions are printed in percent, but AUROC, AP and scores as they are.
 # What no record of a table has is left out.
 _Rows = tuple[tuple[str, str], ...]
 _MODEL: _Rows = (
@@ -117,7 +117,7 @@ def _stage_table(stage: str, records: Sequence[Mapping[str, Any]]) -> Table:
                 table.add_row("  says", *(_verdict(record["verdict"]) for record in records))
             table.add_section()
     if any(record["p_value"] is not None for record in records):
-        table.add_row("p-value", *(_number(record["p_value"], percent=False) for record in records))
+        table.add_row("p-value", *(_probability(record["p_value"]) for record in records))
     for name, shared in (("seconds", False), ("seconds of what all share", True)):
         table.add_row(name, *(f"{_seconds(r, shared):.1f}" for r in records))
     table.add_row("models trained", *(str(r["cost"]["models_trained"]) for r in records))
@@ -143,6 +143,11 @@ def _number(value: float | None, percent: bool) -> str:
     if value is None:
         return "-"
     return f"{100 * value:.1f}" if percent else f"{value:.3f}"
+
+
+def _probability(value: float | None) -> str:
+    """To two digits, however small: what is not 0 is not told as 0."""
+    return "-" if value is None else f"{value:.2g}"
 
 
 def show_catalogue(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
