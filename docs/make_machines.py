@@ -63,9 +63,15 @@ def table() -> str:
     for (dataset, one, other), found in sorted(pairs.items()):
         if len(found) >= _FEWEST:
             ca, asr = np.array(found, float).T
-            numbers = [n for d in (ca, asr[~np.isnan(asr)]) for n in (d.mean(), d.std(ddof=1), np.abs(d).max())]
-            rows.append([dataset, one, other, str(len(found)), *(f"{n:.2f}" for n in numbers)])
+            rows.append([dataset, one, other, str(len(found)), *_told(ca), *_told(asr[~np.isnan(asr)])])
     return tabulate(rows, HEADINGS, "github", disable_numparse=True)
+
+
+def _told(differences: np.ndarray) -> list[str]:
+    """Their mean, deviation and largest; where hardly any is attacked there is nothing to tell."""
+    if len(differences) < _FEWEST:
+        return ["-"] * 3
+    return [f"{n:.2f}" for n in (differences.mean(), differences.std(ddof=1), np.abs(differences).max())]
 
 
 def page() -> str:
