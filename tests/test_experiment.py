@@ -293,6 +293,7 @@ def test_progress_is_reported_to_the_end(tiny: dict[str, Any]) -> None:
     assert set(bars.left) == {
         "train the victim", "train the reference",
         "datamodel: networks", "datamodel: search", "datamodel: suspects", "datamodel: networks without suspects",
+        "datamodel: strangers",
         "datamodel: retrain",
     }  # fmt: skip
     assert set(bars.left.values()) == {0}
