@@ -142,8 +142,8 @@ def test_on_all_of_cifar10_it_flags_the_poisons_and_nothing_else() -> None:
 def test_on_clean_sets_it_alarms_no_more_often_than_it_says() -> None:
     found = _detected("controls")
     assert len(found) == 60
-    assert sum(record["p_value"] < 0.05 for record in found) <= 0.05 * len(found)
-    assert sum(record["decision"]["flagged"] for record in found) <= 0.002 * len(found)
+    assert all(record["p_value"] > 0.05 for record in found)
+    assert all(record["decision"]["flagged"] == 0 for record in found)
 
 
 def test_no_row_of_a_board_mixes_two_experiments() -> None:
