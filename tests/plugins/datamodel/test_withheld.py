@@ -256,6 +256,17 @@ def test_of_the_groups_of_one_class_the_deeper_is_blamed() -> None:
     assert np.flatnonzero(judged(classes, found, shares={9: 0.5}).flagged).tolist() == hand.group.tolist()
 
 
+def test_between_the_groups_of_one_class_depth_counts_for_more_than_the_evidence_of_each() -> None:
+    classes, found = map(list, zip(*[natural(c) for c in range(9)], planted(9), strict=True))
+    hand, poisons = group(9, 8, sharpness=0.95), np.isin(np.arange(40), np.arange(20, 34))
+    strongest = Suspects(9, hand.examples, poisons, poisons.astype(float), 0.9, "strongest")
+    classes[9], found[9] = [hand, strongest], [effect(hand, 40.0, -4.0), effect(strongest, 8.0, -6.0)]
+    known = Known(np.full(400, 0.95), np.full(10, 3.0))
+    odds = evidence.evidence(classes, found, transferring(classes, {9: 0.5}), known)[9]
+    assert odds[0] > odds[1]
+    assert np.flatnonzero(judged(classes, found, shares={9: 0.5}).flagged).tolist() == strongest.group.tolist()
+
+
 def test_a_strongest_group_is_blamed_beside_two_parts() -> None:
     first, rest = parts(16, (0.2, 0.7))
     strongest = Suspects(0, first.examples, ~first.members, first.fits, 0.9, "strongest")
