@@ -253,21 +253,21 @@ class Datamodel(Detector):
     ) -> np.ndarray:
         from bdbench_datamodel import evidence, scoring, standout, withheld
         from bdbench_datamodel.estimators import residuals
-        from bdbench_datamodel.transfer import turned
+        from bdbench_datamodel.transfer import Transfer, turned
 
         examples, residual = len(view.labels), residuals(masks, margins)
         groups = self._strongest(influence, standout.class_scales(residual, view.labels), view.labels, tools)
         affinities, looked = self._suspects(residual, groups, tools)
         classes = [own.groups for own in looked if own.groups]
         effects: list[list[withheld.Effect]] = []
-        transfers: list[np.ndarray] = []
+        transfers: list[list[Transfer]] = []
         if classes:
             networks, size = max(1, round(self.withheld * len(masks))), int(masks[0].sum())
             denied, subsets = withheld.draw(classes, examples, networks, size, tools.streams("withheld"))
-            effects = withheld.effects(classes, denied, subsets, *plan.withhold(subsets, view, tools))
+            effects = withheld.effects(classes, denied, subsets, *plan.withhold(subsets, view, tools), view.num_classes)
             predict, rng = tools.victim.predict, tools.streams("strangers")
             advance = tools.track(len(classes), "strangers")
-            transfers = turned(predict, view.images, view.labels, classes, rng, advance)
+            transfers = turned(predict, view.images, view.labels, classes, view.num_classes, rng, advance)
         sharpest, share = [own.sharpest for own in looked], float(np.mean(self._fractions()))
         otherwise = scoring.suspicion(groups, affinities, sharpest, examples, share)
         known = evidence.Known.of(margins, masks, view.labels, view.num_classes)

@@ -12,10 +12,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from bdbench_datamodel.blame import blamed
 from bdbench_datamodel.carried import grown
 from bdbench_datamodel.scoring import membership
 from bdbench_datamodel.separation import standardised, upper
-from bdbench_datamodel.suspects import AS_LARGE, Suspects
+from bdbench_datamodel.suspects import Suspects
+from bdbench_datamodel.transfer import Transfer
 from bdbench_datamodel.withheld import Effect, unseen
 
 # Of natural groups the logarithm of strength times odds of sharpness, at most: in sets of many classes it is their own
@@ -23,24 +25,22 @@ from bdbench_datamodel.withheld import Effect, unseen
 _USUAL = {"sharpest": 3.1, "rest": 3.2, "strongest": 3.1, "handful": 1.4}
 _QUARTILE, _ABOVE = 0.25, {"sharpest": 0.15, "rest": 0.3, "strongest": 0.15, "handful": 0.15}
 # The logistic law of the evidence, fitted to groups of poisons and natural ones.
-_STRENGTH, _DEPTH, _TURNED, _NATURAL = 1.23, 0.88, 4.35, 1.77
+_STRENGTH, _DEPTH, _TURNED, _NATURAL = 0.66, 0.43, 3.35, 2.26
 # The mean of few images holds more that is theirs alone, and turns more strangers by chance: by this power of how many
 # are in the smaller part of their class.
-_OF_MANY = 0.38
+_OF_MANY = 0.35
 # So deep, in usual margins, lie groups that belong to another label altogether.
 _DEEP = 1.3
-# Gumbel's law of the largest evidence of ten natural classes: location and scale.
-_LOCATION, _SCALE, _CLASSES = -0.10, 1.30, 10
+# Gumbel's law of the largest evidence of ten natural classes: location and scale. Sets differ by more than their
+# classes do: fewer are no less likely to hold something odd.
+_LOCATION, _SCALE, _CLASSES = 0.08, 0.80, 10
 _LEVEL = 0.05
 # Neither of a sharpness is so near to 0 or 1, nor strength or the share that is turned so near to 0, that its logarithm
 # decides alone.
 _LEAST_SHARPNESS, _EXACT, _LEAST_STRENGTH, _LEAST_TURNED = 0.01, 1e-3, 0.3, 0.02
-# What agreement on a rival counts against what the other part tells; and how much more must speak for a part of a class
-# that is clearly the larger.
-_AGREEMENT, _CLEARLY = 2.5, 0.5
 # What depth counts more between the groups of one class, where all examples are known. A natural group turns strangers
 # as well where its class-mates are poisons: by their difference turned round.
-_BETWEEN = 4.0
+_BETWEEN = 2.0
 # How fast the log odds of a class grow, for ranking, with evidence beyond what is natural at that level.
 _STEEP = 2.0
 # What is left of a budget falls at random, not on the natural groups of classes that nothing speaks for.
@@ -94,17 +94,17 @@ class Known:
 def judge(
     classes: Sequence[Sequence[Suspects]],
     effects: Sequence[Sequence[Effect]],
-    transfers: Sequence[np.ndarray],
+    transfers: Sequence[Sequence[Transfer]],
     known: Known,
     otherwise: np.ndarray,
     images: np.ndarray,
 ) -> Judgement:
     """Judge every class by the group that most speaks against it.
 
-    transfers: how far each group's share turns strangers, float64 (groups,) for every class (``transfer.turned``);
+    transfers: what each group's share does to strangers, for every class (``transfer.turned``);
     otherwise: float64 (n,), the probability of each example to be a poison by a comparison of classes (``suspicion``).
     The score is the larger of two: the probability that the example belongs to the group to blame in its class
-    (``_blamed``) and that one is a backdoor's, which is as likely as not where ``evidence`` is as large as in one clean
+    (``blamed``) and that one is a backdoor's, which is as likely as not where ``evidence`` is as large as in one clean
     set of twenty, or, beside classes that are named, as what would be named next; and ``otherwise`` as far as no
     class's is, which ranks where evidence is weak. Flagged are the members of the groups to blame in those classes that
     Benjamini and Hochberg's (1995) procedure names at a level of 5 %. images: uint8 (n, H, W, C), in which is seen who
@@ -115,21 +115,21 @@ def judge(
     odds = evidence(classes, effects, transfers, known)
     largest = np.array([own.max() for own in odds])
     deep = _BETWEEN * known.overall**3 / _reach(classes, effects, known)
-    natural = _natural(largest)
-    named = _named(natural)
-    poisoned = 1 / (1 + np.exp(-_STEEP * (largest - _at_level(len(largest) / (1 + named.sum())))))
+    named = _named(_natural(largest))
+    poisoned = 1 / (1 + np.exp(-_STEEP * (largest - _at_level(max(len(largest), _CLASSES) / (1 + named.sum())))))
     scores, flagged = otherwise * np.prod(1 - poisoned), np.zeros(len(otherwise), bool)
     least = _PRIOR / len(classes)
-    for groups, own, log_odds, probability, is_named in zip(classes, effects, odds, poisoned, named, strict=True):
-        alone = np.array([effect.alone for effect in own])
-        place = _blamed(groups, own, int((log_odds + deep * np.maximum(0, -alone)).argmax()))
+    for groups, own, shared, log_odds, probability, is_named in zip(
+        classes, effects, transfers, odds, poisoned, named, strict=True
+    ):
+        place = blamed(groups, own, shared, log_odds + deep * _below(own))
         # Where the class is less probable than any is beforehand, its examples are all at that.
         larger = grown(images, groups[place]) if probability > least else None
         belonging, members = _members(groups[place], own[place], larger)
         mine = groups[place].examples
         scores[mine] = np.maximum(scores[mine], belonging * probability)
         flagged[mine] = members & is_named
-    p_value = float(-np.expm1(-len(largest) * _rate(largest.max())))
+    p_value = float(-np.expm1(-len(largest) * _rates(largest).min()))
     found = {groups[0].label: float(value) for groups, value in zip(classes, largest, strict=True)}
     return Judgement(np.maximum(scores, least), flagged, p_value, found)
 
@@ -137,7 +137,7 @@ def judge(
 def evidence(
     classes: Sequence[Sequence[Suspects]],
     effects: Sequence[Sequence[Effect]],
-    transfers: Sequence[np.ndarray],
+    transfers: Sequence[Sequence[Transfer]],
     known: Known,
 ) -> list[np.ndarray]:
     """The log odds of each group, float64 (groups,) for every class, to be a backdoor's and no natural one.
@@ -155,16 +155,22 @@ def evidence(
     ]
     usual, reach = _usual(classes, strengths), _reach(classes, effects, known)
     found = []
-    for groups, own, strong, shares in zip(classes, effects, strengths, transfers, strict=True):
+    for groups, own, strong, shared in zip(classes, effects, strengths, transfers, strict=True):
         beyond = strong - [usual[group.kind] for group in groups]
         knowing = np.array([known.kappa(group) for group in groups]) ** 3
-        deep = knowing * np.array([max(0.0, -effect.alone / reach) for effect in own])
+        deep = knowing * _below(own) / reach
         natural = 1 - knowing * (1 - np.minimum(1, deep / _DEEP))
         withheld = _STRENGTH * np.where(beyond > 0, beyond * natural, beyond) + _DEPTH * deep
         smaller = np.array([min(group.members.sum(), (~group.members).sum()) for group in groups])
-        moved = _TURNED * (np.log(shares + _LEAST_TURNED) + _OF_MANY * np.log(smaller))
+        shares = [each.turned(e.taken, knows) for each, e, knows in zip(shared, own, knowing, strict=True)]
+        moved = _TURNED * (np.log(np.array(shares) + _LEAST_TURNED) + _OF_MANY * np.log(smaller))
         found.append(withheld + moved + _NATURAL)
     return found
+
+
+def _below(effects: Sequence[Effect]) -> np.ndarray:
+    """How far below 0 the members' margin lies without each other, float64 (groups,)."""
+    return np.maximum(0, [-effect.alone for effect in effects])
 
 
 def _reach(classes: Sequence[Sequence[Suspects]], effects: Sequence[Sequence[Effect]], known: Known) -> float:
@@ -176,30 +182,6 @@ def _reach(classes: Sequence[Sequence[Suspects]], effects: Sequence[Sequence[Eff
     levels = [known.levels[groups[0].label] for groups in classes]
     usual = float(np.median([own[0].strength + own[0].alone for own in effects]))
     return max(usual, 1.0) + float(np.quantile(levels, 0.75) - np.median(levels))
-
-
-def _blamed(groups: Sequence[Suspects], effects: Sequence[Effect], place: int) -> int:
-    """The place of the group to blame, in a class against which the group at ``place`` speaks most.
-
-    A handful that lies in the sharpest group, and is less sharp, is a part of it. Of the two parts of a class either
-    may be the trigger's, and the other then has as little to do with it. Two things tell them apart. A dirty-label
-    poison is another class's example: without its mates, networks agree on which. And a trigger does what nothing else
-    in the class does: the other part does not tell it. Of two parts of unlike size it is the smaller unless these speak
-    clearly for the larger.
-    """
-    found, first = groups[place], groups[0]
-    if found.kind == "handful":
-        part = first.members[found.members].mean() > 0.5 and first.sharpness > found.sharpness
-        return 0 if part else place
-    if found.kind == "strongest" or len(groups) < 2 or groups[1].kind != "rest":
-        return place
-    for_first, for_rest = (
-        _AGREEMENT * effect.agreement - group.explained for group, effect in zip(groups[:2], effects[:2], strict=True)
-    )
-    share = first.members.mean()
-    if min(share, 1 - share) <= AS_LARGE:
-        for_first, for_rest = (for_first + _CLEARLY, for_rest) if share < 0.5 else (for_first, for_rest + _CLEARLY)
-    return int(for_rest > for_first)
 
 
 def _usual(classes: Sequence[Sequence[Suspects]], strengths: Sequence[np.ndarray]) -> dict[str, float]:
@@ -220,12 +202,12 @@ def _usual(classes: Sequence[Sequence[Suspects]], strengths: Sequence[np.ndarray
 
 def _natural(evidence: np.ndarray) -> np.ndarray:
     """The probability of a natural class to have evidence (K,) as large, float64 (K,)."""
-    return -np.expm1(-_rate(evidence))
+    return -np.expm1(-_rates(evidence))
 
 
-def _rate(evidence: np.ndarray) -> np.ndarray:
-    """The exponent of Gumbel's law for one class: so many natural ones of a large number have as much."""
-    return np.exp(-(evidence - _LOCATION) / _SCALE) / _CLASSES
+def _rates(evidence: np.ndarray) -> np.ndarray:
+    """The exponents of Gumbel's law for one class of these, float64 (K,), of evidence (K,)."""
+    return np.exp(-(evidence - _LOCATION) / _SCALE) / min(len(evidence), _CLASSES)
 
 
 def _at_level(classes: float) -> float:

@@ -17,7 +17,7 @@ _EITHER = 0.25
 # Groups that have this share of their union in common are one.
 _COMMON = 0.5
 # From this share on the two are about as large.
-AS_LARGE = 0.4
+_AS_LARGE = 0.4
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Looked:
         if not parts:
             nothing = np.zeros(len(self.grown.fits))
             return Separation(nothing, nothing > 0, 0.0)
-        equal = len(parts) == 2 and parts[0].members.mean() > AS_LARGE
+        equal = len(parts) == 2 and parts[0].members.mean() > _AS_LARGE
         found = min(parts, key=lambda part: part.explained) if equal else parts[0]
         return Separation(found.fits, found.members, found.sharpness)
 

@@ -5,12 +5,14 @@ on another one. So the mean image of a group, less that of its class-mates, is a
 suspicion asked how many it then takes for the group's label. It is taken from them as well: which part of a class is
 the backdoor's is not known, and the rest's difference is the group's turned round. In a dirty-label group the
 difference is the trigger, and what other classes have and this one has not; added, the first turns strangers, and
-taken, the second.
+taken, the second. Once it is taken from the members, poisons lose the trigger, and those that lie far enough from the
+mean of their classes are seen for what they are; natural members stay what they are.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -22,42 +24,67 @@ _STRANGERS, _FEWEST = 360, 4
 Predict = Callable[[np.ndarray], np.ndarray]
 
 
+@dataclass(frozen=True)
+class Transfer:
+    """What a group's share does. shares: float64 (num_classes,), how many strangers of each class turn to the group's
+    label, in [0, 1], NaN of its own class and where there are none; left: how many of its members have another label
+    once what they share is taken from them.
+    """
+
+    shares: np.ndarray
+    left: float
+
+    def turned(self, taken: np.ndarray, knowing: float) -> float:
+        """How far it turns strangers, in [0, 1]: the root mean square over the classes, so that one alone counts.
+
+        taken: float64 (num_classes,), how often the group's members are taken for each class without each other. A
+        trigger may work on those classes alone that the poisons are of, so as far as the networks know the classes
+        (knowing, in [0, 1]) each counts by that, else all as much.
+        """
+        there = ~np.isnan(self.shares)
+        if not there.any():
+            return 0.0
+        weights = np.full(there.sum(), 1 / there.sum())
+        if taken[there].any():
+            weights = knowing * taken[there] / taken[there].sum() + (1 - knowing) * weights
+        return float(np.sqrt(weights @ self.shares[there] ** 2))
+
+
 def turned(
     predict: Predict,
     images: np.ndarray,
     labels: np.ndarray,
     classes: Sequence[Sequence[Suspects]],
+    num_classes: int,
     rng: np.random.Generator,
     advance: Callable[[int], None] = lambda steps: None,
-) -> list[np.ndarray]:
-    """How far what each group's members share turns strangers to their label, float64 (groups,) in [0, 1], by class.
+) -> list[list[Transfer]]:
+    """What the share of each group does to strangers and to its own members, for every class.
 
     predict: images uint8 (b, H, W, C) to labels int64 (b,); images: uint8 (n, H, W, C); labels: int64 (n,). Of every
     other class the share of its strangers that turn when the difference is added, and when it is taken away, less that
-    of those that have the label anyway, and the mean of the two; the result is its root mean square over the classes,
-    so that a trigger which turns one class alone counts as well. ``advance`` counts a class.
+    of those that have the label anyway, and the mean of the two. ``advance`` counts a class.
     """
     strangers = _drawn(labels, rng)
     as_they_are = {label: predict(images[drawn]) for label, drawn in strangers.items()}
     found = []
     for groups in classes:
         others = [label for label in strangers if label != groups[0].label]
-        if not others:
-            found.append(np.zeros(len(groups)))
-            continue
-        shown = images[np.concatenate([strangers[label] for label in others])]
-        before = np.concatenate([as_they_are[label] for label in others]) == groups[0].label
-        starts = np.cumsum([0] + [len(strangers[label]) for label in others[:-1]])
-        own: list[float] = []
+        own: list[Transfer] = []
         for group in groups:
+            difference, shares = _difference(images, group), np.full(num_classes, np.nan)
             if group.kind == "rest":  # the same difference, turned round
-                own.append(own[0])
-                continue
-            moved = [_moved(shown, sign * _difference(images, group)) for sign in (1, -1)]
-            gained = [(predict(those) == group.label).astype(float) - before for those in moved]
-            shares = [np.maximum(_by_class(each, starts), 0) for each in gained]
-            own.append(float(np.sqrt(np.mean(np.mean(shares, axis=0) ** 2))))
-        found.append(np.array(own))
+                shares = own[0].shares
+            elif others:
+                shown = images[np.concatenate([strangers[label] for label in others])]
+                before = np.concatenate([as_they_are[label] for label in others]) == group.label
+                starts = np.cumsum([0] + [len(strangers[label]) for label in others[:-1]])
+                moved = [_moved(shown, sign * difference) for sign in (1, -1)]
+                gained = [(predict(those) == group.label).astype(float) - before for those in moved]
+                shares[others] = np.mean([np.maximum(_by_class(each, starts), 0) for each in gained], axis=0)
+            left = float((predict(_moved(images[group.group], -difference)) != group.label).mean())
+            own.append(Transfer(shares, left))
+        found.append(own)
         advance(1)
     return found
 

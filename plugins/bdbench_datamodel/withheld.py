@@ -22,13 +22,15 @@ from bdbench_datamodel.suspects import Suspects
 class Effect:
     """What withholding a group does. lift: float64 (n_c,), how far the margin of each example of its class falls;
     strength: the mean of the members'; alone: their mean margin without each other; agreement: what share of those
-    networks, in the mean over the members, name the label that most of them find most probable of the others.
+    networks, in the mean over the members, name the label that most of them find most probable of the others; taken:
+    float64 (num_classes,), how often they take members for each other class, a share of all answers.
     """
 
     lift: np.ndarray
     strength: float
     alone: float
-    agreement: float = 0.0
+    agreement: float
+    taken: np.ndarray
 
 
 def draw(
@@ -56,6 +58,7 @@ def effects(
     masks: np.ndarray,
     margins: np.ndarray,
     rivals: np.ndarray,
+    num_classes: int,
 ) -> list[list[Effect]]:
     """What withholding each group does to its class, from what ``draw`` gave, margins, float (M, n), and the most
     probable of the other labels, int (M, n).
@@ -68,12 +71,15 @@ def effects(
         reached, results = own == 0, []
         for place, suspect in enumerate(groups, 1):
             without, examples, members = own == place, suspect.examples, suspect.members
-            lift, alone, agreement = np.zeros(len(examples)), np.zeros(len(examples)), 0.0
+            lift, alone = np.zeros(len(examples)), np.zeros(len(examples))
+            agreement, taken = 0.0, np.zeros(num_classes)
             if without.any() and reached.any():
                 alone = margins[without][:, examples].mean(0, dtype=np.float64)
                 lift = unseen(margins[reached][:, examples], masks[reached][:, examples]) - alone
-                agreement = _agreement(rivals[without][:, suspect.group])
-            results.append(Effect(lift, float(lift[members].mean()), float(alone[members].mean()), agreement))
+                named, wrong = rivals[without][:, suspect.group], margins[without][:, suspect.group] <= 0
+                agreement = _agreement(named)
+                taken = np.bincount(named[wrong], minlength=num_classes) / named.size
+            results.append(Effect(lift, float(lift[members].mean()), float(alone[members].mean()), agreement, taken))
         found.append(results)
     return found
 

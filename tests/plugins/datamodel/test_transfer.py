@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from bdbench_datamodel.suspects import Suspects
-from bdbench_datamodel.transfer import turned
+from bdbench_datamodel.transfer import Transfer, turned
 
 SIZE = 40
 
@@ -29,23 +29,37 @@ def group(label: int, members: int, kind: str = "sharpest") -> Suspects:
     return Suspects(label, label * SIZE + np.arange(SIZE), inside, inside.astype(float), 0.9, kind)
 
 
+def evenly(own: list[Transfer]) -> list[float]:
+    """How far each group's share turns strangers, of networks that know nothing of the classes."""
+    return [found.turned(np.zeros(len(found.shares)), 0.0) for found in own]
+
+
 def test_a_trigger_turns_strangers_and_what_is_natural_does_not() -> None:
     images, labels = a_set()
     # Poisons of class 0 are images of class 2 with the trigger; some of class 1 are natural, only darker in pixel 2.
     images[:8, 0, 0, 0], images[:8, 0, 1, 0] = 200, 125
     images[SIZE : SIZE + 8, 0, 2, 0] = 20
-    planted, natural = turned(predict, images, labels, [[group(0, 8)], [group(1, 8)]], np.random.default_rng(0))
+    planted, natural = turned(predict, images, labels, [[group(0, 8)], [group(1, 8)]], 3, np.random.default_rng(0))
     # By hand: pixel 0 + 100 turns all of both other classes; with the sign turned pixel 1 - 100 turns both to label 0.
-    assert planted.tolist() == [1.0]
-    assert natural.tolist() == [0.0]
+    assert evenly(planted) == [1.0]
+    assert evenly(natural) == [0.0]
+
+
+def test_poisons_leave_the_label_once_what_they_share_is_taken_from_them() -> None:
+    images, labels = a_set()
+    images[:8, 0, 0, 0], images[:4, 0, 1, 0], images[4:8, 0, 1, 0] = 200, 75, 125
+    images[SIZE : SIZE + 8, 0, 2, 0] = 20
+    planted, natural = turned(predict, images, labels, [[group(0, 8)], [group(1, 8)]], 3, np.random.default_rng(0))
+    # By hand: without 100 of pixel 0 and 75 of pixel 1 images of class 1 are 100, 0 and of class 0; of class 2 100, 50.
+    assert planted[0].left == 0.5 and natural[0].left == 0.0
 
 
 def test_mislabelled_images_without_a_trigger_turn_strangers_one_way_alone() -> None:
     images, labels = a_set()
     images[:8, 0, 1, 0] = 125  # images of class 2
-    ((found,),) = turned(predict, images, labels, [[group(0, 8)]], np.random.default_rng(0))
+    ((found,),) = turned(predict, images, labels, [[group(0, 8)]], 3, np.random.default_rng(0))
     # By hand: pixel 1 - 100 turns all of both classes, and + 100 none.
-    assert found == 0.5
+    assert evenly([found]) == [0.5]
 
 
 def test_a_trigger_that_turns_one_class_of_two_counts_by_the_root_of_its_share() -> None:
@@ -55,9 +69,10 @@ def test_a_trigger_that_turns_one_class_of_two_counts_by_the_root_of_its_share()
 
     images, labels = a_set()
     images[:8, 0, 0, 0] = 200
-    ((found,),) = turned(specific, images, labels, [[group(0, 8)]], np.random.default_rng(0))
+    ((found,),) = turned(specific, images, labels, [[group(0, 8)]], 3, np.random.default_rng(0))
     # By hand: class 1 never turns, class 2 when pixel 0 rises, and not when it falls: (0 + 1) / 2 of it.
-    assert found == pytest.approx(np.sqrt(0.5**2 / 2))
+    assert evenly([found]) == [pytest.approx(np.sqrt(0.5**2 / 2))]
+    assert np.isnan(found.shares[0]) and found.shares[1:].tolist() == [0, 0.5]
 
 
 def test_strangers_that_have_the_label_anyway_do_not_count() -> None:
@@ -68,7 +83,7 @@ def test_strangers_that_have_the_label_anyway_do_not_count() -> None:
     def constant(images: np.ndarray) -> np.ndarray:
         return np.zeros(len(images), np.int64)
 
-    assert turned(constant, images, labels, own, np.random.default_rng(0))[0].tolist() == [0.0]
+    assert evenly(turned(constant, images, labels, own, 3, np.random.default_rng(0))[0]) == [0.0]
 
 
 def test_the_rest_of_a_class_shares_what_its_group_does_turned_round() -> None:
@@ -82,12 +97,12 @@ def test_the_rest_of_a_class_shares_what_its_group_does_turned_round() -> None:
         asked.append(len(images))
         return predict(images)
 
-    (both,) = turned(counting, images, labels, [[first, rest]], np.random.default_rng(0))
-    assert both[0] == both[1] > 0
-    (alone,) = turned(predict, images, labels, [[rest_alone(rest)]], np.random.default_rng(0))
-    assert alone[0] == both[1]
-    # Three classes as they are, and all strangers twice.
-    assert asked == [SIZE] * 3 + [2 * SIZE] * 2
+    (both,) = turned(counting, images, labels, [[first, rest]], 3, np.random.default_rng(0))
+    assert evenly(both)[0] == evenly(both)[1] > 0
+    (alone,) = turned(predict, images, labels, [[rest_alone(rest)]], 3, np.random.default_rng(0))
+    assert evenly(alone)[0] == evenly(both)[1] and alone[0].left == both[1].left
+    # Three classes as they are, all strangers twice, and the members of either part.
+    assert asked == [SIZE] * 3 + [2 * SIZE] * 2 + [20, 20]
 
 
 def rest_alone(rest: Suspects) -> Suspects:
@@ -104,16 +119,16 @@ def test_as_many_strangers_of_each_class_and_the_same_from_one_seed() -> None:
         return np.zeros(len(images), np.int64)
 
     own = [[Suspects(0, np.arange(1000), np.arange(1000) < 50, np.zeros(1000), 0.9, "sharpest")]]
-    turned(seeing, images, labels, own, np.random.default_rng(3))
-    turned(seeing, images, labels, own, np.random.default_rng(3))
+    turned(seeing, images, labels, own, 3, np.random.default_rng(3))
+    turned(seeing, images, labels, own, 3, np.random.default_rng(3))
     # 360 among two other classes are 180 of each, or as many as there are.
-    assert [len(batch) for batch in shown] == [180, 180, 10, 190, 190] * 2
-    assert all((first == second).all() for first, second in zip(shown[:5], shown[5:], strict=True))
+    assert [len(batch) for batch in shown] == [180, 180, 10, 190, 190, 50] * 2
+    assert all((first == second).all() for first, second in zip(shown[:6], shown[6:], strict=True))
 
 
 def test_there_are_no_strangers_to_one_class_alone() -> None:
     images, labels = a_set(1)
-    assert turned(predict, images, labels, [[group(0, 8)]], np.random.default_rng(0))[0].tolist() == [0.0]
+    assert evenly(turned(predict, images, labels, [[group(0, 8)]], 3, np.random.default_rng(0))[0]) == [0.0]
 
 
 def test_the_images_stay_as_they_are() -> None:
@@ -121,5 +136,16 @@ def test_the_images_stay_as_they_are() -> None:
     images[:8, 0, 0, 0] = 200
     before = images.copy()
     images.flags.writeable = False
-    turned(predict, images, labels, [[group(0, 8)]], np.random.default_rng(0))
+    turned(predict, images, labels, [[group(0, 8)]], 3, np.random.default_rng(0))
     assert (images == before).all()
+
+
+def test_classes_count_by_how_often_members_are_taken_for_them_as_far_as_they_are_known() -> None:
+    """A trigger may work on the class alone that its poisons are of."""
+    found = Transfer(np.array([np.nan, 0.4, 0.0, np.nan]), 0.0)
+    assert found.turned(np.array([0.0, 0.1, 0.3, 0.0]), 0.0) == pytest.approx(np.sqrt(0.4**2 / 2))
+    # By hand: the weights 1/4 and 3/4, or half of that and half of 1/2 each. Classes without strangers do not count.
+    assert found.turned(np.array([0.0, 0.1, 0.3, 0.6]), 1.0) == pytest.approx(np.sqrt(0.4**2 / 4))
+    assert found.turned(np.array([0.0, 0.1, 0.3, 0.0]), 0.5) == pytest.approx(np.sqrt(0.4**2 * 3 / 8))
+    # Members that are never taken for another class tell nothing of it.
+    assert found.turned(np.zeros(4), 1.0) == pytest.approx(np.sqrt(0.4**2 / 2))

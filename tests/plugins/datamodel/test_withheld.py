@@ -6,25 +6,17 @@ import pytest
 from bdbench_datamodel import evidence, withheld
 from bdbench_datamodel.evidence import Known, judge
 from bdbench_datamodel.suspects import Suspects
+from bdbench_datamodel.transfer import Transfer
 from bdbench_datamodel.withheld import Effect, draw, effects
+from tests.plugins.datamodel.suspected import effect, group
 
 
-def group(
-    label: int, members: int, size: int = 40, sharpness: float = 0.75, kind: str = "sharpest", explained: float = 0.0
-) -> Suspects:
-    """The first ``members`` of a class of ``size`` that starts at ``label * size``, told perfectly."""
-    inside = np.arange(size) < members
-    return Suspects(label, label * size + np.arange(size), inside, inside.astype(float), sharpness, kind, explained)
-
-
-def effect(suspect: Suspects, strength: float, alone: float, agreement: float = 0.5) -> Effect:
-    """One whose members' margins all fall by ``strength``, and whose class-mates' by nothing."""
-    return Effect(np.where(suspect.members, strength, 0.0), strength, alone, agreement)
-
-
-def transferring(classes: list[list[Suspects]], shares: dict[int, float] | None = None) -> list[np.ndarray]:
-    """What every group turns strangers by: by label, and next to nothing of those that are not given."""
-    return [np.full(len(groups), (shares or {}).get(groups[0].label, 0.01)) for groups in classes]
+def transferring(classes: list[list[Suspects]], shares: dict[int, float] | None = None) -> list[list[Transfer]]:
+    """What every group turns strangers of one other class by: by label, and next to nothing where none is given."""
+    return [
+        [Transfer(np.array([np.nan, (shares or {}).get(groups[0].label, 0.01)]), 0.0)] * len(groups)
+        for groups in classes
+    ]
 
 
 def plain(examples: int) -> np.ndarray:
@@ -53,7 +45,7 @@ def judged_where(right: np.ndarray, classes: list[list[Suspects]], found: list[l
 
 def turning(share: float, smaller: int) -> float:
     """By hand: what is added to the evidence of a group, of so many examples in the smaller part of its class."""
-    return 4.35 * (float(np.log(share + 0.02)) + 0.38 * float(np.log(smaller)))
+    return 3.35 * (float(np.log(share + 0.02)) + 0.35 * float(np.log(smaller)))
 
 
 def natural(label: int) -> tuple[list[Suspects], list[Effect]]:
@@ -92,18 +84,20 @@ def test_effects_by_hand() -> None:
     masks = np.array([[1, 0, 0, 1], [0, 0, 1, 0], [0, 0, 1, 1], [0, 0, 0, 1]], bool)
     margins = np.array([[9.0, 2, 1, 0], [4, 4, 7, 0], [-1, 1, 0, 0], [-3, 1, 2, 0]])
     rivals = np.array([[7, 7, 7, 7], [7, 7, 7, 7], [1, 4, 5, 0], [2, 4, 6, 0]])
-    ((found,),) = effects([[own]], denied, masks, margins, rivals)
+    ((found,),) = effects([[own]], denied, masks, margins, rivals, 8)
     # In reach and not held: example 0 in network 1, example 1 in both, example 2 in network 0.
     assert found.lift.tolist() == [4 - -2, 3 - 1, 1 - 1]
     assert found.strength == 4 and found.alone == -0.5
     # Without the group networks name two labels for example 0, and one for example 1.
     assert found.agreement == 0.75
+    # Of four answers two are wrong, on example 0.
+    assert found.taken.tolist() == [0, 0.25, 0.25, 0, 0, 0, 0, 0]
 
 
 def test_a_group_that_no_network_was_denied_has_no_effect() -> None:
     own = group(0, 5, size=10)
-    ((found,),) = effects([[own]], np.zeros((3, 1), int), np.zeros((3, 10), bool), *np.ones((2, 3, 10), int))
-    assert found.strength == 0 and not found.lift.any()
+    ((found,),) = effects([[own]], np.zeros((3, 1), int), np.zeros((3, 10), bool), *np.ones((2, 3, 10), int), 2)
+    assert found.strength == 0 and not found.lift.any() and not found.taken.any()
 
 
 def test_one_poisoned_class_among_natural_ones_is_named_and_its_members_flagged() -> None:
@@ -149,8 +143,8 @@ def test_the_evidence_by_hand() -> None:
     strong = np.log(12) + np.log(9), np.log(3.0)
     usual = strong[1] + (strong[0] - strong[1]) / 4 + 0.15
     deep = 9 / 4
-    assert result.evidence[0] == pytest.approx(1.23 * (strong[0] - usual) + 0.88 * deep + turning(0.01, 8) + 1.77)
-    assert result.evidence[1] == pytest.approx(1.23 * (strong[1] - usual) + turning(0.01, 10) + 1.77)
+    assert result.evidence[0] == pytest.approx(0.66 * (strong[0] - usual) + 0.43 * deep + turning(0.01, 8) + 2.26)
+    assert result.evidence[1] == pytest.approx(0.66 * (strong[1] - usual) + turning(0.01, 10) + 2.26)
 
 
 def test_what_turns_strangers_counts_by_its_logarithm_and_more_where_the_smaller_part_is_large() -> None:
@@ -161,8 +155,8 @@ def test_what_turns_strangers_counts_by_its_logarithm_and_more_where_the_smaller
     for own, share in ((few, 0.0), (few, 0.3), (half, 0.3), (most, 0.3)):
         result = judged([[own], [other]], [[effect(own, 4.0, 1.0)], [effect(other, 4.0, 1.0)]], shares={0: share})
         found.append(result.evidence[0])
-    assert found[1] - found[0] == pytest.approx(4.35 * np.log(0.32 / 0.02))
-    assert found[2] - found[1] == pytest.approx(4.35 * 0.38 * np.log(20 / 5))
+    assert found[1] - found[0] == pytest.approx(3.35 * np.log(0.32 / 0.02))
+    assert found[2] - found[1] == pytest.approx(3.35 * 0.35 * np.log(20 / 5))
     # The difference of 35 and 5 is as much by chance as that of 5 and 35.
     assert found[3] == pytest.approx(found[1])
 
@@ -172,7 +166,7 @@ def test_depth_is_in_margins_of_the_classes_that_are_known_best() -> None:
     found = [[effect(own, 16.0, -14.0)], [effect(other, 3.0, 2.0)]]
     alike, unlike = (judged([[own], [other]], found, 1.0, levels).evidence for levels in ((2.0, 2.0), (2.0, -10.0)))
     # By hand: the reach is 3.5, and where the classes' levels are 12 apart their upper quartile is 3 above the median.
-    assert alike[0] - unlike[0] == pytest.approx(0.88 * (14 / 3.5 - 14 / 6.5))
+    assert alike[0] - unlike[0] == pytest.approx(0.43 * (14 / 3.5 - 14 / 6.5))
     assert alike[1] == unlike[1]
 
 
@@ -184,14 +178,14 @@ def test_depth_counts_little_in_a_class_that_networks_do_not_know() -> None:
     result = judged_where(right, [[own], [other]], found)
     strong = np.log(12) + np.log(9), np.log(3.0)
     usual = strong[1] + (strong[0] - strong[1]) / 4 + 0.15
-    assert result.evidence[0] == pytest.approx(1.23 * (strong[0] - usual) + turning(0.01, 8) + 1.77)
+    assert result.evidence[0] == pytest.approx(0.66 * (strong[0] - usual) + turning(0.01, 8) + 2.26)
     # Known half way from chance: by hand, the cube of 1/2 of a depth of 9/4.
     right[8:40] = 0.75
     result = judged_where(right, [[own], [other]], found)
     deep = 9 / 4 / 8
     natural = 1 - (1 - deep / 1.3) / 8
     assert result.evidence[0] == pytest.approx(
-        1.23 * (strong[0] - usual) * natural + 0.88 * deep + turning(0.01, 8) + 1.77
+        0.66 * (strong[0] - usual) * natural + 0.43 * deep + turning(0.01, 8) + 2.26
     )
 
 
@@ -220,28 +214,24 @@ def test_beside_classes_that_are_named_less_is_asked_of_the_next() -> None:
     shares = {0: 0.28, **dict.fromkeys(range(1, 5), 0.4)}
     among = judged(some[0] + [s[0] for s in strong], some[1] + [s[1] for s in strong], shares=shares)
     assert not alone.flagged.any() and among.flagged[40:].any() and not among.flagged[:40].any()
-    # By hand: as likely as not where four of five are named is what one class alone exceeds once in twenty.
-    for found, classes in ((alone, 5), (among, 1)):
+    # By hand: as likely as not is what the largest of ten exceeds once in twenty, and where four are named that of two.
+    for found, classes in ((alone, 10), (among, 2)):
         expected = 1 / (1 + np.exp(-2 * (found.evidence[0] - evidence._at_level(classes))))
         assert found.scores[weak.group].max() == pytest.approx(max(expected, 0.23 / 5), abs=0.01)
 
 
 def test_the_law_of_the_largest_of_ten_natural_classes() -> None:
-    # By hand: Gumbel's law at -.1 with scale 1.3, of which 5 % lie above -.1 + 1.3 * 2.97.
-    assert 1 - (1 - evidence._natural(np.array([3.76]))[0]) ** 10 == pytest.approx(0.05, abs=0.001)
-    assert evidence._at_level(10) == pytest.approx(3.76, abs=0.01)
+    # By hand: Gumbel's law at .08 with scale .8, of which 5 % lie above .08 + .8 * 2.97.
+    assert 1 - (1 - evidence._natural(np.full(10, 2.456))[0]) ** 10 == pytest.approx(0.05, abs=0.001)
+    assert evidence._at_level(10) == pytest.approx(2.456, abs=0.01)
+    # A hundred have ten times as many chances, each as large; of two, each has five times that of one of ten.
+    assert evidence._natural(np.full(100, 2.0))[0] == evidence._natural(np.full(10, 2.0))[0]
+    assert evidence._rates(np.full(2, 2.0))[0] == pytest.approx(5 * evidence._rates(np.full(10, 2.0))[0])
 
 
 def test_benjamini_and_hochberg_by_hand() -> None:
     assert evidence._named(np.array([0.024, 0.9, 0.012, 0.03])).tolist() == [True, False, True, True]
     assert not evidence._named(np.array([0.03, 0.9, 0.04, 0.2])).any()
-
-
-def test_a_handful_that_is_part_of_a_sharper_group_stands_for_that() -> None:
-    whole, part = group(0, 20, sharpness=0.9), group(0, 5, sharpness=0.7, kind="handful")
-    assert evidence._blamed([whole, part], [effect(whole, 5, -8), effect(part, 5, -9)], 1) == 0
-    alone = group(0, 5, sharpness=0.95, kind="handful")
-    assert evidence._blamed([whole, alone], [effect(whole, 5, -8), effect(alone, 5, -9)], 1) == 1
 
 
 def test_of_the_groups_of_one_class_the_deeper_is_blamed() -> None:
@@ -260,18 +250,11 @@ def test_between_the_groups_of_one_class_depth_counts_for_more_than_the_evidence
     classes, found = map(list, zip(*[natural(c) for c in range(9)], planted(9), strict=True))
     hand, poisons = group(9, 8, sharpness=0.95), np.isin(np.arange(40), np.arange(20, 34))
     strongest = Suspects(9, hand.examples, poisons, poisons.astype(float), 0.9, "strongest")
-    classes[9], found[9] = [hand, strongest], [effect(hand, 40.0, -4.0), effect(strongest, 8.0, -6.0)]
+    classes[9], found[9] = [hand, strongest], [effect(hand, 80.0, -4.0), effect(strongest, 8.0, -6.0)]
     known = Known(np.full(400, 0.95), np.full(10, 3.0))
     odds = evidence.evidence(classes, found, transferring(classes, {9: 0.5}), known)[9]
     assert odds[0] > odds[1]
     assert np.flatnonzero(judged(classes, found, shares={9: 0.5}).flagged).tolist() == strongest.group.tolist()
-
-
-def test_a_strongest_group_is_blamed_beside_two_parts() -> None:
-    first, rest = parts(16, (0.2, 0.7))
-    strongest = Suspects(0, first.examples, ~first.members, first.fits, 0.9, "strongest")
-    found = [effect(own, 5, -1) for own in (first, rest, strongest)]
-    assert evidence._blamed([first, rest, strongest], found, 2) == 2
 
 
 def test_a_part_of_the_poisons_is_flagged_with_all_who_carry_what_it_shares() -> None:
@@ -283,33 +266,6 @@ def test_a_part_of_the_poisons_is_flagged_with_all_who_carry_what_it_shares() ->
     # The group that was withheld is of the first 8.
     assert np.flatnonzero(result.flagged).tolist() == poisons.tolist()
     assert result.scores[poisons].min() > np.delete(result.scores, poisons).max()
-
-
-def parts(first: int, explained: tuple[float, float], size: int = 40) -> list[Suspects]:
-    """A class's sharpest group, of so many members, and the rest of it; explained: of each."""
-    own = group(0, first, size, explained=explained[0])
-    return [own, Suspects(0, own.examples, ~own.members, 1 - own.fits, own.sharpness, "rest", explained[1])]
-
-
-@pytest.mark.parametrize(
-    ("first", "explained", "agreement", "blamed"),
-    [
-        (20, (0.2, 0.7), (0.6, 0.6), 0),  # a trigger does what the other half does not tell
-        (20, (0.7, 0.2), (0.6, 0.6), 1),
-        (20, (0.6, 0.6), (0.5, 0.8), 1),  # networks agree which class a dirty-label poison is of
-        (20, (0.7, 0.6), (0.8, 0.7), 0),  # 2.5 times the agreement counts: 2.0 - .7 against 1.75 - .6
-        (12, (0.6, 0.3), (0.6, 0.6), 0),  # the smaller part, unless that speaks clearly for the larger
-        (12, (0.9, 0.3), (0.6, 0.6), 1),
-        (28, (0.3, 0.6), (0.6, 0.6), 1),  # whichever of the two was found as the sharpest
-        (28, (0.3, 0.9), (0.6, 0.6), 0),
-    ],
-)
-def test_which_of_two_parts_is_blamed(
-    first: int, explained: tuple[float, float], agreement: tuple[float, float], blamed: int
-) -> None:
-    both = parts(first, explained)
-    found = [effect(own, 8, -4, agree) for own, agree in zip(both, agreement, strict=True)]
-    assert evidence._blamed(both, found, 0) == evidence._blamed(both, found, 1) == blamed
 
 
 def test_without_suspects_the_comparison_of_classes_is_all_there_is() -> None:
