@@ -33,7 +33,7 @@ _OF_MANY = 0.35
 _DEEP = 1.3
 # Gumbel's law of the largest evidence of ten natural classes: location and scale. Sets differ by more than their
 # classes do: fewer are no less likely to hold something odd.
-_LOCATION, _SCALE, _CLASSES = 0.08, 0.80, 10
+_LOCATION, _SCALE, _CLASSES = 0.08, 0.70, 10
 _LEVEL = 0.05
 # Neither of a sharpness is so near to 0 or 1, nor strength or the share that is turned so near to 0, that its logarithm
 # decides alone.
