@@ -91,13 +91,13 @@ def test_it_finds_all_to_all_and_raises_the_alarm() -> None:
     assert len(promised) == 5
     for found in promised:
         assert found["detection"]["auroc"] >= 0.97 and found["p_value"] < 0.001
-        assert found["decision"]["tpr"] >= 0.94 and found["decision"]["fpr"] < 0.02
+        assert found["decision"]["tpr"] >= 0.95 and found["decision"]["fpr"] < 0.015
         assert found["after"]["attack_success_rate"] <= 0.1
 
 
 def test_what_it_does_not_end_is_told_as_well() -> None:
     """Where it is silent about Blend, and the control's false alarms: none."""
-    for rate, alarms, decided in ((0.015, 4, 3), (0.03, 4, 4), (0.05, 5, 5)):
+    for rate, alarms, decided in ((0.015, 4, 4), (0.03, 4, 4), (0.05, 5, 5)):
         found = _promised("digits", Datamodel(), Blend(rate=rate, target=TARGET))
         assert all(record["after"]["attack_success_rate"] < 0.02 for record in found)
         assert sum(record["p_value"] < 0.05 for record in found) == alarms
@@ -156,22 +156,43 @@ def test_no_row_of_a_board_mixes_two_experiments() -> None:
         assert all(len(found) == 1 for found in identities.values())
 
 
-def test_on_seeds_that_nobody_had_seen_it_names_what_it_names_and_alarms_on_no_clean_set() -> None:
-    seeds = list(range(2300, 2305))
-    named = [BadNets(rate=rate, target=TARGET) for rate in (0.015, 0.03, 0.05)]
-    for attack in (*named, Tact(target=TARGET), LabelConsistent(corners="four", target=TARGET)):
-        records = _promised("fresh", Datamodel(), attack)
-        assert [r["seed"] for r in records] == seeds
-        for found in records:
-            assert found["detection"]["auroc"] > 0.999 and found["p_value"] < 0.05
-            assert found["decision"]["tpr"] == 1 and found["decision"]["fpr"] == 0
-    for rate, alarms, least in ((0.015, 2, 0.96), (0.03, 5, 0.999), (0.05, 5, 0.995)):
-        records = _promised("fresh", Datamodel(), Blend(rate=rate, target=TARGET))
-        assert sum(r["p_value"] < 0.05 for r in records) == alarms
-        assert min(r["detection"]["auroc"] for r in records) > least
-    controls = _promised("fresh", Datamodel(), NoAttack())
-    assert [r["seed"] for r in controls] == seeds and min(r["p_value"] for r in controls) > 0.05
-    assert all(r["decision"]["flagged"] == 0 for r in controls)
+def _works(attack: dict[str, Any]) -> bool:
+    """Those of leaderboards/goals that work on digits."""
+    weak = (("trojan-patch", 0.01), ("refool", 0.01))
+    none = attack["name"] in ("none", "sig", "narcissus") or (attack["name"], attack.get("targets")) == ("blend", 5)
+    return not none and (attack["name"], attack["rate"]) not in weak
+
+
+def test_on_seeds_that_nobody_had_seen_it_names_what_it_is_to_find() -> None:
+    found = _detected("goals")
+    assert {record["seed"] for record in found} == set(range(2700, 2705)) and len(found) == 160
+    attacked = [record for record in found if _works(record["config"]["attack"])]
+    assert len(attacked) == 130 and sum(record["p_value"] < 0.05 for record in attacked) == 127
+    assert sum(record["detection"]["auroc"] for record in attacked) / 130 == pytest.approx(0.976, abs=0.001)
+    certain = ("badnets", "tact", "label-consistent")
+    for record in attacked:
+        attack = record["config"]["attack"]
+        if attack["name"] in certain and attack.get("mapping") != "all-to-all" and attack.get("targets", 1) in (1, 2):
+            assert record["detection"]["auroc"] > 0.999 and record["p_value"] < 0.003
+            assert record["decision"]["tpr"] == 1 and record["decision"]["fpr"] <= 0.02
+    (alarm,) = [r for r in found if r["config"]["attack"]["name"] == "none" and r["p_value"] < 0.05]
+    assert alarm["p_value"] > 0.04 and alarm["decision"]["flagged"] < 0.01
+
+
+def test_where_it_fails_on_those_seeds_is_told() -> None:
+    """Half of a class under reflections is taken for the other half once; of WaNet little shows."""
+    by_name: dict[tuple[str, float], list[float]] = {}
+    for record in _detected("goals"):
+        attack = record["config"]["attack"]
+        if _works(attack) and attack.get("mapping") != "all-to-all" and attack.get("targets", 1) == 1:
+            by_name.setdefault((attack["name"], attack["rate"]), []).append(record["detection"]["auroc"])
+    assert {key for key, found in by_name.items() if min(found) < 0.97} == {
+        ("blend", 0.01),
+        ("refool", 0.1),
+        ("adaptive-blend", 0.05),
+        ("adaptive-patch", 0.05),
+        ("wanet", 0.1),
+    }
 
 
 def test_a_small_p_is_not_shown_as_none() -> None:
