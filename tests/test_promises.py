@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from click.testing import CliRunner
 
@@ -143,6 +144,8 @@ def test_how_often_it_alarms_on_clean_sets_is_told() -> None:
     found = _detected("controls")
     assert len(found) == 60
     alarms = [record for record in found if record["p_value"] <= 0.05]
+    assert len(alarms) <= 0.05 * len(found)
+    assert sum(record["decision"]["flagged"] for record in found) <= 0.002 * len(found)
     # Too many: all of 2,000 images of CIFAR-10, of which it has 15 sets.
     assert [record["config"]["dataset"]["subset"] for record in alarms] == [2000] * 3
     assert all(record["decision"]["flagged"] == 0 for record in found if record not in alarms)
@@ -159,17 +162,23 @@ def test_no_row_of_a_board_mixes_two_experiments() -> None:
         assert all(len(found) == 1 for found in identities.values())
 
 
-def _works(attack: dict[str, Any]) -> bool:
-    """Those of leaderboards/goals that work on digits."""
-    weak = (("trojan-patch", 0.01), ("refool", 0.01))
-    none = attack["name"] in ("none", "sig", "narcissus") or (attack["name"], attack.get("targets")) == ("blend", 5)
-    return not none and (attack["name"], attack["rate"]) not in weak
+def _attacked(board: str) -> list[dict[str, Any]]:
+    """The board's records of the detector as it is, against attacks that work there."""
+    table = pd.read_csv(BOARDS / board / "table.csv")
+    rows = table[(table["defense"] == "datamodel") & (table["works"] == "yes")]
+    working = [{"name": row.attack, **json.loads(row.attack_parameters)} for row in rows.itertuples()]
+
+    def told(attack: dict[str, Any]) -> dict[str, Any]:
+        """A table leaves out what is not set."""
+        return {name: value for name, value in attack.items() if value is not None}
+
+    return [record for record in _detected(board) if told(record["config"]["attack"]) in working]
 
 
 def test_on_seeds_that_nobody_had_seen_it_names_what_it_is_to_find() -> None:
     found = _detected("goals")
     assert {record["seed"] for record in found} == set(range(2700, 2705)) and len(found) == 160
-    attacked = [record for record in found if _works(record["config"]["attack"])]
+    attacked = _attacked("goals")
     assert len(attacked) == 130 and sum(record["p_value"] < 0.05 for record in attacked) == 127
     assert sum(record["detection"]["auroc"] for record in attacked) / 130 == pytest.approx(0.976, abs=0.001)
     certain = ("badnets", "tact", "label-consistent")
@@ -185,9 +194,9 @@ def test_on_seeds_that_nobody_had_seen_it_names_what_it_is_to_find() -> None:
 def test_where_it_fails_on_those_seeds_is_told() -> None:
     """Half of a class under reflections is taken for the other half once; of WaNet little shows."""
     by_name: dict[tuple[str, float], list[float]] = {}
-    for record in _detected("goals"):
+    for record in _attacked("goals"):
         attack = record["config"]["attack"]
-        if _works(attack) and attack.get("mapping") != "all-to-all" and attack.get("targets", 1) == 1:
+        if attack.get("mapping") != "all-to-all" and attack.get("targets", 1) == 1:
             by_name.setdefault((attack["name"], attack["rate"]), []).append(record["detection"]["auroc"])
     assert {key for key, found in by_name.items() if min(found) < 0.97} == {
         ("blend", 0.01),

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -159,6 +161,23 @@ def test_what_turns_strangers_counts_by_its_logarithm_and_more_where_the_smaller
     assert found[2] - found[1] == pytest.approx(3.35 * 0.35 * np.log(20 / 5))
     # The difference of 35 and 5 is as much by chance as that of 5 and 35.
     assert found[3] == pytest.approx(found[1])
+
+
+def test_strangers_count_by_the_classes_that_members_are_taken_for() -> None:
+    """By hand: of two other classes the trigger turns the first, which members are taken for always, or never."""
+    own, others = group(0, 8), [group(label, 10) for label in (1, 2)]
+    still = Transfer(np.array([0.0, 0.0, 0.0]), 0.0)
+    shared = [[Transfer(np.array([np.nan, 0.4, 0.0]), 0.0)], [still], [still]]
+    known = Known(np.ones(120), np.full(3, 3.0))
+    found = []
+    for taken in ((0.0, 0.5, 0.0), (0.0, 0.0, 0.5), (0.0, 0.0, 0.0)):
+        effects_of = [
+            [replace(effect(own, 4.0, 1.0), taken=np.array(taken))],
+            *([replace(effect(o, 4.0, 1.0), taken=np.zeros(3))] for o in others),
+        ]
+        found.append(evidence.evidence([[own], *([o] for o in others)], effects_of, shared, known)[0][0])
+    assert found[0] - found[1] == pytest.approx(3.35 * np.log(0.42 / 0.02))
+    assert found[2] - found[1] == pytest.approx(3.35 * np.log((0.4 / np.sqrt(2) + 0.02) / 0.02))
 
 
 def test_depth_is_in_margins_of_the_classes_that_are_known_best() -> None:
