@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from scipy import stats
 
 from bdbench_datamodel.suspects import Suspects
 from bdbench_datamodel.transfer import Transfer
@@ -14,7 +15,7 @@ from bdbench_datamodel.withheld import Effect
 _AGREEMENT, _SPREAD = 2.5, 0.25
 # How much more must speak for the larger part of a class: this where the smaller is so small a share, and nothing where
 # they are about as large.
-_CLEARLY, _SMALL, _AS_LARGE = 0.5, 0.3, 0.45
+_CLEARLY, _SMALLER, _ALIKE = 0.5, 0.3, 0.45
 # What share of a group lies in a larger one that stands for it, and how much less may speak against that.
 _NEARLY_ALL, _NEARLY = 0.8, 1.5
 
@@ -49,7 +50,7 @@ def _of_two_parts(groups: Sequence[Suspects], effects: Sequence[Effect], transfe
     """
     for_first, for_rest = (_speaks_for(*each) for each in zip(groups[:2], effects[:2], transfers[:2], strict=True))
     share = groups[0].members.mean()
-    clearly = _CLEARLY * np.clip((_AS_LARGE - min(share, 1 - share)) / (_AS_LARGE - _SMALL), 0, 1)
+    clearly = _CLEARLY * np.clip((_ALIKE - min(share, 1 - share)) / (_ALIKE - _SMALLER), 0, 1)
     return int(for_rest > for_first + (clearly if share < 0.5 else -clearly))
 
 
@@ -60,10 +61,5 @@ def _speaks_for(group: Suspects, effect: Effect, transfer: Transfer) -> float:
     class's example: without its mates networks agree on which, and poisons are of many; and when what they share is
     taken from them, the model under suspicion sees it, too.
     """
-    return _AGREEMENT * effect.agreement + _SPREAD * _entropy(effect.taken) + transfer.left - group.explained
-
-
-def _entropy(counts: np.ndarray) -> float:
-    """Of a distribution in proportion to counts, in nats; 0 where all are 0."""
-    shares = counts[counts > 0] / max(counts.sum(), 1e-12)
-    return float(-(shares * np.log(shares)).sum())
+    spread = stats.entropy(effect.taken) if effect.taken.any() else 0.0
+    return _AGREEMENT * effect.agreement + _SPREAD * spread + transfer.left - group.explained

@@ -31,9 +31,10 @@ _STRENGTH, _DEPTH, _TURNED, _NATURAL = 0.66, 0.43, 3.35, 2.26
 _OF_MANY = 0.35
 # So deep, in usual margins, lie groups that belong to another label altogether.
 _DEEP = 1.3
-# Gumbel's law of the largest evidence of ten natural classes: location and scale. Sets differ by more than their
-# classes do: fewer are no less likely to hold something odd.
-_LOCATION, _SCALE, _CLASSES = 0.08, 0.70, 10
+# Gumbel's law of the largest evidence of ten natural classes: its location, its scale in a set that networks know
+# whole, and how much wider it is where they know nothing. Sets differ by more than their classes do: fewer are no less
+# likely to hold something odd.
+_LOCATION, _SCALE, _WIDER, _CLASSES = 0.10, 0.60, 0.30, 10
 _LEVEL = 0.05
 # Neither of a sharpness is so near to 0 or 1, nor strength or the share that is turned so near to 0, that its logarithm
 # decides alone.
@@ -91,6 +92,28 @@ class Known:
         return max(0.0, (accuracy - chance) / (1 - chance))
 
 
+@dataclass(frozen=True)
+class _Natural:
+    """The law of the largest evidence of natural classes. scale: of Gumbel's law; classes: among how many its chance of
+    an alarm is shared out, at most ten: of a hundred, each has that of one of ten.
+    """
+
+    scale: float
+    classes: int
+
+    @classmethod
+    def of(cls, known: Known, classes: int) -> _Natural:
+        return cls(_SCALE + _WIDER * (1 - known.overall**3), min(classes, _CLASSES))
+
+    def exceeds(self, evidence: np.ndarray) -> np.ndarray:
+        """The probability of one class to have evidence (K,) as large, float64 (K,)."""
+        return -np.expm1(-np.exp(-(evidence - _LOCATION) / self.scale) / self.classes)
+
+    def exceeded(self, probability: float) -> float:
+        """The evidence that one class exceeds with a probability: ``exceeds`` turned round."""
+        return float(_LOCATION - self.scale * np.log(-self.classes * np.log1p(-probability)))
+
+
 def judge(
     classes: Sequence[Sequence[Suspects]],
     effects: Sequence[Sequence[Effect]],
@@ -115,8 +138,11 @@ def judge(
     odds = evidence(classes, effects, transfers, known)
     largest = np.array([own.max() for own in odds])
     deep = _BETWEEN * known.overall**3 / _reach(classes, effects, known)
-    named = _named(_natural(largest))
-    poisoned = 1 / (1 + np.exp(-_STEEP * (largest - _at_level(max(len(largest), _CLASSES) / (1 + named.sum())))))
+    law = _Natural.of(known, len(classes))
+    p_values = law.exceeds(largest)
+    named = _named(p_values)
+    next_named = law.exceeded(_LEVEL * min(1, (1 + named.sum()) / len(named)))
+    poisoned = 1 / (1 + np.exp(-_STEEP * (largest - next_named)))
     scores, flagged = otherwise * np.prod(1 - poisoned), np.zeros(len(otherwise), bool)
     least = _PRIOR / len(classes)
     for groups, own, shared, log_odds, probability, is_named in zip(
@@ -129,9 +155,8 @@ def judge(
         mine = groups[place].examples
         scores[mine] = np.maximum(scores[mine], belonging * probability)
         flagged[mine] = members & is_named
-    p_value = float(-np.expm1(-len(largest) * _rates(largest).min()))
     found = {groups[0].label: float(value) for groups, value in zip(classes, largest, strict=True)}
-    return Judgement(np.maximum(scores, least), flagged, p_value, found)
+    return Judgement(np.maximum(scores, least), flagged, _together(p_values), found)
 
 
 def evidence(
@@ -200,21 +225,6 @@ def _usual(classes: Sequence[Sequence[Suspects]], strengths: Sequence[np.ndarray
     }
 
 
-def _natural(evidence: np.ndarray) -> np.ndarray:
-    """The probability of a natural class to have evidence (K,) as large, float64 (K,)."""
-    return -np.expm1(-_rates(evidence))
-
-
-def _rates(evidence: np.ndarray) -> np.ndarray:
-    """The exponents of Gumbel's law for one class of these, float64 (K,), of evidence (K,)."""
-    return np.exp(-(evidence - _LOCATION) / _SCALE) / min(len(evidence), _CLASSES)
-
-
-def _at_level(classes: float) -> float:
-    """What the largest evidence of so many natural classes exceeds with the probability of the level."""
-    return float(_LOCATION + _SCALE * (np.log(classes / _CLASSES) - np.log(-np.log1p(-_LEVEL))))
-
-
 def _named(p_values: np.ndarray) -> np.ndarray:
     """bool (K,): those that Benjamini and Hochberg's procedure rejects at the level, of p-values (K,)."""
     order = np.argsort(p_values)
@@ -223,6 +233,11 @@ def _named(p_values: np.ndarray) -> np.ndarray:
     if len(below):
         named[order[: below[-1] + 1]] = True
     return named
+
+
+def _together(p_values: np.ndarray) -> float:
+    """One p-value of several (K,), by Simes (1986): it is at most the level where ``_named`` names any."""
+    return float(min(1.0, (len(p_values) * np.sort(p_values) / np.arange(1, len(p_values) + 1)).min()))
 
 
 def _odds(sharpness: float) -> float:

@@ -69,20 +69,18 @@ def turned(
     as_they_are = {label: predict(images[drawn]) for label, drawn in strangers.items()}
     found = []
     for groups in classes:
-        others = [label for label in strangers if label != groups[0].label]
-        own: list[Transfer] = []
+        label, own = groups[0].label, list[Transfer]()
+        others = [other for other in strangers if other != label]
+        shown = images[np.concatenate([strangers[other] for other in others])] if others else images[:0]
+        before = [as_they_are[other] == label for other in others]
         for group in groups:
             difference, shares = _difference(images, group), np.full(num_classes, np.nan)
-            if group.kind == "rest":  # the same difference, turned round
+            if group.kind == "rest":  # the difference of the other part, turned round
                 shares = own[0].shares
             elif others:
-                shown = images[np.concatenate([strangers[label] for label in others])]
-                before = np.concatenate([as_they_are[label] for label in others]) == group.label
-                starts = np.cumsum([0] + [len(strangers[label]) for label in others[:-1]])
-                moved = [_moved(shown, sign * difference) for sign in (1, -1)]
-                gained = [(predict(those) == group.label).astype(float) - before for those in moved]
-                shares[others] = np.mean([np.maximum(_by_class(each, starts), 0) for each in gained], axis=0)
-            left = float((predict(_moved(images[group.group], -difference)) != group.label).mean())
+                turns = [predict(_moved(shown, sign * difference)) == label for sign in (1, -1)]
+                shares[others] = np.mean([_gained(each, before) for each in turns], axis=0)
+            left = float((predict(_moved(images[group.group], -difference)) != label).mean())
             own.append(Transfer(shares, left))
         found.append(own)
         advance(1)
@@ -96,9 +94,12 @@ def _drawn(labels: np.ndarray, rng: np.random.Generator) -> dict[int, np.ndarray
     return {int(label): rng.permutation(np.flatnonzero(labels == label))[:each] for label in present}
 
 
-def _by_class(values: np.ndarray, starts: np.ndarray) -> np.ndarray:
-    """The mean of the values (s,) from each start to the next, float64 (classes,)."""
-    return np.add.reduceat(values, starts) / np.diff(starts, append=len(values))
+def _gained(now: np.ndarray, before: Sequence[np.ndarray]) -> list[float]:
+    """How many more strangers of each class have the label than had it, a share of them, at least 0. now: bool (s,), of
+    all classes one after the other; before: bool (s_c,) for each.
+    """
+    parts = np.split(now, np.cumsum([len(had) for had in before[:-1]]))
+    return [max(0.0, float(has.mean() - had.mean())) for has, had in zip(parts, before, strict=True)]
 
 
 def _difference(images: np.ndarray, group: Suspects) -> np.ndarray:

@@ -233,24 +233,50 @@ def test_beside_classes_that_are_named_less_is_asked_of_the_next() -> None:
     shares = {0: 0.28, **dict.fromkeys(range(1, 5), 0.4)}
     among = judged(some[0] + [s[0] for s in strong], some[1] + [s[1] for s in strong], shares=shares)
     assert not alone.flagged.any() and among.flagged[40:].any() and not among.flagged[:40].any()
-    # By hand: as likely as not is what the largest of ten exceeds once in twenty, and where four are named that of two.
-    for found, classes in ((alone, 10), (among, 2)):
-        expected = 1 / (1 + np.exp(-2 * (found.evidence[0] - evidence._at_level(classes))))
+    # By hand: as likely as not is what one of five exceeds once in a hundred, and where four are named once in twenty.
+    law = evidence._Natural.of(Known(np.full(200, 0.95), np.full(5, 3.0)), 5)
+    for found, probability in ((alone, 0.01), (among, 0.05)):
+        expected = 1 / (1 + np.exp(-2 * (found.evidence[0] - law.exceeded(probability))))
         assert found.scores[weak.group].max() == pytest.approx(max(expected, 0.23 / 5), abs=0.01)
 
 
+def law_where(accuracy: float, classes: int) -> evidence._Natural:
+    return evidence._Natural.of(Known(np.full(20, accuracy), np.zeros(classes)), classes)
+
+
 def test_the_law_of_the_largest_of_ten_natural_classes() -> None:
-    # By hand: Gumbel's law at .08 with scale .7, of which 5 % lie above .08 + .7 * 2.97.
-    assert 1 - (1 - evidence._natural(np.full(10, 2.159))[0]) ** 10 == pytest.approx(0.05, abs=0.001)
-    assert evidence._at_level(10) == pytest.approx(2.159, abs=0.01)
-    # A hundred have ten times as many chances, each as large; of two, each has five times that of one of ten.
-    assert evidence._natural(np.full(100, 2.0))[0] == evidence._natural(np.full(10, 2.0))[0]
-    assert evidence._rates(np.full(2, 2.0))[0] == pytest.approx(5 * evidence._rates(np.full(10, 2.0))[0])
+    # By hand: Gumbel's law at .1, of which 5 % lie above .1 + 2.97 times its scale: .6 where all is known, .9 where
+    # nothing is.
+    for accuracy, limit in ((1.0, 1.882), (0.1, 2.773)):
+        law = law_where(accuracy, 10)
+        assert 1 - (1 - law.exceeds(np.array([limit]))[0]) ** 10 == pytest.approx(0.05, abs=0.001)
+        assert law.exceeded(0.005) == pytest.approx(limit, abs=0.03)
+    # By hand: kappa is (.82 - .1) / .9 = .8, its cube .512, and the scale .6 + .3 * .488.
+    assert law_where(0.82, 10).scale == pytest.approx(0.7464)
+
+
+def test_a_hundred_classes_have_ten_times_as_many_chances_and_two_as_many_together() -> None:
+    of_two, of_ten, of_many = (law_where(1.0, classes) for classes in (2, 10, 100))
+    at = np.array([2.0])
+    assert of_many.exceeds(at) == of_ten.exceeds(at)
+    assert 1 - of_two.exceeds(at)[0] == pytest.approx((1 - of_ten.exceeds(at)[0]) ** 5)
+    assert all(
+        law.exceeds(np.array([law.exceeded(0.03)]))[0] == pytest.approx(0.03) for law in (of_two, of_ten, of_many)
+    )
 
 
 def test_benjamini_and_hochberg_by_hand() -> None:
     assert evidence._named(np.array([0.024, 0.9, 0.012, 0.03])).tolist() == [True, False, True, True]
     assert not evidence._named(np.array([0.03, 0.9, 0.04, 0.2])).any()
+
+
+def test_simes_by_hand_and_together_with_who_is_named() -> None:
+    # By hand: 4 * .012 / 1, 4 * .024 / 2, 4 * .03 / 3 and 4 * .9 / 4.
+    assert evidence._together(np.array([0.024, 0.9, 0.012, 0.03])) == pytest.approx(0.04)
+    assert evidence._together(np.array([0.9])) == 0.9 and evidence._together(np.ones(5)) == 1.0
+    drawn = np.random.default_rng(0).uniform(0, 0.2, (1000, 5))
+    alarms = [evidence._together(each) <= 0.05 for each in drawn]
+    assert alarms == [bool(evidence._named(each).any()) for each in drawn] and 0 < sum(alarms) < 1000
 
 
 def test_of_the_groups_of_one_class_the_deeper_is_blamed() -> None:
