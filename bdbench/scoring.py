@@ -17,7 +17,7 @@ from bdbench.components import guard
 from bdbench.components.defenses import Detector
 from bdbench.components.interfaces import Architecture
 from bdbench.components.workshop import Oracle
-from bdbench.errors import BdbenchError, one_line, unknown
+from bdbench.errors import BdbenchError, unknown
 from bdbench.host import machine
 from bdbench.images import data
 from bdbench.networks import training
@@ -94,23 +94,13 @@ def detect(
             own = streams.integer("victim")
             victim = bench.trainer.train(view.images, view.labels, own, "train the victim")
         elif isinstance(victim, Mapping):
-            victim = _restored(bench, architecture, victim)
+            victim = bench.restore(dict(victim), "victim")
         tools = HarnessTools(chosen.name, bench, streams, victim=victim, oracles=told, examples=len(view.labels))
         before = data.fingerprint_of(view)
         with guard.call(chosen):
             scores = returned.scores(chosen, chosen.score(view, tools), len(view.labels))
             returned.untouched(f"detector {chosen.name!r}", [view], [before])
         return scores
-
-
-def _restored(bench: Bench, architecture: Architecture, arrays: Mapping[str, np.ndarray]) -> Victim:
-    try:
-        return bench.trainer.restore(arrays)
-    except Exception as error:  # torch raises what it likes for arrays of another network
-        raise BdbenchError(
-            f"victim holds other arrays than {architecture.name!r} has: expected Victim.arrays() of one "
-            f"({one_line(error)})"
-        ) from None
 
 
 def _whole(value: Any, name: str, low: int, high: int | None = None) -> int:

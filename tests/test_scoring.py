@@ -142,7 +142,7 @@ def test_other_arguments_of_detect_are_checked(arrays: Any) -> None:
         ({"num_classes": 10**20}, "num_classes=.* is not allowed: expected at most 1000000"),
         ({"oracles": 5}, "oracles=5 is not allowed: expected a mapping"),
         ({"victim": "x.pt"}, "victim='x.pt' is not allowed: expected a Victim"),
-        ({"victim": {"a": np.zeros(3)}}, "victim holds other arrays than 'convnet' has"),
+        ({"victim": {"a": np.zeros(3)}}, "victim brings weights that do not fit model 'convnet'"),
     ]
     for changed, message in wrong:
         with pytest.raises(BdbenchError, match=message):

@@ -79,7 +79,9 @@ class Bench:
         """A model of the victim's architecture. Raises BdbenchError, naming ``whose`` weights do not fit it."""
         try:
             return self.trainer.restore(arrays)
-        except (KeyError, RuntimeError) as error:
+        except OutOfTime:
+            raise
+        except Exception as error:  # torch raises what it likes for arrays of another network
             reason = " ".join(str(error).split())
             raise BdbenchError(
                 f"{whose} brings weights that do not fit model {self.architecture.name!r}: {reason}"
