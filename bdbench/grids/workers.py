@@ -9,7 +9,7 @@ import signal
 import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 
@@ -17,7 +17,7 @@ from bdbench.errors import BdbenchError
 from bdbench.grids.engines import Engine
 from bdbench.grids.grid import Job
 from bdbench.grids.jobs import Done, Workplace, carry_out
-from bdbench.host import stopping
+from bdbench.host import machine, stopping
 from bdbench.progress import Progress
 from bdbench.storage import claims
 
@@ -27,29 +27,40 @@ _DEATHS = claims.TRIES + 1
 _PIECES = 2
 
 
+@dataclass(frozen=True)
+class _Hand:
+    """A process, by the lowest number that was free, and what it is at."""
+
+    seat: int
+    worker: SpawnProcess
+    job: Job
+
+
 def on_processes(count: int) -> Engine:
     """An engine of ``count`` processes, each with ``threads`` CPU threads (1 unless set).
 
-    Another takes the place of one that dies, and finds the stages that were finished. Raises BdbenchError where that
-    does not help, and what the work itself does not catch.
+    Where there are several GPUs, and the device names none of them, they take them in turn. Another process takes the
+    place of one that dies, and finds the stages that were finished. Raises BdbenchError where that does not help, and
+    what the work itself does not catch.
     """
 
     def run(jobs: Sequence[Job], place: Workplace, progress: Progress) -> Iterator[Done]:
         place, left, deaths = replace(place, threads=place.threads or 1), deque(jobs), 0
-        crew: dict[Connection, tuple[SpawnProcess, Job]] = {}
+        crew: dict[Connection, _Hand] = {}
         try:
             while left or crew:
                 while left and len(crew) < count:
-                    worker, new = _hired(place)
-                    crew[new] = worker, _given(new, left.popleft())
+                    seat = min(set(range(count)) - {each.seat for each in crew.values()})
+                    worker, new = _hired(place, seat)
+                    crew[new] = _Hand(seat, worker, _given(new, left.popleft()))
                 for connection in wait(list(crew)):
                     assert isinstance(connection, Connection)
-                    worker, job = crew.pop(connection)
+                    own = crew.pop(connection)
                     try:
                         done = connection.recv()
                     except (EOFError, OSError):
                         connection.close()
-                        left.appendleft(job)
+                        left.appendleft(own.job)
                         deaths += 1
                         if deaths >= _DEATHS * count:
                             raise BdbenchError(
@@ -57,7 +68,7 @@ def on_processes(count: int) -> Engine:
                             ) from None
                         continue
                     if left:
-                        crew[connection] = worker, _given(connection, left.popleft())
+                        crew[connection] = replace(own, job=_given(connection, left.popleft()))
                     else:
                         connection.close()
                     if isinstance(done, Exception):
@@ -66,8 +77,8 @@ def on_processes(count: int) -> Engine:
                     yield done
         finally:
             # Their ends of the pipes say so, too, but not to who is at work.
-            for worker, _ in crew.values():
-                worker.terminate()
+            for each in crew.values():
+                each.worker.terminate()
 
     return run
 
@@ -83,12 +94,12 @@ def dealt(jobs: Sequence[Job], count: int) -> list[Job]:
     ]
 
 
-def _hired(place: Workplace) -> tuple[SpawnProcess, Connection]:
-    """A new process, and where it takes jobs and gives what came of them."""
+def _hired(place: Workplace, seat: int) -> tuple[SpawnProcess, Connection]:
+    """A new process at a seat, and where it takes jobs and gives what came of them."""
     # Neither a fork, which would inherit threads and their locks, nor a queue, whose semaphores a sudden end leaves.
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
-    worker = context.Process(target=_work, args=(there, place))
+    worker = context.Process(target=_work, args=(there, place, seat))
     worker.start()
     there.close()
     return worker, here
@@ -102,7 +113,7 @@ def _given(connection: Connection, job: Job) -> Job:
     return job
 
 
-def _work(connection: Connection, place: Workplace) -> None:
+def _work(connection: Connection, place: Workplace, seat: int) -> None:
     """What a process does: job after job, until nobody is there to give one."""
     # Ctrl-C is for its parent to hear, with which it ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -110,6 +121,8 @@ def _work(connection: Connection, place: Workplace) -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None
     threading.Thread(target=_follow, args=(parent.sentinel,), daemon=True).start()
+    if place.device in ("auto", "cuda"):
+        machine.use_gpu(seat)
     while True:
         try:
             # No bars: it has no terminal of its own.

@@ -61,6 +61,20 @@ def use_threads(asked: int | None = None) -> None:
         _limit_products(asked)
 
 
+def use_gpu(seat: int) -> None:
+    """Let this process see one of the GPUs that it sees, the ``seat``-th, over and over; nothing where it sees but one.
+
+    Only before CUDA is used: it reads at its start which ones it may see.
+    """
+    import torch
+
+    count = torch.cuda.device_count()
+    if count > 1:
+        seen = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+        known = seen if len(seen) >= count else list(map(str, range(count)))
+        os.environ["CUDA_VISIBLE_DEVICES"] = known[seat % count].strip()
+
+
 def _limit_products(threads: int) -> None:
     """Of numpy's and scipy's linear algebra, too.
 

@@ -8,7 +8,9 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -102,7 +104,7 @@ def test_work_that_ends_every_process_is_a_failure_of_its_cells_alone(
     assert len(told) == 2 and all("crashed 3 times (Fatal Python error: Aborted)" in error for error in told)
 
 
-def _crash_at_badnets(connection: Any, place: engines.Workplace) -> None:
+def _crash_at_badnets(connection: Any, place: engines.Workplace, seat: int) -> None:
     from bdbench.grids.jobs import _Work
 
     prepared = _Work._prepared
@@ -111,7 +113,44 @@ def _crash_at_badnets(connection: Any, place: engines.Workplace) -> None:
         return os.abort() if self.job.attack.name == "badnets" else prepared(self, defenses)
 
     _Work._prepared = crash  # type: ignore[method-assign]
-    WORK(connection, place)
+    WORK(connection, place, seat)
+
+
+def test_each_process_has_a_seat_and_who_comes_for_a_dead_one_has_that_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = grid.read(made(tmp_path / "board")).only(["defense=random"]).jobs([0])
+    monkeypatch.setattr("bdbench.grids.workers._work", _die_once_at_seat_1)
+    assert sum(done.records for done in on_processes(2)(jobs, place(tmp_path), Silent())) == 3
+    assert sorted(file.name.partition("-")[0] for file in tmp_path.rglob("*-seat")) == ["0", "1", "1"]
+
+
+def _die_once_at_seat_1(connection: Any, place: engines.Workplace, seat: int) -> None:
+    first = not [*place.board.rglob("1-*-seat")]
+    (place.board / f"{seat}-{os.getpid()}-seat").touch()
+    if seat == 1 and first:
+        os._exit(9)
+    WORK(connection, place, seat)
+
+
+@pytest.mark.parametrize(
+    ("device", "named"), [("auto", ["5", "6", "7", "5"]), ("cuda", ["5", "6", "7", "5"]), ("cpu", [])]
+)
+def test_seats_take_the_gpus_in_turn_where_none_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str, named: list[str]
+) -> None:
+    found: list[str] = []
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 3)
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    monkeypatch.setattr("bdbench.grids.workers._follow", lambda _: None)
+    monkeypatch.setattr("multiprocessing.parent_process", lambda: SimpleNamespace(sentinel=0))
+    for seat in range(4):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,6,7")
+        here, there = multiprocessing.Pipe()
+        there.close()
+        WORK(here, replace(place(tmp_path), device=device), seat)
+        found.append(os.environ["CUDA_VISIBLE_DEVICES"])
+    assert found == (named or ["5,6,7"] * 4)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])

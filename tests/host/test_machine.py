@@ -35,6 +35,26 @@ def test_precision_is_what_the_processor_has_units_for(monkeypatch: pytest.Monke
     assert machine.precision("auto", "mps") == "float32"
 
 
+@pytest.mark.parametrize(
+    ("visible", "count", "seen"),
+    [
+        (None, 0, [None, None]),
+        (None, 1, [None, None]),
+        (None, 2, ["0", "1", "0"]),
+        ("3", 1, ["3", "3"]),
+        ("4, GPU-8f", 2, ["4", "GPU-8f", "4"]),
+    ],
+)
+def test_gpus_in_turn(monkeypatch: pytest.MonkeyPatch, visible: str | None, count: int, seen: list[str | None]) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: count)
+    for seat, expected in enumerate(seen):
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        if visible is not None:
+            monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+        machine.use_gpu(seat)
+        assert os.environ.get("CUDA_VISIBLE_DEVICES") == expected
+
+
 def test_where_the_processor_cannot_be_asked_products_are_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "_flags", lambda: None)
     for faster, expected in ((True, "bfloat16"), (False, "float32")):
