@@ -14,7 +14,7 @@ import numpy as np
 
 from bdbench_datamodel.blame import blamed
 from bdbench_datamodel.carried import grown
-from bdbench_datamodel.scoring import membership
+from bdbench_datamodel.scoring import membership, told_apart
 from bdbench_datamodel.separation import standardised, upper
 from bdbench_datamodel.suspects import Suspects
 from bdbench_datamodel.transfer import Transfer
@@ -44,8 +44,12 @@ _LEAST_SHARPNESS, _EXACT, _LEAST_STRENGTH, _LEAST_TURNED = 0.01, 1e-3, 0.3, 0.02
 _BETWEEN = 2.0
 # How fast the log odds of a class grow, for ranking, with evidence beyond what is natural at that level.
 _STEEP = 2.0
-# What is left of a budget falls at random, not on the natural groups of classes that nothing speaks for.
-_PRIOR = 0.23
+# What is left of a budget falls on what networks take for another class, as far as they know the classes, and then at
+# random: not on the natural groups of classes that nothing speaks for.
+_PRIOR, _MISTAKEN = 0.23, 0.05
+# What it counts in a ranking, as far as that tells nobody apart, that networks without the group do not give an example
+# its label.
+_WITHOUT = 16.0
 
 
 @dataclass(frozen=True)
@@ -129,15 +133,17 @@ def judge(
     The score is the larger of two: the probability that the example belongs to the group to blame in its class
     (``blamed``) and that one is a backdoor's, which is as likely as not where ``evidence`` is as large as in one clean
     set of twenty, or, beside classes that are named, as what would be named next; and ``otherwise`` as far as no
-    class's is, which ranks where evidence is weak. Flagged are the members of the groups to blame in those classes that
-    Benjamini and Hochberg's (1995) procedure names at a level of 5 %. images: uint8 (n, H, W, C), in which is seen who
-    else carries what a group shares (``grown``).
+    class's is, which ranks where evidence is weak. It is at least what was probable beforehand: more of what networks
+    take for another class, as far as they know the classes. Flagged are the members of the groups to blame in those
+    classes that Benjamini and Hochberg's (1995) procedure names at a level of 5 %. images: uint8 (n, H, W, C), in which
+    is seen who else carries what a group shares (``grown``).
     """
     if not classes:
         return Judgement(otherwise, np.zeros(len(otherwise), bool), None, {})
     odds = evidence(classes, effects, transfers, known)
     largest = np.array([own.max() for own in odds])
-    deep = _BETWEEN * known.overall**3 / _reach(classes, effects, known)
+    knowing = known.overall**3
+    deep = _BETWEEN * knowing / _reach(classes, effects, known)
     law = _Natural.of(known, len(classes))
     p_values = law.exceeds(largest)
     named = _named(p_values)
@@ -151,12 +157,13 @@ def judge(
         place = blamed(groups, own, shared, log_odds + deep * _below(own))
         # Where the class is less probable than any is beforehand, its examples are all at that.
         larger = grown(images, groups[place]) if probability > least else None
-        belonging, members = _members(groups[place], own[place], larger)
+        belonging, members = _members(groups[place], own[place], larger, knowing)
         mine = groups[place].examples
         scores[mine] = np.maximum(scores[mine], belonging * probability)
         flagged[mine] = members & is_named
     found = {groups[0].label: float(value) for groups, value in zip(classes, largest, strict=True)}
-    return Judgement(np.maximum(scores, least), flagged, _together(p_values), found)
+    beforehand = least + _MISTAKEN * knowing * (1 - known.right)
+    return Judgement(np.maximum(scores, beforehand), flagged, _together(p_values), found)
 
 
 def evidence(
@@ -247,16 +254,21 @@ def _odds(sharpness: float) -> float:
 
 
 def _members(
-    suspect: Suspects, effect: Effect, larger: tuple[np.ndarray, np.ndarray] | None
+    suspect: Suspects, effect: Effect, larger: tuple[np.ndarray, np.ndarray] | None, knowing: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """``membership`` of a class's examples in a group of about its size, float64 (n_c,), and who is a member, bool
-    (n_c,): more probably than not of the upper of two normal groups. Both by how surely each is told as one by the
-    ensemble and by how far its margin falls in the new networks; of a larger group that it is a part of (``grown``), by
-    what each carries.
+    (n_c,): more probably than not of the upper of two normal groups.
+
+    Both by how surely each is told as one by the ensemble and by how far its margin falls in the new networks; of a
+    larger group that it is a part of (``grown``), by what each carries. As far as that does not tell two groups apart,
+    and networks know the classes (knowing, in [0, 1]), also by how little its label is theirs without the group: a
+    mislabelled example's is not.
     """
     if larger is None:
         members, ranking = suspect.members, standardised(suspect.fits) + standardised(effect.lift)
     else:
         members, ranking = larger[0], standardised(larger[1])
+    unsure = 1 - told_apart(ranking, upper(ranking, members))
+    ranking = ranking - _WITHOUT * knowing * unsure * standardised(effect.without)
     above = upper(ranking, members)
     return membership(ranking, float(members.mean()), above), above > 0.5

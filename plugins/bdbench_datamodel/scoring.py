@@ -102,11 +102,11 @@ def membership(values: np.ndarray, share: float, above: np.ndarray | None = None
             values, (stats.rankdata(-values, "min") <= max(1, _START * len(values))) & (values > values.min())
         )
     before = (stats.rankdata(-values) - 1) / len(values)
-    apart = _between(values, above)
+    apart = told_apart(values, above)
     return apart * above + (1 - apart) * np.exp(-before / share)
 
 
-def _between(values: np.ndarray, above: np.ndarray) -> float:
+def told_apart(values: np.ndarray, above: np.ndarray) -> float:
     """The share of the variance of values (n,) between two groups; above: probabilities (n,) to be of the upper one."""
     weight, variance = above.mean(), values.var()
     if variance == 0 or not 0 < weight < 1:

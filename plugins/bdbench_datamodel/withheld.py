@@ -20,15 +20,17 @@ from bdbench_datamodel.suspects import Suspects
 
 @dataclass(frozen=True)
 class Effect:
-    """What withholding a group does. lift: float64 (n_c,), how far the margin of each example of its class falls;
-    strength: the mean of the members'; alone: their mean margin without each other; agreement: what share of those
-    networks, in the mean over the members, name the label that most of them find most probable of the others; taken:
-    float64 (num_classes,), how often they take members for each other class, a share of all answers.
+    """What withholding a group does. without: float64 (n_c,), the margin of each example of its class under networks
+    that hold nothing of the group; lift: float64 (n_c,), how far it falls to that; alone, strength: the means of both
+    over the members; agreement: what share of those networks, in the mean over the members, name the label that most of
+    them find most probable of the others; taken: float64 (num_classes,), how often they take members for each other
+    class, a share of all answers.
     """
 
+    without: np.ndarray
     lift: np.ndarray
-    strength: float
     alone: float
+    strength: float
     agreement: float
     taken: np.ndarray
 
@@ -79,7 +81,8 @@ def effects(
                 named, wrong = rivals[without][:, suspect.group], margins[without][:, suspect.group] <= 0
                 agreement = _agreement(named)
                 taken = np.bincount(named[wrong], minlength=num_classes) / named.size
-            results.append(Effect(lift, float(lift[members].mean()), float(alone[members].mean()), agreement, taken))
+            means = float(alone[members].mean()), float(lift[members].mean())
+            results.append(Effect(alone, lift, *means, agreement, taken))
         found.append(results)
     return found
 

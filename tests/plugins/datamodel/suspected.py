@@ -17,5 +17,6 @@ def group(
 
 
 def effect(suspect: Suspects, strength: float, alone: float, agreement: float = 0.5) -> Effect:
-    """One whose members' margins all fall by ``strength``, and whose class-mates' by nothing."""
-    return Effect(np.where(suspect.members, strength, 0.0), strength, alone, agreement, np.zeros(2))
+    """One whose members' margins all fall by ``strength``, to ``alone``; their class-mates' stay as high."""
+    without = np.where(suspect.members, alone, strength + alone)
+    return Effect(without, np.where(suspect.members, strength, 0.0), alone, strength, agreement, np.zeros(2))

@@ -20,7 +20,8 @@ def parts(first: int, explained: tuple[float, float] = (0.6, 0.6), size: int = 4
 
 def taken_for(suspect: Suspects, counts: tuple[float, ...]) -> Effect:
     """One whose members are taken for other classes so often."""
-    return Effect(np.zeros(len(suspect.members)), 8.0, -4.0, 0.6, np.array(counts))
+    nothing = np.zeros(len(suspect.members))
+    return Effect(nothing, nothing, -4.0, 8.0, 0.6, np.array(counts))
 
 
 def unmoved(groups: list[Suspects], left: tuple[float, ...] = ()) -> list[Transfer]:

@@ -89,7 +89,7 @@ def test_effects_by_hand() -> None:
     ((found,),) = effects([[own]], denied, masks, margins, rivals, 8)
     # In reach and not held: example 0 in network 1, example 1 in both, example 2 in network 0.
     assert found.lift.tolist() == [4 - -2, 3 - 1, 1 - 1]
-    assert found.strength == 4 and found.alone == -0.5
+    assert found.without.tolist() == [-2, 1, 1] and found.strength == 4 and found.alone == -0.5
     # Without the group networks name two labels for example 0, and one for example 1.
     assert found.agreement == 0.75
     # Of four answers two are wrong, on example 0.
@@ -311,6 +311,35 @@ def test_a_part_of_the_poisons_is_flagged_with_all_who_carry_what_it_shares() ->
     # The group that was withheld is of the first 8.
     assert np.flatnonzero(result.flagged).tolist() == poisons.tolist()
     assert result.scores[poisons].min() > np.delete(result.scores, poisons).max()
+
+
+def test_whose_label_is_not_theirs_without_the_group_belongs_to_it_where_it_tells_nobody_apart() -> None:
+    rng = np.random.default_rng(0)
+    # The group holds half of the poisons, and is hardly told. What is withheld makes no difference to any of them.
+    poisons = np.arange(40) < 16
+    dim = replace(group(0, 8), fits=np.where(np.arange(40) < 8, 0.2, 0.0) + rng.normal(0, 0.2, 40))
+    without = replace(effect(dim, 0.0, 0.0), without=np.where(poisons, -9.0, 3.0))
+    assert evidence._members(dim, without, None, 1.0)[1].tolist() == poisons.tolist()
+    by_fits = evidence._members(dim, replace(without, without=np.zeros(40)), None, 1.0)
+    unknown = evidence._members(dim, without, None, 0.0)
+    assert all((one == other).all() for one, other in zip(by_fits, unknown, strict=True))
+    assert by_fits[1].tolist() != poisons.tolist()
+    # One that is told perfectly is what it is: its class-mates may be hard, and no poisons.
+    sharp = group(0, 8)
+    assert evidence._members(sharp, without, None, 1.0)[1].tolist() == sharp.members.tolist()
+
+
+def test_where_nothing_speaks_for_a_class_what_networks_take_for_another_one_comes_first() -> None:
+    classes, found = map(list, zip(*map(natural, range(10)), strict=True))
+    right = np.full(400, 0.95)
+    right[[7, 77]] = 0.0
+    result = judge(classes, found, transferring(classes), Known(right, np.full(10, 3.0)), np.zeros(400), plain(400))
+    # By hand: .23 / 10, and .05 of what they are mistaken in, times the cube of kappa: accuracy is .94525.
+    knowing = ((0.94525 - 0.1) / 0.9) ** 3
+    assert result.scores[7] == result.scores[77] == pytest.approx(0.023 + 0.05 * knowing)
+    assert np.delete(result.scores, [7, 77]).max() == pytest.approx(0.023 + 0.05 * 0.05 * knowing)
+    hardly = judge(classes, found, transferring(classes), Known(right / 9, np.full(10, 3.0)), np.zeros(400), plain(400))
+    assert hardly.scores == pytest.approx(0.023)
 
 
 def test_without_suspects_the_comparison_of_classes_is_all_there_is() -> None:
