@@ -91,20 +91,22 @@ def test_it_finds_all_to_all_and_raises_the_alarm() -> None:
     promised = _promised("digits", Datamodel(), BadNets(mapping="all-to-all"))
     assert len(promised) == 5
     for found in promised:
-        assert found["detection"]["auroc"] >= 0.97 and found["p_value"] < 0.001
-        assert found["decision"]["tpr"] >= 0.95 and found["decision"]["fpr"] < 0.015
-        assert found["after"]["attack_success_rate"] <= 0.1
+        assert found["detection"]["auroc"] >= 0.998 and found["p_value"] < 0.001
+        assert found["decision"]["tpr"] >= 0.95 and found["decision"]["fpr"] < 0.013
+        assert found["after"]["attack_success_rate"] <= 0.04
 
 
 def test_what_it_does_not_end_is_told_as_well() -> None:
     """Where it is silent about Blend, and the control's false alarms: none."""
     for rate, alarms, decided in ((0.015, 4, 4), (0.03, 4, 4), (0.05, 5, 5)):
         found = _promised("digits", Datamodel(), Blend(rate=rate, target=TARGET))
-        assert all(record["after"]["attack_success_rate"] < 0.02 for record in found)
+        # Hardly a poison is left; without what else is hard, too, a model obeys a little more than without poisons alone.
+        assert all(record["detection"]["auroc"] > 0.994 for record in found)
+        assert all(record["after"]["attack_success_rate"] < 0.041 for record in found)
         assert sum(record["p_value"] < 0.05 for record in found) == alarms
         named = [record for record in found if record["decision"]["flagged"]]
         assert len(named) == decided
-        assert all(record["decision"]["tpr"] >= 0.9 and record["decision"]["fpr"] < 0.016 for record in named)
+        assert all(record["decision"]["tpr"] >= 0.95 and record["decision"]["fpr"] < 0.014 for record in named)
     control = _promised("digits", Datamodel(), NoAttack())
     assert [found["p_value"] < 0.05 for found in control] == [False] * 5
     assert [found["decision"]["flagged"] for found in control] == [0] * 5
