@@ -100,7 +100,7 @@ def test_what_it_does_not_end_is_told_as_well() -> None:
     """Where it is silent about Blend, and the control's false alarms: none."""
     for rate, alarms, decided in ((0.015, 4, 4), (0.03, 4, 4), (0.05, 5, 5)):
         found = _promised("digits", Datamodel(), Blend(rate=rate, target=TARGET))
-        # Hardly a poison is left; without what else is hard, too, a model obeys a little more than without poisons alone.
+        # Hardly a poison is left; without what else is hard a model obeys a little more than without poisons alone.
         assert all(record["detection"]["auroc"] > 0.994 for record in found)
         assert all(record["after"]["attack_success_rate"] < 0.041 for record in found)
         assert sum(record["p_value"] < 0.05 for record in found) == alarms
@@ -144,14 +144,10 @@ def test_on_all_of_cifar10_it_flags_the_poisons_and_nothing_else() -> None:
 
 def test_how_often_it_alarms_on_clean_sets_is_told() -> None:
     found = _detected("controls")
-    assert len(found) == 60
-    alarms = [record for record in found if record["p_value"] <= 0.05]
-    assert len(alarms) <= 0.05 * len(found)
-    assert sum(record["decision"]["flagged"] for record in found) <= 0.002 * len(found)
-    # Too many: all of 2,000 images of CIFAR-10, of which it has 15 sets.
-    assert [record["config"]["dataset"]["subset"] for record in alarms] == [2000] * 3
-    assert all(record["decision"]["flagged"] == 0 for record in found if record not in alarms)
-    assert all(record["decision"]["flagged"] < 0.013 for record in alarms)
+    # Half of them of 2,000 images of CIFAR-10, of which its networks know little.
+    assert sorted(record["config"]["dataset"].get("subset") or 0 for record in found) == [0] * 15 + [2000] * 15
+    assert {record["seed"] for record in found} == set(range(1015, 1030))
+    assert all(record["p_value"] > 0.1 and record["decision"]["flagged"] == 0 for record in found)
 
 
 def test_no_row_of_a_board_mixes_two_experiments() -> None:
