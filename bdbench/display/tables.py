@@ -201,9 +201,8 @@ def _console() -> Console:
 def show_plan(jobs: Sequence[Job], board: Board) -> None:
     """What a grid asks for: which cells are recorded, which failed, which are to run, and how long that may take."""
     console = _console()
-    table = Table(title="seeds of each cell", title_justify="left")
     states = ("recorded", "stale", "failed", "not run")
-    rows: dict[tuple[str, ...], dict[str, list[int]]] = {}
+    cells: dict[tuple[str, ...], dict[str, list[int]]] = {}
     apart: dict[tuple[str, ...], str] = {}
     for job in jobs:
         for defense in job.defenses:
@@ -211,26 +210,45 @@ def show_plan(jobs: Sequence[Job], board: Board) -> None:
             if reason := why_not(defense, job.attack, job.reserve):
                 apart[key] = reason
             else:
-                rows.setdefault(key, {state: [] for state in states})[board.state(job, defense)].append(job.seed)
-    for heading in ("data set", "model", "attack", "defense", *states):
-        # In a narrow terminal two cells must not look alike.
-        table.add_column(heading, overflow="fold")
-    for names, known in rows.items():
-        table.add_row(*map(markup, names), *(show_seeds(seeds) or "-" for seeds in known.values()))
-    console.print(table)
+                cells.setdefault(key, {state: [] for state in states})[board.state(job, defense)].append(job.seed)
+    if cells:
+        console.print(_cells_table(cells))
     for names, reason in apart.items():
         console.print(markup(f"{', '.join(names)} is not run: {reason}"))
-    if any(known["stale"] for known in rows.values()):
+    if any(known["stale"] for known in cells.values()):
         console.print("stale: made by other code or files than today's, or of other data, and run again")
     pending = board.pending(jobs)
     seconds, untold = board.estimate(pending)
-    cells = sum(len(job.defenses) for job in pending)
-    told = f"at most about {pace.clock(seconds)} by earlier records" if cells > untold else ""
+    left = sum(len(job.defenses) for job in pending)
+    told = f"at most about {pace.clock(seconds)} by earlier records" if left > untold else ""
     unknown = f"how long {untold} of them take is not known" if untold else ""
     console.print(
-        f"{sum(len(job.applicable) for job in jobs) - cells} cells are recorded, {cells} are to run, on {len(pending)} "
+        f"{sum(len(job.applicable) for job in jobs) - left} cells are recorded, {left} are to run, on {len(pending)} "
         f"poisoned sets: " + ("; ".join(filter(None, [told, unknown])) or "nothing to do")
     )
+
+
+def _cells_table(cells: Mapping[tuple[str, ...], Mapping[str, Sequence[int]]]) -> Table:
+    """The seeds of each cell (data set, model, attack, defense) by their state, in few rows: defenses of which the same
+    is known share one, and what would be the same in every row has no column.
+    """
+    same: dict[tuple[str, ...], list[str]] = {}
+    for (*setting, defense), known in cells.items():
+        same.setdefault((*setting, *(show_seeds(seeds) or "-" for seeds in known.values())), []).append(defense)
+    states = list(next(iter(cells.values())))
+    headings = ["data set", "model", "attack", "defenses", *states]
+    rows = [(*row[:3], ", ".join(defenses), *row[3:]) for row, defenses in same.items()]
+    told = [{row[i] for row in rows} for i in range(len(headings))]
+    once = 2 if len(told[0]) == len(told[1]) == 1 else 0
+    title = ", ".join(["seeds of each cell", *rows[0][:once]])
+    table = Table(title=markup(title), title_justify="left")
+    kept = [i for i, heading in enumerate(headings) if i >= once and (heading not in states or told[i] != {"-"})]
+    for i in kept:
+        # In a narrow terminal two cells must not look alike.
+        table.add_column(headings[i], overflow="fold")
+    for row in rows:
+        table.add_row(*(markup(row[i]) for i in kept))
+    return table
 
 
 def show_comparison(found: Mapping[str, Any]) -> None:

@@ -135,11 +135,36 @@ def test_a_data_set_that_is_not_there_is_a_line_before_any_cell(tmp_path: Path, 
     assert run(tmp_path / "board" / "grid.toml", "--only", f"dataset={TINY['dataset']}", "--seeds", "0").exit_code == 0
 
 
+def _cells(shown: str) -> list[list[str]]:
+    """The lines of a plan's table."""
+    return [[cell.strip() for cell in line.split("│")[1:-1]] for line in shown.splitlines() if line.startswith("│")]
+
+
 def test_a_plan_cuts_no_name_off_in_a_narrow_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setenv("COLUMNS", "40")
     shown = run(made(tmp_path / "board"), "--dry-run").stdout
-    cells = "".join("".join(line.split("│")[3:4]).strip() for line in shown.splitlines())
-    assert "…" not in shown and "badnets:rate=0.04,size=2" in cells.replace(" ", "")
+    attacks = "".join(row[0] for row in _cells(shown))
+    assert "…" not in shown and "badnets:rate=0.04,size=2" in attacks
+    title = " ".join(shown.split("┏")[0].split())
+    assert title == "seeds of each cell, digits:subset=300, convnet:epochs=2,width=4"
+
+
+def test_a_plan_has_one_row_for_defenses_of_which_the_same_is_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    file = made(tmp_path / "board")
+    assert run(file, "--seeds", "1", "--only", "attack=none", "--only", "defense=random").exit_code == 0
+    attacks = ["badnets:rate=0.04,size=2", "badnets:rate=0.06,size=2"]
+    assert _cells(run(file, "--dry-run").stdout) == [
+        ["none", "random", "1", "0"],
+        ["none", "low-loss", "-", "0-1"],
+        *([attack, "random, low-loss", "-", "0-1"] for attack in attacks),
+    ]
+    # What is not the same in every row is told.
+    two = TOML.replace("models = [", 'models = ["resnet9", ')
+    shown = _cells(run(made(tmp_path / "other", two), "--dry-run").stdout)
+    assert {row[1] for row in shown} == {"resnet9", "convnet:epochs=2,width=4"} and all(row[-1] == "0-1" for row in shown)
 
 
 def test_what_does_not_apply_is_not_run_and_the_plan_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
