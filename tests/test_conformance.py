@@ -49,7 +49,7 @@ SMALL = [
     "nad:epochs=2,teacher=1",
     # Of the samples' 200 images its own rate is none.
     "narcissus:rate=0.05,rounds=10",
-    "neural-cleanse:steps=4",
+    "neural-cleanse:rounds=4",
     "rnp:steps=5,recoveries=5",
     "sleeper-agent:steps=4,retrainings=1",
     "ssba:steps=4,width=2",

@@ -82,7 +82,7 @@ def _differences(arrays: Mapping[str, np.ndarray], record: Record, scene: Scene)
         found.append(("share removed", float(np.mean(arrays["kept"] == 0)), round(share * len(roles)) / len(roles)))
     if {"clean_scores", "challenge_scores"} <= arrays.keys():
         given = arrays["clean_scores"], arrays["challenge_scores"], scene.attacked, scene.attacked
-        auroc = metrics.inputs(*given, reserve=np.empty(0), seconds_per_input=0.0).auroc
+        auroc = metrics.inputs(*given, refused=None, seconds_per_input=0.0).auroc
         found.append(("AUROC of inputs", auroc, record.inputs.auroc if record.inputs else None))
     for name, here, there in found:
         if (here is None) != (there is None) or not math.isclose(here or 0, there or 0, abs_tol=_CLOSE):

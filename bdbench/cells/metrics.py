@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from bdbench.images.data import ANY_OTHER, Challenge, Role
@@ -9,7 +11,7 @@ from bdbench.storage.record import Decision, Derived, Detection, Inputs, Perform
 
 REFUSED = -1
 # Inputs are refused at the threshold that refuses this share of the reserve.
-_REFUSED_SHARE = 0.05
+REFUSED_SHARE = 0.05
 
 
 def accuracy(predictions: np.ndarray, labels: np.ndarray) -> float:
@@ -130,34 +132,74 @@ def inputs(
     challenged: np.ndarray,
     attacked: np.ndarray,
     obeyed: np.ndarray,
-    reserve: np.ndarray,
+    refused: tuple[np.ndarray, np.ndarray] | None,
     seconds_per_input: float,
 ) -> Inputs:
     """How scores tell attacked inputs from the clean test images.
 
     clean: (n,), scores of the test images that the challenge does not show as they are; challenged: (m,), of the
     challenge's; attacked: bool (m,), which rows are attacked, the others being bystanders; obeyed: bool (m,), where the
-    victim does as wanted; reserve: scores of clean images set apart. TPR at a FPR of 1 and 5 %: the share of attacked
-    inputs above the score that so many of the clean ones exceed at most. fpr, tpr, bystander_fpr: the shares above the
-    threshold that 5 % of the reserve exceed at most.
+    victim does as wanted; refused: bool (n,) and (m,), which of both are; None if nothing says. TPR at a FPR of 1 and
+    5 %: the share of attacked inputs beyond that ``threshold`` of the clean ones. fpr, tpr, bystander_fpr: the shares
+    that are refused.
     """
     poison = challenged[attacked]
-    limit = refusal_threshold(reserve)
+    at_1pct, at_5pct = (threshold(clean, share) if len(clean) else None for share in (0.01, 0.05))
+    of_clean, of_challenged = (None, None) if refused is None else refused
     return Inputs(
         auroc=_auroc(poison, clean),
         auroc_obeyed=_auroc(challenged[attacked & obeyed], clean),
-        tpr_at_1pct_fpr=_above(poison, _exceeded(clean, 0.01)),
-        tpr_at_5pct_fpr=_above(poison, _exceeded(clean, 0.05)),
-        fpr=_above(clean, limit),
-        tpr=_above(poison, limit),
-        bystander_fpr=_above(challenged[~attacked], limit),
+        tpr_at_1pct_fpr=at_1pct.beyond(poison) if at_1pct and len(poison) else None,
+        tpr_at_5pct_fpr=at_5pct.beyond(poison) if at_5pct and len(poison) else None,
+        fpr=_share(of_clean, np.ones(len(clean), bool)),
+        tpr=_share(of_challenged, attacked),
+        bystander_fpr=_share(of_challenged, ~attacked),
         seconds_per_input=seconds_per_input,
     )
 
 
-def refusal_threshold(reserve: np.ndarray) -> float | None:
-    """The score above which inputs are refused: at most 5 % of the reserve's exceed it; None without a reserve."""
-    return _exceeded(reserve, _REFUSED_SHARE) if len(reserve) else None
+@dataclass(frozen=True)
+class Threshold:
+    """The score above which an input is suspicious.
+
+    tied: the share of the inputs with just this score that are suspicious, too, drawn by chance; more than 0 only where
+    several of the scores that the threshold was taken from are the same, as those that take few values are.
+    """
+
+    limit: float
+    tied: float = 0.0
+
+    def beyond(self, scores: np.ndarray) -> float:
+        """The share of scores (n,), n > 0, beyond it, on average over what is drawn."""
+        return float((scores > self.limit).mean() + self.tied * (scores == self.limit).mean())
+
+    def refused(self, scores: np.ndarray, chance: np.random.Generator) -> np.ndarray:
+        """Which of scores (n,) are beyond it, bool (n,)."""
+        return (scores > self.limit) | ((scores == self.limit) & (chance.random(len(scores)) < self.tied))
+
+
+def threshold(scores: np.ndarray, share: float) -> Threshold:
+    """That beyond which lie as many of scores (n,), n > 0, as there are whole ones in ``share`` of them.
+
+    Without a draw among equal scores next to nothing would lie beyond it where many have the highest one.
+    """
+    count = int(share * len(scores))
+    limit = float(np.sort(scores)[len(scores) - 1 - count])
+    return Threshold(limit, (count - np.count_nonzero(scores > limit)) / np.count_nonzero(scores == limit))
+
+
+def refusal_threshold(reserve: np.ndarray) -> Threshold:
+    """That beyond which inputs are refused: 5 % of the reserve, scores (n,), n > 0, are."""
+    return threshold(reserve, REFUSED_SHARE)
+
+
+def unseen(reserve: np.ndarray, handed: int) -> np.ndarray:
+    """Scores (n,) of the reserve without those of its first ``handed`` examples, which the detector was given.
+
+    It may have been fitted to them, and then scores them unlike the images that it will be asked about. All, if it was
+    given all.
+    """
+    return reserve[handed:] if handed < len(reserve) else reserve
 
 
 def rating(before: Performance, after: Performance | None) -> Derived:
@@ -179,16 +221,6 @@ def _auroc(positive: np.ndarray, negative: np.ndarray) -> float | None:
         return None
     truth = np.repeat([1, 0], [len(positive), len(negative)])
     return float(roc_auc_score(truth, np.concatenate([positive, negative])))
-
-
-def _exceeded(scores: np.ndarray, share: float) -> float:
-    """The least of ``scores`` that at most ``share`` of them exceed."""
-    ordered = np.sort(scores)
-    return float(ordered[len(ordered) - 1 - int(share * len(ordered))])
-
-
-def _above(scores: np.ndarray, limit: float | None) -> float | None:
-    return float((scores > limit).mean()) if limit is not None and len(scores) else None
 
 
 def _share(flags: np.ndarray | None, group: np.ndarray) -> float | None:

@@ -256,6 +256,8 @@ class HarnessTools(HarnessWorkshop, Tools):
         self.p_value: float | None = None
         self.flagged: np.ndarray | None = None
         self.evidence: dict[int, float] | None = None
+        # Of the clean examples, as many of the first as were asked for.
+        self.handed = 0
         self._oracles = dict(oracles)
         self._examples = examples
 
@@ -286,7 +288,9 @@ class HarnessTools(HarnessWorkshop, Tools):
                 f"defense {self._title!r}: clean={count} is not allowed: expected at most the {len(reserve.labels)} "
                 "examples that are set apart"
             )
-        return Split(np.asarray(reserve.images)[:count], reserve.labels[:count])
+        chosen = Split(np.asarray(reserve.images)[:count], reserve.labels[:count])
+        self.handed = max(self.handed, len(chosen.labels))
+        return chosen
 
     def conclude(
         self,

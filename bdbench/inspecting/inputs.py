@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,8 @@ _PROBE = 8
 @dataclass(frozen=True)
 class Scores:
     """What an input detector says. scores: float64 (m,); limit: the score above which an input is flagged, None where
-    no clean images say so; both empty unless it ran.
+    no clean images say so; usual: the share of clean images above it; as_high: the share of them that have just this
+    score. All are empty unless it ran.
     """
 
     defense: Defense
@@ -35,6 +36,8 @@ class Scores:
     reason: str = ""
     scores: np.ndarray = field(default_factory=lambda: np.empty(0))
     limit: float | None = None
+    usual: float = 0.0
+    as_high: float = 0.0
     seconds: float = 0.0
 
     @property
@@ -92,14 +95,21 @@ class Scorer:
         self._try(lambda: self._parts.append(self._scored(pixels)))
 
     def done(self, subject: Subject) -> Scores:
-        """All scores; the limit is the one above which a run of bdbench refuses: 5 % of the clean images exceed it."""
-        limits: list[float | None] = [None]
+        """All scores; the limit is the one above which a run of bdbench refuses, which 5 % of the clean images exceed,
+        or fewer where several have the same score: nothing is drawn here.
+        """
+        told: list[np.ndarray] = []
         clean = subject.clean
         if clean is not None:
-            self._try(lambda: limits.append(metrics.refusal_threshold(self._scored(clean.images))))
+            self._try(lambda: told.append(metrics.unseen(self._scored(clean.images), self._tools.handed)))
         if self.how != "ran":
             return Scores(self.defense, self.how, self.reason)
-        return Scores(self.defense, "ran", "", np.concatenate(self._parts), limits[-1], self.seconds)
+        made = Scores(self.defense, "ran", "", np.concatenate(self._parts), seconds=self.seconds)
+        if not told:
+            return made
+        usual = told[0]
+        limit = metrics.refusal_threshold(usual).limit
+        return replace(made, limit=limit, usual=float((usual > limit).mean()), as_high=float((usual == limit).mean()))
 
     def _scored(self, pixels: np.ndarray) -> np.ndarray:
         return returned.scores(self.defense, self.defense.score(pixels, self._state, self._tools), len(pixels))

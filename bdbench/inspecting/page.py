@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from bdbench import foreign
+from bdbench.cells import metrics
 from bdbench.components import configs
 from bdbench.display import templates
 from bdbench.display.verdicts import TONES
@@ -61,8 +62,9 @@ def told_of_inputs(one: Scores) -> str:
     flagged = one.flagged
     if flagged is None:
         return f"{counted(len(one.scores), 'image')} scored; without clean images nothing says which are suspicious"
-    usual = 0.05 * len(flagged)
-    return f"{int(flagged.sum())} of {counted(len(flagged), 'image')} flagged; of clean ones {usual:.0f} would be"
+    usual = one.usual * len(flagged)
+    said = f"{int(flagged.sum())} of {counted(len(flagged), 'image')} flagged; of clean ones {usual:.0f} would be"
+    return said + (f", and {100 * one.as_high:.0f} % are at the limit" if one.as_high > metrics.REFUSED_SHARE else "")
 
 
 def _detector(subject: Subject, finding: Finding, pictures: Sequence[bytes]) -> dict[str, Any]:

@@ -35,13 +35,15 @@ class MixMatch:
         self._view, self._views, self._weight, self._epochs = view, views, weight, epochs
         self._count = min(max(1, round(labelled * len(view.labels))), len(view.labels))
         self._chance = streams("ties").permutation(len(view.labels))
-        self._epoch = -1
+        self._epoch, self._seen = -1, 0
         self._labelled = torch.zeros(0, dtype=torch.bool)
 
     def __call__(self, batch: Batch) -> torch.Tensor:
         """Cross-entropy of the labelled + weight x squared error of the others, on mixed images (Berthelot et al.)."""
         if batch.epoch != self._epoch:
-            self._epoch, self._labelled = batch.epoch, self._lowest(batch)
+            self._epoch, self._seen, self._labelled = batch.epoch, 0, self._lowest(batch)
+        done = (batch.epoch + self._seen / len(self._view.labels)) / self._epochs
+        self._seen += len(batch.index)
         chosen = self._labelled[batch.index]
         x, others = batch.x[chosen], batch.x[~chosen]
         seen = [self._views.weak(others) for _ in range(2)]
@@ -54,7 +56,7 @@ class MixMatch:
         count, zero = len(x), logits.sum() * 0
         supervised = F.cross_entropy(logits[:count], targets[:count]) if count else zero
         consistent = F.mse_loss(logits[count:].softmax(1), targets[count:]) if len(others) else zero
-        return supervised + self._weight * batch.epoch / self._epochs * consistent
+        return supervised + self._weight * done * consistent
 
     def _lowest(self, batch: Batch) -> torch.Tensor:
         losses = self._losses(batch)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 # An epoch of the authors' 2,000 clean images, in batches of 128.
 _UNLEARN = 16
+_TRAINED_ON = 0.8
 _LEAST = 1e-8
 
 
@@ -29,6 +30,10 @@ class BaDExpert(InputDetector):
     With their probabilities p for the victim's label, the score is minus min(p_M' / (alpha p_B), (1 - p_B) / (alpha -
     p_M')), the second only where p_M' < alpha: a backdoor is where B is sure and M' is not (sec. 3.3).
 
+    The clean examples that it trains on say nothing of the score from which on an input is suspicious: unless told how
+    many to take it takes four fifths of them, and the others are left for that. The authors take it, and all their
+    rates, over the images that the victim is right about.
+
     The authors' learning rates and, whatever the size of the clean set, their numbers of steps are the defaults.
     Unlearning may take ``patience`` times as many: a small network with large weights hardly changes in 16. Their code
     looks at the test set for when to stop; here the clean examples themselves are asked.
@@ -38,7 +43,7 @@ class BaDExpert(InputDetector):
     paper = "Xie et al., BaDExpert: Extracting Backdoor Functionality for Accurate Backdoor Input Detection, ICLR 2024"
     assumption = "Training on wrong labels for clean examples ends the task long before the backdoor."
     oracles = ("clean_set",)
-    clean: int | None = param(None, help="clean examples to use (none: all that are set apart)", low=1)
+    clean: int | None = param(None, help="clean examples to train on (none: four fifths of those set apart)", low=1)
     lr: float = param(1e-4, help="Adam's learning rate for unlearning", low=0, exclusive=True)
     accuracy: float = param(0.2, help="accuracy on the clean examples at which unlearning ends", low=0, high=1)
     patience: int = param(20, help="most steps of unlearning / the authors' 16", low=1)
@@ -48,7 +53,8 @@ class BaDExpert(InputDetector):
 
     def fit(self, tools: Tools) -> State:
         """The weights of both models."""
-        clean = tools.clean_examples(self.clean)
+        there = len(tools.oracle("clean_set").labels)
+        clean = tools.clean_examples(self.clean or math.ceil(_TRAINED_ON * there))
         images = np.asarray(clean.images)
         expert = tools.saved(
             {"badexpert": "expert", **{k: getattr(self, k) for k in ("clean", "lr", "accuracy", "patience")}},
@@ -99,5 +105,6 @@ class BaDExpert(InputDetector):
 def doubt(expert: np.ndarray, tuned: np.ndarray, alpha: float) -> np.ndarray:
     """The paper's score, low for a backdoor, of the probabilities (m,) that B and M' give to the victim's label."""
     first = tuned / np.maximum(alpha * expert, _LEAST)
-    second = (1 - expert) / np.maximum(alpha - tuned, _LEAST)
+    doubted = tuned < alpha
+    second = np.where(doubted, (1 - expert) / np.maximum(alpha - tuned, _LEAST), np.inf)
     return np.minimum(first, second)

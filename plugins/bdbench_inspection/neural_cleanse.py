@@ -26,15 +26,15 @@ class NeuralCleanse(ModelDetector):
     images obey (see ``trigger.reverse``). The anomaly index is a norm's distance from the median of all
     labels' in median absolute deviations; below the median and above ``threshold``, 2 in the paper, it is flagged. The
     score is the largest index below the median. With few labels the median deviation is a rough scale: the paper's
-    sets have ten and more.
+    sets have ten and more. The number of rounds and the size of one are those of the authors' code.
     """
 
     name = "neural-cleanse"
     paper = "Wang et al., Neural Cleanse: Identifying and Mitigating Backdoor Attacks in Neural Networks, S&P 2019"
     assumption = "One small trigger, at one place, sends images of all labels to the target."
     oracles = ("clean_set",)
-    steps: int = param(3000, help="steps of Adam for each label", low=1)
-    lr: float = param(0.1, help="its learning rate", low=0, exclusive=True)
+    rounds: int = param(1000, help="most rounds for each label, of up to 1,000 clean images each", low=1)
+    lr: float = param(0.1, help="Adam's learning rate", low=0, exclusive=True)
     batch: int = param(32, help="clean images per step", low=1)
     success: float = param(0.99, help="the share of images that a trigger has to send to its label", low=0, high=1)
     threshold: float = param(2.0, help="the anomaly index above which a label is flagged", low=0)
@@ -44,7 +44,7 @@ class NeuralCleanse(ModelDetector):
         from bdbench_inspection.trigger import reverse
 
         reserve: Split = tools.oracle("clean_set")
-        settings: dict[str, Any] = {"steps": self.steps, "lr": self.lr, "batch": self.batch, "success": self.success}
+        settings: dict[str, Any] = {"rounds": self.rounds, "lr": self.lr, "batch": self.batch, "success": self.success}
         configs = [{"neural-cleanse": "trigger", "label": label, **settings} for label in range(tools.num_classes)]
         model = tools.victim.module().eval().requires_grad_(False)
         seeds = [tools.shared_streams.integer(f"neural-cleanse:{label}") for label in range(tools.num_classes)]
@@ -59,26 +59,24 @@ class NeuralCleanse(ModelDetector):
         return Verdict(float(index.max()), bool(len(suspects)), tuple(suspects.tolist()))
 
     def pace(self, tools: Tools) -> tuple[Callable[[int], object], float]:
-        """Steps for one label; each is tried on as many images as it is taken with, as in a round over all."""
+        """Rounds for one label."""
         from bdbench_inspection.trigger import reverse
 
-        images = np.asarray(tools.oracle("clean_set").images)[: self.batch]
+        images = np.asarray(tools.oracle("clean_set").images)
         model = tools.victim.module().eval().requires_grad_(False)
         settings: dict[str, Any] = {"lr": self.lr, "batch": self.batch, "success": self.success}
         work = functools.partial(reverse, model, images, [0], tools.device, 0, **settings)
-        return lambda steps: work(steps=steps), self._usual(tools) * tools.num_classes
+        return lambda rounds: work(rounds=rounds), self._usual * tools.num_classes
 
     def within(self, share: float, tools: Tools) -> Self | None:
-        """With fewer steps."""
-        steps = int(share * self._usual(tools))
-        return replace(self, steps=steps) if steps >= _FEWEST_ROUNDS * self._round(tools) else None
+        """With fewer rounds."""
+        rounds = int(share * self._usual)
+        return replace(self, rounds=rounds) if rounds >= _FEWEST_ROUNDS else None
 
-    def _usual(self, tools: Tools) -> int:
-        """Steps for a label: the search ends by itself where a round, a pass over the clean images, is short."""
-        return min(self.steps, _USUAL_ROUNDS * self._round(tools))
-
-    def _round(self, tools: Tools) -> int:
-        return -(-len(tools.oracle("clean_set").labels) // self.batch)
+    @property
+    def _usual(self) -> int:
+        """Rounds for a label: the search ends by itself."""
+        return min(self.rounds, _USUAL_ROUNDS)
 
 
 def anomaly(norms: np.ndarray) -> np.ndarray:

@@ -13,6 +13,8 @@ from torch.nn.functional import cross_entropy
 # The authors' settings: where lambda starts, by what it grows and shrinks, after how many rounds of one kind, and after
 # how many without a smaller mask the search ends, once lambda has done both.
 _START, _UP, _DOWN, _PATIENCE, _ENOUGH = 1e-3, 2.0, 2.0**1.5, 5, 25
+# The authors' most images of a round.
+ROUND = 1000
 
 
 @dataclass
@@ -45,7 +47,7 @@ def reverse(
     device: str,
     label: int,
     *,
-    steps: int,
+    rounds: int,
     lr: float,
     batch: int,
     success: float,
@@ -54,9 +56,9 @@ def reverse(
     "success" on all images.
 
     An image x becomes (1 - mask) x + mask pattern; mask and pattern are (tanh + 1) / 2 of what Adam moves, from uniform
-    noise. A round is one pass over the images, uint8 (n, H, W, C), in random batches; after each the trigger is tried
-    on all of them: it works if at least ``success`` of them get the label, and of those that work the one with the
-    smallest mask is kept (if none does, the last).
+    noise. A round is one pass over the images, uint8 (n, H, W, C), or over ``ROUND`` of them, in random batches; after
+    each the trigger is tried on all of them: it works if at least ``success`` of them get the label, and of those that
+    work the one with the smallest mask is kept (if none does, the last).
     """
     generator = torch.Generator().manual_seed(seeds[label])
     x = torch.from_numpy(images).to(device).permute(0, 3, 1, 2).float() / 255
@@ -64,16 +66,15 @@ def reverse(
     shapes = (x.shape[2:], x.shape[1:])
     mask, pattern = (_free(torch.rand(s, generator=generator), device) for s in shapes)
     optimizer = torch.optim.Adam([mask, pattern], lr=lr, betas=(0.5, 0.9))
-    penalty, best, stale, done = Penalty(), _shown(mask, pattern, 0.0), 0, 0
+    penalty, best, stale = Penalty(), _shown(mask, pattern, 0.0), 0
     smallest = float("inf")
-    while done < steps:
-        for part in torch.randperm(len(x), generator=generator).to(device).split(batch)[: steps - done]:
+    for _ in range(rounds):
+        for part in torch.randperm(len(x), generator=generator)[:ROUND].to(device).split(batch):
             m, p = _unit(mask), _unit(pattern)
             loss = cross_entropy(model((1 - m) * x[part] + m * p), target[part]) + penalty.weight * m.sum()
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            done += 1
         rate, norm = _tried(model, x, mask, pattern, label), float(_unit(mask.detach()).sum())
         stale += 1
         if rate >= success and norm < smallest:

@@ -106,7 +106,9 @@ def test_inputs_by_hand() -> None:
     challenged = np.array([98.5, 96.5, 50.0, 97.5])
     obeyed = np.array([True, False, False, False])
     reserve = np.arange(20, dtype=float)
-    found = metrics.inputs(clean, challenged, attacked, obeyed, reserve, 0.25)
+    limit, chance = metrics.refusal_threshold(reserve), np.random.default_rng(0)
+    refused = limit.refused(clean, chance), limit.refused(challenged, chance)
+    found = metrics.inputs(clean, challenged, attacked, obeyed, refused, 0.25)
     # Of 300 pairs the attacked inputs win 99 + 97 + 50, and tie with one.
     assert found.auroc == pytest.approx((99 + 97 + 50.5) / 300)
     assert found.auroc_obeyed == pytest.approx(99 / 100)
@@ -115,8 +117,32 @@ def test_inputs_by_hand() -> None:
     assert found.tpr_at_5pct_fpr == pytest.approx(2 / 3)
     # One of 20 may be refused: the threshold is 18, above which lie 81 clean inputs, and all others.
     assert (found.fpr, found.tpr, found.bystander_fpr) == (0.81, 1.0, 1.0)
-    without = metrics.inputs(clean, challenged, attacked, obeyed, np.zeros(0), 0.0)
+    without = metrics.inputs(clean, challenged, attacked, obeyed, None, 0.0)
     assert (without.fpr, without.tpr, without.bystander_fpr) == (None, None, None)
+
+
+def test_where_many_have_the_highest_score_chance_refuses_some_of_them() -> None:
+    """As of SCALE-UP's scores, which take six values: without it nothing would ever be refused."""
+    clean = np.repeat([1.0, 0.6, 0.2], [20, 30, 50])
+    challenged = np.repeat([1.0, 0.6], [8, 2])
+    everything = np.ones(10, bool)
+    limit = metrics.refusal_threshold(clean)
+    # 5 of 100 may be refused, and 20 have the score of 1.
+    assert limit == metrics.Threshold(1.0, 0.25)
+    found = metrics.inputs(clean, challenged, everything, everything, None, 0.0)
+    assert (found.tpr_at_1pct_fpr, found.tpr_at_5pct_fpr) == pytest.approx((0.8 / 20, 0.8 / 4))
+    many = np.repeat(challenged, 1000)
+    refused = limit.refused(many, np.random.default_rng(0))
+    assert refused.mean() == pytest.approx(0.2, abs=0.02) and not refused[many < 1].any()
+    # In the middle: 30 may be, 20 are above, and ten of the thirty there are drawn. Where no two are alike nothing is.
+    assert metrics.threshold(clean, 0.3) == metrics.Threshold(0.6, pytest.approx(1 / 3))
+    assert metrics.threshold(np.arange(100.0), 0.05) == metrics.Threshold(94.0, 0.0)
+
+
+def test_the_threshold_is_not_taken_from_what_a_detector_was_given() -> None:
+    reserve = np.arange(10.0)
+    assert metrics.unseen(reserve, 8).tolist() == [8, 9]
+    assert all(metrics.unseen(reserve, handed).tolist() == reserve.tolist() for handed in (0, 10))
 
 
 def test_detection_by_hand() -> None:

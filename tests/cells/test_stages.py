@@ -227,6 +227,33 @@ def test_suspicious_inputs_are_refused(tiny: dict[str, Any]) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Learns(InputDetector):
+    """Knows the clean images that it is fitted to by heart, and suspects all others."""
+
+    name = "learns"
+    oracles: ClassVar[tuple[Oracle, ...]] = ("clean_set",)
+    clean: int | None = param(None, help="how many it is fitted to")
+
+    def fit(self, tools: Tools) -> State:
+        return {"known": np.asarray(tools.clean_examples(self.clean).images)}
+
+    def score(self, images: np.ndarray, state: State, tools: Tools) -> np.ndarray:
+        known = {image.tobytes() for image in state["known"]}
+        return np.array([image.tobytes() not in known for image in images], float)
+
+
+def test_the_threshold_is_set_by_clean_images_that_a_detector_was_not_fitted_to(tiny: dict[str, Any]) -> None:
+    alike = bdbench.run(defense=Learns(clean=50), **tiny).inputs
+    assert alike is not None and alike.fpr is not None and alike.fpr < 0.15
+    arrays = np.load(next(tiny["out"].glob("*learns*")) / "scores.npz")
+    # Of 72 set apart 22 are left: all images of any kind have the highest score, of which one in 22 is refused.
+    assert arrays["reserve_scores"].sum() == 22 and arrays["clean_scores"].all()
+    # If it was given all, there are no others.
+    everything = bdbench.run(defense=Learns(), **tiny).inputs
+    assert everything is not None and everything.fpr == 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
 class Says(ModelDetector):
     """Names a target, whatever the model."""
 

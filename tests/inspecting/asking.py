@@ -21,7 +21,7 @@ from bdbench.networks import checkpoint
 reads_pickles = pytest.mark.skipif(
     tuple(map(int, torch.__version__.split(".")[:2])) < checkpoint._SAFE_TORCH, reason="of this torch no pickle is read"
 )
-QUICK = ("neural-cleanse:steps=150,batch=60", "mm-bd:images=4,steps=60")
+QUICK = ("neural-cleanse:rounds=150,batch=60", "mm-bd:images=4,steps=60")
 VICTIM: dict[str, Any] = {"dataset": "digits:subset=600", "model": "convnet:width=4,epochs=15", "device": "cpu"}
 
 

@@ -162,7 +162,7 @@ def test_a_detector_that_takes_longer_than_it_said_is_stopped(place: Place, tmp_
 def test_detectors_of_this_house_say_what_they_take_and_do_less(place: Place) -> None:
     """Half of the work has half the steps; a hundredth would say nothing."""
     names = (
-        "neural-cleanse:steps=200,batch=60",
+        "neural-cleanse:rounds=200,batch=60",
         "mm-bd:images=4,steps=200",
         "bti-dbf:steps=400",
         "feature-re:passes=200",

@@ -91,7 +91,7 @@ def test_inputs_are_scored_in_cells_that_no_spreadsheet_computes(place: Place, t
     assert [r["flagged"] for r in rows] == ["false", "true"] and float(rows[1]["score"]) == 255
     assert found.subject.clean is not None and found.inputs is not None
     usual = found.subject.clean.images.mean((1, 2, 3))
-    assert found.inputs.by[0].limit == metrics.refusal_threshold(usual)
+    assert found.inputs.by[0].limit == metrics.refusal_threshold(usual).limit
     assert [p.name for p, _ in found.inputs.skipped] == ["broken.png"]
     # Without clean images nothing says what is suspicious; what an earlier inspection left is gone.
     again = quickly(place.good, defenses=[Says(), Bright()], inputs=inputs, out=out).to_dict()

@@ -124,7 +124,7 @@ def test_what_was_found_is_found_again(place: Place, tmp_path: Path, monkeypatch
 
 
 def test_an_inspection_that_is_stopped_says_what_is_kept_and_how_it_goes_on(place: Place, tmp_path: Path) -> None:
-    words = ["inspect", place.bad, "--clean", place.clean, "--defense", "neural-cleanse:steps=99999"]
+    words = ["inspect", place.bad, "--clean", place.clean, "--defense", "neural-cleanse:rounds=99999"]
     out = tmp_path / "out"
     code, said = stopped(signal.SIGINT, lambda: list(out.glob(".stages/*/*.lock")), *words, "--out", out)
     assert code == 130

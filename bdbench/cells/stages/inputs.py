@@ -27,7 +27,8 @@ def run(work: Work) -> Outcome:
         seconds = (time.perf_counter() - start) / len(heap)
         scores = np.empty(len(heap))
         scores[order] = shuffled
-        return {"scores": scores, "seconds_per_input": np.array(seconds)}
+        told = {"seconds_per_input": np.array(seconds), "handed": np.array(work.tools.handed)}
+        return {"scores": scores, **told}
 
     made = work.kept("score", scored, asked=True)
     clean, challenged, reserve = np.split(made["scores"], [n, n + len(attacked)])
@@ -35,15 +36,19 @@ def run(work: Work) -> Outcome:
     obeyed = attacked
     if scene.challenge is not None and answered is not None:
         obeyed = scene.challenge.obeyed(answered, scene.images.test.labels)
-    after, limit = None, metrics.refusal_threshold(reserve)
-    if limit is not None:
-        refused = np.where(clean > limit, metrics.REFUSED, predicted)
-        after = work.models.measured(
-            refused, None if answered is None else np.where(challenged > limit, metrics.REFUSED, answered)
-        )
+    after, refused = None, None
     # An image that the challenge shows as it is counts as attacked, and not as clean as well.
-    own = clean if work.models.shown is None else clean[~work.models.shown]
-    found = metrics.inputs(own, challenged, attacked, obeyed, reserve, float(made["seconds_per_input"]))
+    own = slice(None) if work.models.shown is None else ~work.models.shown
+    if len(reserve):
+        limit = metrics.refusal_threshold(metrics.unseen(reserve, int(made.get("handed", 0))))
+        chance = scene.streams("refused of equal scores")
+        of_clean, of_challenged = limit.refused(clean, chance), limit.refused(challenged, chance)
+        after = work.models.measured(
+            np.where(of_clean, metrics.REFUSED, predicted),
+            None if answered is None else np.where(of_challenged, metrics.REFUSED, answered),
+        )
+        refused = of_clean[own], of_challenged
+    found = metrics.inputs(clean[own], challenged, attacked, obeyed, refused, float(made["seconds_per_input"]))
     return Outcome(
         after=after,
         inputs=found,

@@ -70,6 +70,20 @@ def test_it_is_a_finite_scalar_for_batches_of_one_kind_and_rises_with_the_weight
     assert loss(batch) >= early
 
 
+def test_the_weight_rises_with_every_batch() -> None:
+    """As the authors' does, and not from epoch to epoch: in the second half of the only epoch it is half of all."""
+    found = []
+    for earlier in (0, 5):
+        batch, loss = batch_and_loss(0.3, 0)
+        loss._epochs = 1
+        for members in (range(earlier), range(5, 10)):
+            index = torch.tensor(members, dtype=torch.int64)
+            torch.manual_seed(1)
+            value = loss(Batch(batch.network, batch.x[index], batch.labels[index], index, 0, batch.prepare))
+        found.append(value.item())
+    assert found[1] > found[0]
+
+
 @pytest.mark.slow
 def test_it_learns_digits_and_not_the_backdoor(on_digits: Callable[..., Record]) -> None:
     record = on_digits("badnets:rate=.1", "dbd")

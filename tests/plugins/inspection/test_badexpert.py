@@ -10,10 +10,10 @@ from bdbench_inspection.badexpert import BaDExpert, doubt
 
 
 def test_the_score_by_hand() -> None:
-    expert = np.array([0.9, 0.9, 0.1, 0.8, 0.0])
-    tuned = np.array([0.1, 0.9, 0.9, 0.3, 1.0])
-    # min(y / .5 x, (1 - x) / (.5 - y)); no second where y > .5, no first where x = 0.
-    expected = [min(0.1 / 0.45, 0.1 / 0.4), 0.9 / 0.45, 0.9 / 0.05, min(0.3 / 0.4, 0.2 / 0.2), 1e8]
+    expert = np.array([0.9, 0.9, 0.1, 0.8, 0.0, 1.0])
+    tuned = np.array([0.1, 0.9, 0.9, 0.3, 1.0, 1.0])
+    # min(y / .5 x, (1 - x) / (.5 - y)); no second where y > .5, however sure x is, no first where x = 0.
+    expected = [min(0.1 / 0.45, 0.1 / 0.4), 0.9 / 0.45, 0.9 / 0.05, min(0.3 / 0.4, 0.2 / 0.2), 1e8, 2]
     assert doubt(expert, tuned, 0.5) == pytest.approx(expected)
 
 

@@ -12,7 +12,7 @@ from bdbench.registry.plugins import installed
 @pytest.mark.parametrize(
     ("defense", "title", "images"),
     [
-        ("neural-cleanse:steps=20", "Reversed triggers", 20),
+        ("neural-cleanse:rounds=20", "Reversed triggers", 20),
         ("mm-bd:steps=5,images=3", "Images of the largest margin", 10),
         ("bti-dbf:mask_steps=3,steps=3,width=4", "Generated triggers", 16),
         ("feature-re:warm_up=1,passes=2,width=2", "Images that a few features send to a label", 20),

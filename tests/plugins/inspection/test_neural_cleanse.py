@@ -41,7 +41,7 @@ class Corner(nn.Module):
 
 def test_a_planted_trigger_is_found() -> None:
     images = np.random.default_rng(0).integers(0, 120, (40, 4, 4, 1)).astype(np.uint8)
-    settings = {"steps": 1500, "lr": 0.1, "batch": 20, "success": 0.99}
+    settings = {"rounds": 750, "lr": 0.1, "batch": 20, "success": 0.99}
     found = reverse(Corner(), images, [5, 6, 7], "cpu", 1, **settings)  # type: ignore[arg-type]
     mask, pattern = found["mask"], found["pattern"]
     assert mask.shape == (4, 4) and pattern.shape == (1, 4, 4) and found["success"] >= 0.99
@@ -53,6 +53,16 @@ def test_a_planted_trigger_is_found() -> None:
     assert (Corner()((1 - m) * x + m * p).argmax(1) == 1).float().mean() == pytest.approx(float(found["success"]))
     again = reverse(Corner(), images, [5, 6, 7], "cpu", 1, **settings)  # type: ignore[arg-type]
     assert all(np.array_equal(found[name], again[name]) for name in found)
+
+
+def test_a_round_has_no_more_images_than_the_authors() -> None:
+    """So that many clean images leave no less of the search: 1,000 of them in batches of 20, and a try on all."""
+    images = np.random.default_rng(0).integers(0, 120, (2500, 4, 4, 1)).astype(np.uint8)
+    seen: list[int] = []
+    model = Corner()
+    model.register_forward_hook(lambda _, given, said: seen.append(len(given[0])))
+    reverse(model, images, [5, 6, 7], "cpu", 1, rounds=2, lr=0.1, batch=20, success=0.99)
+    assert seen == [*[20] * 50, 1024, 1024, 452] * 2
 
 
 @pytest.mark.slow
