@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -175,34 +176,46 @@ def _attacked(board: str) -> list[dict[str, Any]]:
 
 def test_on_seeds_that_nobody_had_seen_it_names_what_it_is_to_find() -> None:
     found = _detected("goals")
-    assert {record["seed"] for record in found} == set(range(2700, 2705)) and len(found) == 160
+    assert {record["seed"] for record in found} == set(range(2710, 2715)) and len(found) == 160
     attacked = _attacked("goals")
-    assert len(attacked) == 130 and sum(record["p_value"] < 0.05 for record in attacked) == 127
-    assert sum(record["detection"]["auroc"] for record in attacked) / 130 == pytest.approx(0.976, abs=0.001)
+    assert len(attacked) == 135 and sum(record["p_value"] < 0.05 for record in attacked) == 130
+    aurocs = [record["detection"]["auroc"] for record in attacked]
+    assert sum(aurocs) / 135 == pytest.approx(0.997, abs=0.001) and sum(auroc >= 0.98 for auroc in aurocs) == 129
+    left = {part: sum(asr(record) for record in attacked) / 135 for part, asr in _LEFT.items()}
+    assert left == {"a tenth": pytest.approx(0.028, abs=0.001), "decision": pytest.approx(0.056, abs=0.001)}
     certain = ("badnets", "tact", "label-consistent")
     for record in attacked:
         attack = record["config"]["attack"]
         if attack["name"] in certain and attack.get("mapping") != "all-to-all" and attack.get("targets", 1) in (1, 2):
-            assert record["detection"]["auroc"] > 0.999 and record["p_value"] < 0.003
+            assert record["detection"]["auroc"] > 0.999 and record["p_value"] < 0.001
             assert record["decision"]["tpr"] == 1 and record["decision"]["fpr"] <= 0.02
-    (alarm,) = [r for r in found if r["config"]["attack"]["name"] == "none" and r["p_value"] < 0.05]
-    assert alarm["p_value"] > 0.04 and alarm["decision"]["flagged"] < 0.01
+    clean = [r for r in found if r["config"]["attack"]["name"] == "none"]
+    assert len(clean) == 5 and all(r["p_value"] > 0.2 and r["decision"]["flagged"] == 0 for r in clean)
+
+
+_LEFT: dict[str, Callable[[dict[str, Any]], float]] = {
+    "a tenth": lambda record: record["after"]["attack_success_rate"],
+    "decision": lambda record: record["decision"]["after"]["attack_success_rate"],
+}
 
 
 def test_where_it_fails_on_those_seeds_is_told() -> None:
-    """Half of a class under reflections is taken for the other half once; of WaNet little shows."""
+    """Few poisons of Blend and of reflections, and warps."""
     by_name: dict[tuple[str, float], list[float]] = {}
+    silent = set()
     for record in _attacked("goals"):
         attack = record["config"]["attack"]
         if attack.get("mapping") != "all-to-all" and attack.get("targets", 1) == 1:
             by_name.setdefault((attack["name"], attack["rate"]), []).append(record["detection"]["auroc"])
-    assert {key for key, found in by_name.items() if min(found) < 0.97} == {
+        if record["p_value"] >= 0.05:
+            silent.add((attack["name"], attack["rate"]))
+    assert {key for key, found in by_name.items() if min(found) < 0.98} == {
         ("blend", 0.01),
-        ("refool", 0.1),
-        ("adaptive-blend", 0.05),
-        ("adaptive-patch", 0.05),
+        ("refool", 0.01),
+        ("refool", 0.05),
         ("wanet", 0.1),
     }
+    assert silent == {("blend", 0.01), ("refool", 0.01), ("refool", 0.05), ("wanet", 0.1)}
 
 
 def test_a_small_p_is_not_shown_as_none() -> None:
