@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import sys
 import traceback
 import warnings
@@ -12,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from bdbench import __version__, foreign
 from bdbench.commands import boards, options
@@ -30,6 +33,11 @@ _LISTED = ("attacks", "defenses", "datasets", "models", "metrics", "plugins")
 
 # An error of ours: no 1, which is what a scan ends with that found something. sysexits.h calls it EX_SOFTWARE.
 _OURS = 70
+# What shells report of a program whose reader has gone.
+_PIPE = 141
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+# Letters of a name.
+_SHOWN = 200
 
 
 @contextmanager
@@ -42,6 +50,17 @@ def _in_a_line() -> Iterator[None]:
         sys.exit(2)
 
 
+def _of_a_place(error: Exception) -> str:
+    """A line for a name that no system has, a folder that others may not enter, or a full disk behind standard output;
+    nothing for any other error.
+    """
+    if not isinstance(error, OSError) or (error.filename is None and error.errno not in _FULL):
+        return ""
+    place = "standard output" if error.filename is None else foreign.line(str(error.filename))
+    shown = place if len(place) <= _SHOWN else f"{place[:_SHOWN]}..."
+    return f"{shown}: {error.strerror}: expected a place that can be read or written"
+
+
 class _Program(click.Group):
     """A group whose commands end a BdbenchError with one line on standard error and exit code 2; what else goes wrong
     has a traceback and exit code 70.
@@ -51,9 +70,15 @@ class _Program(click.Group):
         with _in_a_line():
             try:
                 return super().invoke(context)
-            except (BdbenchError, click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
-                raise  # said in a line; click's own; and who reads no further
-            except Exception:
+            except (BdbenchError, click.ClickException, click.exceptions.Exit, click.Abort):
+                raise  # said in a line; and click's own
+            except BrokenPipeError:
+                # Click would end with 1, which is what a scan ends with that found something.
+                os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+                sys.exit(_PIPE)
+            except Exception as error:
+                if told := _of_a_place(error):
+                    raise BdbenchError(told) from None
                 click.echo(traceback.format_exc(), err=True, nl=False)
                 context.exit(_OURS)
 
@@ -97,6 +122,8 @@ def run(as_json: bool, dry_run: bool, **cell: Any) -> None:
     SPEC is a name, or a name with parameters: blend:alpha=0.2,rate=0.015. `bdbench list` shows them all. Exit code 1: a
     defense failed, or another's attack, data set or model; 2: bad input.
     """
+    if as_json and dry_run:
+        raise BdbenchError("--dry-run and --json are both given: expected either, since there are no records yet")
     known = options.warn_of_broken_plugins()
     from bdbench import progress
     from bdbench.registry.plugins import installed
@@ -195,6 +222,9 @@ def preview(output: str, every: bool, **setting: Any) -> None:
     from bdbench.display import preview as previews
 
     previews.check_name(Path(output))
+    asked = click.get_current_context().get_parameter_source("attack")
+    if every and asked is not ParameterSource.DEFAULT:
+        raise BdbenchError("--all and --attack are both given: expected either")
     with _named(Path(setting["out"])), progress.bars() as bars:
         with bars.busy("start"):
             from bdbench import experiment

@@ -183,13 +183,14 @@ def _check_same(path: Path, here: Mapping[str, Any], then: Mapping[str, Any]) ->
 
 
 def checked_seed(seed: Any) -> int:
-    """A seed as an integer. Raises BdbenchError for anything but one of 0 or more."""
+    """A seed as an integer. Raises BdbenchError for anything but one of 0 to 2^63 - 1: names of folders hold it."""
     try:
         whole = -1 if isinstance(seed, bool | np.bool_) else operator.index(seed)
     except TypeError:
         whole = -1
-    if whole < 0:
-        raise BdbenchError(f"seed={seed!r} is not allowed: expected an integer >= 0")
+    if not 0 <= whole < 2**63:
+        expected = "an integer >= 0" if whole < 0 else "less than 2^63"
+        raise BdbenchError(f"seed={str(seed)[:40]} is not allowed: expected {expected}")
     return whole
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -86,6 +87,10 @@ def broken(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["--budget", "0.0001"], "budget=0.0001 removes 0 of 300 training examples: expected at least 1, and not all"),
         (["--budget", "0.9999"], "budget=0.9999 removes 300 of 300"),
         (["--seed", "-1"], "seed=-1 is not allowed"),
+        (["--seed", "9" * 300], "is not allowed: expected less than 2^63"),
+        (["--dry-run", "--json"], "--dry-run and --json are both given: expected either"),
+        (["--defense", "datamodel:models=0"], "models=0 is not allowed: expected auto|int >= 2"),
+        (["--attack", "badnets:target=-1"], "target=-1 is not allowed: expected seed|int >= 0"),
         (["--device", "cpu:abc"], "device 'cpu:abc' is not available"),
         (["--device", "cuda:99"], "device 'cuda:99' is not available"),
         (["--model", "convnet:lr=1e30"], "training diverged at lr=1e+30"),
@@ -127,6 +132,60 @@ def test_bad_input_ends_in_one_line_and_code_2(
     assert "Traceback" not in result.output
     assert result.stdout == ""
     assert not list(tmp_path.rglob("record.json"))
+
+
+@pytest.mark.parametrize(
+    "words", [["show"], ["report"], ["compare", "x"], ["scan"], ["leaderboard", "build"], ["inspect"]], ids=" ".join
+)
+@pytest.mark.parametrize("why", ["a long name", "a closed folder"])
+def test_a_place_that_cannot_be_looked_at_is_one_line(
+    words: list[str], why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = str(tmp_path / ("n" * 300 if why == "a long name" else "closed/there"))
+    if why == "a closed folder":
+        # As nobody but root, who may enter any.
+        stat = os.stat
+
+        def closed(path: Any, **options: Any) -> os.stat_result:
+            if str(path).startswith(str(tmp_path / "closed")):
+                raise PermissionError(13, "Permission denied", str(path))
+            return stat(path, **options)
+
+        monkeypatch.setattr("os.stat", closed)
+    result = invoke(*words, place)
+    assert result.exit_code == 2, result.output
+    line = result.stderr.strip().splitlines()[-1]
+    assert line.startswith("bdbench: ") and "Traceback" not in result.output and len(line) < 900
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_a_full_disk_behind_the_output_is_one_line() -> None:
+    with open("/dev/full", "w") as full:
+        ended = subprocess.run(
+            [sys.executable, "-m", "bdbench", "list", "--json"], stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("bdbench: standard output: No space left on device")
+
+
+def test_a_terminal_of_no_columns_is_not_believed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = ["--out", str(tmp_path / "runs")]
+    monkeypatch.setenv("COLUMNS", "0")
+    assert "training set" in invoke("run", *SMALL, "--defense", "random", *out).stdout.replace("\n", " ")
+
+
+def test_seconds_that_no_clock_tells_are_refused(tmp_path: Path) -> None:
+    for command in ("scan", "inspect"):
+        result = invoke(command, str(tmp_path), "--seconds", "inf")
+        assert result.exit_code == 2 and "inf is not in the range 0<x<=" in result.stderr
+
+
+def test_all_attacks_have_no_attack_and_one_error(tmp_path: Path) -> None:
+    picture = ["--output", str(tmp_path / "all.png")]
+    both = invoke("preview", "--all", "--attack", "blend", *picture)
+    assert both.exit_code == 2 and "--all and --attack are both given" in both.stderr
+    unknown = invoke("preview", "--all", "--dataset", "digts", *picture)
+    assert unknown.exit_code == 2 and unknown.stderr.count("did you mean 'digits'") == 1
 
 
 def test_defenses_of_several_stages_have_a_table_each(tmp_path: Path) -> None:

@@ -71,7 +71,7 @@ def grid(
         raise BdbenchError(f"--workers {workers} is not allowed with --engine {engine}: expected --engine local")
     source = Source(Path(place["data_root"]) if place["data_root"] else None, place["download"] and not dry_run)
     board = Board.read(file.parent)
-    asked = grids.read(file).only(only).jobs(grids.read_seeds(seeds) if seeds else None)
+    asked = grids.read(file).only(only).jobs(None if seeds is None else grids.read_seeds(seeds))
     if board.records:
         with progress.bars() as bars:
             asked = jobs.with_data(asked, source, bars)

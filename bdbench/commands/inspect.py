@@ -64,7 +64,7 @@ def _numbers(context: click.Context, parameter: click.Parameter, text: str | Non
 @click.option("--out", default="inspection", show_default=True, metavar="DIR", help="Where the report and files go.")
 @click.option(
     "--seconds",
-    type=click.FloatRange(0, min_open=True),
+    type=options.SECONDS,
     help="Time for the detectors of models; they do less in it, or are left out. [default: all they need]",
 )
 @click.option("--threads", type=click.IntRange(1), help="CPU threads. [default: as many as are free]")

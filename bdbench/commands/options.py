@@ -25,6 +25,9 @@ data_root = click.option(
 )
 out = click.option("--out", default="runs", show_default=True, metavar="DIR", help="Where to look for a run's id.")
 
+SECONDS = click.FloatRange(0, 1e9, min_open=True)
+"""Up to some thirty years."""
+
 device = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
 reserve = click.option(
     "--reserve",

@@ -12,6 +12,7 @@ import click
 
 from bdbench import foreign
 from bdbench.commands import options
+from bdbench.errors import BdbenchError
 from bdbench.host import stopping
 from bdbench.storage import schemas
 
@@ -44,8 +45,8 @@ class _Scan(click.Command):
     metavar="SPEC",
     help="A detector. May be given several times.",
 )
-@click.option("--seconds", type=click.FloatRange(0, min_open=True), help="Time for the detectors that can be told one.")
-@click.option("--subset", type=click.IntRange(1), metavar="N", help="Scan N of the images, by chance and by class.")
+@click.option("--seconds", type=options.SECONDS, help="Time for the detectors that can be told one.")
+@click.option("--subset", type=click.IntRange(2), metavar="N", help="Scan N of the images, by chance and by class.")
 @click.option(
     "--size", type=click.IntRange(8), metavar="N", help="Bring images to N x N. [default: their own, 64 at most]"
 )
@@ -107,9 +108,12 @@ def scan(
                 click.echo(schemas.dumps(prepared.to_dict()), nl=False)
             return
         files.tidy(report)
-        found = prepared.run()
-        with bars.busy("write the report"):
-            files.write(report, found)
+        found, failed = prepared.run(), None
+        try:
+            with bars.busy("write the report"):
+                files.write(report, found)
+        except BdbenchError as error:  # the verdict was dear, and is told all the same
+            failed = error
     if as_json:
         click.echo(schemas.dumps(files.to_dict(found)), nl=False)
     else:
@@ -117,6 +121,8 @@ def scan(
         click.echo("What could not have been found:")
         for line in found.limits:
             click.echo(f"- {foreign.line(line)}")
+    if failed:
+        raise failed
     click.echo(str(report / "report.html"), err=True)
     sys.exit(found.exit_code)
 

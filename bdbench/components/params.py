@@ -306,11 +306,9 @@ def _type_name(hint: Any) -> str:
 
 def _allowed(hint: Any, field: dataclasses.Field[Any]) -> str:
     limits = _limits(field).allowed()
-    if any(get_origin(o) is Literal for o in _options(hint)):
-        return _type_name(hint)
-    if not limits:
+    if not limits and not any(get_origin(o) is Literal for o in _options(hint)):
         return ""
-    return f"{_type_name(hint)} {limits}"
+    return f"{_type_name(hint)} {limits}".strip()
 
 
 def _fits(value: Any, hint: Any) -> bool:

@@ -46,7 +46,9 @@ def write_all(scenes: Mapping[str, Callable[[], Scene]], path: Path) -> dict[str
         except BdbenchError as error:
             left_out[name] = str(error)
     if not pairs:
-        raise BdbenchError(f"no attack shows anything: {'; '.join(left_out.values())}")
+        reasons = list(dict.fromkeys(left_out.values()))
+        # What is wrong with the setting is so for every attack.
+        raise BdbenchError(reasons[0] if len(reasons) == 1 else f"no attack shows anything: {'; '.join(reasons)}")
     write_file(path, pictures.rendered(pictures.gallery(pairs), path.suffix[1:]))
     return left_out
 

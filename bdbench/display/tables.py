@@ -29,6 +29,7 @@ _MODEL: _Rows = (
     ("bystanders right %", "bystander_accuracy"),
     ("bystanders as a target %", "spill"),
 )
+_NARROWEST = 20
 # Targets that are named one by one.
 _FEW = 3
 _AFTER = {
@@ -195,7 +196,9 @@ def _shown(default: Any) -> str:
 
 
 def _console() -> Console:
-    return Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, soft_wrap=True)
+    # Some shells say that a terminal has no columns at all; nothing fits into those.
+    return console if console.width >= _NARROWEST else Console(highlight=False, soft_wrap=True, width=_NARROWEST)
 
 
 def show_plan(jobs: Sequence[Job], board: Board) -> None:
@@ -257,7 +260,9 @@ def show_comparison(found: Mapping[str, Any]) -> None:
     console.print(markup(f"differences from {found['baseline']}: mean over shared seeds, 95 % interval"))
     table = Table()
     for heading in ("cell", "number", "seeds", "baseline", "cell's", "difference", "95 % interval"):
-        table.add_column(heading, justify="left" if heading in ("cell", "number") else "right")
+        words = heading in ("cell", "number")
+        # Names may go on in the next line, numbers not.
+        table.add_column(heading, justify="left" if words else "right", overflow="fold", no_wrap=not words)
     for cell in found["cells"]:
         for i, row in enumerate(cell["differences"]):
             low, high = row["low"], row["high"]

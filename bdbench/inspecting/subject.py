@@ -257,7 +257,8 @@ def _normalisation(asked: Asked, told: Mapping[str, Any], channels: int) -> tupl
 def _checked(mean: Sequence[float], std: Sequence[float], channels: int) -> tuple[np.ndarray, np.ndarray]:
     for name, values in (("mean", mean), ("std", std)):
         if len(values) not in (1, channels) or not all(map(math.isfinite, values)):
-            raise BdbenchError(f"{name}={list(values)} is not allowed: expected 1 or {channels} numbers, one a channel")
+            many = "one finite number" if channels == 1 else f"1 or {channels} finite numbers, one a channel"
+            raise BdbenchError(f"{name}={list(values)} is not allowed: expected {many}")
     if min(std) <= 0:
         raise BdbenchError(f"std={list(std)} is not allowed: expected numbers > 0")
     made = [np.broadcast_to(np.array(values, np.float32), channels).copy() for values in (mean, std)]

@@ -10,7 +10,7 @@ from tabulate import tabulate
 
 from bdbench import foreign
 from bdbench.components import configs
-from bdbench.errors import unknown
+from bdbench.errors import BdbenchError, unknown
 from bdbench.grids.board import Board
 from bdbench.grids.grid import Note
 from bdbench.leaderboard import overview, views
@@ -123,6 +123,14 @@ def part(
     columns: the shown ones, with commas; matrix: one number, attacks down and defenses across, of the stages that have
     it; where nobody defends, data sets across.
     """
+    for one, other, both in (
+        ("--csv", "--matrix", as_csv and matrix),
+        ("--csv", "--columns", as_csv and columns),
+        ("--csv", "--by", as_csv and by),
+        ("--matrix", "--columns", matrix and columns),
+    ):
+        if both:
+            raise BdbenchError(f"{one} and {other} are both given: expected either")
     table = select(summary(whole) if isinstance(whole, Path) else whole, where, sort)
     if as_csv:
         return csv_of(table)

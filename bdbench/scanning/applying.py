@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -57,10 +58,13 @@ def _carried(
     told: dict[str, Any], names: list[str], new: Path, yes: bool, progress: Progress, move: bool
 ) -> Iterator[str]:
     root = _root(told)
-    # A move that was broken off is gone on with.
-    done = {name for name in names if move and (new / name).is_file() and not (root / name).exists()}
-    names = [name for name in names if name not in done]
+    # A move that was broken off is gone on with. A list that a person edited may name an image twice.
+    done = {name for name in names if move and (new / name).is_file() and not os.path.lexists(root / name)}
+    names = [name for name in dict.fromkeys(names) if name not in done]
     paths = [_checked(root, name) for name in names]
+    if not names:
+        yield f"nothing to {'move' if move else 'copy'}: {'all are moved' if done else 'the list names no image'}"
+        return
     if new.exists() and not done:
         raise BdbenchError(f"{new} is there already: expected a new folder")
     check_outside(new, root, "that was scanned")
@@ -72,9 +76,12 @@ def _carried(
         return
     advance = progress.track(len(names), verb)
     if move:
+        for folder in sorted({path.parent for path in paths}):
+            if not os.access(folder, os.W_OK | os.X_OK):
+                raise BdbenchError(f"{folder} may not be written to: expected to, since images of it are to be moved")
         # One by one: broken off, it leaves each file in one of the two places.
         with writable(new):
-            _carry(paths, names, new, shutil.move, advance)
+            _carry(paths, names, new, _moved, advance)
     else:
         with written_whole(new) as aside:
             _carry(paths, names, aside, shutil.copy2, advance)
@@ -95,6 +102,21 @@ def _carry(
         target.parent.mkdir(parents=True, exist_ok=True)
         carry(os.fspath(path), os.fspath(target))
         advance(1)
+
+
+def _moved(source: str, target: str) -> None:
+    """Move a file; of a link what it leads to, since it would lead elsewhere from there. All or nothing."""
+    if not os.path.islink(source):
+        with contextlib.suppress(OSError):  # another file system
+            os.rename(source, target)
+            return
+    try:
+        shutil.copy2(source, target)
+        os.unlink(source)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(target)
+        raise
 
 
 def _root(told: dict[str, Any]) -> Path:

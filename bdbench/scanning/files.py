@@ -21,6 +21,8 @@ from bdbench.storage.store import sweep, written_whole
 SCHEMA = "bdbench-scan-1"
 # Of names that may be as many as the images are.
 _MOST = 1000
+# What editors of Windows put before the first line.
+_MARK = b"\xef\xbb\xbf"
 
 
 def tidy(folder: Path) -> None:
@@ -58,16 +60,16 @@ def to_dict(scan: Scan) -> dict[str, Any]:
             "sentence": judged.sentence,
             "p_value": judged.p_value,
             "level": verdict.LEVEL,
-            "images": int(judged.flagged.sum()),
+            "images": int(read.standing[judged.flagged].sum()),
             "classes": judged.classes,
         },
         "limits": scan.limits,
         "detectors": [
             {
                 "spec": spec(one.detector.config()),
-                "says": verdict.of_one(one, able),
+                "says": verdict.of_one(read, one, able),
                 "p_value": one.p_value,
-                "flagged": None if one.flagged is None else int(one.flagged.sum()),
+                "flagged": None if one.flagged is None else verdict.marked(read, one),
                 "assumption": one.detector.assumption,
                 "seconds": round(one.seconds, 3),
                 "models_trained": one.models_trained,
@@ -81,12 +83,12 @@ def to_dict(scan: Scan) -> dict[str, Any]:
         ],
         "agreement": [
             {"detectors": [one, other], "both": both, "either": either}
-            for one, other, both, either in verdict.agreement(scan.said)
+            for one, other, both, either in verdict.agreement(read, scan.said)
         ],
         "groups": [
             {
                 "class": group.name,
-                "images": len(group.rows),
+                "images": int(read.standing[group.rows].sum()),
                 "resembles": None if group.resembled is None else read.classes[group.resembled],
                 "look_like_others": group.resembling,
             }
@@ -150,7 +152,8 @@ def read(folder: Path) -> dict[str, Any]:
 def names_in(file: Path) -> list[str]:
     """The names in keep.txt or quarantine.txt. Raises BdbenchError if it does not read."""
     try:
-        lines = file.read_bytes().decode("utf-8", "surrogateescape").replace("\r\n", "\n").split("\n")
+        text = file.read_bytes().removeprefix(_MARK).decode("utf-8", "surrogateescape")
+        lines = text.replace("\r\n", "\n").split("\n")
         return [str(json.loads(line)) if line.startswith('"') else line for line in lines if line]
     except (OSError, ValueError) as error:
         raise BdbenchError(f"cannot read {file}: {error}: expected a name a line") from None

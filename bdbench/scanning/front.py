@@ -34,7 +34,7 @@ from bdbench.scanning.outcome import Scan
 from bdbench.scanning.reading import Read
 from bdbench.seeds import Streams
 from bdbench.storage.files import check_outside
-from bdbench.storage.store import STAGES
+from bdbench.storage.store import STAGES, check_writable
 
 __all__ = ["Plan", "Prepared", "Scan", "prepare", "scan"]
 
@@ -253,10 +253,13 @@ def scan(
 
 
 def check_report(report: Path, source: Source) -> None:
-    """Raise BdbenchError for a report in a folder that is scanned: the next scan would read it."""
+    """Raise BdbenchError for a report in a folder that is scanned, which the next scan would read, and for a place that
+    cannot be written.
+    """
     for path in map(Path, _paths(source)):
         if path.is_dir():
             check_outside(report, path, "that is scanned")
+    check_writable(report)
 
 
 def _listing(

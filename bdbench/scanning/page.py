@@ -31,10 +31,10 @@ def render(scan: Scan) -> str:
         tone=TONES[scan.verdict.outcome],
         sentence=scan.verdict.sentence,
         limits=scan.limits,
-        detectors=[(one.detector.name, verdict.of_one(one, able)) for one in scan.said],
+        detectors=[(one.detector.name, verdict.of_one(scan.read, one, able)) for one in scan.said],
         agreement=[
             f"{one} and {other}: both mark {both} of the {either} images that either marks."
-            for one, other, both, either in verdict.agreement(scan.said)
+            for one, other, both, either in verdict.agreement(scan.read, scan.said)
         ],
         groups=[_group(scan, group) for group in scan.groups[:_GROUPS]],
         more=len(scan.groups) - _GROUPS,
@@ -57,7 +57,7 @@ def _group(scan: Scan, group: Group) -> dict[str, Any]:
         galleries.append((f"Ordinary, of {resembled!r}", "ordinary", group.others))
     return {
         "name": foreign.line(group.name),
-        "text": _told(group, resembled),
+        "text": _told(group, int(read.standing[group.rows].sum()), resembled),
         "difference": picture,
         "gain": f"{gain:.1f}",
         "agreement": pictures.heat(group.agreement),
@@ -69,17 +69,18 @@ def _group(scan: Scan, group: Group) -> dict[str, Any]:
     }
 
 
-def _told(group: Group, resembled: str | None) -> str:
+def _told(group: Group, images: int, resembled: str | None) -> str:
     count = len(group.rows)
+    filed = f"{counted(images, 'image')}{f', {count} of them different,' if count < images else ''} filed under"
     if group.resembling is None:
-        return f"{counted(count, 'image')} filed under {group.name!r}."
+        return f"{filed} {group.name!r}."
     seen = f"To a model that never saw them, {group.resembling} of {count} look like another class"
     most = f", most often {resembled!r}" if resembled is not None else ""
     natural = (
         " Their labels look right, so this may be a natural group, such as the pictures of another camera, or a "
         "trigger that changes no label."
     )
-    return f"{counted(count, 'image')} filed under {group.name!r}. {seen}{most}.{natural if resembled is None else ''}"
+    return f"{filed} {group.name!r}. {seen}{most}.{natural if resembled is None else ''}"
 
 
 def _name(scan: Scan, row: int) -> str:

@@ -29,10 +29,11 @@ _LOOK, _AT_ONCE = 64, 256
 
 @dataclass(frozen=True)
 class Odd:
-    """An image or a file that was left out, and why."""
+    """An image or a file that was left out, and why. unread: whether it was to be an image, and did not read."""
 
     name: str
     reason: str
+    unread: bool = False
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,11 @@ class Read:
     def size(self) -> int:
         """Pixels a side."""
         return int(self.images.shape[1])
+
+    @property
+    def standing(self) -> np.ndarray:
+        """How many images each row stands for, int64 (n,): itself and its exact copies."""
+        return 1 + np.bincount(self.copies_of[:, 1].astype(np.int64), minlength=len(self.labels))
 
     @property
     def decoded(self) -> int:
@@ -133,7 +139,8 @@ def read(
 
 
 def _asked(listing: Listing, subset: int | None, streams: Streams) -> np.ndarray:
-    left = f"; {len(listing.passed_over)} other files are there" if listing.passed_over else ""
+    passed = len(listing.passed_over)
+    left = f"; {counted(passed, 'other thing')} {'is' if passed == 1 else 'are'} there" if passed else ""
     if not len(listing):
         raise BdbenchError(f"there are no images to scan{left}: expected some of each of at least 2 classes")
     if len(set(listing.classes)) < len(listing.classes):
@@ -177,7 +184,9 @@ def _check_memory(count: int, size: int, channels: int) -> None:
     most = memory.most(needed, count)
     if most < count:
         memory.check_memory(
-            needed(count), f"{count} images of {size} x {size}", f"--subset {most}, or a smaller --size"
+            needed(count),
+            f"{count} images of {size} x {size}",
+            f"--subset {most}, or a smaller --size" if most > 1 else "a smaller --size",
         )
 
 
@@ -204,7 +213,7 @@ def _decoded(
         try:
             pixels = listing.open(int(asked[i]))
         except BdbenchError as error:
-            return Odd(name, one_line(error))
+            return Odd(name, one_line(error), unread=True)
         row = rows[i]
         facts.digests[row] = np.frombuffer(likeness.digest(pixels), np.uint8)
         facts.shapes[row], facts.grey[row] = pixels.shape[:2], _is_grey(pixels)

@@ -27,9 +27,7 @@ def lines(found: Read) -> Iterator[str]:
     if found.skipped:
         reasons: dict[str, list[str]] = {}
         for odd in found.skipped:
-            reasons.setdefault("files that do not read" if odd.reason.startswith("cannot") else odd.reason, []).append(
-                odd.name
-            )
+            reasons.setdefault("files that do not read" if odd.unread else odd.reason, []).append(odd.name)
         told = [f"{len(names)} {reason} ({foreign.line(names[0])})" for reason, names in reasons.items()]
         yield f"left out: {', '.join(told)}"
     if found.small:

@@ -36,23 +36,21 @@ class Verdict:
 
 def judge(found: Read, said: Sequence[Said]) -> Verdict:
     """The verdict on what was read."""
-    n = len(found.labels)
     able = [one for one in said if decides(one)]
     smallest = min((one.p_value for one in able if one.p_value is not None), default=None)
     p_value = None if smallest is None else min(1.0, smallest * len(able))
     finding = [one for one in able if _finds(one, len(able))]
     if finding:
-        flagged = _any(finding, n)
+        flagged = _any(finding, len(found.labels))
         return Verdict("found", _found(found, flagged, finding, p_value), _classes(found, flagged), flagged, p_value)
-    flagged = _any(said, n)
+    flagged = _any(said, len(found.labels))
     unsure = [one for one in able if one.flagged is not None and (one.flagged.any() or (one.p_value or 0) <= LEVEL)]
     if not able or unsure or any(one.error for one in said):
         return Verdict("cannot tell", _unsure(found, said, unsure), _classes(found, flagged), flagged, p_value)
     share = f"of clean sets {_percent(p_value or 0)} look at least as suspicious"
-    sentence = (
-        f"Nothing found in {counted(n, 'image')} of {counted(len(found.classes), 'class')}{_in_haste(able)}: {share}."
-    )
-    return Verdict("nothing found", sentence, {}, np.zeros(n, bool), p_value)
+    images, classes = counted(int(found.standing.sum()), "image"), counted(len(found.classes), "class")
+    sentence = f"Nothing found in {images} of {classes}{_in_haste(able)}: {share}."
+    return Verdict("nothing found", sentence, {}, np.zeros(len(found.labels), bool), p_value)
 
 
 def _in_haste(said: Sequence[Said]) -> str:
@@ -70,11 +68,16 @@ def decides(one: Said) -> bool:
     return one.error is None and one.p_value is not None and one.flagged is not None
 
 
-def of_one(one: Said, able: int) -> str:
+def marked(found: Read, one: Said) -> int:
+    """How many images a detector marks, exact copies among them; none if it has no rule of its own."""
+    return 0 if one.flagged is None else int(found.standing[one.flagged].sum())
+
+
+def of_one(found: Read, one: Said, able: int) -> str:
     """What a single detector says, in words; able: how many can decide."""
     if one.error is not None:
         return f"failed: {one.error}"
-    count = 0 if one.flagged is None else int(one.flagged.sum())
+    count = marked(found, one)
     if one.flagged is None:
         return "ranks the images and has no rule of its own to call any suspicious"
     if one.p_value is None:
@@ -112,19 +115,21 @@ def limits(found: Read, said: Sequence[Said], resized_from: int) -> Iterator[str
             f"{round(2 * resized_from / found.size)} of their pixels is blurred away (--size)."
         )
     if any(not odd.reason.startswith("files") for odd in found.skipped):
-        yield f"Left out: {counted(len(found.skipped), 'file')}, of which nothing is said."
+        yield f"Left out: {counted(len(found.skipped), 'file or folder')}, of which nothing is said."
 
 
-def agreement(said: Sequence[Said]) -> list[tuple[str, str, int, int]]:
+def agreement(found: Read, said: Sequence[Said]) -> list[tuple[str, str, int, int]]:
     """Of each two detectors that mark images: their names, how many both mark, and how many either does."""
     marking = [one for one in said if one.error is None and one.flagged is not None and one.flagged.any()]
-    found = []
+    told = []
     for place, one in enumerate(marking):
         for other in marking[place + 1 :]:
             assert one.flagged is not None and other.flagged is not None
-            both, either = (one.flagged & other.flagged).sum(), (one.flagged | other.flagged).sum()
-            found.append((one.detector.name, other.detector.name, int(both), int(either)))
-    return found
+            both, either = (
+                int(found.standing[rows].sum()) for rows in (one.flagged & other.flagged, one.flagged | other.flagged)
+            )
+            told.append((one.detector.name, other.detector.name, both, either))
+    return told
 
 
 def _finds(one: Said, able: int) -> bool:
@@ -142,7 +147,7 @@ def _any(said: Sequence[Said], count: int) -> np.ndarray:
 
 
 def _classes(found: Read, flagged: np.ndarray) -> dict[str, int]:
-    counts = np.bincount(found.labels[flagged], minlength=len(found.classes))
+    counts = np.bincount(found.labels[flagged], found.standing[flagged], len(found.classes)).astype(int)
     return {found.classes[label]: int(counts[label]) for label in np.argsort(-counts, kind="stable") if counts[label]}
 
 
@@ -152,11 +157,11 @@ def _found(found: Read, flagged: np.ndarray, finding: Sequence[Said], p_value: f
     more = f" and {counted(len(classes) - 5, 'more class')}" if len(classes) > 5 else ""
     by = " and ".join(one.detector.name for one in finding)
     chance = f"p = {p_value:.2g}, about one clean set in {round(1 / max(p_value or 0, 1e-9)):,} looks like this"
-    return f"Found: {counted(int(flagged.sum()), 'suspicious image')}: {told}{more} ({by}; {chance})."
+    return f"Found: {counted(sum(classes.values()), 'suspicious image')}: {told}{more} ({by}; {chance})."
 
 
 def _size(found: Read, name: str) -> int:
-    return int((found.labels == found.classes.index(name)).sum())
+    return int(found.standing[found.labels == found.classes.index(name)].sum())
 
 
 def _unsure(found: Read, said: Sequence[Said], unsure: Sequence[Said]) -> str:
@@ -167,9 +172,8 @@ def _unsure(found: Read, said: Sequence[Said], unsure: Sequence[Said]) -> str:
         )
     if unsure:
         one = unsure[0]
-        marked = counted(int(one.flagged.sum()) if one.flagged is not None else 0, "image")
-        often = _percent(one.p_value or 0)
-        return f"Cannot tell: {one.detector.name} marks {marked}, but {often} of clean sets look like this to it."
+        images, often = counted(marked(found, one), "image"), _percent(one.p_value or 0)
+        return f"Cannot tell: {one.detector.name} marks {images}, but {often} of clean sets look like this to it."
     able = [one for one in said if decides(one)]
     failed = [one for one in said if one.error is not None]
     if failed:

@@ -13,6 +13,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+# What such names begin with is swept once it is old.
+UNFINISHED = ".unfinished-"
 _HERE = -100  # AT_FDCWD
 _EXCHANGE = 2  # RENAME_EXCHANGE of Linux, and RENAME_SWAP of macOS
 
@@ -38,6 +40,24 @@ def replace(folder: Path, new: Path, keep_others: bool = False) -> None:
         # What came while the two changed places.
         _take_over(new, folder)
     shutil.rmtree(new, ignore_errors=True)
+
+
+def replaceable(folder: Path) -> bool:
+    """Whether another folder may take the place of this one: not where something is mounted, or whose parent is not
+    ours, and not where somebody is: he would go on in the old one.
+    """
+    here = None
+    with contextlib.suppress(FileNotFoundError):  # the current folder may be gone
+        here = Path.cwd()
+    inside = here is not None and here.is_relative_to(folder)
+    return os.access(folder.parent, os.W_OK | os.X_OK) and not os.path.ismount(folder) and not inside
+
+
+def fill(folder: Path, new: Path) -> None:
+    """Let the files of ``new``, which lies in ``folder``, take the places of their namesakes there; ``new`` goes."""
+    for path in sorted(new.iterdir()):
+        os.replace(path, folder / path.name)
+    new.rmdir()
 
 
 def exchange(one: Path, other: Path) -> bool:
@@ -91,7 +111,7 @@ def _take_over(old: Path, new: Path) -> None:
     """Give ``new`` too what ``old`` alone holds; the same files, where the file system has links."""
     for path in sorted(old.iterdir()) if old.is_dir() else ():
         target = new / path.name
-        if os.path.lexists(target) or path.name.startswith(".unfinished-"):
+        if os.path.lexists(target) or path.name.startswith(UNFINISHED):
             continue
         with contextlib.suppress(FileNotFoundError):  # it was removed in between
             if path.is_dir() and not path.is_symlink():

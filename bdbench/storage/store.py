@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -35,20 +37,29 @@ def key_of(config: Mapping[str, Any]) -> str:
 def written_whole(folder: Path, keep_others: bool = False) -> Iterator[Path]:
     """A temporary folder that becomes ``folder`` at the end, replacing it, or vanishes on an error.
 
-    keep_others: what lies in the folder under other names than the new files stays there. The new files are flushed to
-    disk before the rename. Raises BdbenchError if the place cannot be written.
+    keep_others: what lies in the folder under other names than the new files stays there; and where the folder itself
+    can take no other's place, its files do, one after another. The new files are flushed to disk before the rename.
+    Raises BdbenchError if the place cannot be written.
     """
     with writable(folder.parent):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=folder.parent))
+        place = Path(os.path.realpath(folder)) if keep_others else folder
+        filled = keep_others and place.is_dir() and not folders.replaceable(place)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        mode = place.stat().st_mode & 0o777 if keep_others and place.is_dir() else 0o755
+    with writable(place if filled else place.parent):
+        aside = Path(tempfile.mkdtemp(prefix=folders.UNFINISHED, dir=place if filled else place.parent))
     try:
         yield aside
-        aside.chmod(0o755)
+        aside.chmod(mode)
         for path in aside.iterdir():
             _sync(path)
         _sync(aside)
-        folders.replace(folder, aside, keep_others)
-        _sync(folder.parent)
+        if filled:
+            folders.fill(place, aside)
+            _sync(place)
+        else:
+            folders.replace(place, aside, keep_others)
+            _sync(place.parent)
     except OSError as error:
         shutil.rmtree(aside, ignore_errors=True)
         raise BdbenchError(f"cannot write to {folder}: {error.strerror}: expected a writable folder") from None
@@ -58,15 +69,44 @@ def written_whole(folder: Path, keep_others: bool = False) -> Iterator[Path]:
 
 
 def write_file(path: Path, content: str | bytes) -> None:
-    """Write one file whole or not at all. Raises BdbenchError if the place cannot be written."""
+    """Write one file whole or not at all; where a link leads, and into what is there and no file: a pipe, a device.
+
+    Raises BdbenchError if the place cannot be written.
+    """
+    data = content.encode() if isinstance(content, str) else content
     with writable(path.parent):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, aside = tempfile.mkstemp(dir=path.parent, prefix=".unfinished-")
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-        os.chmod(aside, 0o644)
-        _sync(Path(aside))
-        os.replace(aside, path)
+        place = Path(os.path.realpath(path))
+        place.parent.mkdir(parents=True, exist_ok=True)
+        there = place.exists()
+    if place.is_dir():
+        raise BdbenchError(f"cannot write {path}: it is a folder, expected a file")
+    with writable(path.parent):
+        if there and not place.is_file():
+            place.write_bytes(data)
+            return
+        descriptor, aside = tempfile.mkstemp(dir=place.parent, prefix=folders.UNFINISHED)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(data)
+            os.chmod(aside, 0o644)
+            _sync(Path(aside))
+            os.replace(aside, place)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(aside)
+            raise
+
+
+def check_writable(folder: Path) -> None:
+    """Raise BdbenchError, before work, for a folder that cannot be written, or not be made; nothing is made."""
+    with writable(folder):
+        place = Path(os.path.realpath(folder))
+        while not place.exists():
+            place = place.parent
+        if not place.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        if not os.access(place, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
 
 def sweep(folder: Path) -> None:
@@ -74,7 +114,7 @@ def sweep(folder: Path) -> None:
 
     What is younger than a day stays: another process may be at work on it.
     """
-    for path in folder.glob(".unfinished-*"):
+    for path in folder.glob(f"{folders.UNFINISHED}*"):
         try:
             if time.time() - path.stat().st_mtime > _DAY:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()

@@ -125,8 +125,12 @@ def _opened(path: Path, size: int | None = None) -> np.ndarray:
 
 
 def _roots(folder: Path) -> tuple[Path, Path | None]:
-    """Where the class folders are that are trained on, and those that are not, if there are any."""
-    if not (folder / "train").is_dir():
+    """Where the class folders are that are trained on, and those that are not, if there are any.
+
+    A folder ``train`` of images is a class, of trains: that of a training part has folders of images.
+    """
+    train = folder / "train"
+    if not train.is_dir() or (_has_images(train) and not any(_has_images(one) for one in train.iterdir())):
         return folder, None
     return folder / "train", next((folder / name for name in _TEST if (folder / name).is_dir()), None)
 
@@ -146,6 +150,11 @@ def _listed(part: _Part, root: Path, classes: tuple[str, ...], test: Listing | N
         test=test,
         parallel=True,
     )
+
+
+def _has_images(folder: Path) -> bool:
+    """Whether files that are images by their names lie in a folder itself; not for what is none."""
+    return folder.is_dir() and any(map(_is_image, folder.iterdir()))
 
 
 def _is_image(path: Path) -> bool:

@@ -6,7 +6,9 @@ import functools
 import hashlib
 import io
 import json
+import os
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,11 +133,14 @@ class Parquet(Dataset):
         """The rows of all files but those of the test part, and those of the test part beside them."""
         _check_installed()
         found = _files_at(paths)
+        twice = [path for path, times in Counter(path.resolve() for path in found).items() if times > 1]
+        if twice:
+            raise BdbenchError(f"{twice[0]} is given twice: expected each file once")
         held = [path for path in found if re.match(rf"{re.escape(self.test)}[-.]", path.name)]
         train = self._files([path for path in found if path not in held] or held)
         test = self._files(held) if held and len(held) < len(found) else []
         parts = [self._part(part) for part in (train, test) if part]
-        return listing_of(parts, _classes(train + test, found[0].parent), _row_names(train))
+        return listing_of(parts, _named(train + test, found[0].parent), _row_names(train))
 
     def _part(self, files: list[_File]) -> Split:
         return Split(Rows(files, self.size, self.grey), np.concatenate([file.labels for file in files]))
@@ -185,9 +190,26 @@ def _classes(files: Sequence[_File], root: Path) -> tuple[str, ...]:
     return names.pop() if names else numbered([file.labels for file in files], str(root))
 
 
+def _named(files: Sequence[_File], root: Path) -> tuple[str, ...]:
+    """The classes. Raises BdbenchError for a label that has no name among them."""
+    classes = _classes(files, root)
+    for file in files:
+        highest = file.labels.max(initial=0)
+        if highest >= len(classes):
+            raise BdbenchError(
+                f"{file.path}: label {highest}: expected at most {len(classes) - 1}, since its metadata name "
+                f"{len(classes)} of the classes"
+            )
+    return classes
+
+
 def _row_names(files: Sequence[_File]) -> list[str]:
-    """What each row is known by: its file, and its place there."""
-    return [f"{file.path.name}#{row}" for file in files for row in range(len(file.labels))]
+    """What each row is known by: its file, by as much of its path as tells it from others, and its place there."""
+    names = [file.path.name for file in files]
+    if len(set(names)) < len(names):
+        root = os.path.commonpath([file.path.absolute().parent for file in files])
+        names = [os.path.relpath(file.path.absolute(), root) for file in files]
+    return [f"{name}#{row}" for name, file in zip(names, files, strict=True) for row in range(len(file.labels))]
 
 
 def _files_at(paths: Sequence[Path]) -> list[Path]:

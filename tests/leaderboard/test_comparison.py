@@ -33,7 +33,7 @@ def differences(*runs: str) -> dict[str, dict[str, Any]]:
     return {d["number"]: d for d in found["cells"][0]["differences"]}
 
 
-def test_differences_are_paired_by_seed(tmp_path: Path) -> None:
+def test_differences_are_paired_by_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     one = written(tmp_path, "one", {0: 0.5, 1: 0.6, 2: 0.9, 7: 0.1}, facts={"poisons": 10**8, "train": 10**9})
     two = written(tmp_path, "two", {2: 0.92, 1: 0.61, 0: 0.53, 8: 0.2}, facts={"poisons": 10**8, "train": 10**9})
     found = json.loads(compare(*one, *two, "--json").stdout)
@@ -46,6 +46,11 @@ def test_differences_are_paired_by_seed(tmp_path: Path) -> None:
     assert auroc["difference"] == pytest.approx(0.02)
     assert (auroc["low"], auroc["high"]) == pytest.approx((0.02 - half, 0.02 + half), rel=1e-5)
     assert (auroc["baseline"], auroc["mean"]) == pytest.approx((2.0 / 3, 2.06 / 3))
+    monkeypatch.setenv("COLUMNS", "60")
+    narrow = compare(*one, *two).stdout
+    # Names go on in the next line; numbers are whole.
+    assert "…" not in narrow and all(f"{row['difference']:+.3f}" in narrow for row in found["cells"][0]["differences"])
+    monkeypatch.setenv("COLUMNS", "120")
     shown = compare(*one, *two)
     assert shown.exit_code == 0 and "+0.020" in shown.stdout and "differences from one" in shown.stdout
 

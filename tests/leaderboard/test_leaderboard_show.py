@@ -128,6 +128,10 @@ def test_what_other_code_made_is_said_and_changes_no_table(tmp_path: Path, monke
         (["--sort", "auorc"], "unknown column 'auorc': did you mean 'auroc'"),
         (["--columns", "attack,auorc"], "unknown column 'auorc'"),
         (["--matrix", "auorc"], "unknown column 'auorc'"),
+        (["--matrix", "auroc", "--csv"], "--csv and --matrix are both given: expected either"),
+        (["--matrix", "auroc", "--columns", "attack"], "--matrix and --columns are both given"),
+        (["--csv", "--columns", "attack"], "--csv and --columns are both given"),
+        (["--csv", "--by", "attack"], "--csv and --by are both given"),
     ],
 )
 def test_a_part_that_is_not_there_is_one_line(board: Path, options: list[str], message: str) -> None:

@@ -112,6 +112,65 @@ def test_a_dry_run_is_told_to_programs(folder: Path, tmp_path: Path) -> None:
     assert estimate["models"] == 1 and estimate["memory"] > 0
 
 
+@pytest.mark.parametrize("form", [(), ("--json",)])
+def test_a_reader_that_has_gone_is_no_verdict(folder: Path, tmp_path: Path, form: tuple[str, ...]) -> None:
+    """Exit code 1, which click ends with, would say that something was found."""
+    words = ["scan", folder, "--defense", "low-loss", "--model", MODEL, "--device", "cpu", "--report", tmp_path / "out"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "bdbench", *map(str, words), *form], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.wait(120) == 141
+    assert files.read(tmp_path / "out")["verdict"]["outcome"] == "cannot tell"
+
+
+def test_a_verdict_is_told_though_its_files_cannot_be_written(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise BdbenchError("No space left on device")
+
+    monkeypatch.setattr("bdbench.scanning.files.write", full)
+    result = scan(folder, "--defense", "patch", "--report", tmp_path / "out")
+    assert result.exit_code == 2 and result.stdout.startswith("Found: 6 suspicious images")
+    assert result.stderr.splitlines()[-1] == "bdbench: No space left on device"
+
+
+def test_a_report_goes_where_one_is(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    was = tmp_path.stat().st_ino
+    assert scan(folder, "--defense", "patch", "--report", ".").exit_code == 1
+    assert tmp_path.stat().st_ino == was and files.read(tmp_path)["verdict"]["outcome"] == "found"
+
+
+def test_a_place_for_the_report_that_cannot_be_written_is_told_before_images_are_read(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bdbench.scanning.reading.read", lambda *_, **__: pytest.fail("read"))
+    (tmp_path / "file").write_text("")
+    result = scan(folder, "--defense", "patch", "--report", tmp_path / "file" / "out")
+    assert result.exit_code == 2 and "file/out: Not a directory: expected a writable folder" in result.stderr
+
+
+def test_images_are_counted_with_their_copies(tmp_path: Path) -> None:
+    """As the lists have them, by which one acts."""
+    write_folder(tmp_path / "images")
+    for path in sorted((tmp_path / "images").rglob("*.png")):
+        shutil.copy(path, path.with_name(f"copy-{path.name}"))
+    report = tmp_path / "out"
+    result = scan(tmp_path / "images", "--defense", "patch", "--report", report)
+    assert result.stdout.startswith(f"Found: {2 * STAMPED} suspicious images: {2 * STAMPED} of {2 * EACH} in 'cat'")
+    told = files.read(report)
+    assert told["verdict"]["images"] == told["detectors"][0]["flagged"] == told["groups"][0]["images"] == 2 * STAMPED
+    assert told["verdict"]["classes"] == {"cat": 2 * STAMPED} and told["data"]["scanned"] == 3 * EACH
+    assert len(files.names_in(report / "quarantine.txt")) == 2 * STAMPED
+    text = (report / "report.html").read_text()
+    assert f"{2 * STAMPED} images, {STAMPED} of them different, filed under &#39;cat&#39;" in text
+    clean = scan(tmp_path / "images", "--defense", "patch:chance=0.9", "--report", report)
+    assert clean.stdout.startswith(f"Cannot tell: patch marks {2 * STAMPED} images")
+
+
 def test_a_report_in_the_scanned_folder_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else the next scan would read its pictures."""
     monkeypatch.chdir(folder)

@@ -52,6 +52,12 @@ def test_train_is_scanned_and_test_kept_beside(tmp_path: Path) -> None:
     assert found.listing.test is not None and len(found.listing.test) == 3 * EACH
 
 
+def test_a_class_of_trains_is_no_training_part(tmp_path: Path) -> None:
+    root = write_folder(tmp_path)
+    (root / "cat").rename(root / "train")
+    assert read(root).classes == ("dog", "ship", "train")
+
+
 def test_odd_files_are_left_out_and_named(folder: Path) -> None:
     (folder / "cat" / "broken.jpg").write_bytes(b"\xff\xd8 no image")
     (folder / "cat" / "notes.txt").write_text("hello")

@@ -71,7 +71,7 @@ def test_the_sentence_says_what_was_found(found: reading.Read) -> None:
 
 def test_agreement_is_of_those_that_mark(found: reading.Read) -> None:
     one, other = says(found, 0.01, 8), replace(says(found, None, 4), detector=Ranks())
-    assert verdict.agreement([one, other, says(found, None, None)]) == [("patch", "ranks", 4, 8)]
+    assert verdict.agreement(found, [one, other, says(found, None, None)]) == [("patch", "ranks", 4, 8)]
 
 
 def test_nothing_found_in_haste_says_so(found: reading.Read) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from bdbench import BdbenchError
 from bdbench.storage import folders
-from bdbench.storage.store import Store, key_of, written_whole
+from bdbench.storage.store import Store, check_writable, key_of, write_file, written_whole
 
 
 class Counter:
@@ -200,3 +201,83 @@ def test_what_killed_processes_left_is_swept_after_a_day(tmp_path: Path) -> None
         os.utime(path, times=(0, 0))
     Store(tmp_path)
     assert young.exists() and not old.exists() and not file.exists()
+
+
+def test_a_file_is_written_where_a_link_leads_and_into_what_is_no_file(tmp_path: Path) -> None:
+    (tmp_path / "there").write_text("old")
+    (tmp_path / "link").symlink_to("there")
+    write_file(tmp_path / "link", "new")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "there").read_text() == "new"
+    os.mkfifo(tmp_path / "pipe")
+    read: list[str] = []
+    reader = threading.Thread(target=lambda: read.append((tmp_path / "pipe").read_text()))
+    reader.start()
+    write_file(tmp_path / "pipe", "through")
+    reader.join(10)
+    assert read == ["through"] and (tmp_path / "pipe").is_fifo()
+
+
+@pytest.mark.parametrize("name", ["folder", "n" * 300])
+def test_a_file_that_cannot_be_written_leaves_nothing_and_is_named(name: str, tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(BdbenchError, match="it is a folder, expected a file|File name too long"):
+        write_file(tmp_path / name, "text")
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
+def test_what_cannot_be_put_into_its_place_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.replace", lambda one, other: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(BdbenchError, match="No space left on device"):
+        write_file(tmp_path / "file", "text")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("place", [".", "inside", "link"])
+def test_a_folder_that_somebody_is_in_stays_and_its_files_are_replaced(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    (run / "inside").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(run)
+    (run / "file").write_text("old")
+    (run / "mine").write_text("mine")
+    run.chmod(0o700)
+    monkeypatch.chdir(tmp_path if place == "link" else run / place)
+    was = run.stat().st_ino
+    given = {".": Path("."), "inside": Path(".."), "link": Path("link")}[place]
+    with written_whole(given, keep_others=True) as aside:
+        (aside / "file").write_text("new")
+    assert {path.name for path in run.iterdir()} == {"file", "mine", "inside"}
+    assert (run / "file").read_text() == "new" and run.stat().st_mode & 0o777 == 0o700
+    assert place == "link" or run.stat().st_ino == was
+    assert {path.name for path in tmp_path.iterdir()} == {"run", "link"} and (tmp_path / "link").is_symlink()
+
+
+@pytest.mark.parametrize("why", ["a mount", "a parent of others"])
+def test_a_folder_whose_place_none_can_take_is_filled(
+    why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "file").write_text("old")
+    if why == "a mount":
+        monkeypatch.setattr("os.path.ismount", lambda path: Path(path) == run)
+    else:
+        monkeypatch.setattr("os.access", lambda path, mode: Path(path) != tmp_path)
+    was = run.stat().st_ino
+    with written_whole(run, keep_others=True) as aside:
+        assert aside.parent == run
+        (aside / "file").write_text("new")
+    assert [path.name for path in run.iterdir()] == ["file"] and (run / "file").read_text() == "new"
+    assert run.stat().st_ino == was
+
+
+def test_a_place_that_cannot_be_written_is_known_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    check_writable(tmp_path / "not" / "yet")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BdbenchError, match=r"cannot write to .*file/below: Not a directory"):
+        check_writable(tmp_path / "file" / "below")
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    with pytest.raises(BdbenchError, match="cannot write to .*: Permission denied: expected a writable folder"):
+        check_writable(tmp_path)

@@ -181,3 +181,22 @@ def test_a_column_whose_name_is_no_text_is_said_in_one_line(root: Path) -> None:
     file.write_bytes(file.read_bytes().replace(b"label", b"\xf0abel"))
     with pytest.raises(BdbenchError, match=rf"cannot read .*{file.name} as parquet: 'utf-8' codec can't decode"):
         read(root)
+
+
+def test_rows_of_files_of_one_name_are_told_apart(root: Path) -> None:
+    paths = [root / part / "train.parquet" for part in "ab"]
+    for path in paths:
+        write(path, slice(0, 10))
+    names = Parquet().browse(paths).names
+    assert [names[0], names[10]] == ["a/train.parquet#0", "b/train.parquet#0"] and len(set(names)) == 20
+    assert Parquet().browse(paths[:1]).names[3] == "train.parquet#3"
+    with pytest.raises(BdbenchError, match=r"a/train\.parquet is given twice: expected each file once"):
+        Parquet().browse([paths[0], root / "b" / ".." / "a" / "train.parquet"])
+
+
+def test_a_label_without_a_name_is_one_line(root: Path) -> None:
+    write(root / "train.parquet", columns={"label": LABELS + 1})
+    with pytest.raises(
+        BdbenchError, match=r"train\.parquet: label 3: expected at most 2, since its metadata name 3 of"
+    ):
+        Parquet().browse([root / "train.parquet"])

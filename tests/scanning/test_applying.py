@@ -1,0 +1,81 @@
+"""Lists that people edited, folders that may not be written to, and links: what ``scan apply`` makes of them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests.scanning.conftest import STAMPED, write_folder
+from tests.scanning.test_command import invoke, scan
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """A folder with images, and a scan of them that found something."""
+    write_folder(tmp_path / "images")
+    assert scan(tmp_path / "images", "--defense", "patch", "--report", tmp_path / "report").exit_code == 1
+    return tmp_path
+
+
+def move(place: Path) -> tuple[int, str]:
+    done = invoke("scan", "apply", place / "report", "--move-suspects", place / "away", "--yes")
+    return done.exit_code, done.stdout + done.stderr
+
+
+def test_a_list_that_an_editor_left_is_read(place: Path) -> None:
+    file = place / "report" / "quarantine.txt"
+    first, *others = file.read_text().splitlines()
+    # With the mark that Notepad puts before the first line, and a line twice.
+    file.write_bytes(b"\xef\xbb\xbf" + "\r\n".join([first, *others, first, ""]).encode())
+    assert move(place) == (0, f"moved {STAMPED} images to {place / 'away'}\n")
+    assert len(list((place / "away").rglob("*.png"))) == STAMPED
+    assert move(place) == (0, "nothing to move: all are moved\n")
+
+
+def test_a_list_of_nothing_moves_nothing(place: Path) -> None:
+    (place / "report" / "quarantine.txt").write_text("")
+    assert move(place) == (0, "nothing to move: the list names no image\n")
+    assert not (place / "away").exists()
+
+
+def test_what_may_not_be_taken_away_is_told_before_anything_is(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    closed = place / "images" / "cat"
+    access = os.access
+    monkeypatch.setattr("os.access", lambda path, mode: Path(path) != closed and access(path, mode))
+    code, said = move(place)
+    assert code == 2 and said.startswith(f"bdbench: {closed} may not be written to") and not (place / "away").exists()
+
+
+def test_what_stays_where_it_was_is_in_one_place(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on another file system, from which nothing may be taken away."""
+
+    def refused(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("os.rename", refused)
+    with monkeypatch.context() as inner:
+        inner.setattr("bdbench.scanning.applying.os.unlink", refused)
+        assert move(place)[0] == 2
+    names = (place / "report" / "quarantine.txt").read_text().split()
+    assert all((place / "images" / name).is_file() for name in names)
+    shutil.rmtree(place / "away")
+    assert move(place)[0] == 0
+    assert not any((place / "images" / name).exists() for name in names)
+    assert all((place / "away" / name).is_file() for name in names)
+
+
+def test_of_a_link_the_image_is_moved(place: Path) -> None:
+    """A link that is moved would lead elsewhere."""
+    name = (place / "report" / "quarantine.txt").read_text().split()[0]
+    image = place / "images" / name
+    image.rename(place / "elsewhere.png")
+    image.symlink_to(os.path.relpath(place / "elsewhere.png", image.parent))
+    assert move(place)[0] == 0
+    moved = place / "away" / name
+    assert not moved.is_symlink() and not os.path.lexists(image) and (place / "elsewhere.png").is_file()
+    with Image.open(moved) as found, Image.open(place / "elsewhere.png") as original:
+        assert found.tobytes() == original.tobytes()
