@@ -188,6 +188,23 @@ def test_all_attacks_have_no_attack_and_one_error(tmp_path: Path) -> None:
     assert unknown.exit_code == 2 and unknown.stderr.count("did you mean 'digits'") == 1
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--attack", "badnets:target=10"], "target=10 is not there: expected a label in 0..9"),
+        (["--attack", "badnets:size=9"], "size=9 with margin=0 does not fit images of 8 x 8"),
+        (["--attack", "badnets:rate=0.0001"], "rate=0.0001 asks for 0 poisons of 300 training examples"),
+        (["--attack", "blend:pattern=nowhere.png"], "attack 'blend' reads 'nowhere.png', which is not there"),
+        (["--attack", "blend", "--budget", "1e-9"], "budget=1e-09 removes 0 of 300 training examples"),
+    ],
+)
+def test_a_dry_run_refuses_what_the_run_would(tmp_path: Path, arguments: list[str], message: str) -> None:
+    out = ["--out", str(tmp_path / "runs")]
+    result = invoke("run", *UNATTACKED, "--defense", "random", *out, *arguments, "--dry-run")
+    assert result.exit_code == 2 and result.stderr == f"bdbench: {result.stderr.split('bdbench: ')[-1]}"
+    assert message in result.stderr and result.stdout == "" and not (tmp_path / "runs").exists()
+
+
 def test_defenses_of_several_stages_have_a_table_each(tmp_path: Path) -> None:
     out = ["--out", str(tmp_path / "runs")]
     result = invoke("run", *UNATTACKED, *out, "--defense", "random", "--defense", "low-loss", "--attack", "badnets")

@@ -17,6 +17,7 @@ from bdbench.cells.scene import Scene, Setting
 from bdbench.cells.stages import Outcome, Work
 from bdbench.components import guard, sources
 from bdbench.components.applicable import why_not
+from bdbench.components.attacks import Attack
 from bdbench.components.defenses import Defense, check_distinct
 from bdbench.components.interfaces import Measured
 from bdbench.errors import BdbenchError
@@ -53,8 +54,13 @@ class Cell:
         return self._models
 
     def forecast(self, defenses: Sequence[Defense]) -> Forecast:
-        """What it would take, by its data set alone; nothing is attacked, trained or kept."""
+        """What it would take; nothing is trained or kept. Raises BdbenchError for what does not fit together: all that
+        a run would refuse, unless the attack has to craft something first.
+        """
         setting = self.setting
+        if type(setting.attack).craft is Attack.craft:
+            self._check(defenses)
+            return forecast.forecast(Ground.of(self.scene), setting, defenses)
         images = scene.read_images(setting.dataset, setting.source, setting.seed, setting.reserve, setting.progress)
         trainer = scene.trainer_for(setting, images)
         ground = Ground(setting.model, trainer, np.asarray(images.train.images), images.num_classes)
