@@ -19,8 +19,9 @@ class Listing:
     names: what the user knows each by, a path below ``root`` where they are files; labels: int64 (n,); classes: the
     name of each label, in order; open: decodes the image at a place, uint8 (H, W, 1 or 3) in its own size, and raises
     BdbenchError for one that does not read; passed_over: what else lay there, by name, and why it is no image of these;
-    root: the folder that names are paths below, None where an image is no file of its own; test: what the set has
-    beside its training part, None if it has no such part; parallel: whether several threads may open images at once.
+    beside: what lies outside of the part that is listed, likewise, and is no fault of the set; root: the folder that
+    names are paths below, None where an image is no file of its own; test: what the set has beside its training part,
+    None if it has no such part; parallel: whether several threads may open images at once.
     """
 
     names: Sequence[str]
@@ -28,6 +29,7 @@ class Listing:
     classes: tuple[str, ...]
     open: Callable[[int], np.ndarray]
     passed_over: tuple[tuple[str, str], ...] = ()
+    beside: tuple[tuple[str, str], ...] = ()
     root: Path | None = None
     test: Listing | None = None
     parallel: bool = False

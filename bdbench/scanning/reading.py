@@ -280,7 +280,7 @@ def _sorted_out(listing: Listing, asked: np.ndarray, facts: _Facts, track: Track
         copies_of=np.stack([facts.places[copies], row_of[leader[copies]]], 1),
         unjudged=facts.places[np.flatnonzero(facts.ok & ~np.isin(labels, judged))],
         left_out=np.setdiff1d(np.arange(len(listing)), asked),
-        skipped=(*facts.odd, *(Odd(*each) for each in listing.passed_over)),
+        skipped=(*facts.odd, *(Odd(*each) for each in (*listing.passed_over, *listing.beside))),
         small={listing.classes[label]: int(counts[label]) for label in listed if counts[label] < FEWEST},
         exact=_groups(listing, facts.places[ok], likeness.exact(facts.digests[ok])) if len(ok) else (),
         near=_near(listing, facts, scanned, images, track),

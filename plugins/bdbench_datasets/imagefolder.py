@@ -99,11 +99,20 @@ class ImageFolder(Dataset):
 
     def browse(self, paths: Sequence[Path]) -> Listing:
         """The images of the class folders in the folder, or in its folder train; those of test beside them."""
-        train, test = _roots(paths[0])
+        root = paths[0]
+        train, test = _roots(root)
         part = _Part(train)
         classes = tuple(sorted(part.files))
-        held = None if test is None else _listed(_Part(test), paths[0], classes)
-        return _listed(part, paths[0], classes, held)
+        if train == root:
+            return _listed(part, root, classes)
+        held, aside = None, [path for path in sorted(root.iterdir()) if path not in (train, test)]
+        beside = [(path.name, f"things beside {train.name}") for path in aside]
+        if test is not None:
+            found = _Part(test)
+            held = _listed(found, root, classes)
+            strange = sorted(set(found.files) - set(classes))
+            beside += [(f"{test.name}/{name}", f"classes that {train.name} does not have") for name in strange]
+        return _listed(part, root, classes, held, beside)
 
     def _split(self, part: _Part, classes: tuple[str, ...]) -> Split:
         paths = [path for name in classes for path in part.files.get(name, [])]
@@ -135,7 +144,13 @@ def _roots(folder: Path) -> tuple[Path, Path | None]:
     return folder / "train", next((folder / name for name in _TEST if (folder / name).is_dir()), None)
 
 
-def _listed(part: _Part, root: Path, classes: tuple[str, ...], test: Listing | None = None) -> Listing:
+def _listed(
+    part: _Part,
+    root: Path,
+    classes: tuple[str, ...],
+    test: Listing | None = None,
+    beside: Sequence[tuple[str, str]] = (),
+) -> Listing:
     """The images of a part that are of ``classes``, with names below ``root``."""
     paths = [path for name in classes for path in part.files.get(name, [])]
     labels = [label for label, name in enumerate(classes) for _ in part.files.get(name, [])]
@@ -146,6 +161,7 @@ def _listed(part: _Part, root: Path, classes: tuple[str, ...], test: Listing | N
         classes=classes,
         open=lambda place: _opened(paths[place]),
         passed_over=tuple(left),
+        beside=tuple(beside),
         root=root,
         test=test,
         parallel=True,

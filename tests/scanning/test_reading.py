@@ -58,6 +58,20 @@ def test_a_class_of_trains_is_no_training_part(tmp_path: Path) -> None:
     assert read(root).classes == ("dog", "ship", "train")
 
 
+def test_what_lies_beside_training_and_test_part_is_named(tmp_path: Path) -> None:
+    root = write_folder(tmp_path, part="train")
+    write_folder(tmp_path, part="test")
+    (root / "test" / "cat").rename(root / "test" / "lion")
+    write_folder(tmp_path, part="val")
+    # It is no fault of the set.
+    found = read(root, strict=True)
+    assert [(odd.name, odd.reason) for odd in found.skipped] == [
+        ("val", "things beside train"),
+        ("test/lion", "classes that train does not have"),
+    ]
+    assert found.listing.test is not None and len(found.listing.test) == 2 * EACH
+
+
 def test_odd_files_are_left_out_and_named(folder: Path) -> None:
     (folder / "cat" / "broken.jpg").write_bytes(b"\xff\xd8 no image")
     (folder / "cat" / "notes.txt").write_text("hello")
