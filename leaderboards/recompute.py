@@ -29,6 +29,8 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 CLOSE = 1e-9
+# The mean over what is drawn among equal scores: no share of so many where some are equal.
+OVER_DRAWS = ("inputs.tpr_at_1pct_fpr", "inputs.tpr_at_5pct_fpr")
 # Student's t, two-sided 95 %, by degrees of freedom (printed tables).
 T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131)
 Z95 = 1.959964
@@ -137,8 +139,13 @@ def faults(record: dict[str, Any]) -> Iterator[str]:
     size["test"] = tested(record, size["test"], [path for path, kind in shares.items() if kind == "test"])
     for path in shares:
         value, count = at(record, path), size[shares[path]]
-        if value is not None and not near_whole(value * count):
+        if value is None or near_whole(value * count):
+            continue
+        if path not in OVER_DRAWS or not 0 <= value <= 1:
             yield f"{path} = {value} is no share of {count}"
+    low, high = (at(record, path) for path in OVER_DRAWS)
+    if low is not None and low > high + CLOSE:
+        yield f"{OVER_DRAWS[0]} = {low} is more than {OVER_DRAWS[1]} = {high}"
     for part in ("detection", "decision"):
         removed = Counter(
             {"clean": at(record, f"{part}.fpr_at_budget"), "poisons": at(record, f"{part}.tpr_at_budget")}

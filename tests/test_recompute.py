@@ -55,6 +55,20 @@ def board(tmp_path: Path) -> Path:
     return made
 
 
+def test_rates_over_draws_among_equal_scores_are_no_shares_and_rates_all_the_same(board: Path) -> None:
+    file = sorted((BOARDS / "digits" / "records").glob("*-strip-*.json"))[0]
+    record = json.loads(file.read_text())
+    for file in (board / "records").iterdir():
+        file.unlink()
+    (board / "table.csv").write_text("")
+    for low, high, said in ((0.1234567, 0.2345678, ""), (0.2, 0.1, "is more than"), (0.1, 1.51234, "is no share of")):
+        record["inputs"] |= {"tpr_at_1pct_fpr": low, "tpr_at_5pct_fpr": high}
+        record.pop("digest", None)
+        (board / "records" / "one.json").write_text(json.dumps({**record, "digest": key_of(record)}))
+        lines = [line for line in recomputed(board)[1].splitlines() if "tpr_at" in line]
+        assert bool(lines) == bool(said) and all(said in line for line in lines)
+
+
 @pytest.mark.parametrize(
     ("path", "value", "said"),
     [

@@ -97,4 +97,6 @@ class Knows(InputDetector):
 def test_an_image_that_is_shown_as_it_is_counts_once(tiny: dict[str, Any]) -> None:
     found = bdbench.run(defense=Knows(), **{**tiny, "attack": AsTheyAre()})
     assert found.inputs is not None
-    assert (found.inputs.auroc, found.inputs.tpr_at_1pct_fpr, found.inputs.fpr) == (1.0, 1.0, 0.0)
+    assert (found.inputs.auroc, found.inputs.tpr_at_1pct_fpr) == (1.0, 1.0)
+    # Of clean images, which are all alike to it, chance refuses one in twenty; half of all are of the challenge.
+    assert found.inputs.fpr is not None and 0 < found.inputs.fpr < 0.15

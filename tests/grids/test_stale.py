@@ -63,8 +63,11 @@ def test_what_other_code_made_is_stale_and_run_again(
     (records / f"{data['id']}.json").write_text(record.text(data))
     other_code(monkeypatch, kind, name)
     planned = run(file, "--dry-run")
-    (row,) = (line for line in planned.stdout.splitlines() if "random" in line)
-    assert [cell.strip() for cell in row.split("│")][5:9] == ["-", "0-1", "-", "-"]
+    lines = planned.stdout.splitlines()
+    (heading,) = (line for line in lines if "defenses" in line)
+    (row,) = (line for line in lines if "random" in line)
+    assert [name.strip() for name in heading.split("┃")[1:-1]] == ["attack", "defenses", "stale"]
+    assert [cell.strip() for cell in row.split("│")[2:-1]] == ["random", "0-1"]
     assert (
         "0 cells are recorded, 2 are to run" in planned.stdout
         and "stale: made by other code or files" in planned.stdout

@@ -101,7 +101,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("good.safetensors", {"channels": 2}, r"channels=2 is not allowed: expected 1 or 3"),
     ("good.safetensors", {"size": 2}, r"size=2 is not allowed: expected 4\.\.4096"),
     ("good.safetensors", {"normalise": "imagnet"}, r"unknown normalisation 'imagnet': did you mean 'imagenet'\?"),
-    ("good.safetensors", {"normalise": "imagenet"}, r"mean=\[0\.485.* is not allowed: expected 1 or 1 numbers"),
+    ("good.safetensors", {"normalise": "imagenet"}, r"mean=\[0\.485.* is not allowed: expected one finite number"),
     ("good.safetensors", {"mean": [0.5]}, r"mean and std come together"),
     ("good.safetensors", {"mean": [0.5], "std": [0.0]}, r"std=\[0\.0\] is not allowed: expected numbers > 0"),
     ("good.safetensors", {"mean": [0.5], "std": [1.0], "normalise": "none"}, r"both given: expected either"),
