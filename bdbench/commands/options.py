@@ -25,8 +25,7 @@ data_root = click.option(
 )
 out = click.option("--out", default="runs", show_default=True, metavar="DIR", help="Where to look for a run's id.")
 
-SECONDS = click.FloatRange(0, 1e9, min_open=True)
-"""Up to some thirty years."""
+SECONDS = click.FloatRange(0, timeout.MOST, min_open=True)
 
 device = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
 reserve = click.option(

@@ -19,7 +19,7 @@ _IMPORT_SECONDS = 120.0
 # Seconds after which the error is raised once more: code that catches every Exception may have caught the first.
 _AGAIN = 10.0
 # Some thirty years; the system's alarm takes no more than its clock can tell.
-_MOST = 1e9
+MOST = 1e9
 CELL_SECONDS = "--cell-seconds"
 
 
@@ -52,9 +52,9 @@ def at_most(seconds: float | None, setting: str) -> Iterator[None]:
 
 def checked(seconds: float | None, setting: str) -> float | None:
     """A limit that ``at_most`` takes. Raises BdbenchError for any other."""
-    if seconds is None or (isinstance(seconds, int | float) and 0 < seconds <= _MOST):
+    if seconds is None or (isinstance(seconds, int | float) and 0 < seconds <= MOST):
         return seconds
-    raise BdbenchError(f"{setting} {seconds!r} is not allowed: expected a number of seconds above 0, at most {_MOST:g}")
+    raise BdbenchError(f"{setting} {seconds!r} is not allowed: expected a number of seconds above 0, at most {MOST:g}")
 
 
 def import_seconds() -> float:

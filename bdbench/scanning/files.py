@@ -60,7 +60,7 @@ def to_dict(scan: Scan) -> dict[str, Any]:
             "sentence": judged.sentence,
             "p_value": judged.p_value,
             "level": verdict.LEVEL,
-            "images": int(read.standing[judged.flagged].sum()),
+            "images": read.count(judged.flagged),
             "classes": judged.classes,
         },
         "limits": scan.limits,
@@ -88,7 +88,7 @@ def to_dict(scan: Scan) -> dict[str, Any]:
         "groups": [
             {
                 "class": group.name,
-                "images": int(read.standing[group.rows].sum()),
+                "images": read.count(group.rows),
                 "resembles": None if group.resembled is None else read.classes[group.resembled],
                 "look_like_others": group.resembling,
             }

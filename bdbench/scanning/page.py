@@ -57,7 +57,7 @@ def _group(scan: Scan, group: Group) -> dict[str, Any]:
         galleries.append((f"Ordinary, of {resembled!r}", "ordinary", group.others))
     return {
         "name": foreign.line(group.name),
-        "text": _told(group, int(read.standing[group.rows].sum()), resembled),
+        "text": _told(group, read.count(group.rows), resembled),
         "difference": picture,
         "gain": f"{gain:.1f}",
         "agreement": pictures.heat(group.agreement),

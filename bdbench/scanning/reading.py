@@ -83,6 +83,10 @@ class Read:
         """How many images each row stands for, int64 (n,): itself and its exact copies."""
         return 1 + np.bincount(self.copies_of[:, 1].astype(np.int64), minlength=len(self.labels))
 
+    def count(self, rows: np.ndarray) -> int:
+        """How many images some rows, bool (n,) or int64 (k,), stand for."""
+        return int(self.standing[rows].sum())
+
     @property
     def decoded(self) -> int:
         """How many images were read."""

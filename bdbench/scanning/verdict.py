@@ -70,7 +70,7 @@ def decides(one: Said) -> bool:
 
 def marked(found: Read, one: Said) -> int:
     """How many images a detector marks, exact copies among them; none if it has no rule of its own."""
-    return 0 if one.flagged is None else int(found.standing[one.flagged].sum())
+    return 0 if one.flagged is None else found.count(one.flagged)
 
 
 def of_one(found: Read, one: Said, able: int) -> str:
@@ -125,9 +125,7 @@ def agreement(found: Read, said: Sequence[Said]) -> list[tuple[str, str, int, in
     for place, one in enumerate(marking):
         for other in marking[place + 1 :]:
             assert one.flagged is not None and other.flagged is not None
-            both, either = (
-                int(found.standing[rows].sum()) for rows in (one.flagged & other.flagged, one.flagged | other.flagged)
-            )
+            both, either = map(found.count, (one.flagged & other.flagged, one.flagged | other.flagged))
             told.append((one.detector.name, other.detector.name, both, either))
     return told
 
@@ -161,7 +159,7 @@ def _found(found: Read, flagged: np.ndarray, finding: Sequence[Said], p_value: f
 
 
 def _size(found: Read, name: str) -> int:
-    return int(found.standing[found.labels == found.classes.index(name)].sum())
+    return found.count(found.labels == found.classes.index(name))
 
 
 def _unsure(found: Read, said: Sequence[Said], unsure: Sequence[Said]) -> str:

@@ -43,11 +43,13 @@ def written_whole(folder: Path, keep_others: bool = False) -> Iterator[Path]:
     """
     with writable(folder.parent):
         place = Path(os.path.realpath(folder)) if keep_others else folder
-        filled = keep_others and place.is_dir() and not folders.replaceable(place)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        mode = place.stat().st_mode & 0o777 if keep_others and place.is_dir() else 0o755
-    with writable(place if filled else place.parent):
-        aside = Path(tempfile.mkdtemp(prefix=folders.UNFINISHED, dir=place if filled else place.parent))
+        kept = keep_others and place.is_dir()
+        filled = kept and not folders.replaceable(place)
+        home = place if filled else place.parent
+        home.mkdir(parents=True, exist_ok=True)
+        mode = place.stat().st_mode & 0o777 if kept else 0o755
+    with writable(home):
+        aside = Path(tempfile.mkdtemp(prefix=folders.UNFINISHED, dir=home))
     try:
         yield aside
         aside.chmod(mode)
@@ -56,10 +58,9 @@ def written_whole(folder: Path, keep_others: bool = False) -> Iterator[Path]:
         _sync(aside)
         if filled:
             folders.fill(place, aside)
-            _sync(place)
         else:
             folders.replace(place, aside, keep_others)
-            _sync(place.parent)
+        _sync(home)
     except OSError as error:
         shutil.rmtree(aside, ignore_errors=True)
         raise BdbenchError(f"cannot write to {folder}: {error.strerror}: expected a writable folder") from None

@@ -95,7 +95,7 @@ class ImageFolder(Dataset):
             return False
         root, _ = _roots(paths[0])
         with reading(root, "a folder of class folders"):
-            return any(_is_image(path) for folder in root.iterdir() if folder.is_dir() for path in folder.iterdir())
+            return any(map(_has_images, root.iterdir()))
 
     def browse(self, paths: Sequence[Path]) -> Listing:
         """The images of the class folders in the folder, or in its folder train; those of test beside them."""
@@ -139,7 +139,7 @@ def _roots(folder: Path) -> tuple[Path, Path | None]:
     A folder ``train`` of images is a class, of trains: that of a training part has folders of images.
     """
     train = folder / "train"
-    if not train.is_dir() or (_has_images(train) and not any(_has_images(one) for one in train.iterdir())):
+    if not train.is_dir() or (_has_images(train) and not any(map(_has_images, train.iterdir()))):
         return folder, None
     return folder / "train", next((folder / name for name in _TEST if (folder / name).is_dir()), None)
 
