@@ -210,7 +210,8 @@ def test_a_file_is_written_where_a_link_leads_and_into_what_is_no_file(tmp_path:
     assert (tmp_path / "link").is_symlink() and (tmp_path / "there").read_text() == "new"
     os.mkfifo(tmp_path / "pipe")
     read: list[str] = []
-    reader = threading.Thread(target=lambda: read.append((tmp_path / "pipe").read_text()))
+    # A daemon: were the pipe replaced, it would wait for ever, and the session with it.
+    reader = threading.Thread(target=lambda: read.append((tmp_path / "pipe").read_text()), daemon=True)
     reader.start()
     write_file(tmp_path / "pipe", "through")
     reader.join(10)
