@@ -46,12 +46,14 @@ def carrying(pixels: np.ndarray, members: np.ndarray) -> np.ndarray:
 
     pixels: float32 (n_c, d); members: bool (n_c,), two or more, and two or more beside them. The projection onto the
     difference of the members' mean to their class-mates', each pixel in units of the class-mates' variance (a matched
-    filter; Fisher's discriminant, were pixels independent); a member's onto the difference that the others make.
+    filter; Fisher's discriminant, were pixels independent); each onto the difference that the others make, so that a
+    member is not drawn to the members by itself, nor a class-mate to the class-mates.
     """
     inside, outside = pixels[members], pixels[~members]
     rest, total = outside.mean(0, dtype=np.float64), inside.sum(0, dtype=np.float64)
     weights = 1 / (outside.std(0, dtype=np.float64) + _LEAST_DEVIATION) ** 2
-    carried = pixels @ ((total / len(inside) - rest) * weights)
-    others = (total - inside) / (len(inside) - 1) - rest
-    carried[members] = (inside * others * weights).sum(1)
+    ours, carried = total / len(inside), np.empty(len(pixels))
+    carried[members] = (inside * ((total - inside) / (len(inside) - 1) - rest) * weights).sum(1)
+    without = (len(outside) * rest - outside) / (len(outside) - 1)
+    carried[~members] = (outside * (ours - without) * weights).sum(1)
     return carried

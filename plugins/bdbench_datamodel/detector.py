@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -28,6 +28,17 @@ _MANY, _FEW, _CHECKPOINTS = 1000, 300, 10
 _COPIES = 3
 # The estimators that have a penalty.
 _PENALISED = ("ridge", "lasso", "trak")
+# What says how networks are trained, and what is made of them.
+_OF_NETWORKS = (
+    "models", "alpha", "antithetic", "shared_start", "estimator", "dimension", "net", "hidden", "epochs", "chunk",
+)  # fmt: skip
+# Bytes an entry of the margins takes with their subsets and residuals; more of them while an estimator works; those of
+# what is searched, a class or the set: an entry of its margins, of its part of the matrix, and an example with its
+# share of starts and rows. Measured, of arrays (n = 1,000 to 8,000, 2 and 10 classes; trak by the process).
+_MARGIN, _ESTIMATING = 17, {"all": 8, "covariance": 8, "ridge": 24, "lasso": 8}
+_SEARCHED, _PART, _EXAMPLE = 20, 5, 28_000
+# The same of a matrix from a file, read, scaled and turned; and of trak's projections, kept and put together.
+_FROM_FILE, _PROJECTED = 12, 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,6 +144,26 @@ class Datamodel(Detector):
             raise BdbenchError(
                 f"compat={self.compat} is not allowed: expected with score_by=frequency, classes=ignore and no sizes"
             )
+        self._check_all_count()
+
+    def _check_all_count(self) -> None:
+        """Raises BdbenchError for an option that was given and that nothing comes of beside the others."""
+        idle = {} if self.score_by == "frequency" else {"classes": "score_by=frequency"}
+        if not self._withholds:
+            idle["withheld"] = "score_by=withheld"
+        if self.matrix is None:
+            idle["rows"] = "matrix=PATH"
+        else:
+            idle |= dict.fromkeys(_OF_NETWORKS, "no matrix")
+        if self.estimator != "trak":
+            idle["dimension"] = "estimator=trak"
+        elif self.matrix is None:
+            idle |= dict.fromkeys(("antithetic", "shared_start"), "an ensemble to train")
+        defaults = {field.name: field.default for field in fields(self)}
+        for name, expected in idle.items():
+            if (value := getattr(self, name)) != defaults[name]:
+                given = str(value).lower() if isinstance(value, bool) else value
+                raise BdbenchError(f"{name}={given} is not allowed here, where it does nothing: expected {expected}")
 
     def files(self) -> tuple[Path, ...]:
         """The matrix, if it is read from a file."""
@@ -143,11 +174,17 @@ class Datamodel(Detector):
         whole where it is searched.
         """
         models = self._networks(shape)
-        memory = _COPIES * 4 * examples * floats_of_inputs(self.net_for(shape), shape) + 17 * models * examples
-        if self.trains_ensemble and self.estimator == "lasso":
-            memory += 8 * examples**2 + 8 * models * examples
         largest = -(-examples // num_classes) if self._by_class else examples
-        return Needs(memory + 5 * largest**2, models)
+        if self.matrix is not None:
+            return Needs(_FROM_FILE * examples**2 + _PART * largest**2, models)
+        searched = _SEARCHED * models * largest + _EXAMPLE * largest
+        memory = _COPIES * 4 * examples * floats_of_inputs(self.net_for(shape), shape) + _PART * largest**2
+        if not self.trains_ensemble:
+            return Needs(memory + _PROJECTED * (models + 1) * self.dimension * examples, models)
+        memory += (_MARGIN + _ESTIMATING.get(self.estimator, 0)) * models * examples + searched
+        if self.estimator == "lasso":
+            memory += 8 * examples**2
+        return Needs(memory, models)
 
     def ensemble_size(self, shape: tuple[int, int, int]) -> int:
         """How many networks the ensemble has, for images (H, W, C), by default or as asked."""
@@ -267,7 +304,7 @@ class Datamodel(Detector):
             effects = withheld.effects(classes, denied, subsets, *plan.withhold(subsets, view, tools), view.num_classes)
             predict, rng = tools.victim.predict, tools.streams("strangers")
             advance = tools.track(len(classes), "strangers")
-            transfers = turned(predict, view.images, view.labels, classes, view.num_classes, rng, advance)
+            transfers = turned(predict, view.images, view.labels, classes, effects, view.num_classes, rng, advance)
         sharpest, share = [own.sharpest for own in looked], float(np.mean(self._fractions()))
         otherwise = scoring.suspicion(groups, affinities, sharpest, examples, share)
         known = evidence.Known.of(margins, masks, view.labels, view.num_classes)
@@ -336,7 +373,8 @@ class Datamodel(Detector):
                 find = functools.partial(search, objective_of(influence, universe, labels))
             for size in own:
                 found = find(size, self.starts, rng, advance)
-                yield Cuts(size, universe[found.members], found.objectives)
+                enlarged = len(view.labels) / len(universes) / len(universe)
+                yield Cuts(size, universe[found.members], found.objectives, enlarged)
 
     @property
     def _by_class(self) -> bool:

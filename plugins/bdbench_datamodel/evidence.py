@@ -66,8 +66,9 @@ class Judgement:
 
 @dataclass(frozen=True)
 class Known:
-    """How well networks know a training set by what they did not hold. right: float64 (n,), what share of them is right
-    on each example; levels: float64 (num_classes,), the mean margin of each class's examples.
+    """How well networks know a training set by what they did not hold. right: float64 (n,), what share of them finds
+    each example's label more probable than all others together; levels: float64 (num_classes,), the mean margin of each
+    class's examples.
     """
 
     right: np.ndarray
@@ -82,9 +83,13 @@ class Known:
 
     def kappa(self, suspect: Suspects) -> float:
         """Cohen's kappa of all examples, or of the group's class-mates where it is smaller; not of its members, which
-        may be poisons.
+        may be poisons. Of ``right``, and so less than that of the most probable label.
         """
         return min(self.overall, self._beyond_chance(float(self.right[suspect.examples[~suspect.members]].mean())))
+
+    def knowing(self, suspect: Suspects | None = None) -> float:
+        """How far what networks say of a label counts, in [0, 1]: the cube of ``kappa``, or of ``overall``."""
+        return (self.overall if suspect is None else self.kappa(suspect)) ** 3
 
     @property
     def overall(self) -> float:
@@ -107,7 +112,7 @@ class _Natural:
 
     @classmethod
     def of(cls, known: Known, classes: int) -> _Natural:
-        return cls(_SCALE + _WIDER * (1 - known.overall**3), min(classes, _CLASSES))
+        return cls(_SCALE + _WIDER * (1 - known.knowing()), min(classes, _CLASSES))
 
     def exceeds(self, evidence: np.ndarray) -> np.ndarray:
         """The probability of one class to have evidence (K,) as large, float64 (K,)."""
@@ -142,7 +147,7 @@ def judge(
         return Judgement(otherwise, np.zeros(len(otherwise), bool), None, {})
     odds = evidence(classes, effects, transfers, known)
     largest = np.array([own.max() for own in odds])
-    knowing = known.overall**3
+    knowing = known.knowing()
     deep = _BETWEEN * knowing / _reach(classes, effects, known)
     law = _Natural.of(known, len(classes))
     p_values = law.exceeds(largest)
@@ -154,7 +159,7 @@ def judge(
     for groups, own, shared, log_odds, probability, is_named in zip(
         classes, effects, transfers, odds, poisoned, named, strict=True
     ):
-        place = blamed(groups, own, shared, log_odds + deep * _below(own))
+        place = blamed(groups, own, shared, log_odds + deep * _below(own), knowing)
         # Where the class is less probable than any is beforehand, its examples are all at that.
         larger = grown(images, groups[place]) if probability > least else None
         belonging, members = _members(groups[place], own[place], larger, knowing)
@@ -178,7 +183,7 @@ def evidence(
     images does by nature. The group is *strong and sharp*: the logarithm of its strength times the odds of its
     sharpness, beyond what is usual. And it lies *deep*: without each other its members are of another label, their
     margin as far below 0 as that of groups usually lies above; this counts as far as the networks know the class at all
-    (the cube of ``Known.kappa``). Where they do, a strong group that does not lie deep is taken for a natural one as
+    (``Known.knowing``). Where they do, a strong group that does not lie deep is taken for a natural one as
     far as it does not: so are hands that write a digit in their own way.
     """
     strengths = [
@@ -189,7 +194,7 @@ def evidence(
     found = []
     for groups, own, strong, shared in zip(classes, effects, strengths, transfers, strict=True):
         beyond = strong - [usual[group.kind] for group in groups]
-        knowing = np.array([known.kappa(group) for group in groups]) ** 3
+        knowing = np.array([known.knowing(group) for group in groups])
         deep = knowing * _below(own) / reach
         natural = 1 - knowing * (1 - np.minimum(1, deep / _DEEP))
         withheld = _STRENGTH * np.where(beyond > 0, beyond * natural, beyond) + _DEPTH * deep

@@ -90,14 +90,24 @@ class Plan:
         """Margins, float32 (M, n), of networks more on given subsets, bool (M, n), and which of the other labels each
         finds most probable, int16 (M, n); kept likewise.
         """
-        seed = tools.shared_streams.child("ensemble").integer("networks")
+        # Of one start with the ensemble; where each network has its own, these have others.
+        shared = self.options.shared_start
+        seed = tools.shared_streams.child("ensemble").integer("networks" if shared else "networks without suspects")
         tensors, chunk = _Tensors(self.trainer, view, tools.device), self.chunk(tools.device)
-        parts = [masks[first : first + chunk] for first in range(0, len(masks), chunk)]
+        firsts = range(0, len(masks), chunk)
+        parts = [masks[first : first + chunk] for first in firsts]
+        seeds = [self._seeds(seed, first, len(part)) for first, part in zip(firsts, parts, strict=True)]
         configs = [
-            {"withheld": {**self.trainer.config(), "subsets": hashlib.sha256(part.tobytes()).hexdigest()}}
-            for part in parts
+            {
+                "withheld": {
+                    **self.trainer.config(),
+                    "subsets": hashlib.sha256(part.tobytes()).hexdigest(),
+                    "first": None if shared else first,
+                }
+            }
+            for first, part in zip(firsts, parts, strict=True)
         ]
-        make = functools.partial(self._without, parts, seed, tensors)
+        make = functools.partial(self._without, parts, seeds, tensors)
         pieces = list(_kept(tools, parts, configs, make, "networks without suspects", shared=False))
         tools.count_models(len(masks))
         margins, rivals = (np.concatenate([piece[name] for piece in pieces]) for name in ("margins", "rivals"))
@@ -145,10 +155,12 @@ class Plan:
         # Kept beside the margins, so that an ensemble that is resumed comes to the same number of networks.
         return {"margins": margins, "seconds": np.array(time.perf_counter() - start)}
 
-    def _without(self, parts: Sequence[np.ndarray], seed: int, tensors: _Tensors, index: int) -> dict[str, np.ndarray]:
+    def _without(
+        self, parts: Sequence[np.ndarray], seeds: Sequence[int | list[int]], tensors: _Tensors, index: int
+    ) -> dict[str, np.ndarray]:
         inputs, labels = tensors()
         rivals = np.empty(parts[index].shape, np.int16)
-        return {"margins": self.trainer.margins(inputs, labels, parts[index], seed, rivals), "rivals": rivals}
+        return {"margins": self.trainer.margins(inputs, labels, parts[index], seeds[index], rivals), "rivals": rivals}
 
     def _config(self, first: int, count: int) -> dict[str, Any]:
         what: dict[str, Any] = {

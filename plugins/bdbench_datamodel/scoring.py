@@ -119,9 +119,10 @@ def selection_frequency(cuts: Iterable[Cuts], examples: int) -> np.ndarray:
     """sum over sizes k of (share of starts that selected the example) / k, float64 (n,).
 
     The paper's score (Khaddaj et al. 2023, sec. 5), with the share in place of the number of times, so that
-    it does not grow with the number of starts.
+    it does not grow with the number of starts. Where each class is searched for itself, k is what the size would be in
+    a class of mean size: else small classes would come first for being small.
     """
     total = np.zeros(examples)
     for cut in cuts:
-        total += cut.frequency(examples) / cut.size
+        total += cut.frequency(examples) / (cut.size * cut.enlarged)
     return total

@@ -181,11 +181,14 @@ def _symmetrise(matrix: np.ndarray) -> None:
 
 @dataclass(frozen=True)
 class Cuts:
-    """Local optima of one size k. members: int64 (starts, k), each sorted; objectives: float64 (starts,)."""
+    """Local optima of one size k. members: int64 (starts, k), each sorted; objectives: float64 (starts,); enlarged: by
+    how much a class of mean size is larger than what was searched.
+    """
 
     size: int
     members: np.ndarray
     objectives: np.ndarray
+    enlarged: float = 1.0
 
     @property
     def best(self) -> np.ndarray:

@@ -5,8 +5,9 @@ on another one. So the mean image of a group, less that of its class-mates, is a
 suspicion asked how many it then takes for the group's label. It is taken from them as well: which part of a class is
 the backdoor's is not known, and the rest's difference is the group's turned round. In a dirty-label group the
 difference is the trigger, and what other classes have and this one has not; added, the first turns strangers, and
-taken, the second. Once it is taken from the members, poisons lose the trigger, and those that lie far enough from the
-mean of their classes are seen for what they are; natural members stay what they are.
+taken, the second. Which part it is tells another difference: that of the members to the classes that they are taken for
+without each other. Of poisons with a label that is theirs it is the trigger and what their class has, of natural ones
+what their class has alone.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bdbench_datamodel.suspects import Suspects
+from bdbench_datamodel.withheld import Effect
 
 # How many strangers a group is tried on, as many of each other class; at least so many.
 _STRANGERS, _FEWEST = 360, 4
@@ -27,12 +29,13 @@ Predict = Callable[[np.ndarray], np.ndarray]
 @dataclass(frozen=True)
 class Transfer:
     """What a group's share does. shares: float64 (num_classes,), how many strangers of each class turn to the group's
-    label, in [0, 1], NaN of its own class and where there are none; left: how many of its members have another label
-    once what they share is taken from them.
+    label, in [0, 1], NaN of its own class and where there are none; added: how many do, in the mean over the classes,
+    once what tells the members from the classes that they are taken for is added; 0 where nobody asks, since the group
+    is no part of two.
     """
 
     shares: np.ndarray
-    left: float
+    added: float
 
     def turned(self, taken: np.ndarray, knowing: float) -> float:
         """How far it turns strangers, in [0, 1]: the root mean square over the classes, so that one alone counts.
@@ -55,11 +58,12 @@ def turned(
     images: np.ndarray,
     labels: np.ndarray,
     classes: Sequence[Sequence[Suspects]],
+    effects: Sequence[Sequence[Effect]],
     num_classes: int,
     rng: np.random.Generator,
     advance: Callable[[int], None] = lambda steps: None,
 ) -> list[list[Transfer]]:
-    """What the share of each group does to strangers and to its own members, for every class.
+    """What the share of each group does to strangers, for every class.
 
     predict: images uint8 (b, H, W, C) to labels int64 (b,); images: uint8 (n, H, W, C); labels: int64 (n,). Of every
     other class the share of its strangers that turn when the difference is added, and when it is taken away, less that
@@ -67,21 +71,29 @@ def turned(
     """
     strangers = _drawn(labels, rng)
     as_they_are = {label: predict(images[drawn]) for label, drawn in strangers.items()}
+    means = {int(label): images[labels == label].mean(0, dtype=np.float64) for label in strangers}
     found = []
-    for groups in classes:
+    for groups, own_effects in zip(classes, effects, strict=True):
         label, own = groups[0].label, list[Transfer]()
         others = [other for other in strangers if other != label]
         shown = images[np.concatenate([strangers[other] for other in others])] if others else images[:0]
         before = [as_they_are[other] == label for other in others]
-        for group in groups:
-            difference, shares = _difference(images, group), np.full(num_classes, np.nan)
+
+        def gained(
+            difference: np.ndarray, label: int = label, shown: np.ndarray = shown, before: list[np.ndarray] = before
+        ) -> list[float]:
+            return _gained(predict(_moved(shown, difference)) == label, before)
+
+        for group, effect in zip(groups, own_effects, strict=True):
+            shares, added = np.full(num_classes, np.nan), 0.0
             if group.kind == "rest":  # the difference of the other part, turned round
                 shares = own[0].shares
             elif others:
-                turns = [predict(_moved(shown, sign * difference)) == label for sign in (1, -1)]
-                shares[others] = np.mean([_gained(each, before) for each in turns], axis=0)
-            left = float((predict(_moved(images[group.group], -difference)) != label).mean())
-            own.append(Transfer(shares, left))
+                difference = _difference(images, group)
+                shares[others] = np.mean([gained(difference), gained(-difference)], axis=0)
+            if others and any(other.kind == "rest" for other in groups) and group.kind in ("sharpest", "rest"):
+                added = float(np.mean(gained(_beside(images, group, effect, means))))
+            own.append(Transfer(shares, added))
         found.append(own)
         advance(1)
     return found
@@ -107,6 +119,16 @@ def _difference(images: np.ndarray, group: Suspects) -> np.ndarray:
     examples, members = group.examples, group.members
     mean = [images[examples[those]].mean(0, dtype=np.float64) for those in (members, ~members)]
     return (mean[0] - mean[1]).astype(np.float32)
+
+
+def _beside(images: np.ndarray, group: Suspects, effect: Effect, means: dict[int, np.ndarray]) -> np.ndarray:
+    """The mean of the members less that of the classes that they are taken for, each as often as they are, float32
+    (H, W, C); of all other classes alike where they are taken for none.
+    """
+    others = [label for label in means if label != group.label]
+    weights = effect.taken[others] if effect.taken[others].any() else np.ones(len(others))
+    mean = np.average([means[label] for label in others], axis=0, weights=weights)
+    return (images[group.group].mean(0, dtype=np.float64) - mean).astype(np.float32)
 
 
 def _moved(images: np.ndarray, difference: np.ndarray) -> np.ndarray:

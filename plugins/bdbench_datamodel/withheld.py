@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
 from bdbench_datamodel.suspects import Suspects
 
@@ -21,17 +20,15 @@ from bdbench_datamodel.suspects import Suspects
 @dataclass(frozen=True)
 class Effect:
     """What withholding a group does. without: float64 (n_c,), the margin of each example of its class under networks
-    that hold nothing of the group; lift: float64 (n_c,), how far it falls to that; alone, strength: the means of both
-    over the members; agreement: what share of those networks, in the mean over the members, name the label that most of
-    them find most probable of the others; taken: float64 (num_classes,), how often they take members for each other
-    class, a share of all answers.
+    that hold nothing of the group, nor the example; lift: float64 (n_c,), how far it falls to that; alone, strength:
+    the means of both over the members; taken: float64 (num_classes,), how often those networks take members for each
+    other class, a share of all answers.
     """
 
     without: np.ndarray
     lift: np.ndarray
     alone: float
     strength: float
-    agreement: float
     taken: np.ndarray
 
 
@@ -41,7 +38,8 @@ def draw(
     """Which group each network is denied, int64 (networks, classes), 0 for none and j for the j-th of the class; and
     its subset, bool (networks, examples), of ``size`` of what is left, or of as many as are left to every network.
     """
-    denied = np.stack([rng.integers(0, len(groups) + 1, networks) for groups in classes], 1)
+    # Each as often as the others: of few networks coins would leave some group to none.
+    denied = np.stack([rng.permutation(np.arange(networks) % (len(groups) + 1)) for groups in classes], 1)
     left = np.ones((networks, examples), bool)
     for groups, own in zip(classes, denied.T, strict=True):
         for place, suspect in enumerate(groups, 1):
@@ -65,7 +63,8 @@ def effects(
     """What withholding each group does to its class, from what ``draw`` gave, margins, float (M, n), and the most
     probable of the other labels, int (M, n).
 
-    With the group in reach, only networks that do not hold an example count for it (the paper's z not in S'). A group
+    Only networks that do not hold an example count for it, with the group in reach as without it (the paper's z not in
+    S'): else class-mates, of which they hold a part, would seem to need the group less than its members do. A group
     that no network was denied, or every one, has no effect.
     """
     found = []
@@ -74,15 +73,14 @@ def effects(
         for place, suspect in enumerate(groups, 1):
             without, examples, members = own == place, suspect.examples, suspect.members
             lift, alone = np.zeros(len(examples)), np.zeros(len(examples))
-            agreement, taken = 0.0, np.zeros(num_classes)
+            taken = np.zeros(num_classes)
             if without.any() and reached.any():
-                alone = margins[without][:, examples].mean(0, dtype=np.float64)
+                alone = unseen(margins[without][:, examples], masks[without][:, examples])
                 lift = unseen(margins[reached][:, examples], masks[reached][:, examples]) - alone
                 named, wrong = rivals[without][:, suspect.group], margins[without][:, suspect.group] <= 0
-                agreement = _agreement(named)
                 taken = np.bincount(named[wrong], minlength=num_classes) / named.size
             means = float(alone[members].mean()), float(lift[members].mean())
-            results.append(Effect(alone, lift, *means, agreement, taken))
+            results.append(Effect(alone, lift, *means, taken))
         found.append(results)
     return found
 
@@ -92,8 +90,3 @@ def unseen(margins: np.ndarray, masks: np.ndarray) -> np.ndarray:
     counts = (~masks).sum(0)
     sums = np.where(masks, 0, margins).sum(0, dtype=np.float64)
     return np.where(counts > 0, sums / np.maximum(counts, 1), margins.mean(0, dtype=np.float64))
-
-
-def _agreement(named: np.ndarray) -> float:
-    """The share of rows (M, k) that hold the commonest value of their column, in the mean over the columns."""
-    return float(stats.mode(named, axis=0).count.mean() / len(named))

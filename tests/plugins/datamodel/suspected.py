@@ -16,7 +16,7 @@ def group(
     return Suspects(label, label * size + np.arange(size), inside, inside.astype(float), sharpness, kind, explained)
 
 
-def effect(suspect: Suspects, strength: float, alone: float, agreement: float = 0.5) -> Effect:
+def effect(suspect: Suspects, strength: float, alone: float, labels: int = 2) -> Effect:
     """One whose members' margins all fall by ``strength``, to ``alone``; their class-mates' stay as high."""
     without = np.where(suspect.members, alone, strength + alone)
-    return Effect(without, np.where(suspect.members, strength, 0.0), alone, strength, agreement, np.zeros(2))
+    return Effect(without, np.where(suspect.members, strength, 0.0), alone, strength, np.zeros(labels))

@@ -21,12 +21,12 @@ def parts(first: int, explained: tuple[float, float] = (0.6, 0.6), size: int = 4
 def taken_for(suspect: Suspects, counts: tuple[float, ...]) -> Effect:
     """One whose members are taken for other classes so often."""
     nothing = np.zeros(len(suspect.members))
-    return Effect(nothing, nothing, -4.0, 8.0, 0.6, np.array(counts))
+    return Effect(nothing, nothing, -4.0, 8.0, np.array(counts))
 
 
-def unmoved(groups: list[Suspects], left: tuple[float, ...] = ()) -> list[Transfer]:
-    """Shares that do nothing to strangers; left: how many members of each have another label without them."""
-    return [Transfer(np.full(LABELS, np.nan), value) for value in left or (0.0,) * len(groups)]
+def unmoved(groups: list[Suspects], added: tuple[float, ...] = ()) -> list[Transfer]:
+    """Shares that do nothing to strangers; added: how many turn once each is told from other classes."""
+    return [Transfer(np.full(LABELS, np.nan), value) for value in added or (0.0,) * len(groups)]
 
 
 def to_blame(groups: list[Suspects], against: tuple[float, ...]) -> int:
@@ -73,49 +73,61 @@ def test_a_strongest_group_is_blamed_beside_two_parts() -> None:
 
 
 @pytest.mark.parametrize(
-    ("first", "explained", "agreement", "expected"),
+    ("first", "explained", "expected"),
     [
-        (20, (0.2, 0.7), (0.6, 0.6), 0),  # a trigger does what the other half does not tell
-        (20, (0.7, 0.2), (0.6, 0.6), 1),
-        (20, (0.6, 0.6), (0.5, 0.8), 1),  # networks agree which class a dirty-label poison is of
-        (20, (0.7, 0.6), (0.8, 0.7), 0),  # 2.5 times the agreement counts: 2.0 - .7 against 1.75 - .6
-        (12, (0.6, 0.3), (0.6, 0.6), 0),  # the smaller part, unless that speaks clearly for the larger
-        (12, (0.9, 0.3), (0.6, 0.6), 1),
-        (28, (0.3, 0.6), (0.6, 0.6), 1),  # whichever of the two was found as the sharpest
-        (28, (0.3, 0.9), (0.6, 0.6), 0),
-        (15, (0.6, 0.4), (0.6, 0.6), 0),  # .375 of the class: half way, .25
-        (15, (0.6, 0.3), (0.6, 0.6), 1),
-        (18, (0.6, 0.5), (0.6, 0.6), 1),  # .45 and more: of one size
+        (20, (0.2, 0.7), 0),  # a trigger does what the other half does not tell
+        (20, (0.7, 0.2), 1),
+        (12, (0.6, 0.3), 0),  # the smaller part, unless that speaks clearly for the larger: twice .3 against 1
+        (12, (0.9, 0.3), 1),
+        (28, (0.3, 0.6), 1),  # whichever of the two was found as the sharpest
+        (28, (0.3, 0.9), 0),
+        (15, (0.6, 0.4), 0),  # .375 of the class: half way, .5
+        (15, (0.6, 0.3), 1),
+        (18, (0.6, 0.5), 1),  # .45 and more: of one size
     ],
 )
-def test_which_of_two_parts_is_blamed(
-    first: int, explained: tuple[float, float], agreement: tuple[float, float], expected: int
-) -> None:
+def test_which_of_two_parts_is_blamed(first: int, explained: tuple[float, float], expected: int) -> None:
     both = parts(first, explained)
-    found = [effect(own, 8, -4, agree) for own, agree in zip(both, agreement, strict=True)]
+    found = [effect(own, 8, -4, LABELS) for own in both]
     for against in ((5.0, 4.0), (4.0, 5.0)):
         assert blamed(both, found, unmoved(both), np.array(against)) == expected
 
 
-def test_of_two_parts_that_is_blamed_whose_members_are_taken_for_many_classes() -> None:
-    both, against = parts(20), np.array([5.0, 5.0])
-    spread, one = (0.0, 0.2, 0.2, 0.2), (0.0, 0.6, 0.0, 0.0)
-    for counts, expected in (((spread, one), 0), ((one, spread), 1)):
+def test_of_two_parts_that_is_blamed_whose_members_are_taken_for_all_classes_alike() -> None:
+    against = np.array([5.0, 5.0])
+    spread, one, two = (0.0, 0.2, 0.2, 0.2), (0.0, 0.6, 0.0, 0.0), (0.0, 0.3, 0.3, 0.0)
+    # By hand: 4 (log n / log 3)^4 for n classes alike of three, 4 and .634, against twice what the other part tells.
+    for counts, margin, expected in (
+        ((spread, one), 0.0, 0),
+        ((one, spread), 0.0, 1),
+        ((two, one), 0.31, 0),
+        ((two, one), 0.33, 1),
+    ):
+        both = parts(20, (0.6, 0.6 - margin))
         found = [taken_for(own, each) for own, each in zip(both, counts, strict=True)]
         assert blamed(both, found, unmoved(both), against) == expected
-    # By hand: a quarter of the entropy of three alike, .25 log 3, against what the other part tells.
-    for margin, expected in ((0.27, 0), (0.28, 1)):
-        unlike = parts(20, (0.6, 0.6 - margin))
-        found = [taken_for(own, each) for own, each in zip(unlike, (spread, one), strict=True)]
-        assert blamed(unlike, found, unmoved(unlike), against) == expected
 
 
-def test_of_two_parts_that_is_blamed_whose_members_leave_the_label_without_what_they_share() -> None:
+def test_of_two_parts_that_is_blamed_which_turns_strangers_once_it_is_told_from_other_classes() -> None:
     against = np.array([5.0, 5.0])
-    for left, expected in (((0.5, 0.1), 0), ((0.1, 0.5), 1)):
-        both = parts(20)
-        assert blamed(both, [effect(own, 8, -4) for own in both], unmoved(both, left), against) == expected
-    both = parts(20, (0.6, 0.25))  # by hand: .35 of what the other part tells against .4, and against .3
-    found = [effect(own, 8, -4) for own in both]
-    assert blamed(both, found, unmoved(both, (0.5, 0.1)), against) == 0
-    assert blamed(both, found, unmoved(both, (0.4, 0.1)), against) == 1
+    # By hand: 2.5 (.5 - .1) is twice .5.
+    for added, margin, expected in (
+        ((0.5, 0.1), 0.0, 0),
+        ((0.1, 0.5), 0.0, 1),
+        ((0.5, 0.1), 0.49, 0),
+        ((0.5, 0.1), 0.51, 1),
+    ):
+        both = parts(20, (0.8, 0.8 - margin))
+        assert blamed(both, [effect(own, 8, -4, LABELS) for own in both], unmoved(both, added), against) == expected
+
+
+def test_of_two_parts_that_is_blamed_whose_members_are_of_the_classes_that_it_turns() -> None:
+    """A trigger of one class: its poisons are taken for that, and only strangers of that one turn."""
+    both, against = parts(20), np.array([5.0, 5.0])
+    shares = np.array([np.nan, 0.6, 0.0, 0.0])
+    turns = [Transfer(shares, 0.0)] * 2
+    for counts, expected in ((((0, 1, 0, 0), (0, 0, 1, 0)), 0), (((0, 0, 1, 0), (0, 1, 0, 0)), 1)):
+        found = [taken_for(own, each) for own, each in zip(both, counts, strict=True)]
+        assert blamed(both, found, turns, against) == expected
+        # As far as networks know the classes: where they do not, all classes count as much, and it is a tie.
+        assert blamed(both, found, turns, against, knowing=0.0) == 0

@@ -60,14 +60,25 @@ def test_only_examples_of_the_class_are_looked_at() -> None:
 
 
 def test_what_is_carried_by_hand() -> None:
-    pixels = np.array([[10, 0], [30, 0], [0, 0], [0, 8]], np.float32)
+    pixels = np.array([[10, 0], [30, 0], [2, 4], [2, 8]], np.float32)
     found = carrying(pixels, np.array([True, True, False, False]))
-    # By hand: the class-mates' mean is (0, 4), their deviations 0 and 4, and 8 more: variances of 64 and 144.
-    ours = np.array([20 / 64, -4 / 144])
-    assert found[2:] == pytest.approx(pixels[2:] @ ours)
-    # A member is not judged by itself.
-    assert found[0] == pytest.approx(10 * 30 / 64)
-    assert found[1] == pytest.approx(30 * 10 / 64)
+    # By hand: the class-mates' mean is (2, 6), their deviations 0 and 2, and 8 more: variances of 64 and 100. The
+    # members' mean is (20, 0). Nobody is judged by itself: of the two on its side the other counts.
+    assert found[0] == pytest.approx(10 * (30 - 2) / 64)
+    assert found[1] == pytest.approx(30 * (10 - 2) / 64)
+    assert found[2] == pytest.approx(2 * (20 - 2) / 64 + 4 * (0 - 8) / 100)
+    assert found[3] == pytest.approx(2 * (20 - 2) / 64 + 8 * (0 - 4) / 100)
+
+
+def test_nobody_carries_more_by_chance_than_others_do() -> None:
+    """Of images that share nothing few members are no nearer to their own mean than class-mates to theirs."""
+    rng = np.random.default_rng(2)
+    apart = []
+    for _ in range(200):
+        members = np.arange(24) < 8
+        carried = carrying(rng.normal(100, 20, (24, 30)).astype(np.float32), members)
+        apart.append((carried[members].mean() - carried[~members].mean()) / carried.std())
+    assert abs(np.mean(apart)) < 0.15
 
 
 def test_the_projection_is_fishers_discriminant_where_pixels_are_independent(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -9,7 +10,7 @@ import pytest
 
 import bdbench
 from bdbench import BdbenchError, Streams
-from bdbench_datamodel import scoring, standout, suspects
+from bdbench_datamodel import ensemble, scoring, standout, suspects
 from bdbench_datamodel.detector import Datamodel
 from bdbench_datamodel.plan import Plan
 from bdbench_datamodel.scoring import suspicion
@@ -148,6 +149,17 @@ def test_a_subset_is_known_by_its_place_whatever_was_trained_at_once(
             "penalty=0.5 is not allowed with estimator=out-of-sample: expected one of ridge, lasso, trak",
         ),
         ({"estimator": "ridge", "matrix": "w.npy", "penalty": 0.5}, "penalty=0.5 is not allowed with matrix=w.npy"),
+        # What nothing would come of
+        (
+            {"score_by": "posterior", "withheld": 0.5},
+            "withheld=0.5 is not allowed here, .*: expected score_by=withheld",
+        ),
+        ({"classes": "each"}, "classes=each is not allowed here, where it does nothing: expected score_by=frequency"),
+        ({"rows": "sources"}, "rows=sources is not allowed here, where it does nothing: expected matrix=PATH"),
+        ({"dimension": 7}, "dimension=7 is not allowed here, where it does nothing: expected estimator=trak"),
+        ({"matrix": "w.npy", "alpha": 0.5}, "alpha=0.5 is not allowed here, where it does nothing: expected no matrix"),
+        ({"matrix": "w.npy", "shared_start": False}, "shared_start=false is not allowed here, .*: expected no matrix"),
+        ({"estimator": "trak", "shared_start": False}, "shared_start=false is not allowed here, .*: expected an ens"),
         ({"compat": "khaddaj2023"}, "compat=khaddaj2023 is not allowed: expected with score_by=frequency"),
     ],
 )
@@ -181,3 +193,80 @@ def test_large_images_meet_the_patch_networks(tmp_path: Any) -> None:
         model="convnet:width=4,epochs=1", data_root=tmp_path, out=tmp_path / "runs", device="cpu",
     )  # fmt: skip
     assert record.cost.models_trained == 9
+
+
+def _bench(monkeypatch: pytest.MonkeyPatch, n: int, classes: int) -> tuple[bdbench.TrainingView, Any]:
+    """A set of noise and tools for it, where networks are not trained but say noise."""
+    rng = np.random.default_rng(0)
+    view = bdbench.TrainingView(rng.integers(0, 256, (n, 8, 8, 1)).astype(np.uint8), np.arange(n) % classes, classes)
+
+    def margins(masks: np.ndarray) -> np.ndarray:
+        return rng.standard_normal(masks.shape, np.float32) + 3
+
+    def train(self: Plan, *_: Any) -> tuple[np.ndarray, np.ndarray]:
+        masks = ensemble.draw_subsets(n, self.models, 0.2, np.random.default_rng(1))
+        return masks, margins(masks)
+
+    monkeypatch.setattr(Plan, "train", train)
+    monkeypatch.setattr(Plan, "withhold", lambda self, masks, *_: (margins(masks), np.zeros(masks.shape, np.int16)))
+    tools = SimpleNamespace(
+        streams=Streams(1), shared_streams=Streams(2), device="cpu", precision="float32",
+        track=lambda total, label: lambda steps: None, count_models=lambda number: None, conclude=lambda *_: None,
+        victim=SimpleNamespace(predict=lambda images: np.zeros(len(images), np.int64)),
+    )  # fmt: skip
+    return view, tools
+
+
+@pytest.mark.parametrize(
+    ("options", "n", "classes"),
+    [
+        ({}, 1200, 10),
+        ({}, 1200, 2),
+        ({"estimator": "ridge"}, 1500, 10),
+        ({"estimator": "covariance"}, 1500, 10),
+        ({"score_by": "frequency"}, 1000, 10),
+        ({"matrix": "w.npy"}, 1500, 10),
+    ],
+)
+def test_it_needs_about_as_much_memory_as_it_says(
+    options: dict[str, Any], n: int, classes: int, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is allocated by numpy at most, and what ``needs`` said before."""
+    if "matrix" in options:
+        options = {"matrix": str(tmp_path / "w.npy")}
+        np.save(options["matrix"], np.random.default_rng(0).standard_normal((n, n), np.float32))
+    else:
+        options = {"models": 300, **options}
+    defense = Datamodel(starts=2, **options)
+    view, tools = _bench(monkeypatch, n, classes)
+    defense.score(view, tools)  # what is imported and compiled is no part of it
+    tracemalloc.start()
+    defense.score(view, tools)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak / 1.3 < defense.needs(n, (8, 8, 1), classes).memory < peak * 2.5
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_networks_without_suspects_begin_as_the_ensemble_does_or_each_by_itself(
+    shared: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    view = bdbench.TrainingView(np.zeros((60, 8, 8, 1), np.uint8), np.arange(60) % 3, 3)
+    seeds: dict[bool, list[Any]] = {True: [], False: []}
+
+    def margins(
+        self: Any, inputs: Any, labels: Any, masks: np.ndarray, seed: int | list[int], rivals: Any = None
+    ) -> np.ndarray:
+        seeds[rivals is not None] += [seed] * len(masks) if isinstance(seed, int) else seed
+        return np.zeros(masks.shape, np.float32)
+
+    monkeypatch.setattr(ensemble.BatchedTrainer, "margins", margins)
+    tools: Any = SimpleNamespace(
+        shared_streams=Streams(0), device="cpu", precision="float32", track=lambda total, label: lambda steps: None,
+        saved_each=lambda configs, make, shared: map(make, range(len(configs))), count_models=lambda number: None,
+    )  # fmt: skip
+    plan = Plan.of(Datamodel(models=6, chunk=4, shared_start=shared), view, "float32")
+    masks, _ = plan.train(view, tools)
+    plan.withhold(masks, view, tools)
+    both = seeds[False] + seeds[True]
+    assert len(both) == 12 and len(set(both)) == (1 if shared else 12)

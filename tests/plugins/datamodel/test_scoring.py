@@ -20,6 +20,12 @@ def test_selection_frequency_by_hand() -> None:
     assert selection_frequency(cuts, 4) == pytest.approx(expected)
 
 
+def test_sizes_of_small_classes_count_as_in_one_of_mean_size() -> None:
+    small = Cuts(1, np.array([[0], [0]]), np.zeros(2), enlarged=4.0)
+    large = Cuts(6, np.array([[1, 2, 3, 4, 5, 6]]), np.zeros(1), enlarged=2 / 3)
+    assert selection_frequency([small, large], 8) == pytest.approx([1 / 4] * 7 + [0])
+
+
 def _integral(x: np.ndarray) -> float:
     """The likelihood of x under normal laws of any mean and deviation, by density 1 / deviation."""
 

@@ -5,6 +5,7 @@ import pytest
 
 from bdbench_datamodel.suspects import Suspects
 from bdbench_datamodel.transfer import Transfer, turned
+from bdbench_datamodel.withheld import Effect
 
 SIZE = 40
 
@@ -29,6 +30,17 @@ def group(label: int, members: int, kind: str = "sharpest") -> Suspects:
     return Suspects(label, label * SIZE + np.arange(SIZE), inside, inside.astype(float), 0.9, kind)
 
 
+def without(suspect: Suspects, taken: tuple[float, ...]) -> Effect:
+    """A group whose members are taken for the classes so often without each other."""
+    nothing = np.zeros(len(suspect.members))
+    return Effect(nothing, nothing, 0.0, 0.0, np.array(taken))
+
+
+def nothing(classes: list[list[Suspects]]) -> list[list[Effect]]:
+    """Groups whose members are never taken for another class."""
+    return [[without(own, (0.0, 0.0, 0.0)) for own in groups] for groups in classes]
+
+
 def evenly(own: list[Transfer]) -> list[float]:
     """How far each group's share turns strangers, of networks that know nothing of the classes."""
     return [found.turned(np.zeros(len(found.shares)), 0.0) for found in own]
@@ -39,25 +51,43 @@ def test_a_trigger_turns_strangers_and_what_is_natural_does_not() -> None:
     # Poisons of class 0 are images of class 2 with the trigger; some of class 1 are natural, only darker in pixel 2.
     images[:8, 0, 0, 0], images[:8, 0, 1, 0] = 200, 125
     images[SIZE : SIZE + 8, 0, 2, 0] = 20
-    planted, natural = turned(predict, images, labels, [[group(0, 8)], [group(1, 8)]], 3, np.random.default_rng(0))
+    planted, natural = turned(
+        predict,
+        images,
+        labels,
+        [[group(0, 8)], [group(1, 8)]],
+        nothing([[group(0, 8)], [group(1, 8)]]),
+        3,
+        np.random.default_rng(0),
+    )
     # By hand: pixel 0 + 100 turns all of both other classes; with the sign turned pixel 1 - 100 turns both to label 0.
     assert evenly(planted) == [1.0]
     assert evenly(natural) == [0.0]
 
 
-def test_poisons_leave_the_label_once_what_they_share_is_taken_from_them() -> None:
+def test_what_is_added_is_what_tells_members_from_the_classes_they_are_taken_for() -> None:
+    """Poisons of class 2 with the label of 0 and a trigger, and the other half of the class, as it is."""
     images, labels = a_set()
-    images[:8, 0, 0, 0], images[:4, 0, 1, 0], images[4:8, 0, 1, 0] = 200, 75, 125
-    images[SIZE : SIZE + 8, 0, 2, 0] = 20
-    planted, natural = turned(predict, images, labels, [[group(0, 8)], [group(1, 8)]], 3, np.random.default_rng(0))
-    # By hand: without 100 of pixel 0 and 75 of pixel 1 images of class 1 are 100, 0 and of class 0; of class 2 100, 50.
-    assert planted[0].left == 0.5 and natural[0].left == 0.0
+    images[:20, 0, 0, 0], images[:20, 0, 1, 0] = 200, 125
+    first = group(0, 20)
+    rest = Suspects(0, first.examples, ~first.members, 1 - first.fits, 0.9, "rest")
+    effects = [[without(first, (0.0, 0.0, 1.0)), without(rest, (0.0, 1.0, 0.0))]]
+    ((planted, natural),) = turned(predict, images, labels, [[first, rest]], effects, 3, np.random.default_rng(0))
+    # By hand: poisons are 100 of pixel 0 above class 2, which turns all. Of the others the mean less that of class 1 is
+    # -50 of pixel 1: images of class 1 are then of label 0, and those of class 2 of label 1.
+    assert planted.added == 1.0 and natural.added == 0.5
+    # Where they are taken for no class, for both alike: pixel 1 is 75 lower, and both classes turn, to 0 and 50 // 50.
+    effects = [[without(first, (0.0, 0.0, 1.0)), without(rest, (0.0, 0.0, 0.0))]]
+    ((_, natural),) = turned(predict, images, labels, [[first, rest]], effects, 3, np.random.default_rng(0))
+    assert natural.added == 0.5
 
 
 def test_mislabelled_images_without_a_trigger_turn_strangers_one_way_alone() -> None:
     images, labels = a_set()
     images[:8, 0, 1, 0] = 125  # images of class 2
-    ((found,),) = turned(predict, images, labels, [[group(0, 8)]], 3, np.random.default_rng(0))
+    ((found,),) = turned(
+        predict, images, labels, [[group(0, 8)]], nothing([[group(0, 8)]]), 3, np.random.default_rng(0)
+    )
     # By hand: pixel 1 - 100 turns all of both classes, and + 100 none.
     assert evenly([found]) == [0.5]
 
@@ -69,7 +99,9 @@ def test_a_trigger_that_turns_one_class_of_two_counts_by_the_root_of_its_share()
 
     images, labels = a_set()
     images[:8, 0, 0, 0] = 200
-    ((found,),) = turned(specific, images, labels, [[group(0, 8)]], 3, np.random.default_rng(0))
+    ((found,),) = turned(
+        specific, images, labels, [[group(0, 8)]], nothing([[group(0, 8)]]), 3, np.random.default_rng(0)
+    )
     # By hand: class 1 never turns, class 2 when pixel 0 rises, and not when it falls: (0 + 1) / 2 of it.
     assert evenly([found]) == [pytest.approx(np.sqrt(0.5**2 / 2))]
     assert np.isnan(found.shares[0]) and found.shares[1:].tolist() == [0, 0.5]
@@ -83,7 +115,7 @@ def test_strangers_that_have_the_label_anyway_do_not_count() -> None:
     def constant(images: np.ndarray) -> np.ndarray:
         return np.zeros(len(images), np.int64)
 
-    assert evenly(turned(constant, images, labels, own, 3, np.random.default_rng(0))[0]) == [0.0]
+    assert evenly(turned(constant, images, labels, own, nothing(own), 3, np.random.default_rng(0))[0]) == [0.0]
 
 
 def test_the_rest_of_a_class_shares_what_its_group_does_turned_round() -> None:
@@ -97,12 +129,12 @@ def test_the_rest_of_a_class_shares_what_its_group_does_turned_round() -> None:
         asked.append(len(images))
         return predict(images)
 
-    (both,) = turned(counting, images, labels, [[first, rest]], 3, np.random.default_rng(0))
+    (both,) = turned(counting, images, labels, [[first, rest]], nothing([[first, rest]]), 3, np.random.default_rng(0))
     assert evenly(both)[0] == evenly(both)[1] > 0
-    (alone,) = turned(predict, images, labels, [[rest_alone(rest)]], 3, np.random.default_rng(0))
-    assert evenly(alone)[0] == evenly(both)[1] and alone[0].left == both[1].left
-    # Three classes as they are, all strangers twice, and the members of either part.
-    assert asked == [SIZE] * 3 + [2 * SIZE] * 2 + [20, 20]
+    (alone,) = turned(predict, images, labels, [[rest_alone(rest)]], nothing([[rest]]), 3, np.random.default_rng(0))
+    assert evenly(alone)[0] == evenly(both)[1]
+    # Three classes as they are, and all strangers twice, and once for what tells either part from other classes.
+    assert asked == [SIZE] * 3 + [2 * SIZE] * 4
 
 
 def rest_alone(rest: Suspects) -> Suspects:
@@ -119,16 +151,18 @@ def test_as_many_strangers_of_each_class_and_the_same_from_one_seed() -> None:
         return np.zeros(len(images), np.int64)
 
     own = [[Suspects(0, np.arange(1000), np.arange(1000) < 50, np.zeros(1000), 0.9, "sharpest")]]
-    turned(seeing, images, labels, own, 3, np.random.default_rng(3))
-    turned(seeing, images, labels, own, 3, np.random.default_rng(3))
+    turned(seeing, images, labels, own, nothing(own), 3, np.random.default_rng(3))
+    turned(seeing, images, labels, own, nothing(own), 3, np.random.default_rng(3))
     # 360 among two other classes are 180 of each, or as many as there are.
-    assert [len(batch) for batch in shown] == [180, 180, 10, 190, 190, 50] * 2
-    assert all((first == second).all() for first, second in zip(shown[:6], shown[6:], strict=True))
+    assert [len(batch) for batch in shown] == [180, 180, 10, 190, 190] * 2
+    assert all((first == second).all() for first, second in zip(shown[:5], shown[5:], strict=True))
 
 
 def test_there_are_no_strangers_to_one_class_alone() -> None:
     images, labels = a_set(1)
-    assert evenly(turned(predict, images, labels, [[group(0, 8)]], 3, np.random.default_rng(0))[0]) == [0.0]
+    assert evenly(
+        turned(predict, images, labels, [[group(0, 8)]], nothing([[group(0, 8)]]), 3, np.random.default_rng(0))[0]
+    ) == [0.0]
 
 
 def test_the_images_stay_as_they_are() -> None:
@@ -136,7 +170,7 @@ def test_the_images_stay_as_they_are() -> None:
     images[:8, 0, 0, 0] = 200
     before = images.copy()
     images.flags.writeable = False
-    turned(predict, images, labels, [[group(0, 8)]], 3, np.random.default_rng(0))
+    turned(predict, images, labels, [[group(0, 8)]], nothing([[group(0, 8)]]), 3, np.random.default_rng(0))
     assert (images == before).all()
 
 

@@ -70,9 +70,18 @@ def test_a_network_is_denied_its_groups_and_nothing_else() -> None:
         for groups, place in zip(classes, own, strict=True):
             if place:
                 assert not row[groups[place - 1].group].any()
+    # Each group as often as another, and as none, to within one network.
+    assert np.bincount(denied[:, 0]).tolist() == [67, 67, 66] and np.bincount(denied[:, 1]).tolist() == [100, 100]
     # Who is in no group that a network is denied is drawn as often as in any other network.
     free = masks[denied[:, 0] == 0][:, :10].mean()
     assert free == pytest.approx(30 / 74, abs=0.05)
+
+
+def test_of_few_networks_each_group_is_denied_to_some() -> None:
+    classes = [[group(0, 10), group(0, 4, kind="handful")], [group(1, 12)]]
+    for seed in range(50):
+        denied, _ = draw(classes, 80, 3, 30, np.random.default_rng(seed))
+        assert sorted(denied[:, 0]) == [0, 1, 2] and set(denied[:, 1]) == {0, 1}
 
 
 def test_subsets_are_as_large_as_what_is_left_to_every_network() -> None:
@@ -87,11 +96,10 @@ def test_effects_by_hand() -> None:
     margins = np.array([[9.0, 2, 1, 0], [4, 4, 7, 0], [-1, 1, 0, 0], [-3, 1, 2, 0]])
     rivals = np.array([[7, 7, 7, 7], [7, 7, 7, 7], [1, 4, 5, 0], [2, 4, 6, 0]])
     ((found,),) = effects([[own]], denied, masks, margins, rivals, 8)
-    # In reach and not held: example 0 in network 1, example 1 in both, example 2 in network 0.
-    assert found.lift.tolist() == [4 - -2, 3 - 1, 1 - 1]
-    assert found.without.tolist() == [-2, 1, 1] and found.strength == 4 and found.alone == -0.5
-    # Without the group networks name two labels for example 0, and one for example 1.
-    assert found.agreement == 0.75
+    # In reach and not held: example 0 in network 1, example 1 in both, example 2 in network 0. Without the group and
+    # not held: example 2, a class-mate, in network 3 alone.
+    assert found.lift.tolist() == [4 - -2, 3 - 1, 1 - 2]
+    assert found.without.tolist() == [-2, 1, 2] and found.strength == 4 and found.alone == -0.5
     # Of four answers two are wrong, on example 0.
     assert found.taken.tolist() == [0, 0.25, 0.25, 0, 0, 0, 0, 0]
 
