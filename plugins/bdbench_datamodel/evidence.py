@@ -91,6 +91,12 @@ class Known:
         """How far what networks say of a label counts, in [0, 1]: the cube of ``kappa``, or of ``overall``."""
         return (self.overall if suspect is None else self.kappa(suspect)) ** 3
 
+    def evenly(self, classes: Sequence[Sequence[Suspects]]) -> float:
+        """``knowing`` of all examples where each class counts as much, however many are in it: a set of which large
+        classes alone are known varies as one that is hardly known.
+        """
+        return self._beyond_chance(float(np.mean([self.right[own[0].examples].mean() for own in classes]))) ** 3
+
     @property
     def overall(self) -> float:
         """Cohen's kappa of all examples."""
@@ -111,8 +117,8 @@ class _Natural:
     classes: int
 
     @classmethod
-    def of(cls, known: Known, classes: int) -> _Natural:
-        return cls(_SCALE + _WIDER * (1 - known.knowing()), min(classes, _CLASSES))
+    def of(cls, knowing: float, classes: int) -> _Natural:
+        return cls(_SCALE + _WIDER * (1 - knowing), min(classes, _CLASSES))
 
     def exceeds(self, evidence: np.ndarray) -> np.ndarray:
         """The probability of one class to have evidence (K,) as large, float64 (K,)."""
@@ -149,7 +155,7 @@ def judge(
     largest = np.array([own.max() for own in odds])
     knowing = known.knowing()
     deep = _BETWEEN * knowing / _reach(classes, effects, known)
-    law = _Natural.of(known, len(classes))
+    law = _Natural.of(known.evenly(classes), len(classes))
     p_values = law.exceeds(largest)
     named = _named(p_values)
     next_named = law.exceeded(_LEVEL * min(1, (1 + named.sum()) / len(named)))

@@ -231,6 +231,24 @@ def test_what_is_known_by_hand() -> None:
     assert Known(right, np.zeros(2)).kappa(group(0, 8)) == 0
 
 
+def test_a_set_of_which_large_classes_alone_are_known_varies_as_one_that_is_hardly_known() -> None:
+    large, small = (
+        group(0, 30, size=90),
+        Suspects(1, np.arange(90, 100), np.arange(10) < 4, np.zeros(10), 0.5, "handful"),
+    )
+    known = Known(np.r_[np.ones(90), np.full(10, 0.5)], np.zeros(2))
+    # By hand: .95 of all are right, and .75 of the mean class; beyond chance .9 and .5.
+    assert known.knowing() == pytest.approx(0.9**3)
+    assert known.evenly([[large], [small]]) == pytest.approx(0.5**3)
+    # An alarm is asked as much as the mean class is known for.
+    strong = group(0, 30, size=90, sharpness=0.9)
+    found = [[effect(strong, 12.0, -9.0)], [effect(small, 1.0, 1.0)]]
+    classes = [[strong], [small]]
+    result = judge(classes, found, transferring(classes), known, np.zeros(100), plain(100))
+    law = evidence._Natural(0.6 + 0.3 * (1 - 0.125), 2)
+    assert result.p_value == pytest.approx(min(1, 2 * law.exceeds(np.array([result.evidence[0]]))[0]))
+
+
 def test_beside_classes_that_are_named_less_is_asked_of_the_next() -> None:
     """As Benjamini and Hochberg's procedure does, where several are attacked: all-to-all."""
     weak = group(0, 8, sharpness=0.8)
@@ -242,14 +260,14 @@ def test_beside_classes_that_are_named_less_is_asked_of_the_next() -> None:
     among = judged(some[0] + [s[0] for s in strong], some[1] + [s[1] for s in strong], shares=shares)
     assert not alone.flagged.any() and among.flagged[40:].any() and not among.flagged[:40].any()
     # By hand: as likely as not is what one of five exceeds once in a hundred, and where four are named once in twenty.
-    law = evidence._Natural.of(Known(np.full(200, 0.95), np.full(5, 3.0)), 5)
+    law = evidence._Natural.of(Known(np.full(200, 0.95), np.full(5, 3.0)).knowing(), 5)
     for found, probability in ((alone, 0.01), (among, 0.05)):
         expected = 1 / (1 + np.exp(-2 * (found.evidence[0] - law.exceeded(probability))))
         assert found.scores[weak.group].max() == pytest.approx(max(expected, 0.23 / 5), abs=0.01)
 
 
 def law_where(accuracy: float, classes: int) -> evidence._Natural:
-    return evidence._Natural.of(Known(np.full(20, accuracy), np.zeros(classes)), classes)
+    return evidence._Natural.of(Known(np.full(20, accuracy), np.zeros(classes)).knowing(), classes)
 
 
 def test_the_law_of_the_largest_of_ten_natural_classes() -> None:
