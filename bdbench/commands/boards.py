@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from bdbench.grids.engines import Engine
 
 _PATH = click.Path(path_type=Path)
+# How many rows that other code made are named by themselves.
+_STALE_SHOWN = 5
 
 
 @click.command()
@@ -189,7 +191,8 @@ def show(folder: Path, **part: Any) -> None:
 
 
 def _say_stale(folder: Path) -> Any:
-    """Name on stderr what other code than today's made. No table tells, since tables are of the records alone.
+    """Name on stderr what other code than today's made, some of it where it is much. No table tells, since tables are
+    of the records alone.
 
     Returns the board.
     """
@@ -197,8 +200,11 @@ def _say_stale(folder: Path) -> Any:
     from bdbench.grids.board import Board
 
     board = Board.read(folder)
-    for line in boards.made_by_other_code(board):
+    lines = boards.made_by_other_code(board)
+    for line in lines[:_STALE_SHOWN]:
         click.echo(f"stale: {foreign.line(line)}", err=True)
+    if len(lines) > _STALE_SHOWN:
+        click.echo(f"stale: {len(lines) - _STALE_SHOWN} rows more", err=True)
     return board
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -58,18 +58,25 @@ def made_by_other_code(board: Board) -> list[str]:
         for kind in ("model", "attack", "defense")
         for r in installed().registered(kind)
     }
+    names = {kind: _labels([data["config"][kind] for data in board.records.values()]) for kind in configs.KINDS}
     found: dict[tuple[str, tuple[str, ...]], list[int]] = {}
     for data in board.records.values():
         config = data["config"]
         now = {kind: _code(today, kind, config[kind]) for kind in config["code"]}
         changed = tuple(kind for kind, code in config["code"].items() if now[kind] not in (None, code))
         if changed:
-            cell = ", ".join(configs.spec(config[kind]) for kind in configs.KINDS)
+            cell = ", ".join(names[kind][json.dumps(config[kind])] for kind in configs.KINDS)
             found.setdefault((cell, changed), []).append(data["seed"])
     return [
         f"{cell}: seeds {show_seeds(seeds)} were made by other code of the {' and the '.join(changed)} than today's"
         for (cell, changed), seeds in sorted(found.items())
     ]
+
+
+def _labels(components: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """A short name for each component's config, as JSON."""
+    distinct = {json.dumps(component): component for component in components}
+    return dict(zip(distinct, configs.labels(list(distinct.values())), strict=True))
 
 
 def _code(today: Mapping[tuple[str, str], str], kind: str, component: Mapping[str, Any]) -> str | None:

@@ -174,8 +174,9 @@ def select(table: pd.DataFrame, where: Iterable[str], sort: str | None) -> pd.Da
     table = table[keep]
     if sort is None:
         return table.reset_index(drop=True)
-    if sort not in HEADINGS:
-        raise unknown("column", sort, HEADINGS)
+    numbers = [name for name in HEADINGS if name == "rank" or pd.api.types.is_numeric_dtype(table[name])]
+    if sort not in numbers:
+        raise unknown("number" if sort in HEADINGS else "column", sort, numbers)
     key = "beaten_by" if sort == "rank" else sort
     return table.sort_values(key, ascending=better(sort) < 0, kind="stable", ignore_index=True)
 

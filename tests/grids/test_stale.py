@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from click.testing import CliRunner
 from PIL import Image
 
 from bdbench import leaderboard
+from bdbench.cli import cli
 from bdbench.components import configs, sources
 from bdbench.grids import grid
 from bdbench.grids.board import Board
@@ -149,3 +151,13 @@ def test_a_stale_cell_that_fails_keeps_its_record(tmp_path: Path, monkeypatch: p
     board = Board.read(tmp_path / "board")
     assert board.state(job, job.defenses[0]) == "failed" and len(board.records) == 1
     assert board.pending([job]) == [job]
+
+
+def test_of_many_rows_that_other_code_made_a_few_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rates = ", ".join(f"0.0{rate}" for rate in range(2, 9))
+    file = made(tmp_path / "board", ONE.replace("rate = 0.04, size = 2", f"rate = [{rates}]"))
+    assert run(file, "--seeds", "0").exit_code == 0
+    other_code(monkeypatch, "attack", "badnets")
+    lines = CliRunner().invoke(cli, ["leaderboard", "show", str(file.parent)]).stderr.splitlines()
+    assert len(lines) == 6 and lines[-1] == "stale: 2 rows more"
+    assert lines[0].startswith("stale: digits, convnet, badnets rate=0.02, random: seeds 0 were made by other ")

@@ -126,6 +126,7 @@ def test_what_other_code_made_is_said_and_changes_no_table(tmp_path: Path, monke
         (["--where", "attack=blnd"], "unknown attack 'blnd'"),
         (["--where", "rate=1"], "unknown condition 'rate=1'"),
         (["--sort", "auorc"], "unknown column 'auorc': did you mean 'auroc'"),
+        (["--sort", "attack"], "unknown number 'attack': known: "),
         (["--columns", "attack,auorc"], "unknown column 'auorc'"),
         (["--matrix", "auorc"], "unknown column 'auorc'"),
         (["--matrix", "auroc", "--csv"], "--csv and --matrix are both given: expected either"),
