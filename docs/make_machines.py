@@ -3,7 +3,8 @@
     python docs/make_machines.py
 
 writes its table into docs/numbers.md: of every pair of machines (processor or GPU, precision, version of torch) and
-data set, the differences of clean accuracy and attack success over the poisoned sets that both trained a victim on.
+data set, the differences of clean accuracy and attack success over the cells of which both trained a victim: on the same
+poisoned set, and, where an attack is crafted by a network, on one that came out differently.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from tabulate import tabulate
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "numbers.md"
-HEADINGS = ("data set", "one machine", "another", "pairs", "CA: mean", "sd", "largest", "ASR: mean", "sd", "largest")
+HEADINGS = ("data set", "one machine", "another", "poisoned set", "pairs", "CA: mean", "sd", "largest", "ASR: mean", "sd", "largest")
 # Fewer pairs tell nothing.
 _FEWEST = 5
 
@@ -32,16 +33,16 @@ def machine(record: dict[str, Any]) -> str:
     return f"{device}, {made['precision']}, torch {'.'.join(made['versions']['torch'].split('.')[:2])}"
 
 
-def victims() -> dict[str, dict[str, dict[str, float | None]]]:
-    """What each machine's victim did, by what it was trained on and with."""
-    found: dict[str, dict[str, dict[str, float | None]]] = defaultdict(dict)
+def victims() -> dict[str, dict[str, tuple[str, dict[str, float | None]]]]:
+    """Each machine's poisoned set and what its victim did, by what it was made of and with."""
+    found: dict[str, dict[str, tuple[str, dict[str, float | None]]]] = defaultdict(dict)
     for file in sorted((ROOT / "leaderboards").glob("*/records/*.json")):
         data = json.loads(file.read_text())
         config = data["config"]
-        own = [config["data"]["poisoned"], *(config[kind] for kind in ("recipe", "model", "attack"))]
+        own = [config["data"]["fingerprint"], *(config[kind] for kind in ("recipe", "model", "attack"))]
         code = [config["code"][kind] for kind in ("model", "attack")]
         key = json.dumps([config["dataset"]["name"], *own, *code, data["seed"]], sort_keys=True)
-        found[key].setdefault(machine(data), data["before"])
+        found[key].setdefault(machine(data), (config["data"]["poisoned"], data["before"]))
     return found
 
 
@@ -52,18 +53,19 @@ def moved(one: float | None, other: float | None) -> float:
 
 def table() -> str:
     """The differences, in percentage points."""
-    pairs: dict[tuple[str, str, str], list[tuple[float, ...]]] = defaultdict(list)
+    pairs: dict[tuple[str, str, str, str], list[tuple[float, ...]]] = defaultdict(list)
     for key, by in victims().items():
         for one, other in itertools.combinations(sorted(by), 2):
-            first, second = by[one], by[other]
-            pairs[json.loads(key)[0], one, other].append(
+            (ours, first), (theirs, second) = by[one], by[other]
+            made = "the same" if ours == theirs else "crafted anew"
+            pairs[json.loads(key)[0], one, other, made].append(
                 tuple(moved(first[n], second[n]) for n in ("clean_accuracy", "attack_success_rate"))
             )
     rows = []
-    for (dataset, one, other), found in sorted(pairs.items()):
+    for (dataset, one, other, made), found in sorted(pairs.items()):
         if len(found) >= _FEWEST:
             ca, asr = np.array(found, float).T
-            rows.append([dataset, one, other, str(len(found)), *_told(ca), *_told(asr[~np.isnan(asr)])])
+            rows.append([dataset, one, other, made, str(len(found)), *_told(ca), *_told(asr[~np.isnan(asr)])])
     return tabulate(rows, HEADINGS, "github", disable_numparse=True)
 
 

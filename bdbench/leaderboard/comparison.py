@@ -28,6 +28,8 @@ def compare(runs: Sequence[Path]) -> dict[str, Any]:
     the ``seeds`` that both cells have it for, both means over these, the mean ``difference`` (cell - baseline)
     and its 95 % interval ``low`` .. ``high``, None for a single one. Half of it is the larger of Student's t over the
     seeds and of what the examples behind the numbers ask for (Wilson's), since seeds that agree prove little by it.
+    What both are measured against falls out of a difference of DER where it is the same on every seed. Cells of two
+    stages are measured against two models, and have no difference of DER.
 
     Raises BdbenchError for a record that is not valid, records of two versions of the definitions or on two data sets,
     a seed given twice, fewer than two cells, or no shared seed.
@@ -94,13 +96,22 @@ def _differences(baseline: _Cell, cell: _Cell, name: str) -> list[dict[str, Any]
     if not shared:
         theirs = ", ".join(map(str, sorted(cell)))
         raise BdbenchError(f"{name} has seeds {theirs}: expected one of {', '.join(map(str, sorted(baseline)))}")
+    unlike = len({next(iter(side.values()))["stage"] for side in (baseline, cell)}) > 1
     rows = []
     for number, what in _COMPARED.items():
+        bases = [term for term in what.terms or () if term.endswith("_base")]
+        if bases and unlike:
+            continue
         pairs = {seed: [columns.value(data[seed], number) for data in (baseline, cell)] for seed in shared}
         pairs = {seed: pair for seed, pair in pairs.items() if None not in pair}
         if pairs:
             sides = [[side[seed] for seed in pairs] for side in (baseline, cell)]
-            error = math.hypot(*(_error(side, number) for side in sides))
+            same = [
+                columns.value(one, base) == columns.value(other, base)
+                for one, other in zip(*sides, strict=True)
+                for base in bases
+            ]
+            error = math.hypot(*(_error(side, number, all(same)) for side in sides))
             rows.append(
                 {
                     "number": what.heading,
@@ -111,8 +122,8 @@ def _differences(baseline: _Cell, cell: _Cell, name: str) -> list[dict[str, Any]
     return rows
 
 
-def _error(records: Sequence[Mapping[str, Any]], name: str) -> float:
-    """How far the mean of a number may be off, of the examples behind it: half an interval."""
+def _error(records: Sequence[Mapping[str, Any]], name: str, own: bool) -> float:
+    """How far the mean of a number may be off, of the examples behind it: half an interval. own: see ``reaches``."""
     terms = columns.NUMBERS[name].terms or {name: 1.0}
     means, counts = {}, {}
     for term in terms:
@@ -121,7 +132,7 @@ def _error(records: Sequence[Mapping[str, Any]], name: str) -> float:
         values = [v for v, _ in known if v is not None]
         means[term] = float(np.mean(values)) if values else 0.0
         counts[term] = sum(n for v, n in known if v is not None)
-    return float(intervals.reaches(means, counts, name))
+    return float(intervals.reaches(means, counts, name, own))
 
 
 def _paired(pairs: np.ndarray, error: float) -> dict[str, float | None]:

@@ -135,6 +135,7 @@ def _row(data: Mapping[str, Any]) -> dict[str, Any]:
     row["p_value"] = data["p_value"]
     verdict = data["verdict"] or dict.fromkeys(("score", "flagged", "hit"))
     facts = config.get("data", {})
+    row["tried_on"] = f"{facts.get('poisoned')} {facts.get('challenge')}"
     # Asked here as well: of older records, which say that every name hits.
     tells = record.names_tell(len(facts.get("targets", [])), facts.get("classes", 0))
     hit = bool(verdict["hit"]) if tells and verdict["score"] is not None else None

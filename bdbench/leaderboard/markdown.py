@@ -28,11 +28,11 @@ Student's t over the seeds and of Wilson's over the examples behind all of them;
 100; none with one seed. k/n [low, high]: Wilson's interval, in percent. Before: the victim; reference: plain training
 by the stream that is used after removal. What removal and robust training did is measured against the reference, what a
 repair or refused inputs did against the victim. Rivals are defenses of one stage with the same access, against the same
-attack; they are compared by paired differences over at least 3 shared seeds, corrected for the number of pairs (Holm).
-Bold: better than every rival that has the number. Rank, by DER without clips: 1 if it beats all rivals; ≈ best: beaten
-by none, and not told apart from the best; else 1 + the number of rivals that beat it. {grey}: the attack does not
-work there (the interval of ASR before reaches down to 50 or below, or to what a clean model does, where one was tried),
-so that the row is not ranked and in no average.
+attack; they are compared by paired differences over at least 3 shared seeds of the same poisoned set, corrected for the
+number of pairs (Holm). Bold: better than every rival that has the number. Rank, by DER without clips, as far as it is
+the row's own: 1 if it beats all rivals; ≈ best: beaten by none, and not told apart from the best; else 1 + the number
+of rivals that beat it. {grey}: the attack does not work there (the interval of ASR before reaches down to 50 or below,
+or to what a clean model does, where one was tried), so that the row is not ranked.
 "Flags" are what the defense itself would remove; their precision is over the seeds in which it flags anything.
 "Clean": the same defense where nothing is attacked. "p < 0.05": in how many seeds the defense says that there is a
 backdoor. "Target hits": of the seeds in which a name can be wrong. Seconds, memory and models are the defense's own,
@@ -44,7 +44,8 @@ ATTACKS_NOTE = """\
 Before any defense. Clean model: of the same recipe where nothing is poisoned, over the seeds that there are of it.
 PSNR, SSIM, largest change: of attacked test images against what they were made of; the first two are means over the
 first of them, of some 3 million values (where test images lie class by class, of one class or two), the last is in
-grey levels. Seconds: to craft a trigger, and to poison the training set and the challenge."""
+grey levels. They are shares of no examples: their intervals are Student's alone. Seconds: to craft a trigger, and to
+poison the training set and the challenge."""
 _MISSING = "Not run, failed, or not to be run:\n\n"
 # What a page has room for; table.csv and index.html have the rest.
 _LEFT_OUT = ("der", "signed", "peak_memory_mb", "device")

@@ -49,19 +49,40 @@ class Overall:
 def overall(table: pd.DataFrame, values: Mapping[str, np.ndarray], counts: Mapping[str, np.ndarray]) -> list[Overall]:
     """The defenses of every stage but ``model``, by stage, setting and mean ASR; values, counts: as in ``standing``.
 
-    The attacks are those of the ground that work in any row of the board; a defense takes part if each of them works
-    in a row of its own, with the seeds that it has against all of them. Mean: over attacks, of the mean over seeds;
-    worst: the highest of those means. Their intervals: see ``resampled``.
+    The attacks are those of the ground that work (``_working``); a defense takes part if it has a row of each of them,
+    with the seeds that it has against all. Mean: over attacks, of the mean over seeds; worst: the highest of those
+    means. Their intervals: see ``resampled``. Attacks are tried on the same test images, so that what the examples ask
+    of the mean is the mean of what they ask of each.
     """
     found = []
-    works = (table["works"] == "yes").to_numpy()
     attack = list(table[_ATTACK].itertuples(index=False, name=None))
     for stage in _STAGES:
         for ground in table.groupby(GROUND).indices.values():
-            examples = {attack[row]: int(row) for row in ground[works[ground]][::-1]}
-            own = ground[(table["stage"].iloc[ground] == stage) & ~np.isnan(values["asr_after"][ground]).all(1)]
-            rows = list(_of_ground(table, own[works[own]], attack, dict(sorted(examples.items())), values, counts))
+            examples = _working(table, ground, attack)
+            tried = np.array([attack[row] in examples for row in ground])
+            own = ground[tried & (table["stage"].iloc[ground] == stage) & ~np.isnan(values["asr_after"][ground]).all(1)]
+            rows = list(_of_ground(table, own, attack, dict(sorted(examples.items())), values, counts))
             found += sorted(rows, key=lambda one: (bool(one.missing), one.mean_asr.value, one.row))
+    return found
+
+
+def _working(table: pd.DataFrame, ground: np.ndarray, attack: Sequence[tuple[str, ...]]) -> dict[tuple[str, ...], int]:
+    """A row of each attack of the ground that works: in no fewer than half of the rows that have the most seeds of it.
+
+    Rows of one attack may hold other victims, of another machine or of fewer seeds; whether it works is asked once, so
+    that no defense is left out for having met a victim that did not learn it.
+    """
+    works, seeds = table["works"].to_numpy(), table["seeds"].to_numpy()
+    of_attack: dict[tuple[str, ...], list[int]] = {}
+    for row in ground:
+        if works[row]:
+            of_attack.setdefault(attack[row], []).append(int(row))
+    found = {}
+    for key, rows in of_attack.items():
+        most = [row for row in rows if seeds[row] == seeds[rows].max()]
+        yes = [row for row in most if works[row] == "yes"]
+        if 2 * len(yes) >= len(most):
+            found[key] = yes[0]
     return found
 
 
@@ -74,7 +95,7 @@ def _of_ground(
     counts: Mapping[str, np.ndarray],
 ) -> Iterator[Overall]:
     """own: the rows of one stage against attacks that work; attack: of each row of the table; attacks: a row of each
-    attack that works.
+    of those.
     """
     for rows in table.iloc[own].groupby(DEFENDED).indices.values():
         of_attack = {attack[row]: int(row) for row in own[rows]}
@@ -96,10 +117,10 @@ def _of_ground(
             first,
             len(attacks),
             int(shared.sum()),
-            resampled(asr, "mean", float(np.sqrt((doubt["asr_after"] ** 2).sum()) / len(chosen))),
+            resampled(asr, "mean", float(doubt["asr_after"].mean())),
             resampled(asr, "worst", float(doubt["asr_after"][worst])),
             chosen[worst],
-            resampled(cost, "mean", float(np.sqrt((doubt["ca_cost"] ** 2).sum()) / len(chosen)), (-1.0, 1.0)),
+            resampled(cost, "mean", float(doubt["ca_cost"].mean()), (-1.0, 1.0)),
         )
 
 

@@ -18,19 +18,24 @@ NOT_TOLD_APART = "not told apart from the best"
 
 
 def paired(
-    values: Mapping[str, np.ndarray], counts: Mapping[str, np.ndarray], name: str
+    values: Mapping[str, np.ndarray], counts: Mapping[str, np.ndarray], name: str, sets: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The difference of a number between every two of r rows over the seeds that both have: (seeds, mean, p), (r, r).
 
-    values, counts: of each number, float64 (r, seeds), NaN where there is none; and the examples it is a share of. p is
+    values, counts: of each number, float64 (r, seeds), NaN where there is none; and the examples it is a share of.
+    sets: int64 (r, seeds), which poisoned set and challenge each was measured on: a seed of which two rows have two
+    does not count for them, as of an attack that was crafted on two machines. DER is compared without what it is
+    measured against (``_own``). p is
     the larger of that of a paired t-test over the seeds and that of a z-test whose variance is that of both rows'
     means over their examples (``intervals.reach`` over z): where all seeds agree, the first knows of no doubt. NaN for
     fewer than two seeds.
     """
     from scipy.special import ndtr, stdtr
 
-    x = values[name]
+    x = _own(values, name)
     both = ~np.isnan(x)[:, None] & ~np.isnan(x)[None]
+    if sets is not None:
+        both &= sets[:, None] == sets[None]
     n = both.sum(-1)
     seeds = np.maximum(n, 1)
     difference = np.where(both, x[:, None] - x[None], 0.0)
@@ -55,13 +60,13 @@ def holm(p: np.ndarray) -> np.ndarray:
 
 
 def beats(
-    values: Mapping[str, np.ndarray], counts: Mapping[str, np.ndarray], name: str
+    values: Mapping[str, np.ndarray], counts: Mapping[str, np.ndarray], name: str, sets: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Whether each of r rivals beats each other in a number, and whether that could be told, both bool (r, r).
 
     It can be told of two that share LEAST_SEEDS seeds; the p-values of all such pairs are corrected together.
     """
-    n, mean, p = paired(values, counts, name)
+    n, mean, p = paired(values, counts, name, sets)
     told = (n >= LEAST_SEEDS) & ~np.eye(len(n), dtype=bool)
     pairs = np.nonzero(np.triu(told))
     better = np.zeros(told.shape, bool)
@@ -72,8 +77,11 @@ def beats(
     return better, told
 
 
-def standing(table: pd.DataFrame, values: Mapping[str, np.ndarray], counts: Mapping[str, np.ndarray]) -> pd.DataFrame:
-    """The columns ``rank``, ``beaten_by`` and ``best`` of the rows of ``table``; values, counts: (rows, seeds) each.
+def standing(
+    table: pd.DataFrame, values: Mapping[str, np.ndarray], counts: Mapping[str, np.ndarray], sets: np.ndarray
+) -> pd.DataFrame:
+    """The columns ``rank``, ``beaten_by`` and ``best`` of the rows of ``table``; values, counts, sets: (rows, seeds)
+    each, as in ``paired``.
 
     Rivals are the defenses of one stage and with the same access against one attack, where it works or nothing is
     attacked. beaten_by: how many rivals have a better DER (signed), as far as that can be told; empty where no rival
@@ -91,7 +99,7 @@ def standing(table: pd.DataFrame, values: Mapping[str, np.ndarray], counts: Mapp
             if len(have) < 2:
                 continue
             known = {term: values[term][have] for term in {name, *_terms(name)}}
-            better, told = beats(known, {term: counts[term][have] for term in _terms(name)}, name)
+            better, told = beats(known, {term: counts[term][have] for term in _terms(name)}, name, sets[have])
             leads = better.sum(1) == len(have) - 1
             for row in have[leads]:
                 best[row].append(name)
@@ -109,3 +117,14 @@ def _terms(name: str) -> tuple[str, ...]:
     """The numbers whose examples make a difference in this one unsure: those of ``reaches`` with ``own``."""
     terms = NUMBERS[name].terms
     return (name,) if terms is None else tuple(term for term in terms if not term.endswith("_base"))
+
+
+def _own(values: Mapping[str, np.ndarray], name: str) -> np.ndarray:
+    """A number of each row as far as it is the row's own: without what a stage is measured against, which is the same
+    for rivals, and where it was measured again, as on another machine, differs by chance alone; and without its clips.
+    """
+    terms = NUMBERS[name].terms
+    if terms is None or len(_terms(name)) == len(terms):
+        return values[name]
+    own = np.sum([terms[term] * values[term] for term in _terms(name)], axis=0)
+    return np.where(np.isnan(values[name]), np.nan, own)

@@ -25,11 +25,13 @@ class BySeed:
     """The records of a table by row and seed: float64 (rows, seeds) each, NaN where there is none.
 
     values: of each number of NUMBERS, and of a verdict's score, accused, hit; counts: the examples it is a share of.
+    sets: int64 (rows, seeds), a number for each poisoned set and its challenge.
     """
 
     seeds: list[int]
     values: dict[str, np.ndarray]
     counts: dict[str, np.ndarray]
+    sets: np.ndarray
 
     @classmethod
     def of(cls, frame: pd.DataFrame) -> BySeed:
@@ -49,7 +51,8 @@ class BySeed:
             for name, number in NUMBERS.items()
             if number.pool
         }
-        return cls(seeds.tolist(), values, counts)
+        sets = np.nan_to_num(spread(pd.Series(pd.factorize(frame["tried_on"])[0])), nan=-1).astype(int)
+        return cls(seeds.tolist(), values, counts, sets)
 
 
 def summarise(frame: pd.DataFrame) -> pd.DataFrame:
@@ -87,7 +90,7 @@ def summarise(frame: pd.DataFrame) -> pd.DataFrame:
         for end in ("", "_low", "_high"):
             table[name + end] = _taken(table[of + end].to_numpy(float), control)
     table = pd.concat([table, verdicts.judged(by_seed.values, control, table["control"].to_numpy(bool))], axis=1)
-    return pd.concat([table, standing.standing(table, by_seed.values, by_seed.counts)], axis=1)
+    return pd.concat([table, standing.standing(table, by_seed.values, by_seed.counts, by_seed.sets)], axis=1)
 
 
 def labelled(table: pd.DataFrame) -> pd.DataFrame:

@@ -75,9 +75,16 @@ def interval(value: float, low: float, high: float, name: str) -> str:
     text = f"{scale * value:.{digits}f}"
     if np.isnan(low):
         return text
-    if abs((high - value) - (value - low)) > 1e-9:
-        return f"{text} [{scale * low:.{digits}f}, {scale * high:.{digits}f}]"
+    within = NUMBERS[name].within if name in NUMBERS else (-np.inf, np.inf)
+    if (low <= within[0] and high >= within[1]) or abs((high - value) - (value - low)) > 1e-9:
+        return f"{text} [{_end(scale * low, digits)}, {_end(scale * high, digits)}]"
     return f"{text} ± {scale * (high - low) / 2:.{digits}f}"
+
+
+def _end(value: float, digits: int) -> str:
+    """The end of an interval, with as many digits more as it takes to be another one than 0."""
+    text = f"{value:.{digits}f}"
+    return f"{value:.1g}" if value and not float(text) else text
 
 
 def _count(k: int, n: int) -> str:

@@ -64,6 +64,36 @@ def test_seeds_that_agree_leave_the_doubt_of_the_examples(tmp_path: Path) -> Non
     assert (found["low"], found["high"]) == pytest.approx((0.01 - half, 0.01 + half))
 
 
+def test_what_both_are_measured_against_falls_out_of_a_difference(tmp_path: Path) -> None:
+    """As it does of ranks; where it is another one, as of two attacks, it is a part of what there is to doubt."""
+    one, two = (
+        written(tmp_path, name, dict.fromkeys(range(3), 0.9), asr=asr) for name, asr in (("one", 0.0), ("two", 0.04))
+    )
+    found = differences(*one, *two)["DER signed"]
+    each = [intervals.reach(rate, 3 * 360) for rate in (0.0, 0.04, 0.95, 0.95)]
+    assert found["high"] - found["difference"] == pytest.approx(np.sqrt(np.square(each).sum()) / 2)
+    assert found["high"] < 0
+    other = written(tmp_path, "other", dict.fromkeys(range(3), 0.9), asr=0.04, before=(0.96, 0.98))
+    wider = differences(*one, *other)["DER signed"]
+    bases = [intervals.reach(rate, 3 * 360) for rate in (0.99, 0.98, 0.96, 0.96)]
+    assert wider["high"] - wider["difference"] == pytest.approx(np.sqrt(np.square(each + bases).sum()) / 2)
+
+
+def test_two_stages_have_no_difference_of_what_is_measured_against_two_models(tmp_path: Path) -> None:
+    removal = written(tmp_path, "removal", dict.fromkeys(range(3), 0.9), asr=0.5)
+    repair = [
+        str(
+            dumped(
+                made(seed, stage="repair", asr=0.5, before=(0.96, 0.6), parts=defense("repair")),
+                tmp_path / f"r{seed}.json",
+            )
+        )
+        for seed in range(3)
+    ]
+    found = differences(*removal, *repair)
+    assert found["ASR after"]["difference"] == 0 and not {"DER", "DER signed"} & set(found)
+
+
 def test_what_one_of_a_pair_lacks_is_left_out(tmp_path: Path) -> None:
     one = written(tmp_path, "one", {0: 0.5, 1: None})
     two = written(tmp_path, "two", {0: 0.6, 1: 0.7})

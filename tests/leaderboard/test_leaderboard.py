@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bdbench.leaderboard import intervals
+from bdbench.leaderboard import intervals, views
 from bdbench.leaderboard.columns import NUMBERS, pools
 from tests.boards import build, one_row, readme, table_of
 from tests.records import attack, decision, defense, inputs, keep, made, performance, verdict
@@ -338,8 +338,28 @@ def test_times_under_other_numbers_of_threads_are_not_averaged(tmp_path: Path) -
 
 
 def test_both_ders_are_kept_and_the_rank_is_by_the_one_without_clips(tmp_path: Path) -> None:
-    # Against the clipped DER both are alike.
-    derived = {name: {"defense_effectiveness_rating": 0.5, "signed": s} for name, s in (("a", 0.5), ("b", 0.3))}
-    rivals = [made(s, asr=0.9, parts=defense(n), derived=derived[n]) for n in "ab" for s in range(3)]
+    # Against the clipped DER both are alike: b leaves more of the attack than there was, .7.
+    derived = {name: {"defense_effectiveness_rating": 0.5, "signed": s} for name, s in (("a", 0.5), ("b", 0.375))}
+    rivals = [
+        made(s, before=(0.96, 0.7), asr=asr, ca=0.96, parts=defense(n), derived=derived[n])
+        for n, asr in (("a", 0.7), ("b", 0.95))
+        for s in range(3)
+    ]
     table = table_of(tmp_path, *rivals).set_index("defense")
     assert table["der"].tolist() == [0.5, 0.5] and table["rank"].tolist() == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("name", "numbers", "shown"),
+    [
+        ("asr_after", (0.5, 0.3, 0.7), "50.0 ± 20.0"),
+        ("asr_after", (0.5, 0.0, 1.0), "50.0 [0.0, 100.0]"),  # cut at both ends
+        ("ca_cost", (0.0, -1.0, 1.0), "0.0 [-100.0, 100.0]"),
+        ("ca_cost", (0.0, -0.2, 0.2), "0.0 ± 20.0"),
+        ("flagged", (0.0, 0.0, 0.00016), "0.0 [0.0, 0.02]"),  # what is not 0 is not shown as 0
+        ("flagged", (0.0, 0.0, 0.0009), "0.0 [0.0, 0.1]"),
+        ("largest_change", (255.0, 255.0, 255.0), "255 ± 0"),
+    ],
+)
+def test_an_interval_is_shown_for_what_it_is(name: str, numbers: tuple[float, float, float], shown: str) -> None:
+    assert views.interval(*numbers, name) == shown

@@ -80,7 +80,8 @@ def test_shared_seeds_alone_count(tmp_path: Path) -> None:
     found = over_all(tmp_path, *rows("a", {"one": [0.0, 0.0, 0.0, 0.9], "two": [0.0] * 3}))
     (a,) = found.values()
     assert a.seeds == 3 and a.mean_asr.value == 0.0
-    assert a.mean_asr.high == pytest.approx(np.sqrt(2) * intervals.reach(0.0, 3 * 360) / 2)
+    # Both attacks are tried on the same test images: two say no more of them than one.
+    assert a.mean_asr.high == pytest.approx(intervals.reach(0.0, 3 * 360))
 
 
 def test_other_data_are_another_ground(tmp_path: Path) -> None:
@@ -90,3 +91,18 @@ def test_other_data_are_another_ground(tmp_path: Path) -> None:
     by_seed = BySeed.of(frame)
     found = overall(summarise(frame), by_seed.values, by_seed.counts)
     assert [one.mean_asr.value for one in found] == pytest.approx([0.1, 0.3])
+
+
+def test_whether_an_attack_works_is_asked_once_of_all(tmp_path: Path) -> None:
+    """One seed of a victim that learnt it does not oblige a defense whose three victims, in part, did not."""
+    both = {"x": [0.1] * 3, "y": [0.1] * 3}
+    learnt = rows("one", {"x": [0.1], "y": [0.1]})
+    unsure = [
+        made(seed, before=(0.96, before), asr=0.1, parts={**attack("x"), **defense("three")})
+        for seed, before in enumerate((0.95, 0.95, 0.3))
+    ]
+    found = over_all(tmp_path / "a", *learnt, *unsure, *rows("three", {"y": [0.1] * 3}))
+    assert found["three, training set"].attacks == 1 and not found["three, training set"].missing
+    # Of rows with as many seeds half say that it works: then it counts for all, and nobody is left out who ran on it.
+    found = over_all(tmp_path / "b", *rows("two", both), *unsure, *rows("three", {"y": [0.1] * 3}))
+    assert [one.attacks for one in found.values()] == [2, 2] and not any(one.missing for one in found.values())

@@ -148,3 +148,27 @@ def test_where_the_attack_does_not_work_nobody_is_ranked(tmp_path: Path) -> None
     assert table["asr_before"]["random"] > 0.5 and set(table["works"]) == {"no"}
     table = table_of(tmp_path / "works", *rows("a", [0.1] * 3), made(control=True, parts=defense("b")))
     assert table["works"].to_dict() == {"a": "yes", "b": ""}
+
+
+def test_what_a_stage_is_measured_against_ranks_nobody(tmp_path: Path) -> None:
+    """Two machines' references differ by chance; what either defense left is the same."""
+    one, other = (rows(name, [0.0] * 3, before=(0.96, before)) for name, before in (("a", 0.98), ("b", 0.9)))
+    table = table_of(tmp_path, *one, *other)
+    assert table["signed"].to_dict() == pytest.approx({"a": 0.985, "b": 0.945})
+    assert set(table["rank"]) == {standing.NOT_TOLD_APART}
+    assert not any({"der", "signed"} & set(best.split()) for best in table["best"])
+
+
+def test_seeds_of_two_poisoned_sets_are_not_paired(tmp_path: Path) -> None:
+    """An attack that was crafted on two machines: the same seeds, and other poisons."""
+
+    def crafted(name: str, machine: str, asr: float) -> list[dict[str, Any]]:
+        facts = {seed: {"poisoned": f"{machine}{seed}" * 16} for seed in range(3)}
+        return [made(seed, asr=asr, parts=defense(name), facts=facts[seed]) for seed in range(3)]
+
+    table = table_of(tmp_path, *crafted("a", "a", 0.0), *crafted("b", "b", 0.9), *crafted("c", "a", 0.9))
+    # With b nobody shares three seeds; a beats c, and not every rival.
+    assert table["rank"].to_dict() == {"a": standing.NOT_TOLD_APART, "b": "", "c": "2"}
+    x = np.array([[0.0, 0.0, 0.0], [0.9, 0.8, 0.9]])
+    n, _, p = standing.paired({"ap": x}, {"ap": np.full((2, 3), 360.0)}, "ap", np.array([[0, 1, 2], [0, 1, 7]]))
+    assert n[0, 1] == 2 and np.isfinite(p[0, 1])
