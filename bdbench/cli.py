@@ -149,7 +149,7 @@ def run(as_json: bool, dry_run: bool, **cell: Any) -> None:
     failed = [outcome for outcome in outcomes if isinstance(outcome, Exception)]
     if len({one_line(error) for error in failed}) == 1 and not records and isinstance(failed[0], BdbenchError):
         # What all of them share, or the only one there is: an error in what was asked for.
-        raise failed[0]
+        raise BdbenchError(installed().told(failed[0]))
     if as_json:
         click.echo(json.dumps(records, indent=1))
     else:
@@ -167,13 +167,17 @@ def run(as_json: bool, dry_run: bool, **cell: Any) -> None:
 
 @contextmanager
 def _named(out: Path) -> Iterator[None]:
-    """What another's attack, data set or model fails with ends the program with a line naming it and exit code 1."""
+    """What another's attack, data set or model fails with ends the program with a line naming it and exit code 1, or
+    2 if it is a BdbenchError: something in what was asked for.
+    """
     from bdbench.registry.plugins import installed
 
     try:
         yield
-    except BdbenchError:
-        raise
+    except BdbenchError as error:
+        if installed().owner(error) in (None, __package__):
+            raise
+        raise BdbenchError(installed().told(error)) from error
     except Exception as error:
         if installed().owner(error) in (None, __package__):
             raise

@@ -106,6 +106,7 @@ class HarnessWorkshop(Workshop):
         """Train a model of the victim's architecture; ``name`` draws its random stream. See ``Workshop.train``."""
         if kept is not None and (loss is None or each_epoch is not None):
             raise ValueError("kept says by what a loss is known: expected a loss, and no each_epoch")
+        self._check_set(images, labels)
         self._spent.models += 1
         seed = self.streams.integer(f"train:{name}")
         recipe = recipe or self.recipe
@@ -131,6 +132,21 @@ class HarnessWorkshop(Workshop):
             return self._kept(self._stage({**known, "epochs": end}, loss, shared=False), make)
 
         return train(loss=loss, keep=keep)
+
+    def _check_set(self, images: np.ndarray, labels: np.ndarray) -> None:
+        """Raise BdbenchError for what is no training set of this model: a label too few would train on a part."""
+        images, labels = np.asarray(images), np.asarray(labels)
+        wanted = (len(labels), *self.shape) if labels.ndim == 1 else ("n", *self.shape)
+        if labels.ndim != 1 or not len(labels) or images.shape != wanted:
+            raise BdbenchError(
+                f"{self._title} trains on images of {images.shape} with labels of {labels.shape}: expected "
+                f"(n, {', '.join(map(str, self.shape))}) and (n,), n at least 1"
+            )
+        if labels.dtype.kind not in "iu" or not 0 <= labels.min() <= labels.max() < self.num_classes:
+            found = f"{labels.dtype} in {labels.min()}..{labels.max()}"
+            raise BdbenchError(
+                f"{self._title} trains on labels of {found}: expected integers in 0..{self.num_classes - 1}"
+            )
 
     def loop(
         self,

@@ -119,7 +119,7 @@ class TriggerAttack(Attack, ABC):
         images, labels = np.array(train.images), train.labels.copy()
         goal = _integers(self.name, self.taught(train.labels, tools), len(labels))
         chosen = _places(self.name, self.chosen(train, goal, state, tools), len(labels))
-        images[chosen] = self._checked(self.poisoned(images[chosen], chosen, state, tools))
+        images[chosen] = self._checked(self.poisoned(images[chosen], chosen, state, tools), images[chosen])
         labels[chosen] = goal[chosen]
         roles = np.full(len(labels), Role.CLEAN, np.int8)
         roles[chosen] = Role.POISON
@@ -139,14 +139,19 @@ class TriggerAttack(Attack, ABC):
 
     def challenge(self, test: Split, state: State, tools: Workshop) -> Challenge:
         """Every test image whose goal is another label than its own, triggered; bystanders too, if there are any."""
-        goal = self.goal(test.labels, tools.num_classes)
+        goal = _integers(self.name, self.goal(test.labels, tools.num_classes), len(test.labels))
         index = np.arange(len(goal)) if self.bystanders else np.flatnonzero(goal != test.labels)
         images = np.asarray(test.images)[index]
-        return Challenge(self._checked(self.triggered(images, state, tools)), index, goal[index])
+        return Challenge(self._checked(self.triggered(images, state, tools), images), index, goal[index])
 
-    def _checked(self, stamped: np.ndarray) -> np.ndarray:
-        if stamped.dtype != np.uint8:
-            raise BdbenchError(f"attack {self.name!r} stamps images as {stamped.dtype}: expected uint8")
+    def _checked(self, stamped: np.ndarray, given: np.ndarray | None = None) -> np.ndarray:
+        """Images with a trigger, one for each that was given: a single one would be taken for all of them."""
+        found = stamped.dtype if isinstance(stamped, np.ndarray) else type(stamped).__name__
+        if found != np.uint8:
+            raise BdbenchError(f"attack {self.name!r} stamps images as {found}: expected uint8")
+        if given is not None and stamped.shape != given.shape:
+            shapes = f"images of {given.shape} as {stamped.shape}"
+            raise BdbenchError(f"attack {self.name!r} stamps {shapes}: expected the same shape")
         return stamped
 
 
@@ -182,7 +187,8 @@ class Covers(TriggerAttack, ABC):
             )
         chosen = np.sort(tools.streams("covers").choice(pool, count, replace=False))
         if count:
-            made.images[chosen] = self._checked(self.covered(made.images[chosen], chosen, state, tools))
+            covers = self.covered(made.images[chosen], chosen, state, tools)
+            made.images[chosen] = self._checked(covers, made.images[chosen])
             made.roles[chosen] = Role.COVER
         return made
 
@@ -265,6 +271,8 @@ def _places(name: str, chosen: np.ndarray, count: int) -> np.ndarray:
 
 def _integers(name: str, goal: np.ndarray, count: int) -> np.ndarray:
     """The labels that an attack teaches; numbers that are no integers would be rounded where they are assigned."""
+    if not isinstance(goal, np.ndarray):
+        raise BdbenchError(f"attack {name!r} teaches labels of {type(goal).__name__}: expected integers ({count},)")
     if goal.shape != (count,) or not np.issubdtype(goal.dtype, np.integer):
         raise BdbenchError(f"attack {name!r} teaches labels of {goal.dtype} {goal.shape}: expected integers ({count},)")
     return goal

@@ -138,4 +138,6 @@ def labels(components: Sequence[Mapping[str, Any]], always: tuple[str, ...] = ()
 def short_spec(component: Component) -> str:
     """A component's spec with the parameters that are not the defaults."""
     own, default = component.config(), type(component)().config()
-    return spec({k: v for k, v in own.items() if k == "name" or v != default[k]})
+    # Else what is null is left out of a spec.
+    changed = {k: "none" if v is None else v for k, v in own.items() if k != "name" and v != default[k]}
+    return spec({"name": own["name"], **changed})

@@ -117,7 +117,11 @@ class Architecture(Component, ABC):
     def recipe(self, dataset: str, shape: tuple[int, int, int]) -> Recipe:
         """The recipe with this component's own epochs, batch_size and lr where they are set."""
         own: dict[str, Any] = {"epochs": self.epochs, "batch_size": self.batch_size, "lr": self.lr}
-        return replace(self.default_recipe(dataset, shape), **{k: v for k, v in own.items() if v is not None})
+        default = self.default_recipe(dataset, shape)
+        if not isinstance(default, Recipe):
+            told = f"model {self.name!r} has a default_recipe of {type(default).__name__}"
+            raise BdbenchError(f"{told}: expected a bdbench.Recipe")
+        return replace(default, **{k: v for k, v in own.items() if v is not None})
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,8 @@ from bdbench.errors import BdbenchError, unknown
 _QUOTES = ("'", '"')
 # Of attacks.
 _LABELS = ("target", "source")
+# What a parameter may be, in words.
+TYPES = "bool, int, float, str, Literal, tuple[T, ...] of these, or one of them or None"
 _TRUE, _FALSE = {"true", "yes", "on", "1"}, {"false", "no", "off", "0"}
 
 
@@ -120,8 +122,29 @@ def parts(component: Any) -> list[Any]:
 
 def oracles(component: Any) -> list[str]:
     """What the parameters of a defense that are true ask to be told."""
-    limits = [(name, _limits(field).oracle) for name, (_, field) in _fields(type(component)).items()]
-    return [oracle for name, oracle in limits if oracle and getattr(component, name)]
+    return [oracle for name, oracle in asked(type(component)) if getattr(component, name)]
+
+
+def asked(cls: type) -> list[tuple[str, str]]:
+    """The parameters of a defense that ask to be told something, each with what."""
+    limits = [(name, _limits(field).oracle) for name, (_, field) in _fields(cls).items()]
+    return [(name, oracle) for name, oracle in limits if oracle]
+
+
+def unknown_types(cls: type) -> list[tuple[str, str]]:
+    """The parameters of a component class whose type is none of ``TYPES``, each with what it is."""
+    return [
+        (name, hint.__name__ if isinstance(hint, type) else str(hint).removeprefix("typing."))
+        for name, (hint, _) in _fields(cls).items()
+        if not all(map(_is_known, _options(hint)))
+    ]
+
+
+def _is_known(option: Any) -> bool:
+    if get_origin(option) is tuple:
+        inner = get_args(option)
+        return len(inner) == 2 and inner[1] is Ellipsis and all(map(_is_known, _options(inner[0])))
+    return option in (bool, int, float, str, type(None)) or get_origin(option) is Literal or hasattr(option, "kind")
 
 
 def check(component: Any) -> None:
@@ -341,7 +364,8 @@ def _convert(value: Any, hint: Any) -> Any:
 
 
 def _parse(text: str, hint: Any) -> Any:
-    for option in _options(hint):
+    # None first: to a str everything is a value.
+    for option in sorted(_options(hint), key=lambda option: option is not type(None)):
         try:
             return _parse_one(text, option)
         except ValueError:

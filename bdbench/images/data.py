@@ -200,12 +200,17 @@ def checked_split(name: str, images: np.ndarray, labels: np.ndarray, classes: Se
     if labels.shape != (len(images),):
         asked = f"one for each of {len(images)} images"
         raise BdbenchError(f"the {name} labels have shape {labels.shape}: expected {asked}")
-    if labels.dtype.kind not in "iu":
-        raise BdbenchError(f"the {name} labels are {labels.dtype}: expected integers in 0..{len(classes) - 1}")
-    if labels.min() < 0 or labels.max() >= len(classes):
-        found = f"{labels.dtype} in {labels.min()}..{labels.max()}"
-        raise BdbenchError(f"{name} labels are {found}: expected integers in 0..{len(classes) - 1}")
+    check_labels(name, labels, len(classes))
     return Split(np.ascontiguousarray(images), labels.astype(np.int64))
+
+
+def check_labels(name: str, labels: np.ndarray, classes: int) -> None:
+    """Raise BdbenchError for labels of the part called ``name`` that are no integers in 0..classes - 1."""
+    if labels.dtype.kind not in "iu":
+        raise BdbenchError(f"the {name} labels are {labels.dtype}: expected integers in 0..{classes - 1}")
+    if len(labels) and (labels.min() < 0 or labels.max() >= classes):
+        found = f"{labels.dtype} in {labels.min()}..{labels.max()}"
+        raise BdbenchError(f"{name} labels are {found}: expected integers in 0..{classes - 1}")
 
 
 def fingerprint_of(part: Split | TrainingView) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 
 from bdbench.errors import BdbenchError
 from bdbench.host import memory
-from bdbench.images.data import ImageData, Images, Split, checked_split, fingerprint, in_bytes
+from bdbench.images.data import ImageData, Images, Split, check_labels, checked_split, fingerprint, in_bytes
 from bdbench.progress import Track, quiet
 from bdbench.seeds import Streams
 
@@ -126,6 +126,10 @@ def check_classes(data: ImageData) -> None:
 
     An attack on an empty class would make poisons the whole of it, and detectors look perfect.
     """
+    if not isinstance(data, ImageData):
+        raise BdbenchError(f"what was read is of {type(data).__name__}: expected bdbench.ImageData")
+    if not isinstance(data.classes, tuple | list):
+        raise BdbenchError(f"the classes are {data.classes!r:.60}: expected a tuple of names")
     named: dict[str, int] = {}
     for label, name in enumerate(data.classes):
         if not isinstance(name, str):
@@ -135,6 +139,8 @@ def check_classes(data: ImageData) -> None:
         if named.setdefault(name, label) != label:
             raise BdbenchError(f"classes {named[name]} and {label} are both called {name!r}: expected different names")
     labels = np.asarray(data.train.labels)
+    for name, part in (("training", labels), ("test", np.asarray(data.test.labels))):
+        check_labels(name, part, data.num_classes)
     if (empty := np.setdiff1d(np.arange(data.num_classes), labels)).size:
         first = f"{empty[0]} ({data.classes[empty[0]]!r})"
         others = f" and {len(empty) - 1} others have" if len(empty) > 1 else " has"

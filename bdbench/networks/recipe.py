@@ -44,6 +44,8 @@ class Recipe:
         """Raises BdbenchError for numbers that no training could have, and for an optimizer that there is not."""
         for name, (least, most) in _SPANS.items():
             value = getattr(self, name)
+            if name != "lr" and (isinstance(value, bool) or not isinstance(value, int)):
+                raise BdbenchError(f"{name}={value!s:.20} is not allowed in a recipe: expected an integer")
             if not least <= value <= most:
                 expected = f"at least {least}" if value < least else f"at most {most:g}"
                 raise BdbenchError(f"{name}={value!s:.20} is not allowed in a recipe: expected {expected}")

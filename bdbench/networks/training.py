@@ -135,7 +135,13 @@ class Trainer:
     def untrained(self, seed: int) -> torch.nn.Module:
         """A network with weights drawn from ``seed``; the global random state is left as it was."""
         with seeded(seed):
-            return self.build().to(self.device)
+            return self._built().to(self.device)
+
+    def _built(self) -> torch.nn.Module:
+        network = self.build()
+        if not isinstance(network, torch.nn.Module):
+            raise BdbenchError(f"a model builds a network of {type(network).__name__}: expected a torch.nn.Module")
+        return network
 
     def train(
         self,
@@ -158,7 +164,7 @@ class Trainer:
         """
         recipe = recipe or self.recipe
         with seeded(seed):
-            network = copy.deepcopy(start.network) if start else self.build()
+            network = copy.deepcopy(start.network) if start else self._built()
             network = _place(network, self.device, recipe.reduced)
             mean, std = (start.mean, start.std) if start else _moments(images)
             victim = self._victim(network, mean, std, recipe)
@@ -228,7 +234,7 @@ class Trainer:
         prefix = "state."
         state = {k[len(prefix) :]: torch.tensor(v) for k, v in arrays.items() if k.startswith(prefix)}
         with torch.random.fork_rng(devices=[]):
-            network = self.build()
+            network = self._built()
         network.load_state_dict(state)
         network = _place(network, self.device, self.recipe.reduced)
         network.eval()

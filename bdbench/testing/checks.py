@@ -13,6 +13,7 @@ from unittest import mock
 
 import numpy as np
 
+from bdbench.components import guard
 from bdbench.errors import BdbenchError
 
 T = TypeVar("T")
@@ -56,7 +57,8 @@ class Check:
     def run(self, title: str, subject: Any) -> None:
         """Check ``subject``, which messages call ``title``. Raises Fault, or NotChecked."""
         try:
-            self.function(subject)
+            with guard.call():
+                self.function(subject)
         except NotChecked:
             raise
         except _Found as found:

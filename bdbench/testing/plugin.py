@@ -43,7 +43,7 @@ def names_are_its_own(plugin: Plugin) -> None:
 
 @check("plugin")
 def imports_nothing_heavy(plugin: Plugin) -> None:
-    """Importing it and registering its components imports none of torch, torchvision, scikit-learn, pandas, numba.
+    """Importing it, its components and commands, imports none of torch, torchvision, scikit-learn, pandas, numba.
 
     Every command loads every plugin: ``bdbench --help`` would take seconds. Import them where they are used.
     """
@@ -54,6 +54,7 @@ def imports_nothing_heavy(plugin: Plugin) -> None:
         f"(point,) = (e for e in entry_points(group='bdbench') if (e.dist.name, e.name) == {plugin.key!r})\n"
         "module = point.load()\n"
         "for plural in KINDS.values():\n    getattr(module, f'bdbench_register_{plural}', list)()\n"
+        "import click\ngetattr(module, 'bdbench_add_commands', dict)(cli=click.Group())\n"
         f"print()\nprint(*sorted({_HEAVY!r} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
