@@ -3,8 +3,8 @@
     python docs/make_machines.py
 
 writes its table into docs/numbers.md: of every pair of machines (processor or GPU, precision, version of torch) and
-data set, the differences of clean accuracy and attack success over the cells of which both trained a victim: on the same
-poisoned set, and, where an attack is crafted by a network, on one that came out differently.
+data set, the differences of clean accuracy and attack success over the cells of which both trained a victim: on the
+same poisoned set, and, where an attack is crafted by a network, on one that came out differently.
 """
 
 from __future__ import annotations
@@ -21,7 +21,10 @@ from tabulate import tabulate
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "numbers.md"
-HEADINGS = ("data set", "one machine", "another", "poisoned set", "pairs", "CA: mean", "sd", "largest", "ASR: mean", "sd", "largest")
+HEADINGS = (
+    "data set", "one machine", "another", "poisoned set", "pairs", "CA: mean", "sd", "largest", "ASR: mean", "sd",
+    "largest",
+)  # fmt: skip
 # Fewer pairs tell nothing.
 _FEWEST = 5
 

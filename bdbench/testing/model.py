@@ -141,6 +141,7 @@ def trains_and_is_restored(model: Architecture) -> None:
     def attempt(shape: Shape) -> None:
         recipe = model.recipe("a set that it was not made for", shape)
         expect(isinstance(recipe, Recipe), f"{type(recipe).__name__} instead of a Recipe")
+        expect(recipe.epochs > 0, f"a recipe of {recipe.epochs} epochs, which trains nothing")
         trainer, victim, images = _trained(model, shape)
         again = trainer.restore(victim.arrays())
         expect(np.allclose(victim.logits(images), again.logits(images)), "other logits after it was kept and restored")

@@ -358,3 +358,37 @@ class Twice(Detector):
 def test_conclusions_add_up(tiny: dict[str, Any]) -> None:
     found = bdbench.run(defense=Twice(), budget=0, **tiny)
     assert found.p_value == 0.5 and found.decision is not None and found.decision.flagged == 3 / 300
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wrongly(RobustTraining):
+    """Trains on what is no training set of the model."""
+
+    name = "wrongly"
+    way: str = "labels"
+
+    def train(self, view: TrainingView, tools: Tools) -> Victim:
+        images, labels = np.asarray(view.images), view.labels
+        sets = {
+            "labels": (images, labels[:5]),
+            "size": (images[:, :-1], labels),
+            "none": (images[:0], labels[:0]),
+            "far": (images, labels + 100),
+            "floats": (images, labels.astype(float)),
+        }
+        return tools.train(*sets[self.way], "wrongly")
+
+
+@pytest.mark.parametrize(
+    ("way", "message"),
+    [
+        ("labels", r"wrongly trains on images of \(300, 8, 8, 1\) with labels of \(5,\): expected \(n, 8, 8, 1\) and"),
+        ("size", r"wrongly trains on images of \(300, 7, 8, 1\) with labels of \(300,\): expected"),
+        ("none", r"wrongly trains on images of \(0, 8, 8, 1\) with labels of \(0,\): expected .* n at least 1"),
+        ("far", r"wrongly trains on labels of int64 in 100..109: expected integers in 0..9"),
+        ("floats", r"wrongly trains on labels of float64 in 0.0..9.0: expected integers in 0..9"),
+    ],
+)
+def test_what_is_no_training_set_is_refused(way: str, message: str, tiny: dict[str, Any]) -> None:
+    with pytest.raises(BdbenchError, match=message):
+        bdbench.run(defense=Wrongly(way=way), **tiny)

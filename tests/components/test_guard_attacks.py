@@ -51,6 +51,29 @@ def test_an_attack_that_fails_is_a_line_and_code_1_unless_it_is_ours(
 
 
 @dataclass(frozen=True, kw_only=True)
+class Refuses(TriggerAttack):
+    """Does not fit."""
+
+    name = "refuses"
+
+    def stamp(self, images: np.ndarray, streams: Streams) -> np.ndarray:
+        raise BdbenchError("side=3 is not allowed: expected 4")
+
+
+@pytest.mark.parametrize(
+    ("owner", "said"), [("theirs", "attack 'refuses' of theirs: side=3 is not"), ("bdbench", "side=3 is not")]
+)
+def test_what_anothers_attack_refuses_names_it(
+    owner: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = installed()._all("attack")
+    monkeypatch.setitem(known, "refuses", [Registration("refuses", Refuses, Plugin("made", owner, "1"))])
+    options = [f"--{key}={value}" for key, value in TINY.items() if key in ("dataset", "model", "device")]
+    result = CliRunner().invoke(cli, ["run", *options, "--attack", "refuses", "--out", str(tmp_path)])
+    assert result.exit_code == 2 and result.stderr.splitlines()[-1] == f"bdbench: {said} allowed: expected 4"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Odd(TriggerAttack):
     """Misbehaves in one way."""
 

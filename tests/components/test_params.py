@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bdbench import BdbenchError
-from bdbench.components import params
+from bdbench.components import configs, params
 from bdbench.components.interfaces import Component
 from bdbench.components.params import param
 from bdbench.registry.plugins import installed
@@ -121,3 +121,17 @@ def test_a_class_is_found_in_either_form_of_unicode(forms: tuple[Any, Any]) -> N
     assert params.with_labels(attack, ("tea", held)).target == 1
     # Where a folder has both, the one that is meant exactly.
     assert params.with_labels(attack, (unicodedata.normalize(forms[1], "cafe"), asked, held)).target == 1
+
+
+def test_none_is_none_for_a_text_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Deep(Component):
+        name = "deep"
+        kind = "attack"
+        depth: str | None = param("full", help="a depth")
+
+    made = params.make(Deep, "attack", {"depth": "none"})
+    assert made.depth is None and params.make(Deep, "attack", {"depth": "x"}).depth == "x"
+    # And comes back from what it is written as.
+    name, values = params.parse_spec(configs.short_spec(made))
+    assert name == "deep" and params.make(Deep, "attack", values) == made

@@ -308,3 +308,22 @@ def test_a_recipe_beyond_arithmetic_is_refused(odd: dict[str, Any]) -> None:
 def test_a_recipe_says_what_it_may_have(odd: dict[str, Any], said: str) -> None:
     with pytest.raises(BdbenchError, match=f"^{said}$"):
         Recipe(**{"epochs": 1, "batch_size": 1, "lr": 1.0, **odd})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"epochs": 1.5}, "epochs=1.5 is not allowed in a recipe: expected an integer"),
+        ({"batch_size": True}, "batch_size=True is not allowed in a recipe: expected an integer"),
+        ({"batch_size": 0}, "batch_size=0 is not allowed in a recipe: expected at least 1"),
+    ],
+)
+def test_a_recipe_of_numbers_that_no_training_could_have_is_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(BdbenchError, match=message):
+        replace(RECIPE, **changes)
+
+
+def test_a_model_that_builds_no_network_is_named() -> None:
+    trainer = training.Trainer(lambda: None, RECIPE, "cpu", Silent().track)  # type: ignore[arg-type, return-value]
+    with pytest.raises(BdbenchError, match="builds a network of NoneType: expected a torch.nn.Module"):
+        trainer.untrained(0)

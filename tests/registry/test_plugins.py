@@ -16,7 +16,7 @@ import pluggy
 import pytest
 
 import bdbench
-from bdbench import BdbenchError, Detector, Tools, TrainingView, hookimpl
+from bdbench import BdbenchError, Detector, Tools, TrainingView, hookimpl, param
 from bdbench.display import tables
 from bdbench.registry import hookspecs
 from bdbench.registry.catalogue import catalogue
@@ -130,9 +130,45 @@ def _bad_name() -> list[type]:
     return [Named]
 
 
+def _made(**parts: Any) -> Callable[[], list[type]]:
+    """A hook that registers a detector with these annotated fields, (type, default), and plain attributes."""
+    fields = {name: part for name, part in parts.items() if isinstance(part, tuple) and len(part) == 2}
+    plain = {"name": "made", **{name: part for name, part in parts.items() if name not in fields}}
+    body = {"__annotations__": {n: t for n, (t, _) in fields.items()}, **{n: v for n, (_, v) in fields.items()}}
+    cls = dataclass(frozen=True, kw_only=True)(type("Made", (Flat,), {**plain, **body, "__module__": __name__}))
+    return lambda: [cls]
+
+
+def _a_class() -> Any:
+    return Flat
+
+
+def _twice() -> list[type]:
+    return [Flat, Flat]
+
+
+def _first_of_two() -> list[Any]:
+    return [_made(name="sound")()[0], 3]
+
+
 @pytest.mark.parametrize(
     ("function", "message"),
     [
+        (_a_class, "it returned tests.registry.test_plugins.Flat: expected a list of what it registers"),
+        (_twice, "it returned 'flat' twice: expected a name of its own for each"),
+        (_first_of_two, "3 is no subclass of bdbench.Defense"),
+        (_made(name="x" * 65), "a name of 65 characters: expected at most 64"),
+        # What a base has already: as a parameter, a user would set it.
+        (_made(name=(str, "made")), "Made: parameter 'name' is what Flat has already: expected another name, or no"),
+        (_made(oracles=(tuple[str, ...], ())), "parameter 'oracles' is what Defense has already"),
+        (_made(config=(int, 3)), "parameter 'config' is what Component has already"),
+        (_made(sizes=(list[int], None)), "parameter 'sizes' is list[int]: expected bool, int, float, str, Literal"),
+        (_made(size=(Any, 3)), "parameter 'size' is Any: expected bool, int"),
+        (_made(size=(tuple[int, int], (1, 2))), "parameter 'size' is tuple[int, int]: expected bool, int"),
+        (_made(oracles="clean_set"), "has oracles='clean_set': expected a tuple of names"),
+        (_made(oracles=("poisons_rate",)), "unknown oracle of Made 'poisons_rate': did you mean 'poison_rate'"),
+        (_made(know=(bool, param(False, help="h", oracle="rate"))), "unknown oracle of Made 'rate'"),
+        (_made(know=(int, param(3, help="h", oracle="poison_rate"))), "'know' has an oracle: expected a bool"),
         (_raising, "out of luck"),
         (_of_wrong_kind, "no subclass of bdbench.Defense"),
         (_abstract, "does not implement"),

@@ -27,6 +27,21 @@ from bdbench import (
 from tests.testing.broken_sets import Challenging, Square
 
 
+class OneForAll(Square):
+    """Stamps one image, which every poison would become."""
+
+    def stamp(self, images: np.ndarray, streams: Streams) -> np.ndarray:
+        return super().stamp(images, streams)[:1]
+
+
+class Forgetting(Square):
+    """Forgets to return what it stamped."""
+
+    def stamp(self, images: np.ndarray, streams: Streams) -> np.ndarray:
+        super().stamp(images, streams)
+        return None  # type: ignore[return-value]
+
+
 class WrongGoal(Challenging):
     """Teaches the target and is measured on the next label."""
 

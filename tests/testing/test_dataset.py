@@ -119,7 +119,25 @@ class Greedy(Noise):
         return paths[0].is_dir()
 
 
+class Twins(Noise):
+    """Two classes of one name."""
+
+    def read(self, source: Source) -> ImageData:
+        data = super().read(source)
+        return ImageData(data.train, data.test, ("same",) * len(data.classes))
+
+
+class Spelt(Noise):
+    """A word for its classes, a letter each."""
+
+    def read(self, source: Source) -> ImageData:
+        data = super().read(source)
+        return ImageData(data.train, data.test, "abcdefghij"[: len(data.classes)])  # type: ignore[arg-type]
+
+
 BROKEN: list[Broken] = [
+    ("images-and-labels-are-usable", Twins(), "classes 0 and 1 are both called 'same'"),
+    ("images-and-labels-are-usable", Spelt(), "the classes are 'abc"),
     ("takes-nothing-that-it-cannot-browse", Greedy(), "it takes an empty folder"),
     ("says-what-is-missing", Needy(), "FileNotFoundError"),
     ("says-what-is-missing", Chatty(), "an error of several lines"),

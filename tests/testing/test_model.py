@@ -168,7 +168,23 @@ class TwoFaced(Hidden):
             return super().forward(x) + 0.01 * torch.is_grad_enabled()
 
 
+class NoneForARecipe(Hidden):
+    """Says nothing of how it is trained."""
+
+    def default_recipe(self, dataset: str, shape: tuple[int, int, int]) -> Recipe:
+        return None  # type: ignore[return-value]
+
+
+class Untrained(Hidden):
+    """Would be recorded as a victim that was never trained."""
+
+    def default_recipe(self, dataset: str, shape: tuple[int, int, int]) -> Recipe:
+        return Recipe(epochs=0, batch_size=8, lr=0.1)
+
+
 BROKEN: list[Broken] = [
+    ("trains-and-is-restored", NoneForARecipe(), "a default_recipe of NoneType: expected a bdbench.Recipe"),
+    ("trains-and-is-restored", Untrained(), "a recipe of 0 epochs, which trains nothing"),
     ("forward-gives-logits", TenClasses(), "(4, 10) for 4 images of (8, 8, 1)"),
     ("features-are-one-vector-an-image", Maps(), "(4, 5, 1) for 4 images"),
     ("torchs-seed-gives-the-weights", Fixed(), "the same weights under another seed"),

@@ -20,6 +20,7 @@ MODULES = {
     "twin": f"{_HOOK}bdbench_register_attacks():\n    from bdbench_triggers.blend import Blend\n    return [Blend]\n",
     "heavy": f"import pandas\n{_HOOK}bdbench_run_finished():\n    pass\n",
     "late": f"{_HOOK}bdbench_register_attacks():\n    import pandas\n    return []\n",
+    "slow": f"{_HOOK}bdbench_add_commands(cli):\n    import pandas\n",
     "bossy": f"{_HOOK}bdbench_add_commands(cli):\n    @cli.command()\n    def run():\n        pass\n",
     "sound": f"{_HOOK}bdbench_add_commands(cli):\n    @cli.command()\n    def sound():\n        pass\n",
 }
@@ -31,6 +32,7 @@ BROKEN = [
     ("names-are-its-own", "twin", "attack 'blend' is registered twice, by bdbench (triggers) and bdbench-twin (twin)"),
     ("imports-nothing-heavy", "heavy", "it imports pandas"),
     ("imports-nothing-heavy", "late", "it imports pandas"),
+    ("imports-nothing-heavy", "slow", "it imports pandas"),
     ("commands-replace-none-of-bdbenchs", "bossy", "it replaces run"),
 ]
 
