@@ -215,7 +215,7 @@ def check_data(jobs: Sequence[Job], source: Source) -> None:
         except BdbenchError as error:
             others = " ".join(f"--only dataset={other}" for other in [*there, *datasets] if other != spec)
             hint = f"; without it: {others}" if others else ""
-            raise BdbenchError(f"data set {spec}: {error}{hint}") from None
+            raise BdbenchError(f"{installed().told(error)}{hint}") from None
         except Exception:
             pass  # no mistake in what was asked for: it is recorded with each of its cells
 
