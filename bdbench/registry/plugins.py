@@ -35,6 +35,8 @@ KINDS = {
 # What several components of a kind are together: the name of one that is made of them, and of its parameter.
 SEVERAL = {"attack": ("cascade", "attacks")}
 
+# The distribution that our own components come in.
+_OURS = "bdbench"
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 # Folders are called by four of them.
 _LONGEST = 64
@@ -209,7 +211,7 @@ class Plugins:
         component, owner, line = guard.whose(error), self.owner(error), one_line(error)
         if component is None:
             return line
-        if isinstance(error, BdbenchError) and owner == __package__:
+        if isinstance(error, BdbenchError) and owner == _OURS:
             return line
         return f"{component.kind} {component.name!r} of {owner}: {line}"
 

@@ -17,6 +17,7 @@ import pytest
 
 import bdbench
 from bdbench import BdbenchError, Detector, Tools, TrainingView, hookimpl, param
+from bdbench.components import guard
 from bdbench.display import tables
 from bdbench.registry import hookspecs
 from bdbench.registry.catalogue import catalogue
@@ -383,3 +384,11 @@ def test_the_catalogue_says_what_an_attack_and_a_defense_are(capsys: pytest.Capt
     assert "a control: nothing is attacked" in lines and "the attacker trains the model" in lines
     assert "stage: inputs; is given: clean set" in lines and "assumes: a trigger outweighs all [else]" in lines
     assert "stage: model; is given: nothing but the model" in lines
+
+
+def test_our_own_sentences_stand_as_they_are_and_others_name_their_component() -> None:
+    ours, theirs = installed().component("defense", "random"), Flat()
+    for component, said in ((ours, "no"), (theirs, "defense 'flat' of no distribution: no")):
+        with pytest.raises(BdbenchError) as caught, guard.call(component):
+            raise BdbenchError("no")
+        assert installed().told(caught.value) == said
