@@ -147,8 +147,12 @@ def test_how_often_it_alarms_on_clean_sets_is_told() -> None:
     found = _detected("controls")
     # Half of them of 2,000 images of CIFAR-10, of which its networks know little.
     assert sorted(record["config"]["dataset"].get("subset") or 0 for record in found) == [0] * 15 + [2000] * 15
-    assert {record["seed"] for record in found} == set(range(1015, 1030))
-    assert all(record["p_value"] > 0.1 and record["decision"]["flagged"] == 0 for record in found)
+    assert {record["seed"] for record in found} == set(range(1030, 1045))
+    (alarm,) = (record for record in found if record["p_value"] < 0.05)
+    assert (
+        alarm["p_value"] > 0.04 and alarm["decision"]["flagged"] < 0.01 and alarm["config"]["dataset"]["subset"] == 2000
+    )
+    assert all(record["p_value"] > 0.06 and record["decision"]["flagged"] == 0 for record in found if record != alarm)
 
 
 def test_no_row_of_a_board_mixes_two_experiments() -> None:
