@@ -126,6 +126,18 @@ def check_classes(data: ImageData) -> None:
 
     An attack on an empty class would make poisons the whole of it, and detectors look perfect.
     """
+    check_names(data)
+    labels = np.asarray(data.train.labels)
+    for part, own in (("training", labels), ("test", np.asarray(data.test.labels))):
+        check_labels(part, own, data.num_classes)
+    if (empty := np.setdiff1d(np.arange(data.num_classes), labels)).size:
+        first = f"{empty[0]} ({data.classes[empty[0]]!r})"
+        others = f" and {len(empty) - 1} others have" if len(empty) > 1 else " has"
+        raise BdbenchError(f"class {first}{others} no training images: expected some of each of {data.num_classes}")
+
+
+def check_names(data: ImageData) -> None:
+    """Raise BdbenchError unless what was read is a data set whose classes have names of their own."""
     if not isinstance(data, ImageData):
         raise BdbenchError(f"what was read is of {type(data).__name__}: expected bdbench.ImageData")
     if not isinstance(data.classes, tuple | list):
@@ -138,13 +150,6 @@ def check_classes(data: ImageData) -> None:
             )
         if named.setdefault(name, label) != label:
             raise BdbenchError(f"classes {named[name]} and {label} are both called {name!r}: expected different names")
-    labels = np.asarray(data.train.labels)
-    for name, part in (("training", labels), ("test", np.asarray(data.test.labels))):
-        check_labels(name, part, data.num_classes)
-    if (empty := np.setdiff1d(np.arange(data.num_classes), labels)).size:
-        first = f"{empty[0]} ({data.classes[empty[0]]!r})"
-        others = f" and {len(empty) - 1} others have" if len(empty) > 1 else " has"
-        raise BdbenchError(f"class {first}{others} no training images: expected some of each of {data.num_classes}")
 
 
 def _part(name: str, split: Split, index: np.ndarray, classes: tuple[str, ...], track: Track) -> Split:

@@ -13,7 +13,7 @@ import numpy as np
 from bdbench.components.interfaces import Dataset, Source
 from bdbench.errors import BdbenchError
 from bdbench.images.data import ImageData, Split, fingerprint
-from bdbench.images.preparation import check_classes, prepare
+from bdbench.images.preparation import check_names, prepare
 from bdbench.seeds import Streams
 from bdbench.testing.checks import NotChecked, check, elsewhere, expect
 
@@ -101,7 +101,7 @@ def images_and_labels_are_usable(subject: Subject) -> None:
     data = _read(subject)
     try:
         _some(data)
-        check_classes(data)
+        check_names(data)
     except BdbenchError as error:
         expect(False, str(error))
     for name, split in (("training", data.train), ("test", data.test)):

@@ -70,12 +70,13 @@ def test_what_both_are_measured_against_falls_out_of_a_difference(tmp_path: Path
         written(tmp_path, name, dict.fromkeys(range(3), 0.9), asr=asr) for name, asr in (("one", 0.0), ("two", 0.04))
     )
     found = differences(*one, *two)["DER signed"]
-    each = [intervals.reach(rate, 3 * 360) for rate in (0.0, 0.04, 0.95, 0.95)]
+    # Of 360 attacked rows, and 400 test images.
+    each = [intervals.reach(rate, 3 * n) for rate, n in ((0.0, 360), (0.04, 360), (0.95, 400), (0.95, 400))]
     assert found["high"] - found["difference"] == pytest.approx(np.sqrt(np.square(each).sum()) / 2)
     assert found["high"] < 0
     other = written(tmp_path, "other", dict.fromkeys(range(3), 0.9), asr=0.04, before=(0.96, 0.98))
     wider = differences(*one, *other)["DER signed"]
-    bases = [intervals.reach(rate, 3 * 360) for rate in (0.99, 0.98, 0.96, 0.96)]
+    bases = [intervals.reach(rate, 3 * n) for rate, n in ((0.99, 360), (0.98, 360), (0.96, 400), (0.96, 400))]
     assert wider["high"] - wider["difference"] == pytest.approx(np.sqrt(np.square(each + bases).sum()) / 2)
 
 
