@@ -174,13 +174,11 @@ def _named(out: Path) -> Iterator[None]:
 
     try:
         yield
-    except BdbenchError as error:
-        if installed().owner(error) in (None, __package__):
-            raise
-        raise BdbenchError(installed().told(error)) from error
     except Exception as error:
         if installed().owner(error) in (None, __package__):
             raise
+        if isinstance(error, BdbenchError):
+            raise BdbenchError(installed().told(error)) from error
         click.echo(f"bdbench: {foreign.line(_failure(error, out))}", err=True)
         sys.exit(1)
 

@@ -271,8 +271,8 @@ def _places(name: str, chosen: np.ndarray, count: int) -> np.ndarray:
 
 def _integers(name: str, goal: np.ndarray, count: int) -> np.ndarray:
     """The labels that an attack teaches; numbers that are no integers would be rounded where they are assigned."""
-    if not isinstance(goal, np.ndarray):
-        raise BdbenchError(f"attack {name!r} teaches labels of {type(goal).__name__}: expected integers ({count},)")
-    if goal.shape != (count,) or not np.issubdtype(goal.dtype, np.integer):
-        raise BdbenchError(f"attack {name!r} teaches labels of {goal.dtype} {goal.shape}: expected integers ({count},)")
+    array = isinstance(goal, np.ndarray)
+    if not array or goal.shape != (count,) or not np.issubdtype(goal.dtype, np.integer):
+        found = f"{goal.dtype} {goal.shape}" if array else type(goal).__name__
+        raise BdbenchError(f"attack {name!r} teaches labels of {found}: expected integers ({count},)")
     return goal

@@ -27,6 +27,11 @@ class Number:
     within: tuple[float, float] = (0.0, 1.0)
     digits: int = 3
 
+    @property
+    def bases(self) -> tuple[str, ...]:
+        """Those of its terms that are of what a stage is measured against, which rivals share."""
+        return tuple(term for term in self.terms or () if term.endswith("_base"))
+
 
 NUMBERS = {
     "ca_before": Number("CA before", "before.clean_accuracy", "test"),

@@ -99,8 +99,7 @@ def _differences(baseline: _Cell, cell: _Cell, name: str) -> list[dict[str, Any]
     unlike = len({next(iter(side.values()))["stage"] for side in (baseline, cell)}) > 1
     rows = []
     for number, what in _COMPARED.items():
-        bases = [term for term in what.terms or () if term.endswith("_base")]
-        if bases and unlike:
+        if what.bases and unlike:
             continue
         pairs = {seed: [columns.value(data[seed], number) for data in (baseline, cell)] for seed in shared}
         pairs = {seed: pair for seed, pair in pairs.items() if None not in pair}
@@ -109,7 +108,7 @@ def _differences(baseline: _Cell, cell: _Cell, name: str) -> list[dict[str, Any]
             same = [
                 columns.value(one, base) == columns.value(other, base)
                 for one, other in zip(*sides, strict=True)
-                for base in bases
+                for base in what.bases
             ]
             error = math.hypot(*(_error(side, number, all(same)) for side in sides))
             rows.append(

@@ -47,7 +47,7 @@ def reaches(shares: Mapping[str, Any], counts: Mapping[str, Any], name: str, own
     squares = [
         (weight * reach(shares[term], counts[term])) ** 2
         for term, weight in number.terms.items()
-        if not (own and term.endswith("_base"))
+        if not (own and term in number.bases)
     ]
     return np.sqrt(sum(squares))
 

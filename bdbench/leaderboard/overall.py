@@ -56,12 +56,12 @@ def overall(table: pd.DataFrame, values: Mapping[str, np.ndarray], counts: Mappi
     """
     found = []
     attack = list(table[_ATTACK].itertuples(index=False, name=None))
+    grounds = [(ground, _working(table, ground, attack)) for ground in table.groupby(GROUND).indices.values()]
     for stage in _STAGES:
-        for ground in table.groupby(GROUND).indices.values():
-            examples = _working(table, ground, attack)
+        for ground, examples in grounds:
             tried = np.array([attack[row] in examples for row in ground])
             own = ground[tried & (table["stage"].iloc[ground] == stage) & ~np.isnan(values["asr_after"][ground]).all(1)]
-            rows = list(_of_ground(table, own, attack, dict(sorted(examples.items())), values, counts))
+            rows = list(_of_ground(table, own, attack, examples, values, counts))
             found += sorted(rows, key=lambda one: (bool(one.missing), one.mean_asr.value, one.row))
     return found
 
@@ -83,7 +83,7 @@ def _working(table: pd.DataFrame, ground: np.ndarray, attack: Sequence[tuple[str
         yes = [row for row in most if works[row] == "yes"]
         if 2 * len(yes) >= len(most):
             found[key] = yes[0]
-    return found
+    return dict(sorted(found.items()))
 
 
 def _of_ground(

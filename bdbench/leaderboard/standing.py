@@ -115,16 +115,16 @@ def standing(
 
 def _terms(name: str) -> tuple[str, ...]:
     """The numbers whose examples make a difference in this one unsure: those of ``reaches`` with ``own``."""
-    terms = NUMBERS[name].terms
-    return (name,) if terms is None else tuple(term for term in terms if not term.endswith("_base"))
+    number = NUMBERS[name]
+    return (name,) if number.terms is None else tuple(term for term in number.terms if term not in number.bases)
 
 
 def _own(values: Mapping[str, np.ndarray], name: str) -> np.ndarray:
     """A number of each row as far as it is the row's own: without what a stage is measured against, which is the same
     for rivals, and where it was measured again, as on another machine, differs by chance alone; and without its clips.
     """
-    terms = NUMBERS[name].terms
-    if terms is None or len(_terms(name)) == len(terms):
+    number = NUMBERS[name]
+    if number.terms is None or not number.bases:
         return values[name]
-    own = np.sum([terms[term] * values[term] for term in _terms(name)], axis=0)
+    own = np.sum([number.terms[term] * values[term] for term in _terms(name)], axis=0)
     return np.where(np.isnan(values[name]), np.nan, own)

@@ -30,16 +30,22 @@ class Falls(TriggerAttack):
         raise ValueError("no trigger")
 
 
+def asked(monkeypatch: pytest.MonkeyPatch, attack: type[TriggerAttack], owner: str) -> list[str]:
+    """The options of a small run of an attack, which is then registered as of a distribution ``owner``."""
+    registered = [Registration(attack.name, attack, Plugin("made", owner, "1"))]
+    monkeypatch.setitem(installed()._all("attack"), attack.name, registered)
+    small = [f"--{key}={value}" for key, value in TINY.items() if key in ("dataset", "model", "device")]
+    return [*small, "--attack", attack.name]
+
+
 @pytest.mark.parametrize("command", ["run", "preview"])
 @pytest.mark.parametrize("owner", ["theirs", "bdbench"])
 def test_an_attack_that_fails_is_a_line_and_code_1_unless_it_is_ours(
     command: str, owner: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    known = installed()._all("attack")
-    monkeypatch.setitem(known, "falls", [Registration("falls", Falls, Plugin("made", owner, "1"))])
-    options = [f"--{key}={value}" for key, value in TINY.items() if key in ("dataset", "model", "device")]
+    options = asked(monkeypatch, Falls, owner)
     output = ["--output", str(tmp_path / "p.png")] if command == "preview" else []
-    result = CliRunner().invoke(cli, [command, *options, "--attack", "falls", "--out", str(tmp_path), *output])
+    result = CliRunner().invoke(cli, [command, *options, "--out", str(tmp_path), *output])
     if owner == "bdbench":
         assert result.exit_code == 70 and "Traceback" in result.stderr
         return
@@ -66,10 +72,8 @@ class Refuses(TriggerAttack):
 def test_what_anothers_attack_refuses_names_it(
     owner: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    known = installed()._all("attack")
-    monkeypatch.setitem(known, "refuses", [Registration("refuses", Refuses, Plugin("made", owner, "1"))])
-    options = [f"--{key}={value}" for key, value in TINY.items() if key in ("dataset", "model", "device")]
-    result = CliRunner().invoke(cli, ["run", *options, "--attack", "refuses", "--out", str(tmp_path)])
+    options = asked(monkeypatch, Refuses, owner)
+    result = CliRunner().invoke(cli, ["run", *options, "--out", str(tmp_path)])
     assert result.exit_code == 2 and result.stderr.splitlines()[-1] == f"bdbench: {said} allowed: expected 4"
 
 

@@ -123,7 +123,7 @@ def test_a_class_is_found_in_either_form_of_unicode(forms: tuple[Any, Any]) -> N
     assert params.with_labels(attack, (unicodedata.normalize(forms[1], "cafe"), asked, held)).target == 1
 
 
-def test_none_is_none_for_a_text_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_none_is_none_for_a_text_as_well() -> None:
     @dataclass(frozen=True, kw_only=True)
     class Deep(Component):
         name = "deep"
