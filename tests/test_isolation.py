@@ -12,6 +12,7 @@ import numpy as np
 import bdbench
 from bdbench import (
     Detector,
+    InputDetector,
     Mitigation,
     Model,
     State,
@@ -167,3 +168,53 @@ def test_what_is_found_again_costs_what_it_cost(tiny: dict[str, Any]) -> None:
     first, second = (bdbench.run(defense=Nested(salt=salt), **tiny) for salt in (1, 2))
     assert first.cost.models_trained == second.cost.models_trained == 3
     assert first.cost.seconds["score"] > 0.2 and second.cost.seconds["score"] > 0.2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spoils(Mitigation):
+    """Writes into the clean examples round their being read-only, and repairs nothing."""
+
+    name = "spoils"
+    oracles = ("clean_set",)
+
+    def repair(self, tools: Tools) -> Model:
+        trusted = tools.oracle("clean_set")
+        for array in (trusted.images, trusted.labels):
+            array.flags.writeable = True
+            array[:] = 0
+        return tools.victim
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bright(InputDetector):
+    """Scores an image by how bright it is."""
+
+    name = "bright"
+
+    def score(self, images: np.ndarray, state: State, tools: Tools) -> np.ndarray:
+        return images.mean((1, 2, 3)).astype(np.float64)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Told(Mitigation):
+    """Notes the clean examples that it is told."""
+
+    name = "told"
+    oracles = ("clean_set",)
+    heard: ClassVar[list[np.ndarray]] = []
+
+    def repair(self, tools: Tools) -> Model:
+        self.heard.append(np.array(tools.oracle("clean_set").labels))
+        return tools.victim
+
+
+def test_no_defense_spoils_the_clean_examples_of_others(tiny: dict[str, Any]) -> None:
+    alone = bdbench.run(defense=Bright(), **{**tiny, "out": tiny["out"] / "alone"})
+    Told.heard.clear()
+    *_, beside = bdbench.run_all(defenses=[Spoils(), Told(), Bright()], **tiny)
+    (heard,) = Told.heard
+    assert len(set(heard.tolist())) > 1
+    for found in (alone, beside):
+        assert found.inputs is not None and found.inputs.fpr is not None and found.inputs.fpr < 0.5
+    assert beside.inputs is not None and alone.inputs is not None
+    assert (beside.inputs.fpr, beside.inputs.auroc) == (alone.inputs.fpr, alone.inputs.auroc)

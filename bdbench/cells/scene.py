@@ -24,7 +24,7 @@ from bdbench.components.workshop import Oracle, State
 from bdbench.errors import BdbenchError
 from bdbench.host.machine import Precision
 from bdbench.images import data
-from bdbench.images.data import ANY_OTHER, Challenge, ImageData, PoisonedData, Role, TrainingView
+from bdbench.images.data import ANY_OTHER, Challenge, ImageData, PoisonedData, Role, Split, TrainingView
 from bdbench.images.decoding import check_plain, is_image
 from bdbench.images.preparation import check_classes, prepare
 from bdbench.networks.training import Trainer, Victim
@@ -169,7 +169,16 @@ class Scene:
             return self.targets
         if name == "poisons":
             return self.poisoned.roles == Role.POISON
-        return self.images.reserve
+        return self._trusted()
+
+    def _trusted(self) -> Split | None:
+        """Clean examples for one defense, its own: it may write into them round their being read-only."""
+        reserve = self.images.reserve
+        if reserve is None:
+            return None
+        own = Split(*(np.array(part) for part in (reserve.images, reserve.labels, reserve.places)))
+        guard.freeze(own)
+        return own
 
     def check_untouched(self, defense: Defense) -> None:
         """Raise BdbenchError if a defense has changed the training set, round its being read-only; it is put back."""
