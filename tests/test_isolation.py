@@ -218,3 +218,94 @@ def test_no_defense_spoils_the_clean_examples_of_others(tiny: dict[str, Any]) ->
         assert found.inputs is not None and found.inputs.fpr is not None and found.inputs.fpr < 0.5
     assert beside.inputs is not None and alone.inputs is not None
     assert (beside.inputs.fpr, beside.inputs.auroc) == (alone.inputs.fpr, alone.inputs.auroc)
+
+
+def test_inputs_come_as_one_heap_in_no_order(tiny: dict[str, Any]) -> None:
+    heard: list[np.ndarray] = []
+
+    @dataclass(frozen=True, kw_only=True)
+    class Hears(Bright):
+        name = "hears"
+
+        def score(self, images: np.ndarray, state: State, tools: Tools) -> np.ndarray:
+            heard.append(images.copy())
+            return super().score(images, state, tools)
+
+    made, other = bdbench.run_all(defenses=[Hears(), "random"], **tiny)
+    (heap,) = heard
+    again = bdbench.reopen(tiny["out"] / other.id)
+    assert again.challenge is not None and again.clean.reserve is not None
+    parts = [again.clean.test.images, again.challenge.images, again.clean.reserve.images]
+    counts = [len(part) for part in parts]
+    assert len(heap) == sum(counts)
+    known = {image.tobytes() for image in np.asarray(parts[1])}
+    attacked = np.array([image.tobytes() in known for image in heap])
+    half = len(heap) // 2
+    assert abs(attacked[:half].mean() - attacked[half:].mean()) < 0.15
+    # Each score is its image's own.
+    scores = np.load(tiny["out"] / made.id / "scores.npz")
+    for name, part in zip(("clean_scores", "challenge_scores", "reserve_scores"), parts, strict=True):
+        assert np.array_equal(scores[name], np.asarray(part).mean((1, 2, 3)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rated(Detector):
+    """Saves what follows from the rate that it is told."""
+
+    name = "rated"
+    oracles = ("poison_rate",)
+
+    def score(self, view: TrainingView, tools: Tools) -> np.ndarray:
+        rate = tools.oracle("poison_rate")
+        return tools.saved({"rated": "all"}, lambda: {"x": np.full(len(view.labels), rate)})["x"]
+
+
+def test_pieces_are_of_what_was_told(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    images, labels = rng.integers(0, 256, (40, 8, 8, 1)).astype(np.uint8), np.arange(40) % 4
+    options: dict[str, Any] = {"num_classes": 4, "model": "convnet:width=4,epochs=1", "device": "cpu"}
+    for rate in (0.1, 0.2, 0.1):
+        told: Any = {"poison_rate": rate}
+        assert (bdbench.detect(Rated(), images, labels, oracles=told, folder=tmp_path, **options) == rate).all()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sure(Mitigation):
+    """Repairs nothing, and is sure that there is something to repair."""
+
+    name = "sure"
+
+    def repair(self, tools: Tools) -> Model:
+        tools.conclude(p_value=0.0625)
+        return tools.victim
+
+
+@dataclass(frozen=True, kw_only=True)
+class SureOfInputs(Bright):
+    name = "sure-of-inputs"
+
+    def fit(self, tools: Tools) -> State:
+        tools.conclude(p_value=0.125)
+        return {}
+
+
+def test_a_p_value_is_recorded_at_every_stage_and_found_again(tiny: dict[str, Any]) -> None:
+    for defense, p in ((Sure(), 0.0625), (SureOfInputs(), 0.125)):
+        for _ in "12":
+            assert bdbench.run(defense=defense, **tiny).p_value == p
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fat(Mitigation):
+    """Holds 400 MiB for a moment."""
+
+    name = "fat"
+
+    def repair(self, tools: Tools) -> Model:
+        assert np.ones(50 * 2**20).any()
+        return tools.victim
+
+
+def test_the_memory_of_a_defense_is_not_that_of_the_one_before(tiny: dict[str, Any]) -> None:
+    fat, slim = bdbench.run_all(defenses=[Fat(), Corner()], **tiny)
+    assert fat.cost.peak_memory_mb > slim.cost.peak_memory_mb + 200

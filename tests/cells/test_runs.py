@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -64,6 +65,24 @@ def test_another_trigger_than_the_runs_is_refused(tiny: dict[str, Any], monkeypa
     record = bdbench.run(defense="random", **tiny)
     monkeypatch.setattr(BadNets, "trigger", lambda self, images, streams: 255 - images)
     with pytest.raises(BdbenchError, match="what is made here is not the triggered test images of"):
+        bdbench.reopen(tiny["out"] / record.id)
+
+
+def test_other_poisons_than_the_runs_are_refused(tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    from bdbench_triggers.badnets import BadNets
+
+    record = bdbench.run(defense="random", **tiny)
+    plant = BadNets.poison
+
+    def one_more(self: BadNets, train: Any, state: Any, tools: Any) -> Any:
+        made = plant(self, train, state, tools)
+        images = made.images.copy()
+        images[np.flatnonzero(made.roles == bdbench.Role.POISON)[0]] ^= 1
+        return dataclasses.replace(made, images=images)
+
+    # The clean data and the triggered test images are the run's.
+    monkeypatch.setattr(BadNets, "poison", one_more)
+    with pytest.raises(BdbenchError, match="what is made here is not the poisoned set of"):
         bdbench.reopen(tiny["out"] / record.id)
 
 
