@@ -17,6 +17,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import spearmanr
 from sklearn.metrics import roc_auc_score
 from torch import nn
 
@@ -103,6 +104,9 @@ def scores(attacked: Cell, spec: str, rows: np.ndarray | None = None, seed: int 
     data = attacked.scene.poisoned
     index = np.arange(len(data.labels)) if rows is None else rows
     given = {"model": Even(), "victim": attacked.models.victim, "device": "cpu", "seed": seed}
+    if "clean_set" in installed().component("defense", spec).told:
+        test = attacked.scene.images.test
+        given["oracles"] = {"clean_set": Split(np.asarray(test.images)[:80], test.labels[:80])}
     return bdbench.detect(spec, data.images[index], data.labels[index], num_classes=10, **given)
 
 
@@ -138,6 +142,17 @@ def test_activation_clustering_divides_most_labels_alike_in_any_order(
     one, other = scores(attacked, spec), moved(attacked, spec, order)
     assert alike(one, other, labels) >= 8
     assert auroc(attacked, one) == pytest.approx(auroc(attacked, other), abs=0.03)
+
+
+@pytest.mark.parametrize(
+    ("spec", "least"), [("beatrix", 0.999), ("strip-filter", 0.9), ("scan", 0.9), ("spectre", 0.999)]
+)
+def test_detectors_that_draw_rank_alike_in_any_order(
+    attacked: Cell, order: np.ndarray, spec: str, least: float
+) -> None:
+    """What they draw are overlays, halves of a label and starts: by place, so that an example's own draws are others."""
+    one, other = scores(attacked, spec), moved(attacked, spec, order)
+    assert spearmanr(one, other).statistic > least
 
 
 def test_the_datamodel_detector_finds_the_poisons_in_any_order(attacked: Cell, order: np.ndarray) -> None:

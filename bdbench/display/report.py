@@ -60,7 +60,7 @@ def render(run: Reopened) -> str:
         tone=tone,
         sentence=sentence,
         command=configs.command(config, run.record.seed),
-        facts=[*names.items(), *_facts(run.record)],
+        facts=[*names.items(), *_facts(run)],
         sections=[(s.title, s.caption, _embedded(s.figure)) for s in [*own, *added]],
     )
 
@@ -163,12 +163,15 @@ def _inputs(run: Reopened) -> Iterator[ReportSection]:
         yield ReportSection("Scores of inputs", figure, caption)
 
 
-def _facts(made: Record) -> Iterator[tuple[str, str]]:
+def _facts(run: Reopened) -> Iterator[tuple[str, str]]:
+    made = run.record
     data, environment = made.config.get("data", {}), made.environment
     yield "training set", f"{data.get('train')} examples, {data.get('poisons')} of them poisons"
     if data.get("targets"):
         yield "targets", ", ".join(configs.targets(data))
     yield "stage of defense", made.stage
+    if run.defense.assumption:
+        yield "what it assumes", run.defense.assumption
     if made.detection is not None:
         shown = {"AUROC": made.detection.auroc, "average precision": made.detection.average_precision}
         yield from ((name, f"{value:.3f}") for name, value in shown.items() if value is not None)

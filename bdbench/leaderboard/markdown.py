@@ -46,6 +46,10 @@ PSNR, SSIM, largest change: of attacked test images against what they were made 
 first of them, of some 3 million values (where test images lie class by class, of one class or two), the last is in
 grey levels. They are shares of no examples: their intervals are Student's alone. Seconds: to craft a trigger, and to
 poison the training set and the challenge."""
+_VARIANTS = """\
+## Which variant it is
+
+Every parameter of each defense above."""
 _MISSING = "Not run, failed, or not to be run:\n\n"
 # What a page has room for; table.csv and index.html have the rest.
 _LEFT_OUT = ("der", "signed", "peak_memory_mb", "device")
@@ -99,6 +103,8 @@ def render(
             parts.append("\n".join(f"- {foreign.markdown(line)}" for line in one.missing))
     if overviews:
         parts.append(overview.NOTE)
+    if variants := views.variants(table):
+        parts += [_VARIANTS, "\n".join(f"- {foreign.markdown(line)}" for line in variants)]
     return "\n\n".join(parts) + "\n"
 
 

@@ -154,6 +154,17 @@ def told(shown: pd.DataFrame, table: pd.DataFrame, notes: Iterable[Note]) -> lis
     return lines
 
 
+def variants(table: pd.DataFrame) -> list[str]:
+    """Each defense of ``covered`` that has parameters, with all of them: a line each, by its short name."""
+    names = labelled(table)["defense"]
+    own = {name: json.loads(held) for name, held in zip(names, table["defense_parameters"], strict=True)}
+    return [
+        f"{name}: {', '.join(f'{key}={configs.shown(value)}' for key, value in held.items())}"
+        for name, held in sorted(own.items())
+        if held
+    ]
+
+
 def ground(row: dict[str, Any]) -> str:
     """A heading for the attacks in ``displayed`` of one ground."""
     return f"{row['dataset']}, {row['model']}, reserve {row['reserve']}"

@@ -11,7 +11,7 @@ import numpy as np
 from bdbench.cells.tools import HarnessTools
 from bdbench.components.defenses import Detector
 from bdbench.seeds import Streams
-from bdbench.testing.checks import check, expect, fitting
+from bdbench.testing.checks import NotChecked, check, expect, fitting
 from bdbench.testing.kinds import COUNT, expect_scores, expect_sound_results
 from bdbench.testing.samples import COLOUR, GREY, Handed, Shape, handed_over, poisoned
 
@@ -36,6 +36,21 @@ def scores_are_finite_float64(detector: Detector) -> None:
     The ranking is over the whole set, and NaN has no place in a ranking: a run would end there, hours in.
     """
     expect_sound_results(detector)
+
+
+@check("detector")
+def scores_tell_examples_apart(detector: Detector) -> None:
+    """In some sample with poisons, some examples are more suspicious than others.
+
+    One score for all of them ranks nothing: what is removed by it, and its AUROC of one half, are chance's.
+    """
+
+    def attempt(shape: Shape) -> float:
+        with handed_over(detector, poisoned(shape, COUNT)) as handed:
+            return float(np.ptp(detector.score(handed.view, handed.tools)))
+
+    spreads = fitting((GREY, COLOUR), attempt)
+    expect(max(spreads) > 0, "the same score for all examples")
 
 
 @check("detector")
@@ -64,7 +79,8 @@ def permuting_the_examples_permutes_the_scores(detector: Detector) -> None:
     """The scores of a detector that draws nothing at random are those of the examples, wherever these are in the set.
 
     Sets are often sorted, and a method that looks at places finds out what nobody told it. Of detectors that train
-    models, or draw from their streams, one seed gives other numbers in another order: they are not checked.
+    models, or draw from their streams (but those for ties), one seed gives other numbers in another order: they are
+    not checked, and it is said.
     """
 
     def attempt(shape: Shape) -> None:
@@ -72,9 +88,10 @@ def permuting_the_examples_permutes_the_scores(detector: Detector) -> None:
         with handed_over(detector, data) as handed:
             drawn = _watch(handed.tools)
             scores, victim = detector.score(handed.view, handed.tools), handed.tools.victim
-            chance = set(drawn) - {"ties"} or handed.tools.models_trained
-        if chance:
-            return
+            chance = sorted({name for name in drawn if not name.startswith("ties")})
+            trained = handed.tools.models_trained
+        if chance or trained:
+            raise NotChecked(f"it trains {trained} models" if trained else f"it draws from {', '.join(chance)}")
         order = np.random.default_rng(0).permutation(COUNT)
         moved = {name: getattr(data, name)[order] for name in ("images", "labels", "roles", "original_labels")}
         with handed_over(detector, dataclasses.replace(data, **moved), victim=victim) as handed:

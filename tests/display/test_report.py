@@ -3,6 +3,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,7 @@ def test_a_report_is_one_file_with_every_picture(run: Path) -> None:
     assert page.fetched == []
     found = record.read(run)
     assert configs.command(found.config, found.seed) in text
+    assert "what it assumes" in text and installed().component("defense", "spectral").assumption in unescape(text)
     flagged = re.search(r"trained on: (\d+) clean, (\d+) poison", text)
     assert flagged is not None and sum(map(int, flagged.groups())) == 50
     roles, scores = (np.load(run / "scores.npz")[k] for k in ("roles", "scores"))

@@ -123,7 +123,7 @@ def test_one_mitigation_under_two_budgets_is_one_row(tmp_path: Path) -> None:
 
 def test_rows_of_one_defense_are_told_apart_by_what_differs(tmp_path: Path) -> None:
     table_of(tmp_path, *[made(parts=defense("random", models=m, alpha=0.2)) for m in (10, 20)])
-    text = readme(tmp_path)
+    text, _ = readme(tmp_path).split("## Which variant it is")
     assert "random models=10 |" in text and "random models=20 |" in text and "alpha" not in text
     assert "badnets rate=0.05 |" in text
 
@@ -363,3 +363,9 @@ def test_both_ders_are_kept_and_the_rank_is_by_the_one_without_clips(tmp_path: P
 )
 def test_an_interval_is_shown_for_what_it_is(name: str, numbers: tuple[float, float, float], shown: str) -> None:
     assert views.interval(*numbers, name) == shown
+
+
+def test_a_page_says_which_variant_of_a_defense_it_is(tmp_path: Path) -> None:
+    table_of(tmp_path, made(parts=defense("spectral", centered=True, across="raw")), made(parts=defense("random")))
+    *_, variants = readme(tmp_path).split("## Which variant it is")
+    assert "- spectral: across=raw, centered=True" in variants and "- random" not in variants

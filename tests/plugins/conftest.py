@@ -25,9 +25,16 @@ def digits_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def on_digits(digits_folder: Path) -> Callable[..., Record]:
     """Run one cell of digits on a development seed, on one thread."""
 
-    def run(attack: str, defense: str, seed: int = 100, budget: float = 0.0) -> Record:
+    def run(attack: str, defense: str, seed: int = 100, budget: float = 0.0, subset: int | None = None) -> Record:
         return bdbench.run(
-            attack=attack, defense=defense, seed=seed, budget=budget, out=digits_folder, device="cpu", threads=1
+            dataset="digits" if subset is None else f"digits:subset={subset}",
+            attack=attack,
+            defense=defense,
+            seed=seed,
+            budget=budget,
+            out=digits_folder,
+            device="cpu",
+            threads=1,
         )
 
     return run

@@ -386,6 +386,15 @@ def test_the_catalogue_says_what_an_attack_and_a_defense_are(capsys: pytest.Capt
     assert "stage: model; is given: nothing but the model" in lines
 
 
+def test_every_defense_of_ours_says_what_it_assumes_and_where_it_is_from() -> None:
+    entries = {e["name"]: e for e in catalogue(["defenses"])["defenses"]}
+    assert len(entries) > 50
+    for name, entry in entries.items():
+        assert entry["assumption"].endswith(".") and len(entry["assumption"]) > 12, name
+        # The floors and the ceiling are nobody's.
+        assert bool(entry["paper"]) != (name in {"none", "random", "perfect-filter"}), name
+
+
 def test_our_own_sentences_stand_as_they_are_and_others_name_their_component() -> None:
     ours, theirs = installed().component("defense", "random"), Flat()
     for component, said in ((ours, "no"), (theirs, "defense 'flat' of no distribution: no")):

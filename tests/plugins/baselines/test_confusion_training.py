@@ -91,6 +91,12 @@ def test_two_examples_far_apart_have_a_ratio() -> None:
     assert np.isfinite(likelihood_ratio(points, np.arange(4) < 2))
 
 
+def test_poisons_come_first_where_they_are_easy_to_find(on_digits: Callable[..., Record]) -> None:
+    # In fewer steps than by default, and on a third of the images; the test below takes it as it is.
+    record = on_digits("badnets:rate=.1", "confusion-training:steps=100", subset=500)
+    assert record.detection is not None and record.detection.auroc is not None and record.detection.auroc > 0.98
+
+
 @pytest.mark.slow  # Eleven trainings, of which fewer steps find nothing.
 def test_it_finds_the_patch_on_digits(on_digits: Callable[..., Record]) -> None:
     record = on_digits("badnets:rate=.1", "confusion-training:steps=300")

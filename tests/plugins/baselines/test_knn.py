@@ -95,7 +95,8 @@ def test_balanced_votes_by_hand() -> None:
 
 
 def test_mislabelled_digits_are_found(on_digits: Callable[..., Record]) -> None:
-    record = on_digits("badnets:rate=.1", "knn")
+    # Poisons that keep another class's features, and bear any label.
+    record = on_digits("untargeted", "knn")
     assert record.oracles == [] and record.detection is not None and record.decision is not None
-    assert record.detection.auroc is not None
+    assert record.detection.auroc is not None and record.detection.auroc > 0.95
     assert record.cost.models_trained == 0
