@@ -150,7 +150,7 @@ def test_activation_clustering_divides_most_labels_alike_in_any_order(
 def test_detectors_that_draw_rank_alike_in_any_order(
     attacked: Cell, order: np.ndarray, spec: str, least: float
 ) -> None:
-    """What they draw are overlays, halves of a label and starts: by place, so that an example's own draws are others."""
+    """What they draw are overlays, parts of a label and starts: by place, so that an example has others of them."""
     one, other = scores(attacked, spec), moved(attacked, spec, order)
     assert spearmanr(one, other).statistic > least
 
