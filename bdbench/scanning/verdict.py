@@ -90,7 +90,7 @@ def limits(found: Read, said: Sequence[Said], resized_from: int) -> Iterator[str
     """What could not have been found. resized_from: pixels a side of the usual image before it was brought to size."""
     for one in said:
         if one.error is None and one.detector.assumption:
-            yield f"{one.detector.name} rests on this: {one.detector.assumption} What is not so, it does not see."
+            yield f"{one.detector.name} rests on this: {one.detector.assumption} What is not so, it may miss."
     for one in said:
         if one.usual and one.error is None and one.models_trained < one.usual:
             share = one.models_trained / one.usual
