@@ -46,11 +46,14 @@ class Datamodel(Detector):
     """Finds the group of training examples whose members support each other most, as a backdoor's do.
 
     Small networks are trained on random subsets; how each example moves the margin of each other one gives a
-    matrix. In every class two groups are searched for: the one whose submatrix sums highest, and the one that a
-    discriminant tells most sharply from its class-mates. An example's score is about the probability that it is a
-    poison: that its class's groups stand out from those of the other classes, by strength or by sharpness, times that
-    it belongs to them. score_by=frequency is the paper's own score: how often an example was selected, over sizes and
-    starts.
+    matrix. In every class groups are suspected: the one whose submatrix sums highest, the one that a discriminant tells
+    most sharply from its class-mates, what is left of the class without that, and a handful. More networks are trained,
+    from each of which some are withheld; and what a group's members share is put on images of other classes, to see
+    whether the model under suspicion takes these for its own. An example's score is about the probability that it is a
+    poison: that so much speaks for a group of its class, which each class is asked by itself, times that it belongs to
+    it. By that rule what is found need not be the strongest feature of its size. score_by=posterior compares classes
+    with each other, as if one were poisoned; score_by=frequency is the paper's own score: how often an example was
+    selected, over sizes and starts. docs/method.md tells each step.
     """
 
     name = "datamodel"
