@@ -20,9 +20,11 @@ from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 import pandas as pd
 import pytest
 
+from bdbench import Role
 from bdbench.cli import cli
 from bdbench.components.params import parse_spec
 from bdbench.grids.grid import read as read_grid
@@ -261,6 +263,15 @@ def test_the_table_of_strengths_is_of_its_file() -> None:
     # By hand: intervals that do not overlap.
     held = found["trigger"] - found["trigger_half"] > found["natural"] + found["natural_half"]
     assert (held == (found["assumption"] == "held")).mean() > 0.9  # the file's numbers are rounded
+
+
+def test_the_surrogates_attack_success_is_of_poisons_that_they_did_not_hold() -> None:
+    learnt = runpy.run_path(str(ROOT / "docs" / "make_assumption.py"))["learnt"]
+    roles = np.array([Role.POISON, Role.CLEAN, Role.POISON, Role.COVER])
+    masks = np.array([[1, 0, 0, 0], [0, 1, 0, 1], [0, 0, 1, 0]], bool)
+    margins = np.array([[9, -9, 1, 9], [2, 9, -1, 9], [-3, 9, 9, 9]], np.float32)
+    # The first poison is not held by networks 1 and 2, the third example by 0 and 1: margins 2, -3, 1, -1.
+    assert learnt(roles, masks, margins) == 0.5
 
 
 def test_every_room_of_the_core_is_described() -> None:

@@ -30,10 +30,11 @@ def ensemble(run: Reopened) -> tuple[np.ndarray, np.ndarray]:
 
 def strengths(run: Reopened) -> list[Strength]:
     """The trigger's strength, if there is one, and that of natural groups: see ``strength.natural_groups``."""
-    return _strengths(run, *ensemble(run))
+    return measured(run, *ensemble(run))
 
 
-def _strengths(run: Reopened, masks: np.ndarray, margins: np.ndarray) -> list[Strength]:
+def measured(run: Reopened, masks: np.ndarray, margins: np.ndarray) -> list[Strength]:
+    """``strengths`` by the subsets and margins of ``ensemble``."""
     roles, labels = run.poisoned.roles, run.view.labels
     tools = run.tools()
     poisons = np.flatnonzero(roles == Role.POISON)
@@ -54,7 +55,7 @@ def sections(run: Reopened) -> list[ReportSection]:
     if not isinstance(run.defense, Datamodel) or not run.defense.trains_ensemble:
         return []
     masks, margins = ensemble(run)
-    found = _strengths(run, masks, margins)
+    found = measured(run, masks, margins)
     made = [ReportSection("Feature strength", pictures.strengths(found), strength.verdict(found))]
     if run.scores is not None and len(run.scores) <= _LARGEST:
         weights = difference_of_means(masks, margins)

@@ -2,9 +2,9 @@
 
 The ensemble finds groups; whether one is a backdoor is asked of new networks, so that what was searched for is not
 judged by what it was found in. Each of them is trained on a random subset from which, for every class by a lot of its
-own, one of the class's groups is withheld, or none, each as often as the others. What a group's members lose is the strength of the feature that they
-share, by intervention: how far their margin rises with the others in the training set in place of none (the change of
-the k-output of Khaddaj et al. 2023, sec. 3, from k = 0 to alpha p).
+own, one of the class's groups is withheld, or none, each as often as the others. What a group's members lose is the
+strength of the feature that they share, by intervention: how far their margin rises with the others in the training set
+in place of none (the change of the k-output of Khaddaj et al. 2023, sec. 3, from k = 0 to alpha p).
 """
 
 from __future__ import annotations

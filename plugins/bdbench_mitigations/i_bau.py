@@ -33,8 +33,8 @@ class ImplicitAdversarialUnlearning(Mitigation):
     code. That code adds the perturbation to 1 image in 100, while the paper's objective has it on all: ``portion``
     says on how many, at least one of a batch; the default is the code's, of which the paper's results are. Their 5,000
     clean images make 50 batches a round; here a round has ``steps`` of each kind whatever the number of images. The
-    norm is kept below ``radius``, the paper's constraint, in pixels of 0..1, at the value that stands in their code; there
-    the line that would keep it is commented out (``radius=none`` does as it does).
+    norm is kept below ``radius``, the paper's constraint, in pixels of 0..1, at the value that stands in their code;
+    there the line that would keep it is commented out (``radius=none`` does as it does).
     """
 
     name = "i-bau"
