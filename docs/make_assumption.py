@@ -14,18 +14,19 @@ from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 import pandas as pd
 from making import with_table
 
 import bdbench
-from bdbench import progress
+from bdbench import Role, progress
 from bdbench.components import configs
 from bdbench_datamodel import strength, study
 from bdbench_datamodel.strength import Strength
 
 ROOT = Path(__file__).parent.parent
 FILE, PAGE = ROOT / "docs" / "assumption.csv", ROOT / "docs" / "results.md"
-BOARDS = ("detections", "digits", "cifar10-5k")
+BOARDS = ("goals", "detections", "digits", "cifar10-5k")
 # What a reader wants to know of an attack, and the only parameters in which the boards' attacks differ.
 SHOWN = ("rate", "targets", "mapping")
 PLAIN = {"targets": 1, "mapping": "all-to-one"}
@@ -43,8 +44,17 @@ def board_records() -> dict[str, tuple[str, dict[str, Any]]]:
     return found
 
 
-def line(board: str, data: dict[str, Any], found: list[Strength]) -> dict[str, Any]:
-    """A run's: strengths are margins a member, each with half its 95 % interval."""
+def learnt(roles: np.ndarray, masks: np.ndarray, margins: np.ndarray) -> float:
+    """How often the detector's networks give a poison that they did not hold its label: the surrogates' own attack
+    success, out of sample. masks: bool (m, n), which examples each held; margins: float32 (m, n).
+    """
+    poisons = roles == Role.POISON
+    without = ~masks[:, poisons]
+    return float(((margins[:, poisons] > 0) & without).sum() / without.sum())
+
+
+def line(board: str, data: dict[str, Any], found: list[Strength], surrogate: float) -> dict[str, Any]:
+    """A run's: strengths are margins a member, each with half its 95 % interval; surrogate: see ``learnt``."""
     trigger, natural = strength.rivals(found)
     assert trigger is not None
     attack = data["config"]["attack"]
@@ -58,6 +68,7 @@ def line(board: str, data: dict[str, Any], found: list[Strength]) -> dict[str, A
         "natural": round(natural.counted.value, 4) if natural else None,
         "natural_half": round(natural.counted.half, 4) if natural else None,
         "assumption": strength.assumption(trigger, natural) if natural else UNTOLD,
+        "surrogate": round(surrogate, 3),
         "poisoned": data["config"]["data"]["poisoned"],
     }
 
@@ -85,13 +96,25 @@ def table() -> str:
     lines["asr"] = [data["reference"]["attack_success_rate"] for data in records]
     lines["auroc"] = [data["detection"]["auroc"] for data in records]
     lines["alarm"] = [data["p_value"] < 0.05 for data in records]
-    names = ("board", "attack", "sets", "ASR", "trigger", "natural", "Assumption 1", "AUROC", "p < .05")
+    names = (
+        "board",
+        "attack",
+        "sets",
+        "ASR",
+        "surrogates' ASR",
+        "trigger",
+        "natural",
+        "Assumption 1",
+        "AUROC",
+        "p < .05",
+    )
     rows = [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
     for (board, attack), own in lines.groupby(["board", "attack"]):
         counts = own["assumption"].value_counts()
         told = ", ".join(f"{name} {counts[name]}" for name in ("held", "undecided", "failed", UNTOLD) if name in counts)
         natural = "-" if own["natural"].isna().any() else f"{own['natural'].mean():.3f}"
-        numbers = f"{100 * own['asr'].mean():.0f} % | {own['trigger'].mean():.3f} | {natural}"
+        surrogates = "-" if own["surrogate"].isna().any() else f"{100 * own['surrogate'].mean():.0f} %"
+        numbers = f"{100 * own['asr'].mean():.0f} % | {surrogates} | {own['trigger'].mean():.3f} | {natural}"
         rows.append(
             f"| {board} | {attack} | {len(own)} | {numbers} | {told} | {own['auroc'].mean():.3f} | "
             f"{own['alarm'].sum()} of {len(own)} |"
@@ -115,8 +138,10 @@ def main(data_root: Path | None, runs: tuple[Path, ...]) -> None:
     with progress.bars() as bars:
         advance = bars.track(len(left), "runs")
         for poisoned, run in left.items():
-            found = study.strengths(bdbench.reopen(run, data_root=data_root, device="cpu"))
-            made = pd.DataFrame([line(*boards[poisoned], found)])
+            opened = bdbench.reopen(run, data_root=data_root, device="cpu")
+            ensemble = study.ensemble(opened)
+            surrogate = learnt(opened.poisoned.roles, *ensemble)
+            made = pd.DataFrame([line(*boards[poisoned], study.measured(opened, *ensemble), surrogate)])
             made.to_csv(FILE, mode="a", header=not FILE.exists(), index=False)
             advance(1)
     lines = pd.read_csv(FILE).sort_values(["board", "attack", "seed"], kind="stable")
