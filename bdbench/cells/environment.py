@@ -25,6 +25,7 @@ def describe(device: str, precision: str, distributions: Mapping[str, str]) -> d
         "processor": machine.processor(),
         "precision": precision,
         "threads": torch.get_num_threads(),
+        "waiting": machine.waiting(),
         "commit": commit(),
     }
 

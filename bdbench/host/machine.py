@@ -8,6 +8,7 @@ said before torch is loaded.
 from __future__ import annotations
 
 import functools
+import math
 import operator
 import os
 import platform
@@ -27,6 +28,8 @@ _TOLD = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "KMP_BLOCKTIME")
 # Seconds of looking at what other processes take.
 _LOOK = 0.1
 _PRODUCT = 256
+# Where Linux tells of control groups.
+_GROUPS = Path("/sys/fs/cgroup")
 # More of them than that only wait for each other.
 _THREADS_A_CORE = 8
 
@@ -37,6 +40,11 @@ def keep_compiled(folder: Path) -> None:
     nearest = next((path for path in (cache, *cache.parents) if path.exists()), cache)
     if not os.access(nearest, os.W_OK):
         os.environ.setdefault("NUMBA_CACHE_DIR", str((folder / ".numba").absolute()))
+
+
+def waiting() -> dict[str, str]:
+    """How threads wait for each other, as far as it was said: the variables, and their values."""
+    return {name: os.environ[name] for name in _TOLD if name in os.environ}
 
 
 def wait_kindly() -> None:
@@ -106,11 +114,19 @@ def _free_cores() -> int:
 def allowed_cores() -> int:
     """The cores of this process: by affinity and by the control group's quota, at least 1."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        return max(1, min(cores, int(int(quota) / int(period))))
-    except (OSError, ValueError):
-        return cores
+    return max(1, int(min(cores, _quota(_GROUPS))))
+
+
+def _quota(groups: Path) -> float:
+    """How many cores' time the control group may use, by version 2 or 1; infinitely many where it says nothing."""
+    for names in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
+        try:
+            quota, period = map(int, " ".join((groups / name).read_text() for name in names).split())
+        except (OSError, ValueError):  # none of this version, or "max"
+            continue
+        if quota > 0 and period > 0:
+            return quota / period
+    return math.inf
 
 
 def busy_cores() -> float:

@@ -156,6 +156,36 @@ def test_the_cores_of_a_process_are_those_it_may_run_on() -> None:
     assert _in_a_new_process(pinned) == "1"
 
 
+@pytest.mark.parametrize(
+    ("files", "cores"),
+    [
+        ({"cpu.max": "150000 100000\n"}, 1),
+        ({"cpu.max": "250000 100000\n"}, 2),
+        ({"cpu.max": "20000 100000\n"}, 1),  # a part of one
+        ({"cpu.max": "max 100000\n"}, 4),
+        ({"cpu/cpu.cfs_quota_us": "300000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 3),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, 4),
+        ({}, 4),
+    ],
+)
+def test_a_control_groups_quota_is_kept_to(
+    files: dict[str, str], cores: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr(machine, "_GROUPS", tmp_path)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1, 2, 3}, raising=False)
+    assert machine.allowed_cores() == cores
+
+
+def test_a_record_says_how_threads_waited(tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in machine._TOLD:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("GOMP_SPINCOUNT", "77")
+    assert bdbench.run(defense="random", **tiny).environment["waiting"] == {"GOMP_SPINCOUNT": "77"}
+
+
 @pytest.mark.parametrize("threads", [0, -1, 99999, 2.5, True, "2"])
 def test_threads_that_no_machine_has_are_named(threads: Any, tiny: dict[str, Any]) -> None:
     # So many crash OpenMP, and with it the process.
