@@ -346,11 +346,11 @@ def test_a_plugin_check_that_fails_says_what_and_why(monkeypatch: pytest.MonkeyP
     assert "found:    float64 (3,) for n = 60\n" in result.stdout
     assert "why:      The ranking is over the whole set" in result.stdout
     assert "defense 'spectral'\n  ok      " in result.stdout
-    assert result.stdout.splitlines()[-1].endswith(" 4 failed, 0 skipped")
+    assert result.stdout.splitlines()[-1].endswith(" 5 failed, 0 skipped")
     quiet = invoke("plugin", "check", "baselines", "--quiet")
     assert quiet.exit_code == 1 and quiet.stdout.splitlines()[-1] == result.stdout.splitlines()[-1]
     assert "  ok      " not in quiet.stdout and "spectral" not in quiet.stdout
-    assert quiet.stdout.startswith("defense 'random'\n") and quiet.stdout.count("  FAILED  ") == 4
+    assert quiet.stdout.startswith("defense 'random'\n") and quiet.stdout.count("  FAILED  ") == 5
 
 
 @pytest.mark.parametrize(

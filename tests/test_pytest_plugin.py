@@ -37,7 +37,7 @@ def test_one_test_for_each_check(pytester: pytest.Pytester) -> None:
 
 def test_a_fault_is_shown_without_a_traceback_and_an_error_with_its_own(pytester: pytest.Pytester) -> None:
     pytester.makeconftest(BREAK)
-    result = run(pytester, '"baselines"', "-k", "random-scores or low-loss-scores")
+    result = run(pytester, '"baselines"', "-k", "random-scores-are or low-loss-scores-are")
     result.assert_outcomes(failed=2)
     text = result.stdout.str()
     error, fault = text.split("defense-random-scores-are-finite-float64] _")

@@ -86,6 +86,13 @@ class PerLabelDeviation(Chance):
         return scores
 
 
+class Even(Chance):
+    """Suspects everybody alike."""
+
+    def score(self, view: TrainingView, tools: Tools) -> np.ndarray:
+        return np.ones_like(super().score(view, tools))
+
+
 class NeedsThirty(Chance):
     """Fails on tiny sets with somebody else's error."""
 
@@ -273,6 +280,7 @@ DETECTORS: list[Broken] = [
     ("is-of-one-stage", Elsewhere(), "stage 'repair' of a Detector, which is of 'training set'"),
     ("scores-are-finite-float64", Singles(), "float32 (60,) for n = 60"),
     ("scores-are-finite-float64", PerLabelDeviation(), "1 of 60 scores are NaN or infinite"),
+    ("scores-tell-examples-apart", Even(), "the same score for all examples"),
     ("flags-are-one-for-each-example", Places(), "flagged is int64 (5,): expected bool (60,)"),
     ("survives-tiny-sets", NeedsThirty(), "LinAlgError"),
     ("survives-tiny-sets", PerLabelDeviation(), "1 of 20 scores are NaN or infinite"),
