@@ -89,3 +89,15 @@ def test_the_projection_is_fishers_discriminant_where_pixels_are_independent(mon
     pixels[members] += 5
     discriminant = LinearDiscriminantAnalysis().fit(pixels, members)
     assert np.corrcoef(carrying(pixels, members), discriminant.decision_function(pixels))[0, 1] > 0.999
+
+
+def test_a_group_does_not_run_away_along_what_is_natural_to_the_class() -> None:
+    """As photographs, these are dark or bright from left to right, in all degrees; poisons are so a little more. The
+    upper half of the class shares that as well as they do, and has most of them in it.
+    """
+    rng = np.random.default_rng(1)
+    poisons = np.arange(600) < 250
+    degrees = rng.normal(0, 40, 600) + 50 * poisons
+    found = 120 + degrees[:, None, None, None] * np.linspace(-1, 1, 12)[:, None] + rng.normal(0, 10, (600, 12, 12, 1))
+    images = np.clip(np.rint(found), 0, 255).astype(np.uint8)
+    assert grown(images, Suspects(3, np.arange(600), poisons, poisons.astype(float), 0.9, "sharpest")) is None
