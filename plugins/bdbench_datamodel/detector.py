@@ -15,10 +15,7 @@ from bdbench_datamodel.options import PATCHED, floats_of_inputs
 
 if TYPE_CHECKING:
     from bdbench_datamodel.influence import Influence
-    from bdbench_datamodel.plan import Plan
     from bdbench_datamodel.search import Cuts
-    from bdbench_datamodel.standout import Group
-    from bdbench_datamodel.suspects import Looked
 
 _CLASS_SIZES = (0.1, 0.15, 0.2, 0.3, 0.4)
 _SET_SIZES = (0.01, 0.015, 0.02, 0.03, 0.04, 0.06, 0.08, 0.1)
@@ -56,8 +53,8 @@ class Datamodel(Detector):
     name = "datamodel"
     paper = "Khaddaj et al., Rethinking Backdoor Attacks, ICML 2023, arXiv:2307.10163"
     assumption = (
-        "Of all groups of training examples with one label, the poisons support each other most: the trigger is the "
-        "strongest feature of its size."
+        "Poisons of one label help each other more than what is natural to it does (to the paper, the trigger is the "
+        "strongest feature of its size), and what they share gives this label to images of others."
     )
     models: Literal["auto"] | int = param("auto", help="networks in the ensemble (auto: 1000 mlp, else 300)", low=2)
     seconds: float | None = param(
@@ -104,7 +101,7 @@ class Datamodel(Detector):
     sizes: tuple[float, ...] | None = param(
         None,
         help="sizes searched for the strongest group, as fractions of the class, or of the set where that is searched "
-        "as a whole; their mean is what part of a class a backdoor is taken to hold",
+        "as a whole; where classes are compared, their mean is what part of one a backdoor is taken to hold",
         low=0,
         high=1,
         exclusive=True,
@@ -223,24 +220,25 @@ class Datamodel(Detector):
 
     def score(self, view: TrainingView, tools: Tools) -> np.ndarray:
         """Suspicion, float64 (n,). Raises BdbenchError if the parameters do not fit the set."""
+        from bdbench_datamodel import rules
         from bdbench_datamodel.plan import Plan
         from bdbench_datamodel.scoring import selection_frequency
 
         self._check_sizes(view.labels)
-        masks = margins = None
+        ensemble = None
         if self.trains_ensemble:
             plan = Plan.of(self, view, tools.precision)
-            masks, margins = plan.train(view, tools)
-        influence = self._influence(masks, margins, view, tools)
-        if masks is not None and margins is not None and self._withholds:
-            return self._by_withholding(plan, influence, masks, margins, view, tools)
+            ensemble = plan.train(view, tools)
+        influence = self._influence(ensemble, view, tools)
         if self.score_by == "frequency":
             return selection_frequency(self._cuts(influence, view, tools), len(view.labels))
-        return self._posterior(influence, masks, margins, view, tools)
+        searched = view, tools, self._fractions(), self.starts
+        if ensemble is None or not self._withholds:
+            return rules.by_comparison(influence, ensemble, *searched)
+        withhold = functools.partial(plan.withhold, view=view, tools=tools)
+        return rules.by_withholding(influence, ensemble, withhold, self.withheld, *searched)
 
-    def _influence(
-        self, masks: np.ndarray | None, margins: np.ndarray | None, view: TrainingView, tools: Tools
-    ) -> Influence:
+    def _influence(self, ensemble: tuple[np.ndarray, np.ndarray] | None, view: TrainingView, tools: Tools) -> Influence:
         import torch
 
         from bdbench_datamodel import estimators
@@ -253,7 +251,7 @@ class Datamodel(Detector):
 
         if self.matrix is not None:
             return Dense(read_matrix(Path(self.matrix), len(view.labels), self.rows))
-        if masks is None or margins is None:
+        if ensemble is None:
             plan = Plan.of(self, view, tools.precision)
             network, checkpoints, inputs, labels = plan.train_few(view, tools)
             return trak(
@@ -267,6 +265,7 @@ class Datamodel(Detector):
                 tools.track(len(checkpoints), "gradients"),
                 getattr(torch, plan.trainer.recipe.precision),
             )
+        masks, margins = ensemble
         if self.estimator == "ridge":
             return ridge(masks, margins, self.penalty or 1.0)
         if self.estimator == "lasso":
@@ -278,81 +277,6 @@ class Datamodel(Detector):
         if self.estimator == "covariance":
             return estimators.response_covariance(masks, margins)
         return estimators.OutOfSample(masks, margins)
-
-    def _by_withholding(
-        self,
-        plan: Plan,
-        influence: Influence,
-        masks: np.ndarray,
-        margins: np.ndarray,
-        view: TrainingView,
-        tools: Tools,
-    ) -> np.ndarray:
-        from bdbench_datamodel import evidence, scoring, standout, withheld
-        from bdbench_datamodel.estimators import residuals
-        from bdbench_datamodel.transfer import Transfer, turned
-
-        examples, residual = len(view.labels), residuals(masks, margins)
-        groups = self._strongest(influence, standout.class_scales(residual, view.labels), view.labels, tools)
-        affinities, looked = self._suspects(residual, groups, tools)
-        classes = [own.groups for own in looked if own.groups]
-        effects: list[list[withheld.Effect]] = []
-        transfers: list[list[Transfer]] = []
-        if classes:
-            networks, size = max(1, round(self.withheld * len(masks))), int(masks[0].sum())
-            denied, subsets = withheld.draw(classes, examples, networks, size, tools.streams("withheld"))
-            effects = withheld.effects(classes, denied, subsets, *plan.withhold(subsets, view, tools), view.num_classes)
-            predict, rng = tools.victim.predict, tools.streams("strangers")
-            advance = tools.track(len(classes), "strangers")
-            transfers = turned(predict, view.images, view.labels, classes, effects, view.num_classes, rng, advance)
-        sharpest, share = [own.sharpest for own in looked], float(np.mean(self._fractions()))
-        otherwise = scoring.suspicion(groups, affinities, sharpest, examples, share)
-        known = evidence.Known.of(margins, masks, view.labels, view.num_classes)
-        judged = evidence.judge(classes, effects, transfers, known, otherwise, view.images)
-        tools.conclude(judged.p_value, judged.flagged, judged.evidence)
-        return judged.scores
-
-    def _posterior(
-        self,
-        influence: Influence,
-        masks: np.ndarray | None,
-        margins: np.ndarray | None,
-        view: TrainingView,
-        tools: Tools,
-    ) -> np.ndarray:
-        from bdbench_datamodel import scoring, standout
-        from bdbench_datamodel.estimators import residuals
-
-        share = float(np.mean(self._fractions()))
-        if masks is None or margins is None:
-            scales = standout.matrix_scales(influence, view.labels)
-            groups = self._strongest(influence, scales, view.labels, tools)
-            affinities = [standout.matrix_affinity(influence, own, scales[own.examples[0]]) for own in groups]
-            tools.conclude(standout.p_value(np.array([group.strength for group in groups])))
-            return scoring.suspicion(groups, affinities, None, len(view.labels), share)
-        residual = residuals(masks, margins)
-        groups = self._strongest(influence, standout.class_scales(residual, view.labels), view.labels, tools)
-        affinities, looked = self._suspects(residual, groups, tools, handfuls=False)
-        sharpness = np.array([own.grown.sharpness for own in looked])
-        tools.conclude(standout.p_value(np.array([group.strength for group in groups]), sharpness))
-        return scoring.suspicion(groups, affinities, [own.sharpest for own in looked], len(view.labels), share)
-
-    def _suspects(
-        self, residual: np.ndarray, groups: list[Group], tools: Tools, handfuls: bool = True
-    ) -> tuple[list[np.ndarray], list[Looked]]:
-        """The affinity of each example of every group's class to it, and what there is to suspect in the class."""
-        from bdbench_datamodel.standout import covariance_affinity
-        from bdbench_datamodel.suspects import look
-
-        affinities = [covariance_affinity(residual, group) for group in groups]
-        advance = tools.track(len(groups), "suspects")
-        return affinities, look(residual, groups, affinities, tools.streams("sharpest"), handfuls, advance)
-
-    def _strongest(self, influence: Influence, scales: np.ndarray, labels: np.ndarray, tools: Tools) -> list[Group]:
-        from bdbench_datamodel.standout import strongest
-
-        rng, advance = tools.streams("search"), tools.track(len(np.unique(labels)), "search")
-        return strongest(influence, labels, scales, self._fractions(), self.starts, rng, advance)
 
     def _cuts(self, influence: Influence, view: TrainingView, tools: Tools) -> Iterator[Cuts]:
         """The local optima at every size; with classes=each, for every label in turn."""

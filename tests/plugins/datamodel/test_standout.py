@@ -15,6 +15,7 @@ from bdbench_datamodel.ensemble import antithetic_subsets, draw_subsets
 from bdbench_datamodel.estimators import OutOfSample, difference_of_means, residuals, response_covariance
 from bdbench_datamodel.influence import Dense, Factors
 from bdbench_datamodel.plan import Plan
+from bdbench_datamodel.rules import by_comparison
 from bdbench_datamodel.standout import Group
 
 
@@ -38,9 +39,8 @@ def _detect(
         streams=Streams(0), track=lambda total, label: lambda steps: None, conclude=concluded.append
     )
     view = TrainingView(np.zeros((len(labels), 1, 1, 1), np.uint8), labels, int(labels.max()) + 1)
-    ensemble = (masks, margins) if separated else (None, None)
-    detector = Datamodel(sizes=(0.1, 0.2, 0.3, 0.4), starts=5)
-    scores = detector._posterior(OutOfSample(masks, margins), *ensemble, view, tools)
+    ensemble = (masks, margins) if separated else None
+    scores = by_comparison(OutOfSample(masks, margins), ensemble, view, tools, (0.1, 0.2, 0.3, 0.4), 5)
     return concluded[0], scores
 
 
