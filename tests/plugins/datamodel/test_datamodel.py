@@ -208,7 +208,11 @@ def _bench(monkeypatch: pytest.MonkeyPatch, n: int, classes: int) -> tuple[bdben
         return masks, margins(masks)
 
     monkeypatch.setattr(Plan, "train", train)
-    monkeypatch.setattr(Plan, "withhold", lambda self, masks, view, tools: (margins(masks), np.zeros(masks.shape, np.int16)))
+
+    def withhold(self: Plan, masks: np.ndarray, *_: Any) -> tuple[np.ndarray, np.ndarray]:
+        return margins(masks), np.zeros(masks.shape, np.int16)
+
+    monkeypatch.setattr(Plan, "withhold", withhold)
     tools = SimpleNamespace(
         streams=Streams(1), shared_streams=Streams(2), device="cpu", precision="float32",
         track=lambda total, label: lambda steps: None, count_models=lambda number: None, conclude=lambda *_: None,
