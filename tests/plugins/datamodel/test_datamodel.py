@@ -209,7 +209,7 @@ def _bench(monkeypatch: pytest.MonkeyPatch, n: int, classes: int) -> tuple[bdben
 
     monkeypatch.setattr(Plan, "train", train)
 
-    def withhold(self: Plan, masks: np.ndarray, *_: Any) -> tuple[np.ndarray, np.ndarray]:
+    def withhold(self: Plan, masks: np.ndarray, **_: Any) -> tuple[np.ndarray, np.ndarray]:
         return margins(masks), np.zeros(masks.shape, np.int16)
 
     monkeypatch.setattr(Plan, "withhold", withhold)
