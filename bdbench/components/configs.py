@@ -136,8 +136,18 @@ def labels(components: Sequence[Mapping[str, Any]], always: tuple[str, ...] = ()
 
 
 def short_spec(component: Component) -> str:
-    """A component's spec with the parameters that are not the defaults."""
+    """A component's spec with the parameters that are not the defaults, its own and those of what it is made of."""
+    return spec(_changed(component))
+
+
+def _changed(component: Component) -> dict[str, Any]:
     own, default = component.config(), type(component)().config()
-    # Else what is null is left out of a spec.
-    changed = {k: "none" if v is None else v for k, v in own.items() if k != "name" and v != default[k]}
-    return spec({"name": own["name"], **changed})
+    changed = {"name": own.pop("name")}
+    for key, value in own.items():
+        if value == default[key]:
+            continue
+        # Else what is null is left out of a spec.
+        changed[key] = "none" if value is None else value
+        if _of_others(value):
+            changed[key] = [_changed(part) for part in getattr(component, key)]
+    return changed

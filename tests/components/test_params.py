@@ -135,3 +135,11 @@ def test_none_is_none_for_a_text_as_well() -> None:
     # And comes back from what it is written as.
     name, values = params.parse_spec(configs.short_spec(made))
     assert name == "deep" and params.make(Deep, "attack", values) == made
+
+
+def test_a_short_spec_leaves_out_the_defaults_of_what_a_component_is_made_of() -> None:
+    made = installed().component("defense", "unlearn:detector=spectral")
+    assert configs.short_spec(made) == "unlearn:detector=spectral"
+    asked = "unlearn:detector=[spectral:oracle=True],share=0.1"
+    made = installed().component("defense", asked)
+    assert configs.short_spec(made) == asked and installed().component("defense", configs.short_spec(made)) == made
