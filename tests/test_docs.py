@@ -246,6 +246,33 @@ def test_the_table_of_spreads_is_of_its_file() -> None:
     assert f"{values[0]:.3f} - **{values[2]:.3f}** - {values[4]:.3f}" in made["table"]()
 
 
+def test_the_results_of_defenses_are_of_the_records() -> None:
+    made = runpy.run_path(str(ROOT / "docs" / "make_references.py"))
+    page = (ROOT / "docs" / "defenses.md").read_text()
+    assert made["page"]() == page, "run python docs/make_references.py"
+    rows = [line.split("|")[1].strip() for line in page.splitlines() if re.match(r"\| `", line)]
+    told = {re.sub(r"`(\S+)`.*", r"\1", row) for row in rows}
+    # Every defense of the boards has its row, and every row is of one, but for the toolbox's own.
+    assert told == {defense for _, defense in made["results"]()} | {"art"}
+
+
+def test_results_are_told_as_the_page_says() -> None:
+    made = runpy.run_path(str(ROOT / "docs" / "make_references.py"))
+    ranked = {"control": False, "detection": {"auroc": 0.9712}, "decision": {"tpr": 0.985, "fpr": 0.0004}}
+    assert made["detected"](ranked) == ".971 (98.5, 0)"
+    assert made["detected"]({**ranked, "decision": None}) == ".971"
+    assert made["detected"]({**ranked, "control": True}) == "0 %"
+    models = {"before": {"attack_success_rate": 1.0, "clean_accuracy": 0.98}, "after": None, "control": False}
+    assert made["left"](models) == "100, 98" and made["left"]({**models, "control": True}) == "98"
+    inputs = {"control": False, "inputs": {"auroc": 1.0, "fpr": 0.055}}
+    assert made["refused"](inputs) == "1.000" and made["refused"]({**inputs, "control": True}) == "5.5 %"
+    verdict = {"control": False, "verdict": {"flagged": True, "hit": False}}
+    assert made["suspected"](verdict) == "flagged, target wrong"
+    table = "| defense | paper | BadNets |\n|---|---|---|\n| `a:b=true` (told) | X 2020 | old |\n| none | | old |\n"
+    filled = made["filled"](table, {("BadNets", "a:b=true"): "1, 2", ("paper", "a:b=true"): "no"})
+    assert filled == table.replace("X 2020 | old", "X 2020 | 1, 2")
+
+
 def test_the_table_of_machines_is_of_the_records() -> None:
     made = runpy.run_path(str(ROOT / "docs" / "make_machines.py"))
     assert made["page"]() == (ROOT / "docs" / "numbers.md").read_text(), "run python docs/make_machines.py"
