@@ -20,8 +20,13 @@ IMAGE_SUFFIXES = {
 }
 """By which names, in small letters, a file is taken for an image."""
 
+# Pillow goes by what is in a file and not by its name, and hands PostScript, which is a program, to Ghostscript.
+_FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TGA", "TIFF", "WEBP")
+
 # Images of so many pixels and more are weighed before they are read; and what a pixel of them takes meanwhile.
 _LARGE, _BYTES = 10_000_000, 16
+# The tag of a TIFF file that says whether 0 is white (0) or black (1).
+_PHOTOMETRIC = 262
 _TRANSPARENT = ("LA", "La", "PA", "RGBA", "RGBa")
 
 
@@ -40,7 +45,7 @@ def decoded(
     from PIL import Image
 
     try:
-        with Image.open(file) as opened:
+        with _opened(file) as opened:
             _check_size(*opened.size)
             image = _seen(opened).convert(mode)
             if size is not None and image.size != (size, size):
@@ -58,10 +63,8 @@ def check_plain(path: Path) -> None:
     Whoever opens one with Pillow and converts it has white for 16 bits, the colours of what is transparent, and what a
     camera held upright lying on its side.
     """
-    from PIL import Image
-
     shown = decoded(path, str(path))
-    with Image.open(path) as opened:
+    with _opened(path) as opened:
         taken = np.asarray(opened.convert("RGB"))
     if not np.array_equal(taken, shown):
         raise BdbenchError(
@@ -89,12 +92,22 @@ def seen(opened: Opened) -> np.ndarray:
     return np.asarray(_seen(opened).convert("RGB"))
 
 
+def _opened(file: Path | BinaryIO) -> Opened:
+    """A file opened as one of the formats that hold pixels alone."""
+    from PIL import Image
+
+    Image.init()  # else it knows five of them, and whatever others have used
+    return Image.open(file, formats=[name for name in _FORMATS if name in Image.OPEN])
+
+
 def _seen(opened: Opened) -> Opened:
     """The image in a mode whose conversion to RGB or L loses nothing that one sees."""
     from PIL import Image
 
     deep = opened.mode.startswith("I;16") or (opened.mode == "I" and opened.format in ("PNG", "PPM"))
     image = _turned(opened)
+    if deep and opened.format == "TIFF" and getattr(opened, "tag_v2", {}).get(_PHOTOMETRIC) == 0:
+        image = Image.fromarray(65535 - np.asarray(image))  # white is 0, which Pillow minds in 8 bits only
     if deep or image.mode in ("I", "F"):
         return _eight_bits(image, 257 if deep else 1)
     if image.mode in _TRANSPARENT or "transparency" in image.info:

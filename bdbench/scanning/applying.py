@@ -49,24 +49,34 @@ def apply(
     if retrain:
         yield from _compared(folder, told, progress)
     if copy_kept is not None:
-        yield from _carried(told, files.names_in(folder / "keep.txt"), copy_kept, yes, progress, move=False)
+        yield from _carried(folder, told, "keep.txt", copy_kept, yes, progress, move=False)
     if move_suspects is not None:
-        yield from _carried(told, files.names_in(folder / "quarantine.txt"), move_suspects, yes, progress, move=True)
+        yield from _carried(folder, told, "quarantine.txt", move_suspects, yes, progress, move=True)
 
 
 def _carried(
-    told: dict[str, Any], names: list[str], new: Path, yes: bool, progress: Progress, move: bool
+    folder: Path, told: dict[str, Any], list_name: str, new: Path, yes: bool, progress: Progress, move: bool
 ) -> Iterator[str]:
-    root = _root(told)
+    root, names = _root(told), files.names_in(folder / list_name)
+    scanned = (folder / "scan.json").stat().st_mtime
     # A move that was broken off is gone on with. A list that a person edited may name an image twice.
     done = {name for name in names if move and (new / name).is_file() and not os.path.lexists(root / name)}
     names = [name for name in dict.fromkeys(names) if name not in done]
-    paths = [_checked(root, name) for name in names]
+    paths = [_checked(root, name, scanned) for name in names]
+    for path in paths if move else ():
+        # A class may be a link to a folder elsewhere, which is not ours to empty.
+        if not path.parent.resolve().is_relative_to(root.resolve()):
+            raise BdbenchError(
+                f"{path} lies in {path.parent.resolve()}, outside of {root}: expected it inside to move it"
+            )
     if not names:
         yield f"nothing to {'move' if move else 'copy'}: {'all are moved' if done else 'the list names no image'}"
         return
     if new.exists() and not done:
         raise BdbenchError(f"{new} is there already: expected a new folder")
+    for name in names:
+        if os.path.lexists(new / name):
+            raise BdbenchError(f"{new / name} is there already: expected a new folder, so that nothing is lost")
     check_outside(new, root, "that was scanned")
     verb = "move" if move else "copy"
     if not yes:
@@ -131,12 +141,15 @@ def _root(told: dict[str, Any]) -> Path:
     return Path(root)
 
 
-def _checked(root: Path, name: str) -> Path:
+def _checked(root: Path, name: str, scanned: float) -> Path:
+    """The file of a name. scanned: when its scan was written."""
     path = root / name
     if ".." in Path(name).parts or Path(name).is_absolute():
         raise BdbenchError(f"{name!r} leads out of {root}: expected a path below it")
     if not path.is_file():
         raise BdbenchError(f"{path} is not there: expected the files that were scanned")
+    if path.stat().st_mtime > scanned:
+        raise BdbenchError(f"{path} was written after the scan: expected the files that were scanned; scan again")
     return path
 
 
@@ -160,7 +173,12 @@ def _compared(folder: Path, told: dict[str, Any], progress: Progress) -> Iterato
     model = installed().component("model", settings["model"])
     laboratory = Laboratory.of(found, model, streams, device, folder / STAGES, progress)
     names = set(files.names_in(folder / "quarantine.txt"))
-    bad = np.array([found.listing.names[place] in names for place in found.places.tolist()])
+    bad = np.array([found.listing.names[place] in names for place in found.places.tolist()], bool)
+    left = len(np.unique(found.labels[~bad]))
+    if left < 2:
+        raise BdbenchError(
+            f"{counted(left, 'class')} of those judged has images that are not suspects: expected 2 or more"
+        )
     images, labels, usable, what = _test_part(listing, found, bad, size, streams, progress)
     accuracies = []
     for kept in (usable, usable & ~bad):

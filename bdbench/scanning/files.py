@@ -31,6 +31,16 @@ def tidy(folder: Path) -> None:
         sweep(place)
 
 
+def check_unedited(folder: Path) -> None:
+    """Raise BdbenchError if a list in ``folder`` is newer than the report beside it: somebody's work would be lost."""
+    report = folder / "report.html"
+    for file in (folder / "keep.txt", folder / "quarantine.txt"):
+        if file.exists() and not (report.exists() and file.stat().st_mtime_ns <= report.stat().st_mtime_ns):
+            raise BdbenchError(
+                f"{file} was edited, and would be written anew: expected another --report, or {file.name} moved away"
+            )
+
+
 def write(folder: Path, scan: Scan) -> None:
     """Write all files into ``folder``; what else lies there stays. Raises BdbenchError if that cannot be."""
     told = to_dict(scan)

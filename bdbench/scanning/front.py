@@ -113,7 +113,8 @@ class Prepared:
             if all(one.mendable for one in said):
                 raise BdbenchError(str(said[0].error))
         judged = verdict.judge(self.read, said)
-        scores = next((one.scores for one in said if one.error is None), np.zeros(len(self.read.labels)))
+        first = verdict.ranking(said)
+        scores = np.zeros(len(self.read.labels)) if first is None else first.scores
         looked = []
         if self.laboratory is not None:
             with self._timed("look at what was marked"):
@@ -253,13 +254,14 @@ def scan(
 
 
 def check_report(report: Path, source: Source) -> None:
-    """Raise BdbenchError for a report in a folder that is scanned, which the next scan would read, and for a place that
-    cannot be written.
+    """Raise BdbenchError for a report in a folder that is scanned, which the next scan would read, for a place that
+    cannot be written, and for one with lists that a person edited.
     """
     for path in map(Path, _paths(source)):
         if path.is_dir():
             check_outside(report, path, "that is scanned")
     check_writable(report)
+    files.check_unedited(report)
 
 
 def _listing(

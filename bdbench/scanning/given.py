@@ -30,6 +30,8 @@ _IMAGES, _LABELS = ("image", "img"), ("label", "labels")
 _PATHS = ("path", "file", "filename", "file_name")
 # Labels beyond are no numbers of classes; numpy's own would come out negative.
 _MOST = 2**62
+# Items of a data set whose labels are compared with what it says that they are.
+_LOOKED_AT = 16
 _EXPECTED = (
     "a path, the name of a data set, images and labels, a Dataset of torchvision or Hugging Face, or a DataFrame of "
     "images or paths and labels"
@@ -229,16 +231,7 @@ def _of_pairs(pairs: Any, classes: Sequence[str] | None) -> Listing:
 
     Those of image folders say what the files are; then names are paths below their root.
     """
-    targets = getattr(pairs, "targets", None)
-    if targets is None:
-        try:
-            targets = [pairs[place][1] for place in range(len(pairs))]
-        except Exception as error:  # the user's data set may raise anything
-            raise BdbenchError(
-                f"cannot scan {type(pairs).__name__}: its items give no labels ({one_line(error)}): "
-                f"expected {_EXPECTED}"
-            ) from None
-    labels, named = _numbered(_integers(targets), classes or getattr(pairs, "classes", None))
+    labels, named = _numbered(_labels_of(pairs), classes or getattr(pairs, "classes", None))
     listed = _opening(lambda place: pairs[place][0], labels, named, "items")
     root, samples = getattr(pairs, "root", None), getattr(pairs, "samples", None)
     if root is None or not samples or not all(Path(str(path)).is_relative_to(root) for path, _ in samples):
@@ -248,6 +241,36 @@ def _of_pairs(pairs: Any, classes: Sequence[str] | None) -> Listing:
     return replace(
         listed, names=names, root=Path(root), open=lambda place: decoding.decoded(Path(samples[place][0]), names[place])
     )
+
+
+def _labels_of(pairs: Any) -> np.ndarray:
+    """The labels that items have, int64 (n,): by ``targets``, where a data set has them, without opening its images.
+
+    Raises BdbenchError if they are not those of the items.
+    """
+    targets = getattr(pairs, "targets", None)
+    try:
+        if targets is None:
+            return _integers([pairs[place][1] for place in range(len(pairs))])
+        if (changed := getattr(pairs, "target_transform", None)) is not None:
+            targets = [changed(target) for target in targets]
+    except BdbenchError:
+        raise
+    except Exception as error:  # the user's data set may raise anything
+        raise BdbenchError(
+            f"cannot scan {type(pairs).__name__}: its items give no labels ({one_line(error)}): expected {_EXPECTED}"
+        ) from None
+    labels = _integers(targets)
+    if len(labels) != len(pairs):
+        raise BdbenchError(f"there are {len(pairs)} items and {len(labels)} targets: expected one for each")
+    for place in np.linspace(0, len(labels) - 1, min(_LOOKED_AT, len(labels))).astype(int).tolist():
+        try:
+            told = int(pairs[place][1])
+        except Exception:
+            continue
+        if told != labels[place]:
+            raise BdbenchError(f"item {place} has the label {told}, and by targets {labels[place]}: expected the same")
+    return labels
 
 
 def _integers(labels: Any) -> np.ndarray:

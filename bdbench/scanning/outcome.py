@@ -61,8 +61,7 @@ class Scan:
     @property
     def ranking(self) -> Said | None:
         """The detector whose scores order the images: the first that decides, else the first that did not fail."""
-        working = [one for one in self.said if one.error is None]
-        return next((one for one in working if verdict.decides(one)), working[0] if working else None)
+        return verdict.ranking(self.said)
 
     @property
     def scores(self) -> np.ndarray:
@@ -72,7 +71,7 @@ class Scan:
     @property
     def limits(self) -> list[str]:
         """What could not have been found."""
-        return list(verdict.limits(self.read, self.said, min(self.read.sizes[1])))
+        return list(verdict.limits(self.read, self.said))
 
     def suspects(self) -> list[Suspect]:
         """Every image that was judged, the most suspicious first; exact copies follow what stands for them."""

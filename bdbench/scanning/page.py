@@ -110,7 +110,7 @@ def _copies(scan: Scan) -> Iterator[str]:
     for title, groups in (("Exact copies", scan.read.exact), ("Near copies", scan.read.near)):
         for group in groups[:5]:
             apart = f", filed under {' and '.join(group.labels)}" if len(group.labels) > 1 else ""
-            yield foreign.line(f"{title}{apart}: {', '.join(group.names[:4])}{' ...' if len(group.names) > 4 else ''}")
+            yield foreign.line(f"{title}{apart}: {group}")
 
 
 def _facts(scan: Scan) -> Iterator[tuple[str, str]]:

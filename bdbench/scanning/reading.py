@@ -25,6 +25,8 @@ LARGEST = 64
 _LEAST_SIZE = 8
 # Images that are looked at to choose a size, and those that are decoded before the next are asked for.
 _LOOK, _AT_ONCE = 64, 256
+# Copies of one group that are named.
+_NAMED = 4
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,9 @@ class Copies:
     names: tuple[str, ...]
     labels: tuple[str, ...]
 
+    def __str__(self) -> str:
+        return f"{', '.join(self.names[:_NAMED])}{' ...' if len(self.names) > _NAMED else ''}"
+
 
 @dataclass(frozen=True)
 class Read:
@@ -52,7 +57,8 @@ class Read:
     places: int64 (n,), in ``listing``. copies_of: exact copies that are scanned once, (k, 2): a place and the row that
     stands for it. unjudged: places of classes that are too small; left_out: places that --subset left out;
     skipped: what did not read, and what was passed over; small: classes with too few images, and how many they have;
-    exact, near: groups of copies; sizes: smallest, median and largest (width, height); resized, grey: how many;
+    exact, near: groups of copies; sizes: smallest, median and largest (width, height); resized, shrunk, grey: how many
+    (shrunk: those with a side longer than the working size); longest: pixels of the longest side of any;
     fingerprint: a hash of names, labels and pixels of all that was read, whatever the order and the working size.
     """
 
@@ -70,6 +76,8 @@ class Read:
     near: tuple[Copies, ...]
     sizes: tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
     resized: int
+    shrunk: int
+    longest: int
     grey: int
     fingerprint: str
 
@@ -150,6 +158,12 @@ def _asked(listing: Listing, subset: int | None, streams: Streams) -> np.ndarray
     if len(set(listing.classes)) < len(listing.classes):
         twice = next(name for name in listing.classes if listing.classes.count(name) > 1)
         raise BdbenchError(f"two classes are called {twice!r}: expected different names")
+    for what, names in (("class", listing.classes), ("image", listing.names)):
+        if not _is_text("".join(names)):
+            odd = next(name for name in names if not _is_text(name))
+            raise BdbenchError(
+                f"the name of {'an' if what == 'image' else 'a'} {what}, {odd!r}, is no text: expected Unicode"
+            )
     if len(np.unique(listing.labels)) < 2:
         only = listing.classes[listing.labels[0]]
         raise BdbenchError(
@@ -160,6 +174,15 @@ def _asked(listing: Listing, subset: int | None, streams: Streams) -> np.ndarray
     if subset >= len(listing):
         raise BdbenchError(f"--subset {subset} is not allowed: expected less than the {len(listing)} images there are")
     return stratified(listing.labels, subset, streams("subset"))
+
+
+def _is_text(name: str) -> bool:
+    """Whether it can be written down; names of files that are no text can, as they are."""
+    try:
+        name.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _looked_at(listing: Listing, asked: np.ndarray, size: int | None, streams: Streams) -> tuple[int, bool]:
@@ -290,6 +313,8 @@ def _sorted_out(listing: Listing, asked: np.ndarray, facts: _Facts, track: Track
         near=_near(listing, facts, scanned, images, track),
         sizes=_sizes(shapes),
         resized=int((shapes != images.shape[1]).any(1).sum()),
+        shrunk=int((shapes > images.shape[1]).any(1).sum()),
+        longest=int(shapes.max(initial=0)),
         grey=int(facts.grey[ok].sum()),
         fingerprint=_fingerprint(listing, facts.places[ok], facts.digests[ok]),
     )

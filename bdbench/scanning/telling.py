@@ -42,5 +42,5 @@ def lines(found: Read) -> Iterator[str]:
 def _told(copies: Sequence[Copies]) -> str:
     mixed = [group for group in copies if len(group.labels) > 1]
     total = sum(len(group.names) for group in copies)
-    apart = f"; {counted(len(mixed), 'group')} in several classes, such as {', '.join(mixed[0].names)}" if mixed else ""
+    apart = f"; {counted(len(mixed), 'group')} in several classes, such as {mixed[0]}" if mixed else ""
     return f"{counted(total, 'image')} in {counted(len(copies), 'group')}{foreign.line(apart)}"

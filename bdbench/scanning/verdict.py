@@ -8,16 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from bdbench.display.verdicts import Word
 from bdbench.display.words import counted
+from bdbench.images.decoding import IMAGE_SUFFIXES
 from bdbench.scanning.detecting import Said
-from bdbench.scanning.reading import FEWEST, Read
+from bdbench.scanning.reading import FEWEST, Odd, Read
 
 LEVEL = 0.05
 """A clean set is called poisoned this often, over all detectors of a scan, if their probabilities are right."""
+
+
+# Files that are pictures to people, read or not.
+_PICTURES = IMAGE_SUFFIXES | {".avif", ".heic", ".heif", ".jp2", ".jxl"}
 
 
 @dataclass(frozen=True)
@@ -68,6 +74,12 @@ def decides(one: Said) -> bool:
     return one.error is None and one.p_value is not None and one.flagged is not None
 
 
+def ranking(said: Sequence[Said]) -> Said | None:
+    """The detector whose scores order the images: the first that decides, else the first that did not fail."""
+    working = [one for one in said if one.error is None]
+    return next((one for one in working if decides(one)), working[0] if working else None)
+
+
 def marked(found: Read, one: Said) -> int:
     """How many images a detector marks, exact copies among them; none if it has no rule of its own."""
     return 0 if one.flagged is None else found.count(one.flagged)
@@ -86,8 +98,8 @@ def of_one(found: Read, one: Said, able: int) -> str:
     return f"{outcome} {counted(count, 'image')}, p = {one.p_value:.2g}"
 
 
-def limits(found: Read, said: Sequence[Said], resized_from: int) -> Iterator[str]:
-    """What could not have been found. resized_from: pixels a side of the usual image before it was brought to size."""
+def limits(found: Read, said: Sequence[Said]) -> Iterator[str]:
+    """What could not have been found."""
     for one in said:
         if one.error is None and one.detector.assumption:
             yield f"{one.detector.name} rests on this: {one.detector.assumption} What is not so, it may miss."
@@ -105,17 +117,23 @@ def limits(found: Read, said: Sequence[Said], resized_from: int) -> Iterator[str
         "(clean-label) is weaker than one that does."
     )
     if found.small:
-        small, images = counted(len(found.small), "class"), counted(sum(found.small.values()), "image")
-        yield f"Not judged: {small} of fewer than {FEWEST} images ({images})."
+        small, images = counted(len(found.small), "class"), counted(len(found.unjudged), "image")
+        yield f"Not judged: {small} of fewer than {FEWEST} different images ({images})."
     if len(found.left_out):
         yield f"Left out by --subset: {counted(len(found.left_out), 'image')}, of which nothing is said."
-    if found.resized and resized_from > found.size:
+    if found.shrunk:
         yield (
-            f"Images of about {resized_from} pixels a side were brought to {found.size}: a trigger smaller than about "
-            f"{round(2 * resized_from / found.size)} of their pixels is blurred away (--size)."
+            f"{counted(found.shrunk, 'image')} of up to {found.longest} pixels a side were brought to {found.size}: a "
+            f"trigger smaller than about {round(2 * found.longest / found.size)} of their pixels is blurred away "
+            "(--size)."
         )
-    if any(not odd.reason.startswith("files") for odd in found.skipped):
-        yield f"Left out: {counted(len(found.skipped), 'file or folder')}, of which nothing is said."
+    if missed := sum(map(_may_hold_images, found.skipped)):
+        yield f"Left out: {counted(missed, 'file or folder')}, of which nothing is said."
+
+
+def _may_hold_images(odd: Odd) -> bool:
+    # A list of labels or a read-me beside the classes was never a part of the set.
+    return not odd.reason.startswith("files") or odd.unread or Path(odd.name).suffix.lower() in _PICTURES
 
 
 def agreement(found: Read, said: Sequence[Said]) -> list[tuple[str, str, int, int]]:

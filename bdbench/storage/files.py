@@ -7,7 +7,7 @@ import hashlib
 import json
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -16,6 +16,7 @@ import numpy as np
 
 from bdbench import foreign
 from bdbench.errors import BdbenchError
+from bdbench.host.memory import check_memory
 
 # Deeper than any file of ours; recursive code gives up at some hundred.
 _DEEPEST = 50
@@ -81,15 +82,18 @@ def read_json(path: Path) -> Any:
     return data
 
 
-def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of an npz file. Raises FileNotFoundError, or BdbenchError for one that does not read."""
+def read_arrays(path: Path, names: Collection[str] | None = None) -> dict[str, np.ndarray]:
+    """The arrays of an npz file; names: which of them, where they are there (None: all).
+
+    Raises FileNotFoundError, or BdbenchError for one that does not read or, unpacked, does not fit into memory.
+    """
     check_regular(path)
     with reading(path, "npz"), path.open("rb") as file:
-        return unpacked(file)
+        return unpacked(file, names, str(path))
 
 
-def unpacked(file: BinaryIO) -> dict[str, np.ndarray]:
-    """The arrays of an open npz file. Damaged ones raise anything."""
+def unpacked(file: BinaryIO, names: Collection[str] | None = None, where: str = "a file") -> dict[str, np.ndarray]:
+    """The arrays of an open npz file, as ``read_arrays`` gives them. Damaged ones raise anything."""
     with np.load(file, allow_pickle=False) as arrays:
         if not isinstance(arrays, np.lib.npyio.NpzFile):
             raise ValueError("it is one array, not several")
@@ -97,7 +101,11 @@ def unpacked(file: BinaryIO) -> dict[str, np.ndarray]:
         listed, told = len(arrays.files), _told_entries(file, arrays.zip.start_dir)
         if told not in (listed, _MORE):
             raise ValueError(f"its directory lists {listed} arrays, and says that there are {told}")
-        found = dict(arrays)
+        wanted = [name for name in arrays.files if names is None or name in names]
+        sizes = {one.filename.removesuffix(".npy"): one.file_size for one in arrays.zip.infolist()}
+        # A small file can hold very large arrays.
+        check_memory(sum(sizes[name] for name in wanted), f"what {where} holds", "smaller arrays")
+        found = {name: arrays[name] for name in wanted}
         for name, array in found.items():
             # A member without the first bytes of an array comes as bytes.
             if not isinstance(array, np.ndarray):

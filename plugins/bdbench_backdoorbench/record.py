@@ -204,7 +204,8 @@ def _pixels(source: Any, shape: tuple[int, ...], what: str) -> np.ndarray:
     try:
         if isinstance(source, Path):
             check_regular(source)
-            with Image.open(source) as file:
+            # By what is in it, and PostScript is a program.
+            with Image.open(source, formats=("PNG", "JPEG", "BMP")) as file:
                 # Before it is decoded, which a picture of a billion pixels would not survive.
                 if file.size != (shape[1], shape[0]):
                     raise _misfit(file, mode, shape, what)

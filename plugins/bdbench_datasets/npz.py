@@ -54,7 +54,7 @@ class Npz(Dataset):
 
 def _read(path: Path, needed: Sequence[str]) -> dict[str, np.ndarray]:
     try:
-        file = read_arrays(path)
+        file = read_arrays(path, (*_NEEDED, "classes"))
     except FileNotFoundError:
         raise BdbenchError(f"no file at {path}: expected an npz with {', '.join(needed)}") from None
     missing = [name for name in needed if name not in file]

@@ -10,7 +10,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,8 @@ from bdbench_datasets.labels import numbered
 
 # Encoded images of a part whose files take no more are read once and kept; of larger ones, one row group at a time.
 _KEPT_BYTES = 2**30
+# What Hugging Face's data sets call a part that is neither trained on nor the test part.
+_VALIDATION = ("validation", "valid", "val", "dev")
 
 
 @dataclass(frozen=True)
@@ -130,17 +132,31 @@ class Parquet(Dataset):
         return bool(_files_at(paths))
 
     def browse(self, paths: Sequence[Path]) -> Listing:
-        """The rows of all files but those of the test part, and those of the test part beside them."""
+        """The rows of all files but those of the test part, and those of the test part beside them. Of a folder that
+        has training files, as ``read`` knows them, these alone; its validation part is the test part if there is none.
+        """
         _check_installed()
         found = _files_at(paths)
         twice = [path for path, times in Counter(path.resolve() for path in found).items() if times > 1]
         if twice:
             raise BdbenchError(f"{twice[0]} is given twice: expected each file once")
-        held = [path for path in found if re.match(rf"{re.escape(self.test)}[-.]", path.name)]
-        train = self._files([path for path in found if path not in held] or held)
-        test = self._files(held) if held and len(held) < len(found) else []
+        held = _of_part(found, self.test)
+        chosen = [path for path in found if path not in held] or held
+        beside: list[tuple[str, str]] = []
+        if len(paths) == 1 and paths[0].is_dir() and (training := _of_part(found, self.train)):
+            _check_whole(training, self.train)
+            held = held or [path for part in _VALIDATION for path in _of_part(found, part)]
+            chosen = training
+            beside = [(path.name, "files of other parts") for path in found if path not in {*training, *held}]
+        train, test = self._files(chosen), []
+        if held and held != chosen:
+            try:
+                test = self._files(held)
+            except BdbenchError:  # as where the labels are not published; it is not what is scanned
+                beside += [(path.name, "files of a test part that cannot be used") for path in held]
         parts = [self._part(part) for part in (train, test) if part]
-        return listing_of(parts, _named(train + test, found[0].parent), _row_names(train))
+        listing = listing_of(parts, _named(train + test, found[0].parent), _row_names(train))
+        return replace(listing, beside=tuple(beside))
 
     def _part(self, files: list[_File]) -> Split:
         return Split(Rows(files, self.size, self.grey), np.concatenate([file.labels for file in files]))
@@ -215,8 +231,27 @@ def _row_names(files: Sequence[_File]) -> list[str]:
 def _files_at(paths: Sequence[Path]) -> list[Path]:
     """The parquet files that are meant; none if something else is."""
     if len(paths) == 1 and paths[0].is_dir():
-        return sorted(paths[0].glob("*.parquet")) or sorted((paths[0] / "data").glob("*.parquet"))
-    return sorted(paths) if all(path.suffix == ".parquet" for path in paths) else []
+        for folder in (paths[0], paths[0] / "data"):
+            if folder.is_dir() and (found := sorted(filter(_is_parquet, folder.iterdir()))):
+                return found
+        return []
+    return sorted(paths) if all(map(_is_parquet, paths)) else []
+
+
+def _is_parquet(path: Path) -> bool:
+    return path.suffix.lower() == ".parquet" and not path.name.startswith(".")
+
+
+def _of_part(paths: Sequence[Path], part: str) -> list[Path]:
+    """The files of a part by their names: PART-*.parquet, or PART.parquet."""
+    return [path for path in paths if re.match(rf"{re.escape(part)}[-.]", path.name)]
+
+
+def _check_whole(files: Sequence[Path], part: str) -> None:
+    """Raise BdbenchError if files of a part are missing: Hugging Face's names say how many there are."""
+    of = re.search(r"-of-(\d+)", files[0].name)
+    if of and int(of[1]) != len(files):
+        raise BdbenchError(f"files {part}-* in {files[0].parent}: {len(files)}; expected {int(of[1])}, by their names")
 
 
 def _opened(path: Path) -> Any:
@@ -237,10 +272,7 @@ def _paths(root: Path, part: str) -> list[Path]:
             break
     else:
         raise BdbenchError(f"no {part}-*.parquet in {root} or in its folder data: expected --data-root to be theirs")
-    # Hugging Face's names say how many there are.
-    of = re.search(r"-of-(\d+)", found[0].name)
-    if of and int(of[1]) != len(found):
-        raise BdbenchError(f"files {part}-* in {found[0].parent}: {len(found)}; expected {int(of[1])}, by their names")
+    _check_whole(found, part)
     return found
 
 

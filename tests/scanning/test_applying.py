@@ -79,3 +79,54 @@ def test_of_a_link_the_image_is_moved(place: Path) -> None:
     assert not moved.is_symlink() and not os.path.lexists(image) and (place / "elsewhere.png").is_file()
     with Image.open(moved) as found, Image.open(place / "elsewhere.png") as original:
         assert found.tobytes() == original.tobytes()
+
+
+def test_what_was_moved_before_is_not_written_over(place: Path) -> None:
+    names = (place / "report" / "quarantine.txt").read_text().split()
+    assert move(place)[0] == 0
+    held = (place / "away" / names[0]).read_bytes()
+    shutil.copy2(place / "images" / "dog" / "020.png", place / "images" / names[0])  # a better one, of the old name
+    code, said = move(place)
+    assert code == 2 and said.startswith(f"bdbench: {place / 'away' / names[0]} is there already")
+    assert (place / "away" / names[0]).read_bytes() == held and (place / "images" / names[0]).is_file()
+
+
+@pytest.mark.parametrize(("option", "name"), [("--copy-kept", "dog/021.png"), ("--move-suspects", "cat/001.png")])
+def test_what_was_written_after_the_scan_is_not_taken_for_what_was_scanned(place: Path, option: str, name: str) -> None:
+    later = (place / "report" / "scan.json").stat().st_mtime + 2
+    shutil.copy(place / "images" / "cat" / "000.png", place / "images" / name)
+    os.utime(place / "images" / name, (later, later))
+    done = invoke("scan", "apply", place / "report", option, place / "new", "--yes")
+    assert done.exit_code == 2 and f"{name} was written after the scan" in done.stderr
+    assert not (place / "new").exists()
+
+
+def test_a_class_that_leads_elsewhere_is_not_emptied(place: Path) -> None:
+    (place / "images" / "cat").rename(place / "cats")
+    (place / "images" / "cat").symlink_to(place / "cats")
+    code, said = move(place)
+    assert code == 2 and f"outside of {place / 'images'}" in said
+    assert len(list((place / "cats").iterdir())) == 20
+
+
+@pytest.mark.parametrize("kept", ["", "dog/020.png"])
+def test_models_are_compared_only_where_two_classes_are_left(place: Path, kept: str) -> None:
+    lists = [(place / "report" / name) for name in ("quarantine.txt", "keep.txt")]
+    names = {name for file in lists for name in file.read_text().split()}
+    lists[0].write_text("\n".join(sorted(names - {kept})) + "\n")
+    done = invoke("scan", "apply", place / "report", "--retrain")
+    left = "1 class" if kept else "0 classes"
+    assert done.exit_code == 2 and f"{left} of those judged" in done.stderr
+
+
+def test_lists_that_a_person_edited_are_not_written_over(place: Path) -> None:
+    file = place / "report" / "quarantine.txt"
+    again = ("--defense", "patch", "--report", place / "report")
+    assert scan(place / "images", *again).exit_code == 1  # as the last one left it
+    written = (place / "report" / "report.html").stat().st_mtime_ns
+    file.write_text("cat/000.png\n")
+    os.utime(file, ns=(written + 10**9, written + 10**9))
+    done = scan(place / "images", *again)
+    assert done.exit_code == 2 and f"{file} was edited" in done.stderr and file.read_text() == "cat/000.png\n"
+    file.unlink()
+    assert scan(place / "images", *again).exit_code == 1 and len(file.read_text().split()) == STAMPED

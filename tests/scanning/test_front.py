@@ -305,3 +305,11 @@ def test_parquet_is_scanned_by_its_files_or_their_folder(tmp_path: Path, quick: 
         assert len(found.read.listing) == 3 * EACH
         assert [odd.name for odd in found.read.skipped] == [f"train-00000-of-00001.parquet#{3 * EACH - 1}"]
         assert (found.read.listing.test is not None) == (given == tmp_path)
+
+
+def test_the_pictures_of_a_group_come_in_the_order_of_the_suspects(quick: dict[str, Any]) -> None:
+    """Whichever detector is named first: the list is by the one that decides."""
+    found = bdbench.scan(arrays(), defenses=["ranks", "patch"], **quick)
+    (group,) = found.groups
+    shown = [found.read.listing.names[place] for place in found.read.places[group.rows].tolist()]
+    assert shown == [one.name for one in found.suspects() if one.flagged]

@@ -82,3 +82,30 @@ def test_a_pipe_is_no_image(tmp_path: Path) -> None:
     listing = of_object(pd.DataFrame({"path": [str(tmp_path / "pipe.png")], "label": [0]}))
     with pytest.raises(BdbenchError, match=r"pipe\.png"):
         listing.open(0)
+
+
+class Pairs:
+    """Four images; labels, and what else a data set of torchvision may have."""
+
+    def __init__(self, labels: Any = LABELS, **more: Any) -> None:
+        self.labels = labels
+        for name, value in more.items():
+            setattr(self, name, value)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, place: int) -> Any:
+        return FLOATS.clip(0, 1)[place % 4], int(self.labels[place])
+
+
+def test_targets_are_believed_where_items_have_the_same() -> None:
+    assert of_object(Pairs(targets=LABELS.tolist())).labels.tolist() == LABELS.tolist()
+    swapped = Pairs(1 - LABELS, targets=LABELS.tolist(), target_transform=lambda label: 1 - label)
+    assert of_object(swapped).labels.tolist() == (1 - LABELS).tolist()
+    with pytest.raises(BdbenchError, match="6 items and 4 targets"):
+        of_object(Pairs(np.arange(6) % 2, targets=LABELS.tolist()))
+    with pytest.raises(BdbenchError, match="item 0 has the label 1, and by targets 0: expected the same"):
+        of_object(Pairs(1 - LABELS, targets=LABELS.tolist()))
+    with pytest.raises(BdbenchError, match="its items give no labels .*division"):
+        of_object(Pairs(targets=LABELS.tolist(), target_transform=lambda label: 1 // 0))

@@ -225,3 +225,26 @@ def test_what_is_no_set_is_refused_in_one_line(tmp_path: Path, make: Any, told: 
     with pytest.raises(BdbenchError, match=told) as error:
         read(tmp_path / "set")
     assert "\n" not in str(error.value)
+
+
+def test_of_many_copies_some_are_named(folder: Path) -> None:
+    for label in ("cat", "dog"):
+        for place in range(30):
+            Image.new("RGB", (16, 16), (99, 99, 99)).save(folder / label / f"none{place}.png")
+    (line,) = [line for line in telling.lines(read(folder)) if line.startswith("exact copies")]
+    assert line == (
+        "exact copies: 60 images in 1 group; 1 group in several classes, such as cat/none0.png, cat/none1.png, "
+        "cat/none10.png, cat/none11.png ..."
+    )
+
+
+def test_a_name_that_cannot_be_written_is_one_line() -> None:
+    images, labels = arrays()
+    with pytest.raises(BdbenchError, match=r"the name of a class, 'cat\\ud800', is no text"):
+        read((images, np.array(["cat\ud800", "dog", "ship"])[labels]))
+
+
+def test_the_longest_side_of_any_image_is_told(folder: Path) -> None:
+    assert (read(folder).shrunk, read(folder).longest) == (0, 16)
+    Image.new("RGB", (16, 64)).save(folder / "dog" / "tall.png")
+    assert (read(folder).shrunk, read(folder).longest) == (1, 64)

@@ -11,6 +11,7 @@ from bdbench.progress import quiet
 from bdbench.scanning import given as giving
 from bdbench.scanning import reading, verdict
 from bdbench.scanning.detecting import Said
+from bdbench.scanning.reading import Odd
 from bdbench.seeds import Streams
 from tests.scanning.conftest import Patch, Ranks, arrays
 
@@ -84,18 +85,30 @@ def test_nothing_found_in_haste_says_so(found: reading.Read) -> None:
 
 def test_limits_name_what_was_not_looked_at(found: reading.Read) -> None:
     hasty = says(found, 0.5, 0, models_trained=25, usual=100)
-    seen = replace(found, small={"rare": 3}, left_out=np.arange(7), resized=60)
-    told = "\n".join(verdict.limits(seen, [hasty], 640))
+    skipped = [Odd("a.avif", "files that are no images by their names"), Odd("labels.csv", "files beside the folders")]
+    skipped += [Odd("b.png", "broken", unread=True), Odd("more", "nested folders")]
+    seen = replace(
+        found,
+        small={"rare": 3},
+        unjudged=np.arange(200),
+        left_out=np.arange(7),
+        shrunk=5,
+        longest=640,
+        skipped=tuple(skipped),
+    )
+    told = "\n".join(verdict.limits(seen, [hasty]))
     for part in (
         "white corner",
         "25 networks",
         "2.0 times as noisy",
-        "Not judged: 1 class of fewer",
+        "Not judged: 1 class of fewer than 8 different images (200 images)",
         "Left out by --subset: 7 images",
-        "640",
+        "5 images of up to 640 pixels a side were brought to 16: a trigger smaller than about 80 of their pixels",
+        "Left out: 3 files or folders,",
     ):
         assert part in told
-    assert "noisy" not in "\n".join(verdict.limits(found, [says(found, 0.5, 0, models_trained=100, usual=100)], 16))
+    calm = "\n".join(verdict.limits(found, [says(found, 0.5, 0, models_trained=100, usual=100)]))
+    assert "noisy" not in calm and "--size" not in calm and "Left out" not in calm
 
 
 @settings(max_examples=50, deadline=None)

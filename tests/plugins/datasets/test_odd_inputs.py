@@ -280,3 +280,17 @@ def test_a_damaged_image_of_gtsrb_is_named(tmp_path: Path) -> None:
     (tmp_path / "gtsrb" / "GT-final_test.csv").write_text("Filename;ClassId\n0.ppm;1\n")
     with pytest.raises(BdbenchError, match=r"cannot read the image .*0\.ppm"):
         GTSRB().read(Source(tmp_path)).train.images[np.arange(1)]
+
+
+def test_arrays_that_do_not_fit_are_refused_before_they_are_unpacked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A small file can hold very large ones; those that nobody asked for do not matter."""
+    zeros = np.zeros((1000, 100, 100), np.uint8)
+    monkeypatch.setattr("bdbench.host.memory.available", lambda: 2**20)
+    np.savez_compressed(tmp_path / "d.npz", **arrays(), other=zeros)
+    assert len(Npz(path="d.npz").read(Source(tmp_path)).train.labels) == len(arrays()["y_train"])
+    np.savez_compressed(tmp_path / "d.npz", **{**arrays(), "x_train": zeros})
+    assert (tmp_path / "d.npz").stat().st_size < 2**18
+    with pytest.raises(BdbenchError, match=r"d\.npz holds needs .* of memory, .*: expected smaller arrays"):
+        Npz(path="d.npz").read(Source(tmp_path))

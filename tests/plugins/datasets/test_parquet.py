@@ -200,3 +200,29 @@ def test_a_label_without_a_name_is_one_line(root: Path) -> None:
         BdbenchError, match=r"train\.parquet: label 3: expected at most 2, since its metadata name 3 of"
     ):
         Parquet().browse([root / "train.parquet"])
+
+
+def test_of_a_folder_the_training_part_is_scanned_alone(root: Path) -> None:
+    data = root / "data"
+    write(data / "validation-00000-of-00001.parquet", slice(0, 5))
+    listing = Parquet().browse([root])
+    assert listing.labels.tolist() == LABELS[:20].tolist() and listing.test is not None and len(listing.test) == 10
+    assert listing.beside == (("validation-00000-of-00001.parquet", "files of other parts"),)
+    # Of a set without a test part the validation part is one; and one whose labels are not published is none.
+    (data / "test-00000-of-00001.parquet").unlink()
+    listing = Parquet().browse([root])
+    assert len(listing) == 20 and listing.test is not None and len(listing.test) == 5 and not listing.beside
+    write(data / "test-00000-of-00001.parquet", slice(20, 30), {"label": np.full(10, -1)})
+    listing = Parquet().browse([root])
+    assert len(listing) == 20 and listing.test is None and "test-00000-of-00001.parquet" in dict(listing.beside)
+    # What is named is meant.
+    assert len(Parquet().browse(sorted(data.glob("[tv][ra]*.parquet")))) == 25
+    (data / "train-00001-of-00002.parquet").unlink()
+    with pytest.raises(BdbenchError, match=r"files train-\* in .*: 1; expected 2, by their names"):
+        Parquet().browse([root])
+
+
+def test_a_name_in_capitals_is_one_of_parquet(tmp_path: Path) -> None:
+    write(tmp_path / "ALL.PARQUET")
+    for given in (tmp_path, tmp_path / "ALL.PARQUET"):
+        assert Parquet.takes([given]) and len(Parquet().browse([given])) == 30
