@@ -69,6 +69,8 @@ def verdict(made: Record) -> tuple[str, str]:
     """A word for the outcome ('good', 'bad' or 'plain') and a sentence on it."""
     if made.verdict is not None:
         return _of_a_model(made)
+    if made.inputs is not None and made.after is None:
+        return "plain", "Nothing was refused: inputs were scored only, and no clean ones say from which score on."
     after, before = made.after, made.base
     if after is None:
         if made.decision is None or made.decision.after is None:
@@ -104,6 +106,8 @@ def _of_a_model(made: Record) -> tuple[str, str]:
 def _sections(run: Reopened) -> Iterator[ReportSection]:
     made = run.record
     base, after = made.base, made.after
+    if after is None and made.decision is not None:
+        after = made.decision.after
     if after is not None:
         rows = {
             "clean accuracy": (base.clean_accuracy, after.clean_accuracy),
@@ -125,11 +129,12 @@ def _sections(run: Reopened) -> Iterator[ReportSection]:
 def _poisons(run: Reopened) -> Iterator[ReportSection]:
     clean, poisoned = np.asarray(run.clean.train.images), run.poisoned
     changed = np.flatnonzero(poisoned.roles != Role.CLEAN)
-    if len(changed) and len(clean) == len(poisoned.images):
+    origin = np.arange(len(clean)) if poisoned.index is None else poisoned.index
+    if len(changed):
         chosen = changed[np.linspace(0, len(changed) - 1, min(_PAIRS, len(changed))).astype(int)]
         names = np.array(run.clean.classes)
         pairs = zip(names[poisoned.original_labels[chosen]], names[poisoned.labels[chosen]], strict=True)
-        figure = pictures.examples(clean[chosen], poisoned.images[chosen], [f"{a} as {b}" for a, b in pairs])
+        figure = pictures.examples(clean[origin[chosen]], poisoned.images[chosen], [f"{a} as {b}" for a, b in pairs])
         caption = "Training examples, with their true class and the label they are trained on."
         yield ReportSection("What the attack does", figure, caption)
 
@@ -175,6 +180,8 @@ def _facts(run: Reopened) -> Iterator[tuple[str, str]]:
     if made.detection is not None:
         shown = {"AUROC": made.detection.auroc, "average precision": made.detection.average_precision}
         yield from ((name, f"{value:.3f}") for name, value in shown.items() if value is not None)
+    if made.inputs is not None and made.inputs.auroc is not None:
+        yield "AUROC of inputs", f"{made.inputs.auroc:.3f}"
     if made.decision is not None:
         yield "flagged by its own decision", _percent(made.decision.flagged)
     if made.p_value is not None:

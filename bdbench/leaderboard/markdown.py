@@ -135,6 +135,7 @@ def part(
         ("--csv", "--columns", as_csv and columns),
         ("--csv", "--by", as_csv and by),
         ("--matrix", "--columns", matrix and columns),
+        ("--matrix", "--sort", matrix and sort),
     ):
         if both:
             raise BdbenchError(f"{one} and {other} are both given: expected either")
@@ -148,9 +149,8 @@ def part(
             raise unknown("column", name, [*SETTING, *HEADINGS])
     parts = []
     stages = views.stages(table)
-    if matrix and not stages:
-        attacks = views.attacks(table).index
-        return f"{_by_dataset(shown.loc[attacks if len(attacks) else table.index], matrix)}\n"
+    if not stages:
+        return _undefended(table, shown, asked, by, matrix)
     if matrix:
         stages = [s for s in stages if matrix in views.columns(table[table["stage"] == s], s)] or stages[:1]
     for stage in stages:
@@ -162,6 +162,27 @@ def part(
             heading = ", ".join(filter(None, [_title(stage) if len(stages) > 1 else "", value]))
             parts.append(f"## {heading}\n\n{body}" if heading else body)
     return "\n\n".join(parts) + "\n"
+
+
+def _undefended(
+    table: pd.DataFrame, shown: pd.DataFrame, asked: list[str] | None, by: str | None, matrix: str | None
+) -> str:
+    """Where nobody defends: the attacks."""
+    if matrix and by:
+        raise BdbenchError("--matrix and --by are both given, and nobody defends here: expected either")
+    attacks = views.attacks(table)
+    if matrix:
+        return f"{_by_dataset(shown.loc[attacks.index if len(attacks) else table.index], matrix)}\n"
+    names = [*SETTING, *views.columns(attacks, None)] if asked is None else asked
+    headings = {name: HEADINGS.get(name, name) for name in names}
+    rows = shown.loc[attacks.index]
+    groups = rows.groupby(by, sort=True) if by else [("", rows)]
+    return (
+        "\n\n".join(
+            f"## {value}\n\n{_table(group, headings)}" if value else _table(group, headings) for value, group in groups
+        )
+        + "\n"
+    )
 
 
 def _shown(table: pd.DataFrame) -> pd.DataFrame:

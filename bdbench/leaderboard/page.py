@@ -13,11 +13,11 @@ from bdbench.components import configs
 from bdbench.display import templates
 from bdbench.grids.grid import show_seeds
 from bdbench.leaderboard import overview, views
-from bdbench.leaderboard.columns import COUNTS, HEADINGS
+from bdbench.leaderboard.columns import COUNTS, HEADINGS, NUMBERS
 from bdbench.leaderboard.frame import CELL, rows_of
 from bdbench.leaderboard.markdown import NOTE
 from bdbench.leaderboard.overview import Overview
-from bdbench.leaderboard.views import SETTING, columns, displayed
+from bdbench.leaderboard.views import SETTING, columns, displayed, interval
 
 _SETTING = {"dataset": "data set", "model": "model", "reserve": "reserve", "budget": "budget"}
 _FILTERS = {"dataset": "data set", "model": "model", "attack": "attack", "defense": "defense", "access": "access"}
@@ -108,5 +108,12 @@ def _sort(name: str, raw: dict[str, Any], text: dict[str, Any]) -> str:
 
 
 def _of_a_seed(row: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
-    numbers = [f"{row[name]:.4g}" if pd.notna(row[name]) else "-" for name in names]
+    numbers = [_plain(row[name], name) for name in names]
     return {"file": row["file"], "seed": row["seed"], "numbers": numbers, "command": row["command"]}
+
+
+def _plain(value: float | None, name: str) -> str:
+    """A number of one seed, as under the same heading of the table; what is in no table as it is."""
+    if value is None or pd.isna(value):
+        return "-"
+    return interval(value, np.nan, np.nan, name) if name in NUMBERS else f"{value:.4g}"

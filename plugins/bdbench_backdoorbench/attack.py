@@ -110,7 +110,8 @@ class _OfRecord(Attack, ABC):
     def _folder(self) -> Path:
         if not self.record:
             raise BdbenchError(f"attack {self.name!r} needs a record: expected {self.name}:record=DIR")
-        return Path(self.record)
+        path = Path(self.record)
+        return path.parent if path.name == RESULT else path
 
     def _title(self) -> str:
         return f"the record {self.record}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -102,9 +103,12 @@ def _summary(attack: Any, images: ImageData) -> dict[str, Any]:
 
 
 def _command(folder: Path, dataset: str, data_root: str | None, found: dict[str, Any]) -> str:
-    words = ["bdbench run --dataset", dataset, *(["--data-root", data_root] if data_root else [])]
-    words += ["--model", found["model"] or "convnet", "--attack", f"backdoorbench:record={folder}"]
-    return " ".join([*words, "--defense", "spectral"])
+    # In quotes where a spec would read it otherwise.
+    mark = '"' if "'" in str(folder) else "'"
+    record = f"{mark}{folder}{mark}" if set(str(folder)) & set(",[]") else folder
+    words = ["bdbench", "run", "--dataset", dataset, *(["--data-root", data_root] if data_root else [])]
+    words += ["--model", found["model"] or "convnet", "--attack", f"backdoorbench:record={record}"]
+    return shlex.join([*words, "--defense", "spectral"])
 
 
 @click.command("backdoorbench-results")

@@ -25,7 +25,13 @@ def write(folder: Path, spec: str) -> list[Path]:
 
     spec: a detector, NAME:KEY=VALUE,... Raises BdbenchError if there is none such or the place cannot be written.
     """
-    name = detector(spec).name
+    found = detector(spec)
+    name = found.name
+    if found.told:
+        raise BdbenchError(
+            f"detector {name!r} needs the oracle {found.told[0]!r}, which BackdoorBench's methods are not given: "
+            "expected another detector"
+        )
     missing = [part for part in _PARTS if not (folder / part).exists()]
     if missing:
         raise BdbenchError(f"{folder} is not BackdoorBench's root: expected a folder with {missing[0]} in it")
@@ -35,7 +41,8 @@ def write(folder: Path, spec: str) -> list[Path]:
     code = Template(package.joinpath("method.py.template").read_text()).substitute(method=method, name=name)
     written = {folder / "detection_pretrain" / f"{method}.py": code}
     for dataset in CLEAN_SETS:
-        config = f"dataset: {dataset}\ndefense: '{spec}'\nbudget: 0.1\nrandom_seed: 0\ndevice: auto\n"
+        quoted = spec.replace("'", "''")  # as in YAML
+        config = f"dataset: {dataset}\ndefense: '{quoted}'\nbudget: 0.1\nrandom_seed: 0\ndevice: auto\n"
         written[folder / "config" / "detection" / method / f"{dataset}.yaml"] = config
     for path, text in written.items():
         write_file(path, text)

@@ -136,6 +136,10 @@ def _by_place(run: Reopened) -> np.ndarray:
 
 def _train(run: Reopened, writer: _Writer) -> dict[str, Any]:
     poisoned, places = run.poisoned, run.places
+    if len(np.unique(places)) < len(places):
+        raise BdbenchError(
+            "training images are there in several versions: BackdoorBench's records have one of each at most"
+        )
     changed = np.flatnonzero(poisoned.roles != Role.CLEAN)
     labels, originals = poisoned.labels[changed], poisoned.original_labels[changed]
     images = poisoned.images[changed]

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 import bdbench
-from bdbench import Mitigation, Reopened, ReportSection, Tools, Victim
+from bdbench import Mitigation, PoisonedData, Reopened, ReportSection, Role, Tools, Victim
 from bdbench.cli import cli
 from bdbench.components import configs
 from bdbench.display import report
@@ -182,3 +183,31 @@ def test_what_a_model_detector_says_is_right_or_wrong(run: Path) -> None:
     )  # fmt: skip
     assert verdict(True, True, [], None) == ("bad", "The model is called backdoored; it is wrong.")
     assert verdict(False, True, [], None)[0] == "good" and verdict(False, False, [], None)[0] == "bad"
+
+
+def test_pairs_are_of_the_images_that_were_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever order the poisoned set has, and though it has not all of the clean images."""
+    clean = np.arange(6, dtype=np.uint8)[:, None, None, None] * np.ones((1, 4, 4, 1), np.uint8)
+    index = np.array([4, 2, 0, 5])
+    roles = np.array([Role.CLEAN, Role.POISON, Role.POISON, Role.CLEAN], np.int8)
+    labels = np.zeros(4, np.int64)
+    poisoned = PoisonedData(clean[index] + 100, labels, roles, labels, index=index)
+    train = SimpleNamespace(images=clean)
+    run: Any = SimpleNamespace(clean=SimpleNamespace(train=train, classes=("ant",)), poisoned=poisoned)
+    drawn: list[Any] = []
+    monkeypatch.setattr("bdbench.display.pictures.examples", lambda *given: drawn.append(given))
+    (section,) = report._poisons(run)
+    assert section.title == "What the attack does"
+    before, after, _ = drawn[0]
+    assert before[:, 0, 0, 0].tolist() == [2, 0] and after[:, 0, 0, 0].tolist() == [102, 100]
+
+
+def test_what_scores_inputs_alone_and_what_removes_its_own_flags_are_told(tmp_path: Path) -> None:
+    out = tmp_path / "runs"
+    small = {**TINY, "reserve": 0.0}
+    inputs = out / bdbench.run(defense="scale-up", out=out, **small).id
+    assert made(inputs).exit_code == 0
+    text = (inputs / "report.html").read_text()
+    assert "Nothing was refused: inputs were scored only" in text and "AUROC of inputs" in text
+    own = out / bdbench.run(defense="spectral:oracle=true", out=out, **{**TINY, "budget": "auto"}).id
+    assert made(own).exit_code == 0 and "Before and after" in Page((own / "report.html").read_text()).headings

@@ -85,3 +85,17 @@ def test_a_board_of_the_first_version_is_refused_with_the_reason(tmp_path: Path,
     result = CliRunner().invoke(cli, ["leaderboard", *command[:1], str(tmp_path), *command[1:]])
     assert result.exit_code == 2 and len(result.stderr.splitlines()) == 1
     assert re.search(r"old\.json: .*version 1 of the definitions.*: expected version 2", result.stderr)
+
+
+def test_the_page_tells_a_seed_as_its_table_does(tmp_path: Path) -> None:
+    """In percent, under the same headings."""
+    build(keep(tmp_path, made(0), made(1)))
+    detail = re.search(r'class="detail".*?</table>', (tmp_path / "index.html").read_text(), re.S)
+    assert detail is not None
+    headings = re.findall("<th>([^<]+)</th>", detail[0])
+    (first, _) = [
+        re.findall("<td>([^<]*)</td>", line) for line in detail[0].splitlines() if line.startswith("<tr><td>")
+    ]
+    told = dict(zip(headings, first, strict=True))
+    assert told["CA before"] == "96.0" and told["ASR before"] == "99.0" and told["ASR after"] == "2.0"
+    assert told["AUROC"] == "0.900"

@@ -208,3 +208,24 @@ def test_which_way_a_half_goes_is_no_matter_of_the_last_digit(ulps: int) -> None
     value = 1176.5 + ulps * np.spacing(1176.5)
     assert views._rounded(value, 0) == "1176"
     assert views._rounded(float("nan"), 0) == "-"
+
+
+def test_where_nobody_defends_the_attacks_are_shown(tmp_path: Path) -> None:
+    none = defense("none")
+    keep(tmp_path, made(stage="repair", parts=none), made(stage="repair", parts={**none, **attack("blend")}))
+    text = show(tmp_path).stdout
+    assert text.startswith("| ") and [
+        row[0] for row in rows(show(tmp_path, "--columns", "attack,asr_before").stdout)
+    ] == [
+        "badnets rate=0.05",
+        "blend",
+    ]
+    by = show(tmp_path, "--by", "attack").stdout
+    assert re.findall("^## (.*)", by, re.M) == ["badnets rate=0.05", "blend"]
+    refused = show(tmp_path, "--matrix", "asr_before", "--by", "attack")
+    assert refused.exit_code == 2 and "--matrix and --by are both given" in refused.stderr
+
+
+def test_a_matrix_is_not_sorted(board: Path) -> None:
+    refused = show(board, "--matrix", "auroc", "--sort", "auroc")
+    assert refused.exit_code == 2 and "--matrix and --sort are both given: expected either" in refused.stderr

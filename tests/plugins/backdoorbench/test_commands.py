@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from pathlib import Path
 
 import pytest
@@ -66,3 +67,16 @@ def test_published_results_are_labelled_and_empty_rows_counted(tmp_path: Path) -
     for odd in (file, tmp_path / "pipe.csv", Path("/dev/zero")):
         wrong = invoke("import", "backdoorbench-results", str(odd))
         assert wrong.exit_code == 2 and len(wrong.stderr.splitlines()) == 1 and "cannot read" in wrong.stderr
+
+
+@pytest.mark.parametrize("name", ["my records/a,b", "it's", "plain"])
+def test_the_command_that_import_prints_works(tmp_path: Path, clean: Clean, name: str) -> None:
+    """Whatever the path, and whether the folder or the file in it is named."""
+    folder = clean.badnet(tmp_path / name)
+    for given in (folder, folder / "attack_result.pt"):
+        found = invoke("import", "backdoorbench", str(given), "--dataset", f"npz:path={clean.file}", "--json")
+        words = shlex.split(json.loads(found.stdout)["command"])
+        assert words[:2] == ["bdbench", "run"]
+        options = ("--model", "convnet:epochs=1", "--defense", "random", "--device", "cpu", "--dry-run")
+        done = invoke(*words[1:], *options)
+        assert done.exit_code == 0, done.output

@@ -13,9 +13,10 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from bdbench import Role
+from bdbench import BdbenchError, Role
 from bdbench.cli import cli
 from bdbench_backdoorbench.commands import add
+from bdbench_backdoorbench.detector import write
 from bdbench_models.architectures import PreActResNet18
 from tests.plugins.backdoorbench.files import write_record
 
@@ -203,3 +204,13 @@ def test_what_is_no_detector_is_refused(tmp_path: Path) -> None:
     done = CliRunner().invoke(cli, ["export-detector", "backdoorbench", str(tmp_path), "--defense", "spectrall"])
     assert done.exit_code == 2 and "unknown defense 'spectrall': did you mean 'spectral'?" in done.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_a_spec_with_quotes_is_yaml_and_one_that_needs_more_is_refused(root: Path) -> None:
+    yaml = pytest.importorskip("yaml")
+    spec = "datamodel:matrix='a,b.npz'"
+    (written,) = {path.name: path for path in write(root, spec) if path.name == "cifar10.yaml"}.values()
+    assert yaml.safe_load(written.read_text())["defense"] == spec
+    for told in ("beatrix", "spectral:oracle=true"):
+        with pytest.raises(BdbenchError, match="needs the oracle .*, which BackdoorBench's methods are not given"):
+            write(root, told)

@@ -208,3 +208,13 @@ def test_how_far_another_normalisation_moves_a_victim_is_measured() -> None:
     assert found.images == 64 and found.changed == (here != there).sum() > 0
     assert (found.before, found.after) == ((here == wanted).mean(), (there == wanted).mean())
     assert victim.precision == "bfloat16" and np.array_equal(victim.mean, np.full(3, 0.5, np.float32))
+
+
+def test_images_in_several_versions_are_not_exported() -> None:
+    """A record has each image once: the original would be one of its poisons."""
+    images = np.zeros((3, 4, 4, 3), np.uint8)
+    roles = np.array([Role.CLEAN, Role.CLEAN, Role.POISON], np.int8)
+    poisoned = SimpleNamespace(images=images, labels=np.zeros(3), roles=roles, original_labels=np.zeros(3))
+    run: Any = SimpleNamespace(poisoned=poisoned, places=np.array([0, 1, 1]), whole=2)
+    with pytest.raises(BdbenchError, match="training images are there in several versions"):
+        export._train(run, None)  # type: ignore[arg-type]
