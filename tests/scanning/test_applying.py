@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -93,12 +94,19 @@ def test_what_was_moved_before_is_not_written_over(place: Path) -> None:
 
 @pytest.mark.parametrize(("option", "name"), [("--copy-kept", "dog/021.png"), ("--move-suspects", "cat/001.png")])
 def test_what_was_written_after_the_scan_is_not_taken_for_what_was_scanned(place: Path, option: str, name: str) -> None:
-    later = (place / "report" / "scan.json").stat().st_mtime + 2
+    def stands(seconds: float) -> None:
+        at = (place / "report" / "scan.json").stat().st_mtime + seconds
+        os.utime(place / "images" / name, (at, at))
+
     shutil.copy(place / "images" / "cat" / "000.png", place / "images" / name)
-    os.utime(place / "images" / name, (later, later))
+    os.utime(place / "report" / "scan.json", (time.time() - 60, time.time() - 60))
+    stands(30)
     done = invoke("scan", "apply", place / "report", option, place / "new", "--yes")
     assert done.exit_code == 2 and f"{name} was written after the scan" in done.stderr
     assert not (place / "new").exists()
+    for seconds in (-10, 3600):  # before it, or by a clock that is wrong
+        stands(seconds)
+        assert invoke("scan", "apply", place / "report", option, place / "new").exit_code == 0
 
 
 def test_a_class_that_leads_elsewhere_is_not_emptied(place: Path) -> None:
