@@ -99,7 +99,10 @@ def test_what_was_written_after_the_scan_is_not_taken_for_what_was_scanned(place
         os.utime(place / "images" / name, (at, at))
 
     shutil.copy(place / "images" / "cat" / "000.png", place / "images" / name)
-    os.utime(place / "report" / "scan.json", (time.time() - 60, time.time() - 60))
+    now = time.time()
+    os.utime(place / "report" / "scan.json", (now - 60, now - 60))
+    for path in (place / "images").rglob("*.png"):
+        os.utime(path, (now - 90, now - 90))
     stands(30)
     done = invoke("scan", "apply", place / "report", option, place / "new", "--yes")
     assert done.exit_code == 2 and f"{name} was written after the scan" in done.stderr
