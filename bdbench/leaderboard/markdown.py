@@ -148,41 +148,24 @@ def part(
         if name not in {*SETTING, *HEADINGS}:
             raise unknown("column", name, [*SETTING, *HEADINGS])
     parts = []
-    stages = views.stages(table)
-    if not stages:
-        return _undefended(table, shown, asked, by, matrix)
+    stages: list[str] = views.stages(table)
+    if matrix and not stages:
+        if by:
+            raise BdbenchError("--matrix and --by are both given, and nobody defends here: expected either")
+        attacks = views.attacks(table).index
+        return f"{_by_dataset(shown.loc[attacks if len(attacks) else table.index], matrix)}\n"
     if matrix:
         stages = [s for s in stages if matrix in views.columns(table[table["stage"] == s], s)] or stages[:1]
-    for stage in stages:
-        of_stage = shown[shown["stage"] == stage]
-        names = [*SETTING, *views.columns(table.loc[of_stage.index], stage)] if asked is None else asked
+    shown_parts: list[str | None] = [*stages] or [None]  # where nobody defends, the attacks
+    for stage in shown_parts:
+        own = shown.loc[views.attacks(table).index] if stage is None else shown[shown["stage"] == stage]
+        names = [*SETTING, *views.columns(table.loc[own.index], stage)] if asked is None else asked
         headings = {name: HEADINGS.get(name, name) for name in names}
-        for value, group in of_stage.groupby(by, sort=True) if by else [("", of_stage)]:
+        for value, group in own.groupby(by, sort=True) if by else [("", own)]:
             body = _matrix(group, matrix) if matrix else _table(group[group["seeds"] > 0], headings)
-            heading = ", ".join(filter(None, [_title(stage) if len(stages) > 1 else "", value]))
+            heading = ", ".join(filter(None, [_title(stage) if stage and len(stages) > 1 else "", value]))
             parts.append(f"## {heading}\n\n{body}" if heading else body)
     return "\n\n".join(parts) + "\n"
-
-
-def _undefended(
-    table: pd.DataFrame, shown: pd.DataFrame, asked: list[str] | None, by: str | None, matrix: str | None
-) -> str:
-    """Where nobody defends: the attacks."""
-    if matrix and by:
-        raise BdbenchError("--matrix and --by are both given, and nobody defends here: expected either")
-    attacks = views.attacks(table)
-    if matrix:
-        return f"{_by_dataset(shown.loc[attacks.index if len(attacks) else table.index], matrix)}\n"
-    names = [*SETTING, *views.columns(attacks, None)] if asked is None else asked
-    headings = {name: HEADINGS.get(name, name) for name in names}
-    rows = shown.loc[attacks.index]
-    groups = rows.groupby(by, sort=True) if by else [("", rows)]
-    return (
-        "\n\n".join(
-            f"## {value}\n\n{_table(group, headings)}" if value else _table(group, headings) for value, group in groups
-        )
-        + "\n"
-    )
 
 
 def _shown(table: pd.DataFrame) -> pd.DataFrame:
