@@ -92,8 +92,11 @@ def read_arrays(path: Path, names: Collection[str] | None = None) -> dict[str, n
         return unpacked(file, names, str(path))
 
 
-def unpacked(file: BinaryIO, names: Collection[str] | None = None, where: str = "a file") -> dict[str, np.ndarray]:
-    """The arrays of an open npz file, as ``read_arrays`` gives them. Damaged ones raise anything."""
+def unpacked(file: BinaryIO, names: Collection[str] | None = None, where: str | None = None) -> dict[str, np.ndarray]:
+    """The arrays of an open npz file, as ``read_arrays`` gives them. Damaged ones raise anything.
+
+    where: what the file is, where anybody may have written it, so that its arrays may be far larger than it is.
+    """
     with np.load(file, allow_pickle=False) as arrays:
         if not isinstance(arrays, np.lib.npyio.NpzFile):
             raise ValueError("it is one array, not several")
@@ -102,9 +105,9 @@ def unpacked(file: BinaryIO, names: Collection[str] | None = None, where: str = 
         if told not in (listed, _MORE):
             raise ValueError(f"its directory lists {listed} arrays, and says that there are {told}")
         wanted = [name for name in arrays.files if names is None or name in names]
-        sizes = {one.filename.removesuffix(".npy"): one.file_size for one in arrays.zip.infolist()}
-        # A small file can hold very large arrays.
-        check_memory(sum(sizes[name] for name in wanted), f"what {where} holds", "smaller arrays")
+        if where is not None:
+            sizes = {one.filename.removesuffix(".npy"): one.file_size for one in arrays.zip.infolist()}
+            check_memory(sum(sizes[name] for name in wanted), f"what {where} holds", "smaller arrays")
         found = {name: arrays[name] for name in wanted}
         for name, array in found.items():
             # A member without the first bytes of an array comes as bytes.

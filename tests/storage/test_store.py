@@ -36,6 +36,16 @@ def test_a_stage_is_made_once_and_keeps_its_time(tmp_path: Path) -> None:
     assert again.arrays["x"].tolist() == [0, 1, 2]
 
 
+def test_finished_work_is_not_thrown_away_where_memory_is_short(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stage that is taken for a damaged one is made again."""
+    make = Counter()
+    Store(tmp_path).stage({"a": 1}, make)
+    monkeypatch.setattr("bdbench.host.memory.available", lambda: 1)
+    assert Store(tmp_path).stage({"a": 1}, make).reused and make.calls == 1
+
+
 def test_another_configuration_is_another_stage(tmp_path: Path) -> None:
     make, store = Counter(), Store(tmp_path)
     store.stage({"a": 1}, make)
