@@ -153,6 +153,6 @@ def _row(data: Mapping[str, Any]) -> dict[str, Any]:
     row["peak_memory_mb"] = cost["peak_memory_mb"]
     row["device"] = f"{environment['device']} x{environment['threads']}"
     row |= {name: environment[name] for name in ("processor", "precision")}
-    row["torch"] = environment["versions"]["torch"]
+    row["torch"] = environment["versions"].get("torch", "")
     row["command"] = configs.command(config, data["seed"])
     return row

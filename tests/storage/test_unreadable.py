@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 import bdbench
@@ -85,6 +85,7 @@ ODD = st.sampled_from([None, True, "", "x", "<b>", -1, 0, 2**70, 1e308, -0.5, []
 
 
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@example(place=("environment", "versions"), value={})
 @given(place=st.sampled_from(PLACES), value=ODD)
 def test_a_record_that_is_odd_anywhere_is_refused_or_shown(place: Any, value: Any, tmp_path: Path) -> None:
     data = json.loads(schemas.dumps(made(0)))
