@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from bdbench import ImageData, Split
+from bdbench import ImageData, Mitigation, Split, Tools, Victim
 
 # A shell lets what it starts in the background ignore Ctrl-C, nohup a hang-up, and so would all that the tests start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -30,6 +31,18 @@ TINY: dict[str, Any] = {
     "device": "cpu",
 }
 TINY_DATAMODEL = "datamodel:models=12,chunk=4,epochs=2,hidden=8,starts=3"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forget(Mitigation):
+    """Trains afresh on the clean examples."""
+
+    name = "forget"
+    oracles = ("clean_set",)
+
+    def repair(self, tools: Tools) -> Victim:
+        clean = tools.oracle("clean_set")
+        return tools.train(clean.images, clean.labels, "fresh")
 
 
 @pytest.fixture

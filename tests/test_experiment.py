@@ -14,18 +14,16 @@ from bdbench import (
     Attack,
     BdbenchError,
     Detector,
-    Mitigation,
     State,
     Tools,
     TrainingView,
     TriggerAttack,
-    Victim,
     Workshop,
     progress,
 )
 from bdbench.progress import Silent
 from bdbench_datamodel import ensemble
-from tests.conftest import TINY, TINY_DATAMODEL
+from tests.conftest import TINY, TINY_DATAMODEL, Forget
 
 
 def numbers(data: dict[str, Any]) -> dict[str, Any]:
@@ -146,18 +144,6 @@ def test_a_metric_that_fails_costs_no_run(tiny: dict[str, Any], monkeypatch: pyt
     record = bdbench.run(defense="random", **tiny)
     assert record.extra == {"twice": pytest.approx(1.8), "fails": None}
     assert plugin.error is not None and "ZeroDivisionError" in plugin.error
-
-
-@dataclass(frozen=True, kw_only=True)
-class Forget(Mitigation):
-    """Trains afresh on the clean examples."""
-
-    name = "forget"
-    oracles = ("clean_set",)
-
-    def repair(self, tools: Tools) -> Victim:
-        clean = tools.oracle("clean_set")
-        return tools.train(clean.images, clean.labels, "fresh")
 
 
 def test_a_mitigation_repairs_without_the_training_set(tiny: dict[str, Any]) -> None:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
@@ -14,13 +14,13 @@ import pytest
 from click.testing import CliRunner, Result
 
 import bdbench
-from bdbench import Mitigation, PoisonedData, Reopened, ReportSection, Role, Tools, Victim
+from bdbench import PoisonedData, Reopened, ReportSection, Role
 from bdbench.cli import cli
 from bdbench.components import configs
 from bdbench.display import report
 from bdbench.registry.plugins import KINDS, installed
 from bdbench.storage import record
-from tests.conftest import TINY
+from tests.conftest import TINY, Forget
 
 HEADINGS = ["Before and after", "What the attack does", "Scores by role", "ROC and precision-recall"]
 
@@ -80,18 +80,6 @@ def test_the_control_has_no_curves_and_a_mitigation_no_scores(tmp_path: Path) ->
     made(tmp_path / control.id)
     page = Page((tmp_path / control.id / "report.html").read_text())
     assert page.headings == ["Before and after", "Scores by role", "The 50 most suspicious examples", "Cost", "The run"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Forget(Mitigation):
-    """Trains afresh on the clean examples."""
-
-    name = "forget"
-    oracles = ("clean_set",)
-
-    def repair(self, tools: Tools) -> Victim:
-        clean = tools.oracle("clean_set")
-        return tools.train(clean.images, clean.labels, "fresh")
 
 
 def test_a_mitigation_has_no_pictures_of_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

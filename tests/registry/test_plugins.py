@@ -5,77 +5,21 @@ import importlib.metadata
 import inspect
 import sys
 import types
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
 import pluggy
 import pytest
 
 import bdbench
-from bdbench import BdbenchError, Detector, Tools, TrainingView, hookimpl, param
+from bdbench import BdbenchError, hookimpl
 from bdbench.components import guard
 from bdbench.display import tables
 from bdbench.registry import hookspecs
 from bdbench.registry.catalogue import catalogue
 from bdbench.registry.plugins import KINDS, Plugins, installed
-
-
-@dataclass(frozen=True, kw_only=True)
-class Flat(Detector):
-    name = "flat"
-
-    def score(self, view: TrainingView, tools: Tools) -> np.ndarray:
-        return np.zeros(len(view.labels))
-
-
-class _Distribution(importlib.metadata.Distribution):
-    def __init__(self, name: str) -> None:
-        self._name = name
-
-    def read_text(self, filename: str) -> str:
-        return f"Name: {self._name}\nVersion: 1.0\n"
-
-    def locate_file(self, path: Any) -> Any:
-        raise NotImplementedError
-
-
-Load = Callable[..., None]
-
-
-@pytest.fixture
-def plugins() -> Plugins:
-    manager = pluggy.PluginManager(hookspecs.GROUP)
-    manager.add_hookspecs(hookspecs)
-    return Plugins(manager)
-
-
-@pytest.fixture
-def load(plugins: Plugins) -> Iterator[Load]:
-    """Load a module made of the given functions as a plugin of the distribution of that name."""
-    made: list[str] = []
-
-    def load_(distribution: str, **functions: Any) -> None:
-        name = f"made_{distribution}"
-        module = types.ModuleType(name)
-        vars(module).update(functions)
-        sys.modules[name] = module
-        made.append(name)
-        entry = importlib.metadata.EntryPoint(distribution, name, hookspecs.GROUP)
-        vars(entry)["dist"] = _Distribution(distribution)
-        plugins.load(entry)
-
-    yield load_
-    for name in made:
-        del sys.modules[name]
-
-
-@hookimpl
-def bdbench_register_defenses() -> list[type]:
-    return [Flat]
+from tests.registry.conftest import Flat, Load, bdbench_register_defenses
 
 
 def test_a_component_knows_where_it_came_from(plugins: Plugins, load: Load) -> None:
@@ -93,99 +37,6 @@ def test_an_import_that_fails_is_named_and_the_rest_works(plugins: Plugins, load
     assert plugins.get("defense", "flat").component is Flat
     assert len(plugins.errors()) == 1
     assert "no_such_module_anywhere" in plugins.errors()[0]
-
-
-def _raising() -> list[type]:
-    raise RuntimeError("out of luck")
-
-
-def _of_wrong_kind() -> list[type]:
-    return [int]
-
-
-def _abstract() -> list[type]:
-    return [Detector]
-
-
-def _no_dataclass() -> list[type]:
-    class Plain(Flat):
-        name = "plain"
-
-    return [Plain]
-
-
-def _required_field() -> list[type]:
-    @dataclass(frozen=True, kw_only=True)
-    class Needy(Flat):
-        name = "needy"
-        need: int
-
-    return [Needy]
-
-
-def _bad_name() -> list[type]:
-    @dataclass(frozen=True, kw_only=True)
-    class Named(Flat):
-        name = "a b/c"
-
-    return [Named]
-
-
-def _made(**parts: Any) -> Callable[[], list[type]]:
-    """A hook that registers a detector with these annotated fields, (type, default), and plain attributes."""
-    fields = {name: part for name, part in parts.items() if isinstance(part, tuple) and len(part) == 2}
-    plain = {"name": "made", **{name: part for name, part in parts.items() if name not in fields}}
-    body = {"__annotations__": {n: t for n, (t, _) in fields.items()}, **{n: v for n, (_, v) in fields.items()}}
-    cls = dataclass(frozen=True, kw_only=True)(type("Made", (Flat,), {**plain, **body, "__module__": __name__}))
-    return lambda: [cls]
-
-
-def _a_class() -> Any:
-    return Flat
-
-
-def _twice() -> list[type]:
-    return [Flat, Flat]
-
-
-def _first_of_two() -> list[Any]:
-    return [_made(name="sound")()[0], 3]
-
-
-@pytest.mark.parametrize(
-    ("function", "message"),
-    [
-        (_a_class, "it returned tests.registry.test_plugins.Flat: expected a list of what it registers"),
-        (_twice, "it returned 'flat' twice: expected a name of its own for each"),
-        (_first_of_two, "3 is no subclass of bdbench.Defense"),
-        (_made(name="x" * 65), "a name of 65 characters: expected at most 64"),
-        # What a base has already: as a parameter, a user would set it.
-        (_made(name=(str, "made")), "Made: parameter 'name' is what Flat has already: expected another name, or no"),
-        (_made(oracles=(tuple[str, ...], ())), "parameter 'oracles' is what Defense has already"),
-        (_made(config=(int, 3)), "parameter 'config' is what Component has already"),
-        (_made(sizes=(list[int], None)), "parameter 'sizes' is list[int]: expected bool, int, float, str, Literal"),
-        (_made(size=(Any, 3)), "parameter 'size' is Any: expected bool, int"),
-        (_made(size=(tuple[int, int], (1, 2))), "parameter 'size' is tuple[int, int]: expected bool, int"),
-        (_made(oracles="clean_set"), "has oracles='clean_set': expected a tuple of names"),
-        (_made(oracles=("poisons_rate",)), "unknown oracle of Made 'poisons_rate': did you mean 'poison_rate'"),
-        (_made(know=(bool, param(False, help="h", oracle="rate"))), "unknown oracle of Made 'rate'"),
-        (_made(know=(int, param(3, help="h", oracle="poison_rate"))), "'know' has an oracle: expected a bool"),
-        (_raising, "out of luck"),
-        (_of_wrong_kind, "no subclass of bdbench.Defense"),
-        (_abstract, "does not implement"),
-        (_no_dataclass, "Plain is no dataclass"),
-        (_required_field, "need"),
-        (_bad_name, "has the name 'a b/c'"),
-    ],
-)
-def test_a_registration_that_fails_is_named(
-    plugins: Plugins, load: Load, function: Callable[[], list[type]], message: str
-) -> None:
-    load("bad", bdbench_register_defenses=hookimpl(function))
-    # pluggy finds hooks by name, so the function must have the hook's.
-    load("one", bdbench_register_defenses=bdbench_register_defenses)
-    assert [r.name for r in plugins.registered("defense")] == ["flat"]
-    assert any("'bad'" in e and message in e for e in plugins.errors())
 
 
 def test_a_misspelt_hook_is_named(plugins: Plugins, load: Load) -> None:
