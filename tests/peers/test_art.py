@@ -12,7 +12,7 @@ from torch import nn
 
 from bdbench import Streams
 from bdbench_baselines.activation_clustering import ActivationClustering
-from bdbench_baselines.spectral import spectral_scores
+from bdbench_baselines.spectral import SpectralSignatures, spectral_scores
 from bdbench_inspection.neural_cleanse import anomaly
 from bdbench_inspection.strip import Strip
 from bdbench_triggers.pgd import perturb
@@ -31,6 +31,36 @@ def test_on_centred_features_the_toolbox_gives_the_absolute_projection(seed: int
     ours = spectral_scores(features)
     assert np.allclose(theirs**2, ours, rtol=1e-5)
     assert np.array_equal(np.argsort(-theirs), np.argsort(-ours))
+
+
+@pytest.mark.parametrize("poisons", [4, 12, 30])
+def test_told_the_rate_spectral_signatures_flag_what_the_toolbox_does(poisons: int) -> None:
+    """The toolbox takes a share of each class, the paper and we a number: of classes of one size they are the same."""
+    art = pytest.importorskip("art.defences.detector.poison")
+    rng, labels = np.random.default_rng(poisons), np.arange(300) % 3
+    features = rng.normal(size=(300, 20)) * rng.uniform(0.5, 2, (3, 20))[labels]
+    poisoned = np.flatnonzero(labels == 1)[:poisons]
+    features[poisoned] += 2
+    # The toolbox projects features as they are, the paper and we those less their class's mean.
+    for label in range(3):
+        features[labels == label] -= features[labels == label].mean(0)
+    network = SimpleNamespace(
+        layer_names=["features"], nb_classes=3, get_activations=lambda images, layer, batch_size: images
+    )
+    rate = poisons / 300
+    theirs = art.SpectralSignatureDefense(network, features, labels, expected_pp_poison=3 * rate)
+    clean = np.array(theirs.detect_poison()[1], bool)
+    concluded: dict[str, np.ndarray] = {}
+    tools: Any = SimpleNamespace(
+        victim=SimpleNamespace(features=lambda images: images),
+        streams=Streams(0),
+        oracle={"poison_rate": rate}.__getitem__,
+        conclude=lambda **said: concluded.update(said),
+    )
+    SpectralSignatures(oracle=True).score(SimpleNamespace(images=features, labels=labels), tools)  # type: ignore[arg-type]
+    assert np.array_equal(concluded["flagged"], ~clean)
+    assert (~clean).sum() == 3 * round(1.5 * poisons)
+    assert (~clean)[poisoned].mean() > 0.9
 
 
 @pytest.mark.parametrize("small", [0.1, 0.3, 0.45])
