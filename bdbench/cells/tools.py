@@ -6,7 +6,7 @@ import copy
 import functools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -33,8 +33,11 @@ _MODELS = "models trained"
 
 @dataclass
 class _Spent:
+    """pieces: the keys of those that were made or found here, each of which counts once."""
+
     models: int = 0
     reused_seconds: float = 0.0
+    pieces: set[str] = field(default_factory=set)
 
 
 class HarnessWorkshop(Workshop):
@@ -107,13 +110,14 @@ class HarnessWorkshop(Workshop):
         if kept is not None and (loss is None or each_epoch is not None):
             raise ValueError("kept says by what a loss is known: expected a loss, and no each_epoch")
         self._check_set(images, labels)
-        self._spent.models += 1
+        labels = np.asarray(labels).astype(np.int64, copy=False)
         seed = self.streams.integer(f"train:{name}")
         recipe = recipe or self.recipe
         train = functools.partial(
             self._bench.trainer.train, images, labels, seed, f"{self._title}: {name}", start=start, recipe=recipe
         )
         if kept is None and (loss is not None or each_epoch is not None):
+            self._spent.models += 1
             return train(loss=loss, each_epoch=each_epoch)
         config = {
             "stage": "trained",
@@ -121,12 +125,17 @@ class HarnessWorkshop(Workshop):
             "set": fingerprint(images, labels),
             "seed": seed,
             "start": fingerprint(*start.arrays().values()) if start else "",
+            # What is not trained is of no other value, and the model that comes of it is another.
+            "fixed": sorted(n for n, p in start.network.named_parameters() if not p.requires_grad) if start else [],
             **{name: self._own[name] for name in ("model", "model_code")},
             "recipe": asdict(recipe),
         }
         if loss is None:
+            self._spent.models += key_of(config) not in self._spent.pieces
             return self.restore(self._kept(config, lambda: train().arrays()))
         known = {"kept": dict(kept or {}), "training": config}
+        self._spent.models += key_of(known) not in self._spent.pieces
+        self._spent.pieces.add(key_of(known))
 
         def keep(end: int, make: Callable[[], State]) -> State:
             return self._kept(self._stage({**known, "epochs": end}, loss, shared=False), make)
@@ -159,7 +168,8 @@ class HarnessWorkshop(Workshop):
     ) -> None:
         """A training of the component's own, kept in pieces. See ``Workshop.loop``."""
         progressing = Progressing(parts, torch.device(self.device))
-        config = {"loop": name, "epochs": epochs, "start": progressing.fingerprint(), **(kept or {})}
+        drawn = self.streams.integer(name)
+        config = {"loop": name, "epochs": epochs, "start": progressing.fingerprint(), "seed": drawn, **(kept or {})}
         advance = self.track(epochs, name)
 
         def run(piece: range) -> None:
@@ -217,11 +227,15 @@ class HarnessWorkshop(Workshop):
             seconds = time.perf_counter() - start + self.reused_seconds - reused
             return {**arrays, _MODELS: np.array(self.models_trained - models)}, seconds
 
+        start, key = time.perf_counter(), key_of(config)
         stage = self._bench.store.stage(config, counted)
         models = int(stage.arrays.pop(_MODELS, 0))
         if stage.reused:
-            self._spent.reused_seconds += stage.seconds
-            self._spent.models += models
+            # What counts is what it took where it was made, once, and not the wait for another process that made it.
+            again = key in self._spent.pieces
+            self._spent.reused_seconds += (0.0 if again else stage.seconds) - (time.perf_counter() - start)
+            self._spent.models += 0 if again else models
+        self._spent.pieces.add(key)
         return stage.arrays
 
     @property
@@ -294,11 +308,16 @@ class HarnessTools(HarnessWorkshop, Tools):
         if name not in self._oracles:
             declared = ", ".join(self._oracles) or "none"
             raise LookupError(f"defense {self._title!r} asks for the oracle {name!r} but declares {declared}")
-        return self._oracles[name]
+        told = self._oracles[name]
+        if name == "clean_set" and told is not None:
+            self.handed = len(told.labels)
+        return told
 
     def clean_examples(self, count: int | None = None) -> Split:
         """The first ``count`` clean examples. See ``Tools.clean_examples``."""
+        before = self.handed
         reserve: Split = self.oracle("clean_set")
+        self.handed = before
         if count is not None and count > len(reserve.labels):
             raise BdbenchError(
                 f"defense {self._title!r}: clean={count} is not allowed: expected at most the {len(reserve.labels)} "

@@ -52,8 +52,9 @@ class Progressing:
         return ran
 
     def fingerprint(self) -> str:
-        """A hash of what the parts are now."""
-        return fingerprint(*_arrays(self._tensors()).values())
+        """A hash of what the parts are now, and of how optimizers are set."""
+        settings = repr([_settings(part) for part in self.parts.values()])
+        return fingerprint(*_arrays(self._tensors()).values(), np.frombuffer(settings.encode(), np.uint8))
 
     def _kept(self) -> dict[str, np.ndarray]:
         found = {**self._tensors(), "/global": torch.get_rng_state()}
@@ -88,6 +89,14 @@ def _tensors(part: Part) -> dict[str, torch.Tensor]:
     slots = part.state_dict()["state"].items()
     # Without momentum SGD keeps None.
     return {f"{i}.{name}": torch.as_tensor(v) for i, slot in slots for name, v in slot.items() if v is not None}
+
+
+def _settings(part: Part) -> list[list[tuple[str, str]]]:
+    """Of each group of an optimizer's parameters its learning rate and the like; of another part nothing."""
+    if not isinstance(part, torch.optim.Optimizer):
+        return []
+    groups = part.state_dict()["param_groups"]
+    return [sorted((name, repr(value)) for name, value in group.items()) for group in groups]
 
 
 def _bring_back(part: Part, tensors: dict[str, torch.Tensor]) -> None:
