@@ -164,7 +164,7 @@ def reopen(
         precision=found.environment["precision"],
         out=folder.parent,
         source=_source(data_root, download=False),
-        store=Store(folder.parent / STAGES),
+        store=Store(folder.parent / STAGES, finished=True),
         progress=progress or Silent(),
     )
     opened = Cell(setting)
@@ -233,7 +233,7 @@ class Hooks:
     def versions(self, *components: Component) -> dict[str, str]:
         """The version of bdbench and of every distribution that a component came from."""
         found = {"bdbench": bdbench.__version__}
-        for part in [one for whole in components for one in (whole, *params.parts(whole))]:
+        for part in params.whole(*components):
             for registration in installed().registered(part.kind):
                 if registration.component is type(part):
                     found[registration.plugin.distribution] = registration.plugin.version

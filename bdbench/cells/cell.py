@@ -23,7 +23,7 @@ from bdbench.components.interfaces import Measured
 from bdbench.errors import BdbenchError
 from bdbench.host import timeout
 from bdbench.storage import record
-from bdbench.storage.record import BASES, Cost, Record
+from bdbench.storage.record import Cost, Record
 from bdbench.storage.store import key_of
 
 
@@ -58,6 +58,8 @@ class Cell:
         a run would refuse, unless the attack has to craft something first.
         """
         setting = self.setting
+        for defense in defenses:
+            self._check_applies(defense)
         if type(setting.attack).craft is Attack.craft:
             self._check(defenses)
             return forecast.forecast(Ground.of(self.scene), setting, defenses)
@@ -76,8 +78,14 @@ class Cell:
         return timeout.at_most(self._seconds, timeout.CELL_SECONDS)
 
     def _share(self, defenses: Sequence[Defense]) -> None:
-        if any(map(self._fits, defenses)):
+        fitting = [defense for defense in defenses if self._fits(defense)]
+        if fitting:
             _ = self.models.before
+        # Else the first of the defenses would pay for them.
+        if fitting and self.setting.floor:
+            _ = self.models.floor
+        if any(forecast.compares(defense, self.setting.budget) for defense in fitting):
+            _ = self.models.reference_stage
 
     def _share_if_it_can_be(self, defenses: Sequence[Defense]) -> None:
         try:
@@ -89,20 +97,39 @@ class Cell:
 
     def _fits(self, defense: Defense) -> bool:
         try:
-            forecast.check_defense(Ground.of(self.scene), defense)
+            self._check_defense(defense)
         except timeout.OutOfTime:
             raise
         except Exception:
             return False  # said when the defense's turn comes
         return True
 
+    def _check_defense(self, defense: Defense) -> None:
+        """Raise BdbenchError for what of one defense can be known before anything is trained for it."""
+        self._check_applies(defense)
+        forecast.check_defense(Ground.of(self.scene), defense)
+        with guard.call(defense):
+            told = tuple(defense.told)
+        if "clean_set" in told and self.scene.images.reserve is None:
+            asked = f"reserve={self.setting.reserve:g} sets no example apart that is in neither training nor test set"
+            raise BdbenchError(f"defense {defense.name!r} needs clean examples, but {asked}: expected a larger share")
+
+    def _check_applies(self, defense: Defense) -> None:
+        """Raise BdbenchError if a defense does not apply; that takes no data."""
+        reason = why_not(defense, self.setting.attack, self.setting.reserve)
+        if reason:
+            attack = self.setting.attack.name
+            raise BdbenchError(f"defense {defense.name!r} does not apply to attack {attack!r}: {reason}")
+
     def run(self, defenses: Sequence[Defense]) -> Iterator[Record | Exception]:
         """Every defense in turn: its record, or the error it failed with; of each the same if time ran out before."""
+        applicable = [d for d in defenses if why_not(d, self.setting.attack, self.setting.reserve) is None]
         try:
             with self._limited():
-                self._check(defenses)
+                if applicable:
+                    self._check(defenses)
                 if self._seconds is not None:
-                    self._share_if_it_can_be(defenses)
+                    self._share_if_it_can_be(applicable)
         except timeout.OutOfTime as error:
             yield from [error] * len(defenses)
             return
@@ -122,6 +149,9 @@ class Cell:
                 self._events.stage_finished(run, stage, self.scene.seconds[stage], False)
         trained = self.models.victim_stage
         self._events.stage_finished(run, "victim", trained.seconds, trained.reused)
+        if "reference" in self.scene.seconds:
+            _, trained = self.models.reference_stage
+            self._events.stage_finished(run, "reference", trained.seconds, trained.reused)
 
     def config(self, defense: Defense) -> dict[str, Any]:
         """What the record says it was made of."""
@@ -150,22 +180,13 @@ class Cell:
 
     def _one(self, defense: Defense) -> Record:
         """The defense's own part, measured and recorded."""
-        forecast.check_defense(Ground.of(self.scene), defense)
+        self._check_defense(defense)
         config = self.config(defense)
         run = run_id(config, self.setting.seed, self.setting.device)
         self._events.started(run, config)
         if not self._told:
             self._tell_shared(run)
             self._told = True
-        reason = why_not(defense, self.scene.attack, self.setting.reserve)
-        if reason:
-            attack = self.setting.attack.name
-            raise BdbenchError(f"defense {defense.name!r} does not apply to attack {attack!r}: {reason}")
-        with guard.call(defense):
-            told = tuple(defense.told)
-        if "clean_set" in told and self.scene.images.reserve is None:
-            asked = f"reserve={self.setting.reserve:g} sets no example apart that is in neither training nor test set"
-            raise BdbenchError(f"defense {defense.name!r} needs clean examples, but {asked}: expected a larger share")
         environment.reset_peak_memory()
         work = Work(
             defense,
@@ -194,7 +215,8 @@ class Cell:
             asdict(before),
             asdict(after) if after else {},
         )
-        against = BASES[defense.stage] == "reference" and "reference" in self.scene.seconds
+        against = work.compared
+        # What was made for others of its company is none of its own.
         shared = {k: v for k, v in self.scene.seconds.items() if against or k != "reference"}
         versions = self._events.versions(setting.dataset, setting.model, setting.attack, defense)
         return Record(

@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import torch
 
 from bdbench.cells.bench import laid_out
 from bdbench.cells.scene import Scene, Setting
-from bdbench.components import guard
+from bdbench.components import guard, params
 from bdbench.components.defenses import Defense, Needs
 from bdbench.components.interfaces import Architecture
 from bdbench.host import memory
@@ -50,10 +51,21 @@ class Ground:
         return needs(defense, examples or len(self.images), (height, width, channels), self.classes)
 
 
+def compares(defense: Defense, budget: float | Literal["auto"]) -> bool:
+    """Whether what becomes of the model is compared with the reference; without a budget nothing is removed."""
+    return BASES[defense.stage] == "reference" and (defense.stage != "training set" or budget != 0)
+
+
 def needs(defense: Defense, examples: int, shape: tuple[int, int, int], classes: int) -> Needs:
-    """What a defense says that it needs for so many examples of a shape (H, W, C)."""
+    """What a defense, and those that it is made of, say that they need for so many examples of a shape (H, W, C).
+
+    One works after another: the most memory, and the models of all, as far as they are told.
+    """
     with guard.call(defense):
-        return defense.needs(examples, shape, classes)
+        told = [part.needs(examples, shape, classes) for part in params.whole(defense)]
+    memories = [one.memory for one in told if one.memory is not None]
+    models = [one.models for one in told if one.models is not None]
+    return Needs(max(memories, default=None), sum(models) if models else None)
 
 
 @dataclass(frozen=True)
@@ -86,13 +98,14 @@ class Forecast:
 def forecast(ground: Ground, setting: Setting, defenses: Sequence[Defense]) -> Forecast:
     """The pace is measured, in about a second; nothing is kept."""
     removes = sum(d.stage == "training set" and setting.budget != 0 for d in defenses)
-    compared = any(BASES[d.stage] == "reference" for d in defenses)
+    compared = any(compares(d, setting.budget) for d in defenses)
     # The look at the pace trains, too.
     check_training(ground)
     with guard.call(setting.model):
         seconds = seconds_per_image(ground) * len(ground.images) * ground.trainer.recipe.epochs
     needs = tuple((defense.name, ground.needs(defense)) for defense in defenses)
-    trainings = 1 + compared + removes + setting.floor
+    attack = setting.attack
+    trainings = (not attack.trains) + compared + removes + (setting.floor and not attack.control)
     return Forecast(trainings, seconds, of_training(ground), memory.available(), needs)
 
 

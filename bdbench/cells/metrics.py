@@ -196,10 +196,11 @@ def refusal_threshold(reserve: np.ndarray) -> Threshold:
 def unseen(reserve: np.ndarray, handed: int) -> np.ndarray:
     """Scores (n,) of the reserve without those of its first ``handed`` examples, which the detector was given.
 
-    It may have been fitted to them, and then scores them unlike the images that it will be asked about. All, if it was
-    given all.
+    It may have been fitted to them, and then scores them unlike the images that it will be asked about. All, if of the
+    others there are too few for a threshold: beyond the largest of a handful lies far more than 5 %.
     """
-    return reserve[handed:] if handed < len(reserve) else reserve
+    others = reserve[handed:]
+    return others if int(REFUSED_SHARE * len(others)) else reserve
 
 
 def rating(before: Performance, after: Performance | None) -> Derived:

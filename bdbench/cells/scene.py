@@ -256,10 +256,13 @@ def made(setting: Setting) -> Scene:
 
 
 def contents(component: Component) -> dict[str, str]:
-    """A hash of what each file holds that a component reads. Raises BdbenchError for one that does not read."""
+    """A hash of what each file holds that a component reads, or one that it is made of.
+
+    Raises BdbenchError for one that does not read.
+    """
     found = {}
     with guard.call(component):
-        files = component.files()
+        files = [path for part in params.whole(component) for path in part.files()]
     for path in files:
         with reading(path, f"what {component.kind} {component.name!r} is made of"):
             if not path.exists():

@@ -23,9 +23,14 @@ def visibility(before: np.ndarray, after: np.ndarray) -> Stealth:
         return Stealth(None, None, None)
     largest = max(int(np.abs(before[i].astype(int) - after[i]).max()) for i in changed)
     count = max(_FEWEST, _VALUES // before[0].size)
-    x, y = (images[changed[:count]].astype(float) for images in (before, after))
-    found = ssim(x, y)
-    return Stealth(float(psnr(x, y).mean()), None if found is None else float(found.mean()), largest)
+    noise, similar = [], []
+    # One after another: what SSIM holds at once is a hundred times an image.
+    for i in changed[:count]:
+        x, y = (images[i : i + 1].astype(float) for images in (before, after))
+        noise.append(psnr(x, y))
+        similar.append(ssim(x, y))
+    found = [one for one in similar if one is not None]
+    return Stealth(float(np.mean(noise)), float(np.mean(found)) if found else None, largest)
 
 
 def psnr(x: np.ndarray, y: np.ndarray) -> np.ndarray:

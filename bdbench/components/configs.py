@@ -75,10 +75,13 @@ def check_budget(budget: Any) -> float | Literal["auto"]:
 
 def check_reserve(reserve: Any) -> float:
     """The share of the training part that is set apart, as a number. Raises BdbenchError unless it is in [0, 1)."""
-    reserve = plain(reserve)
-    if isinstance(reserve, bool) or not isinstance(reserve, int | float) or not 0 <= reserve < 1:
+    try:
+        share = float(plain(reserve)) if not isinstance(reserve, bool) else -1.0
+    except (TypeError, ValueError):
+        share = -1.0
+    if not 0 <= share < 1:
         raise BdbenchError(f"reserve={reserve} is not allowed: expected a share in [0, 1)")
-    return float(reserve)
+    return share
 
 
 def targets(facts: Mapping[str, Any]) -> list[str]:

@@ -120,6 +120,11 @@ def parts(component: Any) -> list[Any]:
     return [part for one in own for part in (one, *parts(one))]
 
 
+def whole(*components: Any) -> list[Any]:
+    """Each component, followed by those among its parameters: all whose code, files and needs it has."""
+    return [one for component in components for one in (component, *parts(component))]
+
+
 def oracles(component: Any) -> list[str]:
     """What the parameters of a defense that are true ask to be told."""
     return [oracle for name, oracle in asked(type(component)) if getattr(component, name)]

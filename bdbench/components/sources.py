@@ -34,7 +34,7 @@ def code_of(*components: Component) -> dict[str, str]:
     each class, the sources of its package and of bdbench, of the packages of its bases, and the numerical libraries.
     """
     found = {**library_versions(), "bdbench": _sources("bdbench") or _session()}
-    for component in [part for whole in components for part in (whole, *params.parts(whole))]:
+    for component in params.whole(*components):
         cls = type(component)
         found[f"{cls.__module__}.{cls.__qualname__}"] = _sources(cls.__module__) or _session()
         known = {_top(cls.__module__), *_BY_VERSION}
@@ -131,7 +131,7 @@ def own_code(component: type[Component]) -> str:
 
 def own_code_of(component: Component) -> str:
     """``own_code`` of a component and of those that it is made of, if it is made of others."""
-    return joined([own_code(type(part)) for part in (component, *params.parts(component))])
+    return joined([own_code(type(part)) for part in params.whole(component)])
 
 
 def joined(codes: Sequence[str]) -> str:

@@ -219,7 +219,7 @@ def show_plan(jobs: Sequence[Job], board: Board) -> None:
     for names, reason in apart.items():
         console.print(markup(f"{', '.join(names)} is not run: {reason}"))
     if any(known["stale"] for known in cells.values()):
-        console.print("stale: made by other code or files than today's, or of other data, and run again")
+        console.print("stale: of other code, files or data than today's, or without a floor, and run again")
     pending = board.pending(jobs)
     seconds, untold = board.estimate(pending)
     left = sum(len(job.defenses) for job in pending)

@@ -133,7 +133,7 @@ class Board:
         return total, untold
 
     def add(self, data: Mapping[str, Any]) -> None:
-        """Keep a record, in place of its cell's and seed's of other code, files or data; a failure is forgotten."""
+        """Keep a record, in place of any other of its cell and seed; a failure is forgotten."""
         folder = self.folder / "records"
         folder.mkdir(parents=True, exist_ok=True)
         own = folder / f"{data['id']}.json"
@@ -142,7 +142,7 @@ class Board:
         # By their names, since others may be writing records here that need not be read.
         for file in folder.glob(glob.escape(f"{_names(cell)}-s{data['seed']}-") + "*.json"):
             with contextlib.suppress(OSError):
-                if file != own and _outdated(file, data):
+                if file != own and _same_cell(file, data):
                     file.unlink(missing_ok=True)
         failure = self._failure(cell, data["seed"])
         for file in (failure, failure.with_suffix(".txt")):
@@ -225,17 +225,13 @@ def _holds(config: Mapping[str, Any], files: Mapping[str, str], data: str) -> bo
     )
 
 
-def _outdated(file: Path, new: Mapping[str, Any]) -> bool:
-    """Whether a file holds a record of the cell and seed of ``new``, and of other code, files or data."""
+def _same_cell(file: Path, new: Mapping[str, Any]) -> bool:
+    """Whether a file holds a record of the cell and seed of ``new``."""
     try:
         old = record.load(file)
     except BdbenchError:  # nobody knows what it is
         return False
-    same = old["seed"] == new["seed"] and configs.cell_of(old["config"]) == configs.cell_of(new["config"])
-    was, now = old["config"], new["config"]
-    return same and (
-        any(was.get(made) != now.get(made) for made in ("code", "files")) or not _holds(was, {}, configs.source(now))
-    )
+    return bool(old["seed"] == new["seed"]) and configs.cell_of(old["config"]) == configs.cell_of(new["config"])
 
 
 def _key(*parts: Any) -> str:

@@ -10,12 +10,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from bdbench.components import configs, sources
+from bdbench.components import configs, params, sources
 from bdbench.components.applicable import why_not
 from bdbench.components.attacks import Attack
 from bdbench.components.defenses import Defense
 from bdbench.components.interfaces import Architecture, Component, Dataset
-from bdbench.components.params import parse_spec
 from bdbench.errors import BdbenchError, unknown
 from bdbench.registry.plugins import SEVERAL, installed
 from bdbench.storage.files import check_regular, digest_of
@@ -76,7 +75,7 @@ class Job:
     def files(self, defense: Defense) -> dict[str, str]:
         """A hash of what each file that they read holds today, as a record has it; of those that are here."""
         found: dict[str, str] = {}
-        for part in (self.dataset, self.model, self.attack, defense):
+        for part in params.whole(self.dataset, self.model, self.attack, defense):
             # A folder of another machine may not be here: what it holds cannot be told.
             with contextlib.suppress(BdbenchError, OSError):
                 found |= {str(path): digest_of(path) for path in part.files() if path.is_file()}
@@ -215,8 +214,16 @@ def _notes(path: Path, listed: Any, parts: Mapping[str, tuple[Any, ...]]) -> tup
 
 def _has(config: Mapping[str, Any], spec: str) -> bool:
     """Whether a component's config has the name and the parameters that ``spec`` gives."""
-    name, values = parse_spec(spec)
-    return config["name"] == name and all(str(config.get(key)) == value for key, value in values.items())
+    name, values = params.parse_spec(spec)
+    return config["name"] == name and all(_same(config.get(key), value) for key, value in values.items())
+
+
+def _same(value: Any, text: str) -> bool:
+    """Whether a parameter has the value that ``text`` says; numbers are the same however they are written."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        with contextlib.suppress(ValueError):
+            return float(text) == value
+    return str(value) == text
 
 
 def _specs(kind: str, entry: Any) -> Iterator[str | dict[str, Any] | list[Any]]:
@@ -238,7 +245,7 @@ def _specs(kind: str, entry: Any) -> Iterator[str | dict[str, Any] | list[Any]]:
 
 def _fits(component: Component, spec: str) -> bool:
     """Whether a component has the name and the parameters of ``spec``, whatever its other parameters are."""
-    name, values = parse_spec(spec)
+    name, values = params.parse_spec(spec)
     if component.name != name:
         return False
     asked, own = installed().component(component.kind, spec).config(), component.config()

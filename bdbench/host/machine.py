@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from bdbench.errors import BdbenchError
+from bdbench.host import stopping
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -64,6 +65,8 @@ def use_threads(asked: int | None = None) -> None:
     asked = checked_threads(asked)
     if asked is None and "OMP_NUM_THREADS" not in os.environ:
         asked = _free_cores()
+        # At another time others may be free, and results hang on how many there were.
+        stopping.found_with("--threads", asked)
     if asked is not None:
         torch.set_num_threads(asked)
         _limit_products(asked)

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 # Seconds after which the process ends by itself, whatever it is at: a library's long call, a lock, its own clean-up.
 _PATIENCE = 1.0
@@ -35,11 +35,14 @@ class Stopped(BaseException):
 
 
 class _State:
-    """Of this process. signals: how many came; received: the one that ends it; kept: what the goodbye says is kept."""
+    """Of this process. signals: how many came; received: the one that ends it; kept: what the goodbye says is kept;
+    settings: options that were chosen for the user, and by which that is found again.
+    """
 
     signals: int = 0
     received: int | None = None
     kept: str = ""
+    settings: ClassVar[dict[str, str]] = {}
     said: bool = False
 
 
@@ -60,6 +63,11 @@ def keeps(what: str) -> None:
     from bdbench import foreign
 
     _State.kept = foreign.line(what)
+
+
+def found_with(option: str, value: object) -> None:
+    """Say that what is kept is found again with an option of this value, which was chosen where the user gave none."""
+    _State.settings[option] = str(value)
 
 
 def signals() -> int:
@@ -207,7 +215,10 @@ def _way_on(words: Sequence[str]) -> str:
 
     if _State.kept:
         # --fresh would make anew what is kept.
-        return f": {_State.kept}; to go on: {shlex.join(['bdbench', *(w for w in words if w != '--fresh')])}"
+        again = [word for word in words if word != "--fresh"]
+        given = {word.partition("=")[0] for word in words}
+        chosen = [word for pair in _State.settings.items() if pair[0] not in given for word in pair]
+        return f": {_State.kept}; to go on: {shlex.join(['bdbench', *again, *chosen])}"
     if words and words[0] in _LONG and "--dry-run" not in words:
         return f": nothing is kept yet; to start again: {shlex.join(['bdbench', *words])}"
     return ""

@@ -43,7 +43,8 @@ def pick_device(name: str) -> str:
     if not there:
         known = ", ".join(["auto", *(d for d, count in available.items() if count)])
         raise BdbenchError(f"device {name!r} is not available: expected one of {known}")
-    return name
+    # There is but one of them, and results are known by its name.
+    return device.type if device.type in ("cpu", "mps") else name
 
 
 @dataclass
@@ -98,7 +99,7 @@ class Victim:
         advance = self.track(len(images), "predict") if len(images) > _QUIET else quiet(0, "")
         with torch.inference_mode(), _autocast(self.device, self.precision):
             # No images are one empty batch, so that what comes out has its shape.
-            size = max(1, min(_BATCH, _BATCH_BYTES // max(1, math.prod(images.shape[1:]))))
+            size = _at_once(images.shape[1:])
             for start in range(0, max(1, len(images)), size):
                 x = torch.from_numpy(np.array(images[start : start + size])).to(self.device)
                 out.append(function(_prepare(x, self.mean, self.std, self.channels_last)).float().cpu())
@@ -270,11 +271,26 @@ def _batches_of_one(size: int) -> Iterator[None]:
         ) from None
 
 
+def _at_once(shape: tuple[int, ...]) -> int:
+    """How many images of a shape (H, W, C) are worked on at once."""
+    return max(1, min(_BATCH, _BATCH_BYTES // max(1, math.prod(shape))))
+
+
 def _moments(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean and deviation of each channel, float32 (C,), of pixels in 0..1."""
-    pixels = images.reshape(-1, images.shape[-1]) / np.float32(255)
-    mean = pixels.mean(0, dtype=np.float64).astype(np.float32)
-    return mean, np.maximum(pixels.std(0, dtype=np.float64), 1e-3).astype(np.float32)
+    size, channels = _at_once(images.shape[1:]), images.shape[-1]
+
+    def summed(of: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+        # A part at a time: of all at once, floats and their squares are twelve times as large as the set.
+        total = np.zeros(channels)
+        for start in range(0, len(images), size):
+            total += of(images[start : start + size].reshape(-1, channels) / np.float32(255)).sum(0, dtype=np.float64)
+        return total
+
+    count = images.size // channels
+    mean = summed(lambda pixels: pixels) / count
+    variance = summed(lambda pixels: np.square(pixels - mean)) / count
+    return mean.astype(np.float32), np.maximum(np.sqrt(variance), 1e-3).astype(np.float32)
 
 
 def _cross_entropy(recipe: Recipe) -> Loss:

@@ -135,7 +135,8 @@ def _acquired(path: Path, wait: bool) -> BinaryIO | None:
         with writable(path.parent):
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
-                file = path.open("a+b")
+                # Unbuffered: what does not fit onto a full disk would be written once more when it is closed.
+                file = path.open("a+b", buffering=0)
             except FileNotFoundError:  # somebody tidied up in between
                 continue
         try:

@@ -17,6 +17,7 @@ import numpy as np
 from bdbench import foreign
 from bdbench.errors import BdbenchError
 from bdbench.host.memory import check_memory
+from bdbench.host.timeout import OutOfTime
 
 # Deeper than any file of ours; recursive code gives up at some hundred.
 _DEEPEST = 50
@@ -132,11 +133,12 @@ def _told_entries(file: BinaryIO, directory: int) -> int:
 def reading(path: Path | str, what: str) -> Iterator[None]:
     """Turn what a reader raises inside into the one-line error for a file that does not read as ``what``.
 
-    Readers of other projects raise anything on damaged files. FileNotFoundError and BdbenchError pass.
+    Readers of other projects raise anything on damaged files. FileNotFoundError and BdbenchError pass, and what ends
+    the reading because it takes too long.
     """
     try:
         yield
-    except (FileNotFoundError, BdbenchError):
+    except (FileNotFoundError, BdbenchError, OutOfTime):
         raise
     except Exception as error:
         raise BdbenchError(f"cannot read {path} as {what}: {_why(error)}") from None

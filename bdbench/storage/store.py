@@ -19,6 +19,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from bdbench.errors import BdbenchError, writable
+from bdbench.host.timeout import OutOfTime
 from bdbench.storage import claims, folders
 from bdbench.storage.files import check_regular, notice, read_json, unpacked
 
@@ -143,14 +144,20 @@ class Stage:
 class Store:
     """A folder of stage results. ``fresh`` ignores what was there before this Store was opened."""
 
-    def __init__(self, root: Path, fresh: bool = False) -> None:
+    def __init__(self, root: Path, fresh: bool = False, finished: bool = False) -> None:
+        """finished: of work that is done, so that nothing may have to be written, and the place need not allow it.
+
+        Raises BdbenchError for another place that cannot be written.
+        """
         self.root = root
+        if not finished:
+            check_writable(root)
         self._fresh = fresh
         self._mine: set[str] = set()
-        with writable(root):
-            root.mkdir(parents=True, exist_ok=True)
-        for folder in (root, *root.iterdir()):
-            sweep(folder)
+        # It is made with the first stage.
+        if root.is_dir():
+            for folder in (root, *root.iterdir()):
+                sweep(folder)
 
     def stage(self, config: Mapping[str, Any], make: Callable[[], tuple[Mapping[str, np.ndarray], float]]) -> Stage:
         """The stage of that configuration, from disk if it is there, else from ``make`` (arrays, seconds).
@@ -172,6 +179,8 @@ class Store:
                 return self._read(folder, key)
             except FileNotFoundError:
                 pass
+            except OutOfTime:
+                raise
             except Exception as error:  # bytes that are not what was written may trip whatever reads them
                 notice(f"the stage result {folder} is damaged and is computed again: {error}")
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -31,6 +32,7 @@ from bdbench import (
     Verdict,
     Victim,
     Workshop,
+    experiment,
     param,
 )
 from bdbench.components.workshop import Oracle
@@ -254,6 +256,27 @@ def test_the_threshold_is_set_by_clean_images_that_a_detector_was_not_fitted_to(
 
 
 @dataclass(frozen=True, kw_only=True)
+class Asks(Learns):
+    """The same, by way of the oracle."""
+
+    name = "asks"
+
+    def fit(self, tools: Tools) -> State:
+        return {"known": np.asarray(tools.oracle("clean_set").images)[: self.clean]}
+
+
+def test_who_asks_for_the_whole_clean_set_was_given_all_of_it(tiny: dict[str, Any]) -> None:
+    # Of 72 it learns 40. Who is known to have had these has his threshold from the other 32: one of them is beyond it;
+    # and else from all, of which three are, all of them among the 32.
+    shares = []
+    for defense in (Learns(clean=40), Asks(clean=40)):
+        found = bdbench.run(defense=defense, **tiny).inputs
+        assert found is not None and found.fpr is not None
+        shares.append(found.fpr)
+    assert shares == [pytest.approx(1 / 32, abs=0.02), pytest.approx(3 / 32, abs=0.03)]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Says(ModelDetector):
     """Names a target, whatever the model."""
 
@@ -318,6 +341,61 @@ def test_where_the_attacker_trains_no_defense_of_the_training_applies(tiny: dict
     for defense in ("random", Constant()):
         with pytest.raises(BdbenchError, match="does not apply to attack 'trains': the attacker trains the model"):
             bdbench.run(defense=defense, **cell)
+
+
+def _done(out: Path) -> set[str]:
+    """The stages that are kept."""
+    return {json.loads(path.read_text())["config"]["stage"] for path in out.glob(".stages/*/*/meta.json")}
+
+
+@pytest.mark.parametrize("dry", [False, True])
+def test_what_does_not_apply_is_said_before_anything_is_crafted_or_trained(tiny: dict[str, Any], dry: bool) -> None:
+    for attack, defense, options, message in (
+        (Trains(), "random", {}, "the attacker trains the model"),
+        (tiny["attack"], Tuned(), {"reserve": 0}, "no clean examples are set apart: reserve=0"),
+    ):
+        cell = experiment.cell(**{**tiny, "attack": attack, **options})
+        chosen = installed().component("defense", defense)
+        with pytest.raises(BdbenchError, match=message):
+            if dry:
+                cell.forecast([chosen])
+            else:
+                (found,) = cell.run([chosen])
+                raise found  # type: ignore[misc]
+    assert not _done(tiny["out"])
+
+
+def test_too_small_a_reserve_is_said_before_the_victim_is_trained(tiny: dict[str, Any]) -> None:
+    with pytest.raises(BdbenchError, match="needs clean examples"):
+        bdbench.run(defense=Tuned(), reserve=0.0001, **tiny)
+    assert not _done(tiny["out"])
+
+
+def test_all_that_defenses_share_is_made_before_the_first_of_them(tiny: dict[str, Any]) -> None:
+    """Else the limit of a cell is the first one's, with a training or two more to do in it."""
+    for budget, shared in ((0.1, 3), (0, 2)):
+        out = tiny["out"] / str(budget)
+        cell = experiment.cell(**{**tiny, "out": out, "budget": budget, "floor": True})
+        cell.prepare([installed().component("defense", "random")])
+        assert _done(out) == {"train"} and len(list(out.glob(".stages/*/*/meta.json"))) == shared
+
+
+def test_a_record_does_not_hang_on_what_ran_before_it(tiny: dict[str, Any]) -> None:
+    _, after = bdbench.run_all(defenses=[Constant(), "random"], budget=0, **tiny)
+    alone = bdbench.run(defense="random", budget=0, **{**tiny, "out": tiny["out"] / "alone"})
+    assert after.id == alone.id and after.reference is alone.reference is None
+    assert after.cost.seconds.keys() == alone.cost.seconds.keys()
+
+
+def test_a_forecast_counts_the_models_that_are_trained(tiny: dict[str, Any]) -> None:
+    for attack, defense, options, trained in (
+        (tiny["attack"], "random", {}, 3),
+        (tiny["attack"], "random", {"budget": 0}, 1),
+        ("none", "random", {"budget": 0, "floor": True}, 1),
+        (Trains(), Tuned(), {"floor": True}, 1),
+    ):
+        cell = experiment.cell(**{**tiny, "attack": attack, **options})
+        assert cell.forecast([installed().component("defense", defense)]).trainings == trained
 
 
 def test_a_repair_is_compared_with_the_victim_whatever_ran_before_it(tiny: dict[str, Any]) -> None:

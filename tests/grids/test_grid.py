@@ -48,6 +48,11 @@ def test_a_list_in_a_table_is_a_component_for_each_value(tmp_path: Path) -> None
     assert [j.seed for j in jobs] == [0, 0, 0, 1, 1, 1]
 
 
+def test_shares_may_be_written_as_text(tmp_path: Path) -> None:
+    asked = grid.read(made(tmp_path, f'{TOML}budget = "0.2"\nreserve = "0.1"\n'))
+    assert {(job.budget, job.reserve) for job in asked.jobs()} == {(0.2, 0.1)}
+
+
 @pytest.mark.parametrize("text", ["0-4", "0,2,5-7", "3"])
 def test_seeds_are_read_as_they_are_shown(text: str) -> None:
     assert grid.show_seeds(grid.read_seeds(text)) == text

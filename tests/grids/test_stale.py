@@ -72,7 +72,7 @@ def test_what_other_code_made_is_stale_and_run_again(
     assert [cell.strip() for cell in row.split("│")[2:-1]] == ["random", "0-1"]
     assert (
         "0 cells are recorded, 2 are to run" in planned.stdout
-        and "stale: made by other code or files" in planned.stdout
+        and "stale: of other code, files or data" in planned.stdout
     )
     assert run(file, "--seeds", "0").exit_code == 0
     board = Board.read(tmp_path / "board")
@@ -118,7 +118,7 @@ def test_a_cell_is_stale_when_its_data_are_others(tmp_path: Path) -> None:
     Image.new("L", (8, 8), 7).save(root / "test" / "dark" / "3.png")
     planned = run(file, *there, "--dry-run")
     assert "0 cells are recorded, 2 are to run" in planned.stdout
-    assert "or of other data, and run again" in planned.stdout
+    assert "files or data than today's, or without a floor, and run again" in planned.stdout
     # Where the data are not, nothing can be told of them.
     assert "1 cells are recorded, 1 are to run" in run(file, "--dry-run").stdout
     assert run(file, "--seeds", "0", *there).exit_code == 0
@@ -140,6 +140,18 @@ def test_a_record_without_the_floor_that_a_grid_asks_for_is_made_again(tmp_path:
     assert run(file, "--seeds", "0").exit_code == 0
     board = Board.read(file.parent)
     assert len(board.records) == 2 and {board.state(job, *job.defenses) for job in jobs} == {"recorded"}
+
+
+def test_a_record_takes_the_place_of_one_that_another_device_made(tmp_path: Path) -> None:
+    """Its id is another one, and two records of one cell and seed are in no table."""
+    file = made(tmp_path / "board", ONE)
+    assert run(file, "--seeds", "0").exit_code == 0
+    board = Board.read(file.parent)
+    (data,) = board.records.values()
+    data["id"] = f"{data['id'][:-8]}00000000"
+    board.add(data)
+    assert list(Board.read(file.parent).records) == [f"{data['id']}.json"]
+    leaderboard.build(file.parent)
 
 
 def test_a_stale_cell_that_fails_keeps_its_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

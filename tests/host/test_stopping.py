@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import IO
 
 import pytest
+import torch
 
 import bdbench
 from bdbench import Detector, Tools, TrainingView
 from bdbench.components import guard
 from bdbench.components.guard import Quit
+from bdbench.host import machine, stopping
 from tests.conftest import TINY
 
 # What the main thread is at when the signal comes, after its word that it is there.
@@ -109,6 +111,30 @@ def test_what_is_kept_is_not_made_afresh_when_it_goes_on() -> None:
     assert line(process.stdout) == "here\n"
     process.send_signal(signal.SIGINT)
     assert said_by(process).endswith("to go on: bdbench run --seed 1\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["run"], "bdbench run --threads 3"),
+        (["run", "--threads", "2"], "bdbench run --threads 2"),
+        (["run", "--threads=2"], "bdbench run --threads=2"),
+    ],
+)
+def test_the_threads_that_were_free_are_named_since_results_hang_on_them(
+    monkeypatch: pytest.MonkeyPatch, words: list[str], said: str
+) -> None:
+    """Started again beside a busy process, it would find nothing of what is kept."""
+    monkeypatch.setattr(stopping._State, "kept", "all of it is kept")
+    monkeypatch.setattr(stopping._State, "settings", {})
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(machine, "_free_cores", lambda: 3)
+    before = torch.get_num_threads()
+    try:
+        machine.use_threads()
+    finally:
+        machine.use_threads(before)
+    assert stopping._way_on(words) == f": all of it is kept; to go on: {said}"
 
 
 def test_what_a_shell_lets_ignore_ctrl_c_goes_on() -> None:

@@ -147,7 +147,7 @@ attacks = ["none", "badnets", "sig:frequency=2"]
 defenses = ["none"]
 seeds = "0-2"
 [[notes]]
-attack = "badnets:rate=0.05"
+attack = "badnets:rate=.050"
 text = "It works."
 [[notes]]
 attack = "sig"

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -93,7 +94,7 @@ def test_the_rate_rises_then_falls() -> None:
 
 
 def test_a_device_that_is_not_there_is_refused() -> None:
-    assert training.pick_device("cpu") == "cpu"
+    assert training.pick_device("cpu") == training.pick_device("cpu:0") == "cpu"
     with pytest.raises(BdbenchError, match="device 'abacus' is not available"):
         training.pick_device("abacus")
 
@@ -288,6 +289,24 @@ def test_a_loop_goes_on_where_it_was_with_the_same_numbers(tmp_path: Path) -> No
     ran.clear()
     assert np.array_equal(again, attempt(tmp_path / "a")) and not ran
     assert not np.array_equal(again, attempt(tmp_path / "a", rate=0.2)) and ran == list(range(6))
+
+
+def test_means_and_deviations_are_those_of_all_pixels_and_take_little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (301, 6, 5, 3)).astype(np.uint8)
+    images[..., 2] = 7
+    pixels = images.reshape(-1, 3).astype(np.float64) / 255
+    monkeypatch.setattr(training, "_BATCH", 100)
+    mean, std = training._moments(images)
+    assert np.allclose(mean, pixels.mean(0), rtol=1e-6)
+    # No deviation is below a thousandth: something is divided by it.
+    assert np.allclose(std, [*pixels.std(0)[:2], 1e-3], rtol=1e-6)
+    monkeypatch.undo()
+    large = np.zeros((8000, 32, 32, 3), np.uint8)
+    tracemalloc.start()
+    training._moments(large)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 5 * large.nbytes
 
 
 @pytest.mark.parametrize("odd", [{"epochs": 10**9}, {"epochs": 10**400}, {"batch_size": 10**30}, {"lr": 1e300}])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import time
 from collections.abc import Callable
@@ -12,6 +13,17 @@ from bdbench import BdbenchError
 from bdbench.storage import claims
 from bdbench.storage.claims import KILLS, TRIES, attempt, locked
 from bdbench.storage.store import Store
+
+
+def test_a_full_disk_ends_no_work(tmp_path: Path) -> None:
+    """How often somebody died at it is not counted then."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+    try:
+        with attempt(tmp_path / "work.lock", "code") as claim:
+            assert claim is not None and not claim.hopeless
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def child(work: Callable[[], object]) -> int:

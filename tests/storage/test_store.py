@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bdbench import BdbenchError
-from bdbench.storage import folders
+from bdbench.host.timeout import OutOfTime
+from bdbench.storage import files, folders
 from bdbench.storage.store import Store, check_writable, key_of, write_file, written_whole
 
 
@@ -292,3 +293,23 @@ def test_a_place_that_cannot_be_written_is_known_before(tmp_path: Path, monkeypa
     monkeypatch.setattr("os.access", lambda path, mode: False)
     with pytest.raises(BdbenchError, match="cannot write to .*: Permission denied: expected a writable folder"):
         check_writable(tmp_path)
+
+
+def test_work_that_takes_too_long_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The alarm may ring while a stage is read, or a file: that is neither's fault."""
+
+    def late(*arguments: Any) -> Any:
+        raise OutOfTime("it took too long")
+
+    monkeypatch.setattr(Store, "_read", late)
+    with pytest.raises(OutOfTime):
+        Store(tmp_path).stage({"a": 1}, lambda: ({}, 0.0))
+    with pytest.raises(OutOfTime), files.reading(tmp_path, "anything"):
+        late()
+
+
+def test_a_store_that_is_only_read_makes_nothing(tmp_path: Path) -> None:
+    Store(tmp_path / "stages")
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "file").write_text("")
+    Store(tmp_path / "file" / "stages", finished=True)

@@ -2,16 +2,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import bdbench
 from bdbench import BdbenchError, Detector, Record, Reopened, Tools, TrainingView
+from bdbench.cells.forecast import needs
+from bdbench.cells.scene import contents
+from bdbench.grids.grid import Job
 from bdbench_baselines.activation_clustering import ActivationClustering
 from bdbench_baselines.perfect import PerfectFilter
 from bdbench_baselines.spectral import SpectralSignatures
 from bdbench_baselines.unlearn import Unlearning
+from bdbench_datamodel.detector import Datamodel
+from bdbench_datasets.digits import Digits
+from bdbench_models.architectures import ConvNet
+from bdbench_triggers.badnets import BadNets
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +61,22 @@ def test_it_takes_the_detectors_decision_or_a_share_of_its_scores(
     nothing = Unlearning(detector=(ActivationClustering(size=0.0),)).train(view, tools)
     found, was = nothing.arrays(), run.victim().arrays()  # type: ignore[attr-defined]
     assert all(np.array_equal(found[name], was[name]) for name in was)
+
+
+def test_it_reads_and_needs_what_its_detector_does(tmp_path: Path) -> None:
+    matrix = tmp_path / "matrix.npy"
+    np.save(matrix, np.zeros((4, 4)))
+    detector = Datamodel(matrix=str(matrix))
+    defense = Unlearning(detector=(detector,))
+    held = contents(defense)
+    assert list(held) == [str(matrix)] and held == contents(detector)
+    cell = Job(Digits(), ConvNet(), BadNets(), (defense,), 0, 0.1, 0.05)
+    assert cell.files(defense) == held
+    np.save(matrix, np.ones((4, 4)))
+    assert cell.files(defense) != held
+    shape = (32, 32, 3)
+    needed = needs(defense, 50_000, shape, 10)
+    assert needed.memory and needed == needs(detector, 50_000, shape, 10)
 
 
 def test_the_detector_is_a_parameter_that_is_a_component() -> None:
