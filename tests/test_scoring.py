@@ -8,7 +8,8 @@ import pytest
 import torch
 
 import bdbench
-from bdbench import BdbenchError, Detector, Tools, TrainingView, Victim, param
+from bdbench import BdbenchError, Detector, Streams, Tools, TrainingView, Victim, param
+from bdbench.networks.training import Trainer
 from bdbench_models.networks import SmallConvNet
 
 
@@ -152,3 +153,21 @@ def test_other_arguments_of_detect_are_checked(arrays: Any) -> None:
             bdbench.most_suspicious(np.zeros(4), budget)
     with pytest.raises(BdbenchError, match="not finite"):
         bdbench.most_suspicious(np.array([0.0, np.nan]), 0.5)
+
+
+def test_a_victim_is_trained_from_its_own_stream(arrays: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    seeds, train = [], Trainer.train
+
+    def watched(self: Trainer, images: Any, labels: Any, seed: int, *rest: Any, **options: Any) -> Victim:
+        seeds.append(seed)
+        return train(self, images, labels, seed, *rest, **options)
+
+    monkeypatch.setattr(Trainer, "train", watched)
+    bdbench.detect("low-loss", *arrays, num_classes=4, model="convnet:width=4,epochs=1", seed=0, device="cpu")
+    assert seeds == [Streams(0).integer("victim")]
+
+
+def test_the_most_suspicious_come_first_and_chance_decides_among_equals() -> None:
+    assert bdbench.most_suspicious(np.array([1.0, 9.0, 5.0, 7.0]), 0.5).tolist() == [1, 3]
+    drawn = [bdbench.most_suspicious(np.zeros(40), 0.25, seed).tolist() for seed in (0, 1, 0)]
+    assert drawn[0] == drawn[2] != drawn[1] and all(len(set(one)) == 10 for one in drawn)

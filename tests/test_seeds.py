@@ -26,6 +26,10 @@ def test_names_children_and_seeds_differ() -> None:
             Streams(0).child("a")("a"),
             Streams(0).child("x")("a"),
             Streams(0).child("a")("x"),
+            # The names one after another are the same.
+            Streams(0).child("a")("bc"),
+            Streams(0).child("ab")("c"),
+            Streams(0)("abc"),
         )
     ]
     assert len(set(firsts)) == len(firsts)

@@ -104,7 +104,8 @@ def test_inputs_by_hand() -> None:
     clean = np.arange(100, dtype=float)
     attacked = np.array([True, True, True, False])
     challenged = np.array([98.5, 96.5, 50.0, 97.5])
-    obeyed = np.array([True, False, False, False])
+    # A bystander does as wanted, too, where its label is told rightly.
+    obeyed = np.array([True, False, False, True])
     reserve = np.arange(20, dtype=float)
     limit, chance = metrics.refusal_threshold(reserve), np.random.default_rng(0)
     refused = limit.refused(clean, chance), limit.refused(challenged, chance)
@@ -137,6 +138,14 @@ def test_where_many_have_the_highest_score_chance_refuses_some_of_them() -> None
     # In the middle: 30 may be, 20 are above, and ten of the thirty there are drawn. Where no two are alike nothing is.
     assert metrics.threshold(clean, 0.3) == metrics.Threshold(0.6, pytest.approx(1 / 3))
     assert metrics.threshold(np.arange(100.0), 0.05) == metrics.Threshold(94.0, 0.0)
+    # No more than the share: one of thirty, where two would be 6.7 %.
+    assert metrics.threshold(np.arange(30.0), 0.05) == metrics.Threshold(28.0, 0.0)
+
+
+def test_a_budget_is_rounded() -> None:
+    assert metrics.flagged(np.arange(7), 0.1).sum() == 1
+    assert metrics.flagged(np.arange(14), 0.1).sum() == 1
+    assert metrics.flagged(np.arange(16), 0.1).sum() == 2
 
 
 def test_the_threshold_is_not_taken_from_what_a_detector_was_given() -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import bdbench
+from bdbench.cells import stealth
 from bdbench.cells.stealth import psnr, ssim, visibility
 from bdbench.storage.record import Stealth
 
@@ -53,6 +54,19 @@ def test_only_what_changed_counts() -> None:
     assert found.largest_change == 100
     assert found.psnr == pytest.approx((10 * math.log10(255**2 / 100) + 10 * math.log10(255**2 * 64 / 100**2)) / 2)
     assert visibility(before, before) == Stealth(None, None, None)
+
+
+def test_the_first_pairs_are_compared_and_at_least_sixteen(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = np.full((40, 8, 8, 1), 100, np.uint8)
+    after = before.copy()
+    after[:16] += 10
+    after[16:] += 20
+    ten, twenty = (10 * math.log10(255**2 / change**2) for change in (10, 20))
+    assert visibility(before, after).psnr == pytest.approx((16 * ten + 24 * twenty) / 40)
+    monkeypatch.setattr(stealth, "_VALUES", 20 * 64)
+    assert visibility(before, after).psnr == pytest.approx((16 * ten + 4 * twenty) / 20)
+    monkeypatch.setattr(stealth, "_VALUES", 3 * 64)
+    assert visibility(before, after).psnr == pytest.approx(ten)
 
 
 def test_a_record_says_how_much_the_attack_shows(tiny: dict[str, Any]) -> None:
