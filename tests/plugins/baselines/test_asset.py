@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,8 +12,9 @@ from sklearn.metrics import roc_auc_score
 from torch import nn
 from torch.nn.functional import adaptive_avg_pool2d
 
-from bdbench import Record, Victim
-from bdbench_baselines.asset import threshold
+from bdbench import Recipe, Record, TrainingView, Victim
+from bdbench_baselines import offset
+from bdbench_baselines.asset import Asset, threshold
 from bdbench_baselines.offset import InnerOffset, adjusted_outlyingness, inner_offset, maps, medcouple
 from bdbench_models.architectures import PreActResNet18
 
@@ -108,3 +111,46 @@ def test_it_finds_the_patch_on_digits(on_digits: Callable[..., Record]) -> None:
     decision = record.decision
     assert decision is not None and decision.tpr is not None and decision.tpr > 0.9
     assert decision.fpr is not None and decision.fpr < 0.1
+
+
+def test_the_offset_is_the_variance_of_an_images_logits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over its classes, and not over the images: two that are told nothing of have none between them."""
+    monkeypatch.setattr(offset, "maps", lambda victim, images: torch.zeros(len(images), 1))
+    monkeypatch.setattr(offset, "inner_offset", lambda features, clean, inner: np.zeros(len(features)))
+    images = np.zeros((2, 4, 4, 1), np.uint8)
+    logits = torch.tensor([[0.0, 0.0], [4.0, 4.0]])
+    batch: Any = SimpleNamespace(
+        x=torch.zeros(2, 1, 4, 4), labels=torch.tensor([0, 1]), index=torch.tensor([0, 1]),
+        network=lambda x: logits, prepare=lambda x: x,
+    )  # fmt: skip
+    loss = offset.Offset(None, images, images, InnerOffset(1, 0.1, 2.0))  # type: ignore[arg-type]
+    assert loss(batch) == 0
+    logits = torch.tensor([[0.0, 4.0], [0.0, 4.0]])
+    assert loss(batch) == pytest.approx(8)
+
+
+def test_losses_above_the_lower_halfs_law_are_flagged() -> None:
+    losses = np.array([0.0] * 6 + [0.1] * 3 + [5.0])
+    # Of two classes, with the margin that gives the loss.
+    margins = np.where(losses > 0, -np.log(np.expm1(np.maximum(losses, 1e-9))), 50.0)
+    model = SimpleNamespace(logits=lambda images: np.stack([margins, np.zeros(10)], 1))
+    concluded: dict[str, np.ndarray] = {}
+    images = np.zeros((10, 4, 4, 1), np.uint8)
+    tools: Any = SimpleNamespace(
+        clean_examples=lambda count: SimpleNamespace(images=images), recipe=Recipe(epochs=1, batch_size=4, lr=0.1),
+        victim=None, train=lambda *given, **options: model, conclude=lambda **said: concluded.update(said),
+    )  # fmt: skip
+    view = TrainingView(images, np.zeros(10, np.int64), 2)
+    assert Asset().score(view, tools) == pytest.approx(losses, abs=1e-6)
+    assert concluded["flagged"].tolist() == [False] * 6 + [True] * 4
+
+
+def test_whiskers_are_longer_on_the_skewed_side() -> None:
+    values = np.array([0.0, 1, 2, 3, 4, 6, 9, 14, 30])
+    skew = medcouple(values)
+    assert skew > 0.2
+    below, above = 4 - 2 + 1.5 * np.exp(-4 * skew) * 7, 9 - 4 + 1.5 * np.exp(3 * skew) * 7
+    expected = np.abs(values - 4) / np.where(values > 4, above, below)
+    assert adjusted_outlyingness(values) == pytest.approx(expected)
+    # Turned round, the sides are exchanged.
+    assert adjusted_outlyingness(-values) == pytest.approx(expected)

@@ -2,13 +2,17 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from bdbench import Record, Victim
+from bdbench import Recipe, Record, Streams, TrainingView, Victim
+from bdbench_baselines import sifting
+from bdbench_baselines.meta_sift import MetaSift
 from bdbench_baselines.sifting import Sifter, diluted, step, weighed
 from bdbench_models.networks import SmallConvNet
 
@@ -127,3 +131,23 @@ def test_it_ranks_the_patch_high_on_digits(on_digits: Callable[..., Record]) -> 
     record = on_digits("badnets:rate=.1", "meta-sift")
     assert record.oracles == [] and record.decision is None
     assert record.detection is not None and record.detection.auroc is not None and record.detection.auroc > 0.9
+
+
+def test_the_score_is_what_the_mean_weight_leaves_of_one() -> None:
+    weights = iter([0.2, 0.6])
+    tools: Any = SimpleNamespace(saved=lambda config, make: {"weights": np.full(3, next(weights))})
+    view = TrainingView(np.zeros((3, 8, 8, 1), np.uint8), np.zeros(3, np.int64), 2)
+    assert MetaSift(sifters=2).score(view, tools) == pytest.approx([0.6] * 3)
+
+
+def test_the_rate_of_plain_training_has_the_mean_that_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It falls to 0, so that its peak is twice that."""
+    recipes: list[Recipe] = []
+    monkeypatch.setattr(sifting, "weighed", lambda *given: np.zeros(3))
+    tools: Any = SimpleNamespace(
+        recipe=Recipe(epochs=1, batch_size=4, lr=0.1), train=lambda *given, recipe: recipes.append(recipe),
+        shared_streams=Streams(0), track=None,
+    )  # fmt: skip
+    view = TrainingView(np.zeros((3, 8, 8, 1), np.uint8), np.zeros(3, np.int64), 2)
+    MetaSift()._sifted(view, 0, tools)
+    assert recipes[0].lr == pytest.approx(2e-4) and recipes[0].warmup == 0

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy.linalg import expm
 
+from bdbench_baselines import spectre
 from bdbench_baselines.robust import covariance, moments, whitener
 from bdbench_baselines.spectre import Spectre, examined, que
 from tests.plugins.baselines.test_baselines import tools, view
@@ -83,3 +84,20 @@ def test_where_nothing_can_be_told() -> None:
         assert not found.scores.any() and found.strength == 0
     given = tools(np.ones((5, 3)))
     assert not Spectre().score(view(np.array([0, 0, 2, 2, 3])), given).any() and not given.flagged.any()
+
+
+def test_dimensions_are_tried_evenly_by_their_roots_and_twice_the_poisons_left_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[tuple[int, int]] = []
+    moments_ = spectre.moments
+
+    def watched(points: np.ndarray, share: float, limit: int) -> tuple[np.ndarray, np.ndarray]:
+        seen.append((points.shape[1], limit))
+        return moments_(points, share, limit)
+
+    monkeypatch.setattr(spectre, "moments", watched)
+    monkeypatch.setattr(spectre, "_EACH", 1)
+    examined(np.random.default_rng(0).normal(size=(200, 110)), 30, 100, 4.0)
+    assert [k for k, _ in seen] == [1, 4, 9, 16, 25, 36, 49, 64, 81, 100]
+    assert {limit for _, limit in seen} == {60}

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pytest
 from sklearn.mixture import GaussianMixture
@@ -87,3 +90,11 @@ def test_degenerate_classes_end_with_finite_numbers(residuals: np.ndarray) -> No
 def test_standardised_by_hand() -> None:
     assert standardised(np.array([1.0, 3.0])).tolist() == [-1, 1]
     assert standardised(np.ones(3)).tolist() == [0, 0, 0]
+
+
+def test_sharpness_is_the_share_of_the_variance_that_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of four members among eight the variance is 1/4, as in ``between``: no sample's, of which it would be 2/7."""
+    members = np.arange(8) < 4
+    told: Any = SimpleNamespace(left_one_out=lambda group: (members * 10.0, 0.05))
+    monkeypatch.setattr(separation, "upper", lambda values, start: members.astype(float))
+    assert separate(told, members, members * 1.0).sharpness == pytest.approx(1 - 0.05 / 0.25)

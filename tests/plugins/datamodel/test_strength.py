@@ -114,7 +114,9 @@ def _strength(name: str, kind: str, value: float, half: float) -> Strength:
     return Strength(name, kind, 5, 1.0, estimate, estimate, estimate, np.empty((0, 4)))
 
 
-@pytest.mark.parametrize(("trigger", "said"), [(3.0, "held"), (1.1, "undecided"), (0.2, "failed")])
+@pytest.mark.parametrize(
+    ("trigger", "said"), [(3.0, "held"), (1.3, "undecided"), (1.1, "undecided"), (0.7, "undecided"), (0.2, "failed")]
+)
 def test_the_verdict_compares_intervals(trigger: float, said: str) -> None:
     found = [_strength("trigger", "trigger", trigger, 0.2), _strength("a", "cluster", 1.0, 0.2)]
     assert said in strength.verdict(found)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from bdbench_datamodel import transfer
 from bdbench_datamodel.suspects import Suspects
 from bdbench_datamodel.transfer import Transfer, turned
 from bdbench_datamodel.withheld import Effect
@@ -183,3 +184,8 @@ def test_classes_count_by_how_often_members_are_taken_for_them_as_far_as_they_ar
     assert found.turned(np.array([0.0, 0.1, 0.3, 0.0]), 0.5) == pytest.approx(np.sqrt(0.4**2 * 3 / 8))
     # Members that are never taken for another class tell nothing of it.
     assert found.turned(np.zeros(4), 1.0) == pytest.approx(np.sqrt(0.4**2 / 2))
+
+
+def test_strangers_that_are_turned_away_count_as_none() -> None:
+    before = [np.array([True, False]), np.array([False, True])]
+    assert transfer._gained(np.array([False, False, True, True]), before) == [0.0, 0.5]

@@ -247,6 +247,30 @@ def test_a_set_of_which_large_classes_alone_are_known_varies_as_one_that_is_hard
     result = judge(classes, found, transferring(classes), known, np.zeros(100), plain(100))
     law = evidence._Natural(0.6 + 0.3 * (1 - 0.125), 2)
     assert result.p_value == pytest.approx(min(1, 2 * law.exceeds(np.array([result.evidence[0]]))[0]))
+    turns = judge(classes, found, transferring(classes, {0: 0.4}), known, np.zeros(100), plain(100))
+    assert turns.evidence[0] > result.evidence[0] + 5 and turns.p_value is not None and turns.p_value < 0.5
+    assert turns.p_value == pytest.approx(2 * law.exceeds(np.array([turns.evidence[0]]))[0])
+
+
+def test_where_no_class_is_suspicious_the_comparison_of_classes_is_what_ranks() -> None:
+    own = [natural(label) for label in range(10)]
+    classes, found = [groups for groups, _ in own], [effects_ for _, effects_ in own]
+    known = Known(np.full(400, 0.95), np.full(10, 3.0))
+    result = judge(classes, found, transferring(classes), known, np.full(400, 0.5), plain(400))
+    law = evidence._Natural.of(known.evenly(classes), 10)
+    asked = law.exceeded(0.05 / 10)
+    poisoned = [1 / (1 + np.exp(-2 * (result.evidence[label] - asked))) for label in range(10)]
+    expected = 0.5 * np.prod([1 - probability for probability in poisoned])
+    assert 0.1 < expected < 0.5 and result.scores.min() == pytest.approx(expected)
+
+
+def test_what_is_usual_of_groups_and_of_their_rests_is_what_sharp_ones_are() -> None:
+    """By hand: the lower quartile of 0, 1, 2, 3 and 4 is 1, above which it lies by .15 or .3; handfuls by their own."""
+    classes = [[group(label, 8), group(label, 8, kind="strongest")] for label in range(5)]
+    values = [np.array([float(label), 100.0]) for label in range(5)]
+    assert evidence._usual(classes, values) == pytest.approx(
+        {"sharpest": 1.15, "rest": 1.3, "strongest": 1.15, "handful": 1.4}
+    )
 
 
 def test_beside_classes_that_are_named_less_is_asked_of_the_next() -> None:

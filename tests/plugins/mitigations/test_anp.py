@@ -1,11 +1,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from bdbench import Streams
+from bdbench_mitigations import anp, masks
 from bdbench_mitigations.anp import AdversarialNeuronPruning, added, disturbance
 from bdbench_mitigations.clean_part import batches
 from bdbench_mitigations.masks import Masked, pruned_by
@@ -64,3 +68,21 @@ def test_the_level_is_a_threshold_or_what_accuracy_allows() -> None:
     # Pruning all costs half of the accuracy.
     assert gone(pruned_by(victim, masks, 0.0, held, 0.1)) == [BAD]
     assert gone(pruned_by(victim, masks, 0.0, held, 0.9)) == list(range(CHANNELS))
+
+
+def test_the_plain_loss_has_alpha_and_the_disturbed_one_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Told:
+        def __init__(self, victim: object) -> None:
+            pass
+
+        def loss(self, factors: object, x: object, y: object) -> float:
+            return 3.0 if factors == "disturbed" else 1.0
+
+    monkeypatch.setattr(masks, "Masked", Told)
+    monkeypatch.setattr(masks, "learnt", lambda masked, drawn, loss, lr, track: loss("masks", None, None))
+    monkeypatch.setattr(anp, "batches", lambda *given: None)
+    monkeypatch.setattr(anp, "disturbance", lambda *given: "moved")
+    monkeypatch.setattr(anp, "added", lambda factors, moved: "disturbed")
+    tools: Any = SimpleNamespace(victim=None, shared_streams=Streams(0), device="cpu", track=lambda *given: None)
+    clean: Any = None
+    assert AdversarialNeuronPruning(alpha=0.2)._masks(clean, tools) == pytest.approx(0.2 * 1 + 0.8 * 3)

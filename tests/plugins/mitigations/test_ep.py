@@ -4,9 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from scipy.stats import entropy
 
 from bdbench import TrainingView
+from bdbench_mitigations import ep
 from bdbench_mitigations.ep import EntropyPruning, entropies
 from tests.plugins.mitigations.repairs import BAD, clean_images, gone, handed, planted, rates
 
@@ -38,3 +40,7 @@ def test_the_channel_with_two_heaps_is_pruned(tmp_path: Path) -> None:
     repaired = ep.train(TrainingView(images, clean.labels, 2), handed(ep, victim, tmp_path))
     assert gone(repaired) == [BAD] and gone(victim) == []  # type: ignore[arg-type]
     assert rates(repaired)[1] < 0.1  # type: ignore[arg-type]
+
+
+def test_a_map_counts_by_its_largest_value() -> None:
+    assert ep._largest(torch.tensor([[[[1.0, 2.0], [3.0, 8.0]]]])).tolist() == [[8.0]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -327,3 +328,13 @@ def test_a_run_knows_its_bystanders(attack: str, tiny: dict[str, Any]) -> None:
     assert data["poisons"] == round(0.03 * data["train"]) and data["covers"] == 0
     assert 0 < data["attacked"] < data["bystanders"] and data["attacked"] + data["bystanders"] == data["test"]
     assert record.before.bystander_accuracy is not None
+
+
+def test_the_examples_with_the_longest_gradients_are_chosen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    train = split((8, 8, 1), 4, 40)
+    attack = SleeperAgent(target=1)
+    pool = np.flatnonzero(train.labels == 1)
+    monkeypatch.setattr(matching, "norms", lambda model, x, labels, track: np.arange(len(x)))
+    surrogate: Any = SimpleNamespace(module=torch.nn.Identity)
+    chosen = attack._selected(surrogate, train, 3, workshop(attack, train, 4, 0, tmp_path))
+    assert chosen["index"].tolist() == pool[-3:].tolist()

@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from bdbench import BdbenchError, PoisonedData, Record, Role, Split, Streams, TriggerAttack
+from bdbench.testing import samples
 from bdbench_triggers.badnets import BadNets
 from bdbench_triggers.blend import Blend
 from bdbench_triggers.none import NoAttack
@@ -295,3 +297,26 @@ def test_sources_are_a_mask_and_no_places_or_labels(made: Callable[[np.ndarray],
 
     with pytest.raises(BdbenchError, match=r"has cover_sources of int64 \(\d+,\): expected bool \(40,\)"):
         Covered(rate=0.1, source=1).poison(split, {}, TOOLS)
+
+
+def test_a_picture_is_as_wide_as_the_images(tmp_path: Path) -> None:
+    pixels = np.array([[0, 50, 100], [150, 200, 250]], np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "picture.png")
+    made = Blend(pattern=str(tmp_path / "picture.png"))._pattern((2, 3, 1), Streams(0))
+    assert made[..., 0].tolist() == pixels.tolist()
+
+
+def test_other_targets_have_patches_of_noise() -> None:
+    """Two that differ by their corners alone are one to a training that mirrors images."""
+    assert BadNets().variant(0).pattern != "noise"
+    assert {BadNets().variant(nth).pattern for nth in (1, 2, 3)} == {"noise"}
+
+
+def test_covers_are_drawn_from_a_stream_of_their_own(tmp_path: Path) -> None:
+    train = samples.split((8, 8, 1), 4, 80)
+    attack = Tact(rate=0.05, cover_rate=0.1, source=1, target=0)
+    tools = samples.workshop(attack, train, 4, 0, tmp_path)
+    made = attack.poison(train, {}, tools)
+    may = np.isin(train.labels, [2, 3]) & (made.roles != Role.POISON)
+    expected = tools.streams("covers").choice(np.flatnonzero(may), 8, replace=False)
+    assert np.flatnonzero(made.roles == Role.COVER).tolist() == sorted(expected)
