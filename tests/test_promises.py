@@ -113,17 +113,32 @@ def test_what_it_does_not_end_is_told_as_well() -> None:
     assert [found["decision"]["flagged"] for found in control] == [0] * 5
 
 
-def _detected(board: str) -> list[dict[str, Any]]:
-    """The board's records of the detector as it is."""
+def _detected(board: str, code: str = "") -> list[dict[str, Any]]:
+    """The board's records of the detector by its defaults, of the rule with that code."""
     found = [json.loads(path.read_text()) for path in (BOARDS / board / "records").glob("*-datamodel-*.json")]
+    found = [record for record in found if record["config"]["code"]["defense"].startswith(code)]
     return [record for record in found if record["config"]["defense"] == Datamodel().config()]
 
 
+def test_on_cifar10_fifteen_poisons_are_named_and_clean_sets_are_left_alone() -> None:
+    """By the rule that the page calls the present one."""
+    found = _detected("cifar10-5k", "dc87895b")
+    clean = [record for record in found if record["control"]]
+    assert len(found) == 10 and len(clean) == 5
+    assert all(record["p_value"] > 0.05 and record["decision"]["flagged"] == 0 for record in clean)
+    for record in found:
+        if not record["control"]:
+            assert record["config"]["attack"]["name"] == "badnets" and record["config"]["attack"]["rate"] == 0.003
+            assert record["detection"]["auroc"] == 1 and record["p_value"] < 0.015
+            assert record["decision"]["tpr"] == 1 and record["decision"]["fpr"] < 0.0013
+            assert record["decision"]["after"]["attack_success_rate"] < 0.085
+
+
 def test_on_cifar10_every_poison_comes_first_and_most_are_named() -> None:
-    """5,000 images, five seeds, BadNets and Blend at .3 to 5 %, one target or two."""
+    """5,000 images, five seeds, BadNets and Blend at .3 to 5 %, one target or two, by the earlier rule."""
     attacked = [
         record
-        for record in _detected("cifar10-5k")
+        for record in _detected("cifar10-5k", "cec648c7")
         if record["config"]["attack"]["name"] in ("badnets", "blend")
         and record["config"]["attack"]["mapping"] == "all-to-one"
     ]
@@ -136,7 +151,7 @@ def test_on_cifar10_every_poison_comes_first_and_most_are_named() -> None:
 
 
 def test_on_all_of_cifar10_it_flags_the_poisons_and_nothing_else() -> None:
-    for record in _detected("cifar10"):
+    for record in _detected("cifar10", "cec648c7"):
         assert record["decision"]["fpr"] == 0
         if record["config"]["attack"]["name"] in ("badnets", "blend"):
             assert record["detection"]["auroc"] >= 0.999 and record["decision"]["tpr"] >= 0.999
