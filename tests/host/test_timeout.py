@@ -26,7 +26,7 @@ from bdbench.registry import hookspecs
 from bdbench.registry.plugins import Plugin, Plugins, Registration, installed
 from tests.conftest import TINY
 from tests.grids.test_grid import TOML, made, run
-from tests.registry.test_plugins import Load, bdbench_register_defenses, load, plugins
+from tests.registry.conftest import Load, bdbench_register_defenses, load, plugins
 
 __all__ = ["load", "plugins"]
 
