@@ -116,20 +116,23 @@ class Cell:
 
     def _check_applies(self, defense: Defense) -> None:
         """Raise BdbenchError if a defense does not apply; that takes no data."""
-        reason = why_not(defense, self.setting.attack, self.setting.reserve)
+        reason = self._why_not(defense)
         if reason:
             attack = self.setting.attack.name
             raise BdbenchError(f"defense {defense.name!r} does not apply to attack {attack!r}: {reason}")
 
+    def _why_not(self, defense: Defense) -> str | None:
+        return why_not(defense, self.setting.attack, self.setting.reserve)
+
     def run(self, defenses: Sequence[Defense]) -> Iterator[Record | Exception]:
         """Every defense in turn: its record, or the error it failed with; of each the same if time ran out before."""
-        applicable = [d for d in defenses if why_not(d, self.setting.attack, self.setting.reserve) is None]
         try:
             with self._limited():
-                if applicable:
+                # Of data that no defense is to see nothing is made.
+                if not all(map(self._why_not, defenses)):
                     self._check(defenses)
                 if self._seconds is not None:
-                    self._share_if_it_can_be(applicable)
+                    self._share_if_it_can_be(defenses)
         except timeout.OutOfTime as error:
             yield from [error] * len(defenses)
             return
@@ -215,7 +218,7 @@ class Cell:
             asdict(before),
             asdict(after) if after else {},
         )
-        against = work.compared
+        against = forecast.compares(defense, setting.budget)
         # What was made for others of its company is none of its own.
         shared = {k: v for k, v in self.scene.seconds.items() if against or k != "reference"}
         versions = self._events.versions(setting.dataset, setting.model, setting.attack, defense)

@@ -262,7 +262,8 @@ def contents(component: Component) -> dict[str, str]:
     """
     found = {}
     with guard.call(component):
-        files = [path for part in params.whole(component) for path in part.files()]
+        # One made of others may name theirs as well, and large files take long.
+        files = dict.fromkeys(path for part in params.whole(component) for path in part.files())
     for path in files:
         with reading(path, f"what {component.kind} {component.name!r} is made of"):
             if not path.exists():

@@ -305,19 +305,20 @@ class HarnessTools(HarnessWorkshop, Tools):
 
     def oracle(self, name: Oracle) -> Any:
         """Something that a defender does not know by himself. Raises LookupError unless the defense declares it."""
-        if name not in self._oracles:
-            declared = ", ".join(self._oracles) or "none"
-            raise LookupError(f"defense {self._title!r} asks for the oracle {name!r} but declares {declared}")
-        told = self._oracles[name]
+        told = self._declared(name)
         if name == "clean_set" and told is not None:
             self.handed = len(told.labels)
         return told
 
+    def _declared(self, name: Oracle) -> Any:
+        if name not in self._oracles:
+            declared = ", ".join(self._oracles) or "none"
+            raise LookupError(f"defense {self._title!r} asks for the oracle {name!r} but declares {declared}")
+        return self._oracles[name]
+
     def clean_examples(self, count: int | None = None) -> Split:
         """The first ``count`` clean examples. See ``Tools.clean_examples``."""
-        before = self.handed
-        reserve: Split = self.oracle("clean_set")
-        self.handed = before
+        reserve: Split = self._declared("clean_set")
         if count is not None and count > len(reserve.labels):
             raise BdbenchError(
                 f"defense {self._title!r}: clean={count} is not allowed: expected at most the {len(reserve.labels)} "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import shlex
 from collections.abc import Mapping, Sequence
@@ -64,24 +65,26 @@ def check_budget(budget: Any) -> float | Literal["auto"]:
     """The share of the training set to remove, as a number, or "auto". Raises BdbenchError unless it is in [0, 1)."""
     if budget == "auto":
         return "auto"
-    try:
-        share = float(budget) if not isinstance(budget, bool) else -1.0
-    except (TypeError, ValueError):
-        share = -1.0
-    if not 0 <= share < 1:
+    share = _fraction(budget)
+    if share is None:
         raise BdbenchError(f"budget={budget} is not allowed: expected a fraction in [0, 1), or auto")
     return share
 
 
 def check_reserve(reserve: Any) -> float:
     """The share of the training part that is set apart, as a number. Raises BdbenchError unless it is in [0, 1)."""
-    try:
-        share = float(plain(reserve)) if not isinstance(reserve, bool) else -1.0
-    except (TypeError, ValueError):
-        share = -1.0
-    if not 0 <= share < 1:
+    share = _fraction(reserve)
+    if share is None:
         raise BdbenchError(f"reserve={reserve} is not allowed: expected a share in [0, 1)")
     return share
+
+
+def _fraction(value: Any) -> float | None:
+    """A number in [0, 1), which may be written as text; None for anything else."""
+    with contextlib.suppress(TypeError, ValueError):
+        if not isinstance(plain(value), bool) and 0 <= float(value) < 1:
+            return float(value)
+    return None
 
 
 def targets(facts: Mapping[str, Any]) -> list[str]:

@@ -42,8 +42,8 @@ class Outcome:
 class Work:
     """One defense at work in a cell.
 
-    finished: called with the name of a stage, its seconds, and whether it was reused; seconds, models_trained, p_value,
-    compared (whether with the reference): what came of it so far, for the record.
+    finished: called with the name of a stage, its seconds, and whether it was reused; seconds, models_trained, p_value:
+    what came of it so far, for the record.
     """
 
     defense: Defense
@@ -54,7 +54,6 @@ class Work:
     seconds: dict[str, float] = field(default_factory=dict)
     models_trained: int = 0
     p_value: float | None = None
-    compared: bool = False
 
     def kept(self, name: str, make: Callable[[], State], *, asked: bool = False) -> dict[str, np.ndarray]:
         """The arrays that the defense gives, computed once; what it concludes is kept with them.
@@ -82,7 +81,7 @@ class Work:
 
     def reference(self) -> Performance:
         """What plain training on the whole poisoned set gives; told when it is first made."""
-        known, self.compared = "reference" in self.scene.seconds, True
+        known = "reference" in self.scene.seconds
         performance, stage = self.models.reference_stage
         if not known:
             self.finished("reference", stage.seconds, stage.reused)
