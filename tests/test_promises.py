@@ -135,18 +135,18 @@ def test_on_cifar10_fifteen_poisons_are_named_and_clean_sets_are_left_alone() ->
 
 
 def test_on_cifar10_every_poison_comes_first_and_most_are_named() -> None:
-    """5,000 images, five seeds, BadNets and Blend at .3 to 5 %, one target or two, by the earlier rule."""
+    """5,000 images, five seeds, BadNets at 1.5 and 5 %, Blend at .3 to 5 %, one target or two, by the earlier rule."""
     attacked = [
         record
         for record in _detected("cifar10-5k", "cec648c7")
         if record["config"]["attack"]["name"] in ("badnets", "blend")
         and record["config"]["attack"]["mapping"] == "all-to-one"
     ]
-    assert len(attacked) == 35
+    assert len(attacked) == 30
     assert all(record["detection"]["auroc"] >= 0.997 for record in attacked)
     named = [record for record in attacked if record["decision"]["tpr"] > 0]
-    assert len(named) == 29 and all(record["decision"]["tpr"] >= 0.99 for record in named)
-    assert sum(record["decision"]["fpr"] > 0.001 for record in named) == 7
+    assert len(named) == 25 and all(record["decision"]["tpr"] >= 0.99 for record in named)
+    assert sum(record["decision"]["fpr"] > 0.001 for record in named) == 6
     assert all(record["decision"]["fpr"] < 0.05 for record in named)
 
 
