@@ -160,12 +160,19 @@ def build(folder: Path, check: bool) -> None:
 @leaderboard.command()
 @click.argument("folder", metavar="DIR", type=_PATH)
 @click.argument("runs", metavar="RUN...", type=_PATH, nargs=-1, required=True)
-def add(folder: Path, runs: tuple[Path, ...]) -> None:
+@click.option(
+    "--replace", is_flag=True, help="In place of what is there of the same cells and seeds, whatever it was made of."
+)
+def add(folder: Path, runs: tuple[Path, ...], replace: bool) -> None:
     """Take records from elsewhere into DIR/records: runs' folders or record files, all of them or none."""
     from bdbench import leaderboard as boards
 
-    for path in boards.add(folder, runs):
+    for path in boards.add(folder, runs, replace):
         click.echo(path)
+    if count := boards.repeated(folder):
+        what = "1 record is" if count == 1 else f"{count} records are"
+        beside = "of a cell and seed that another one is of, too, and made of other code or data"
+        click.echo(f"{what} {beside}: each is a row of its own; --replace keeps the new", err=True)
 
 
 @leaderboard.command("show")

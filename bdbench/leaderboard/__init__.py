@@ -10,12 +10,12 @@ from pathlib import Path
 
 from bdbench.grids.board import Board
 from bdbench.leaderboard.coverage import covered, made_by_other_code
-from bdbench.leaderboard.frame import add, csv_of, frame_of, load
+from bdbench.leaderboard.frame import add, csv_of, frame_of, load, repeated
 from bdbench.leaderboard.overall import overall
 from bdbench.leaderboard.summary import BySeed, summarise
 from bdbench.storage.store import write_file
 
-__all__ = ["add", "build", "load", "made_by_other_code", "render", "stale", "summarise"]
+__all__ = ["add", "build", "load", "made_by_other_code", "render", "repeated", "stale", "summarise"]
 
 
 def build(folder: Path) -> list[Path]:

@@ -76,27 +76,37 @@ def csv_of(table: pd.DataFrame) -> str:
     return harmless.to_csv(index=False, float_format="%.6g", lineterminator="\n")
 
 
-def add(folder: Path, runs: Iterable[Path]) -> list[Path]:
+def add(folder: Path, runs: Iterable[Path], replace: bool = False) -> list[Path]:
     """Copy the records of runs, or record files, into ``folder/records``; all of them or none. Returns the copies.
 
-    Raises BdbenchError for a record that is not valid, of other definitions, or of a cell and seed that is there and
-    made of the same.
+    With ``replace`` each takes the place of what is there of its cell and seed, whatever that was made of. Raises
+    BdbenchError for a record that is not valid, of other definitions, or, without ``replace``, of a cell and seed that
+    is there and made of the same; also for two of one cell and seed among the runs.
     """
-    records = folder / "records"
-    taken = {_identity(data): name for name, data in Board.read(folder).records.items()}
-    texts = {}
+    board = Board.read(folder)
+    identify = _cell_and_seed if replace else _identity
+    taken = {} if replace else {identify(data): name for name, data in board.records.items()}
+    copies = {}
     for run in runs:
         data = record.load(run)
         check_definitions(data, run)
-        copy = records / f"{data['id']}.json"
-        owner = taken.setdefault(_identity(data), copy.name)
-        if owner != copy.name or copy in texts:
+        copy = folder / "records" / f"{data['id']}.json"
+        owner = taken.setdefault(identify(data), copy.name)
+        if owner != copy.name or copy in copies:
             raise BdbenchError(f"{run}: {owner} is of the same cell and seed: expected one record of each")
-        texts[copy] = record.text(data)
-    records.mkdir(parents=True, exist_ok=True)
-    for copy, text in texts.items():
-        write_file(copy, text)
-    return list(texts)
+        copies[copy] = data
+    for copy, data in copies.items():
+        if replace:
+            board.add(data)
+        else:
+            write_file(copy, record.text(data))
+    return list(copies)
+
+
+def repeated(folder: Path) -> int:
+    """How many records of a board are of the cell and seed of another one there, and were made of something else."""
+    records = Board.read(folder).records.values()
+    return len(records) - len({_cell_and_seed(data) for data in records})
 
 
 def cell_columns(cell: Mapping[str, Any], stage: str, access: Iterable[str]) -> dict[str, Any]:
@@ -112,6 +122,10 @@ def cell_columns(cell: Mapping[str, Any], stage: str, access: Iterable[str]) -> 
     row["budget"] = budget if isinstance(budget, str) else "" if budget is None else f"{budget:g}"
     row["reserve"] = float(cell["reserve"])
     return row
+
+
+def _cell_and_seed(data: Mapping[str, Any]) -> tuple[Any, ...]:
+    return (json.dumps(configs.cell_of(data["config"]), sort_keys=True), data["seed"])
 
 
 def _identity(data: Mapping[str, Any]) -> tuple[Any, ...]:

@@ -74,8 +74,23 @@ def test_records_from_elsewhere_are_taken_in_all_or_none(tmp_path: Path) -> None
     # Of the same cell and seed, but of other data: another experiment.
     other = tmp_path / "other.json"
     other.write_text(schemas.dumps(made(0, facts={"source": "b" * 32})))
-    assert add(tmp_path / "ours", *theirs, other).exit_code == 0
+    result = add(tmp_path / "ours", *theirs, other)
+    assert result.exit_code == 0 and "1 record is of a cell and seed that another one is of, too" in result.stderr
     assert build(tmp_path / "ours").exit_code == 0
+
+
+def test_newer_records_take_the_places_of_those_of_their_cells_and_seeds(tmp_path: Path) -> None:
+    old = sorted((keep(tmp_path / "ours", made(0), made(1)) / "records").iterdir())
+    new = [schemas.dumps(made(seed, facts={"source": "b" * 32})) for seed in (0, 0)]
+    for name, text in zip("ab", new, strict=True):
+        (tmp_path / f"{name}.json").write_text(text)
+    both = add(tmp_path / "ours", tmp_path / "a.json", tmp_path / "b.json", "--replace")
+    assert both.exit_code == 2 and "is of the same cell and seed" in both.stderr
+    assert sorted((tmp_path / "ours" / "records").iterdir()) == old
+    result = add(tmp_path / "ours", tmp_path / "a.json", "--replace")
+    assert result.exit_code == 0 and not result.stderr
+    (copy,) = (Path(line) for line in result.stdout.splitlines())
+    assert sorted((tmp_path / "ours" / "records").iterdir()) == sorted([old[1], copy])
 
 
 @pytest.mark.parametrize("command", [["build"], ["build", "--check"], ["show"]])
