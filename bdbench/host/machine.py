@@ -177,8 +177,11 @@ def precision(asked: str, device: str) -> Precision:
     if device != "cpu":
         return "float32"
     flags = _flags()
-    if flags is not None:
-        return "bfloat16" if flags & {"avx512_bf16", "amx_bf16", "bf16"} else "float32"
+    if flags is not None and "amx_bf16" in flags:
+        return "bfloat16"
+    if flags is not None and not flags & {"avx512_bf16", "bf16"}:
+        return "float32"
+    # Vectors of bfloat16 are twice as fast as float32's on an EPYC and half as fast on a Xeon that has the same flag.
     return "bfloat16" if _measured() else "float32"
 
 
@@ -206,16 +209,15 @@ def _flags() -> set[str] | None:
 
 @functools.cache
 def _measured() -> bool:
-    """Whether a product is faster in bfloat16, each timed at its best of three; some milliseconds where it is not."""
+    """Whether a product is faster in bfloat16, each timed at its best of eight; some milliseconds where it is not."""
     import torch
 
-    def seconds(dtype: torch.dtype) -> float:
-        a = torch.ones(_PRODUCT, _PRODUCT, dtype=dtype)
-        times = []
-        for _ in range(4):
+    factors = {dtype: torch.ones(_PRODUCT, _PRODUCT, dtype=dtype) for dtype in (torch.bfloat16, torch.float32)}
+    times: dict[torch.dtype, list[float]] = {dtype: [] for dtype in factors}
+    # In turn, so that what else the machine does falls on both; the first of each sets its library up.
+    for _ in range(9):
+        for dtype, a in factors.items():
             start = time.perf_counter()
             a @ a
-            times.append(time.perf_counter() - start)
-        return min(times[1:])
-
-    return seconds(torch.bfloat16) < seconds(torch.float32)
+            times[dtype].append(time.perf_counter() - start)
+    return min(times[torch.bfloat16][1:]) < min(times[torch.float32][1:])
