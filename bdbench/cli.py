@@ -343,6 +343,7 @@ def main() -> None:
     from bdbench.registry.plugins import installed
 
     machine.wait_kindly()
+    machine.keep_memory()
     with _in_a_line():
         installed().call("bdbench_add_commands", cli=cli)
     # Third-party warnings (numba's, torch's) are no news to someone who reads a table.
