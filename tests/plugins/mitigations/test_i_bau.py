@@ -1,14 +1,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from bdbench import Record
 from bdbench_mitigations.clean_part import batches
-from bdbench_mitigations.i_bau import hypergradient, perturbation
-from tests.plugins.mitigations.repairs import TARGET, clean_images, planted
+from bdbench_mitigations.i_bau import ImplicitAdversarialUnlearning, hypergradient, perturbation
+from tests.plugins.mitigations.repairs import TARGET, clean_images, handed, planted
 
 
 def test_the_hypergradient_of_a_quadratic_is_exact() -> None:
@@ -45,6 +47,35 @@ def test_one_perturbation_takes_all_to_the_target_and_stays_in_its_ball() -> Non
     assert (model(others + delta).argmax(1) == TARGET).float().mean() > 0.9
     small = perturbation(model, batches(clean, 60, 50, torch.Generator(), "cpu"), 10.0, 0.1)
     assert float(small.norm()) <= 0.1 + 1e-6
+
+
+def test_the_first_step_is_adams_along_the_hypergradient_of_the_perturbed_loss(tmp_path: Path) -> None:
+    """Where a batch is all clean images and all of them are perturbed, whatever their order."""
+    victim, count, lr = planted(sure=0.2), 40, 0.01
+    before = [weight.detach().clone() for weight in victim.network.parameters()]
+    bau = ImplicitAdversarialUnlearning(rounds=1, steps=1, batch=count, portion=1.0, lr=lr)
+    tools = handed(bau, victim, tmp_path, count)
+    after = [weight.detach() for weight in bau.repair(tools).network.parameters()]
+    assert all(torch.equal(old, weight) for old, weight in zip(before, victim.network.parameters(), strict=True))
+
+    model = victim.module().eval()
+    x, y = next(batches(tools.clean_examples(), count, 1, torch.Generator(), "cpu"))
+    delta = perturbation(model, iter([(x, y)]), bau.ascent, bau.radius)
+    assert float(delta.norm()) > 0.01
+
+    def inner(found: torch.Tensor) -> torch.Tensor:
+        return 1e-3 * found.square().sum() - nn.functional.cross_entropy(model(x + found), y)
+
+    def outer(found: torch.Tensor) -> torch.Tensor:
+        return nn.functional.cross_entropy(model(x + found), y)
+
+    gradients = hypergradient(inner, outer, delta, list(victim.network.parameters()), 5, 0.1)
+    told = torch.cat([gradient.flatten() for gradient in gradients])
+    moved = torch.cat([(new - old).flatten() for new, old in zip(after, before, strict=True)])
+    sure = told.abs() > 1e-5
+    assert sure.sum() > 100
+    # Adam's first step is of its rate against the sign.
+    assert moved[sure].numpy() == pytest.approx(-lr * told[sure].sign().numpy(), rel=0.01)
 
 
 @pytest.mark.slow

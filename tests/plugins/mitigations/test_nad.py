@@ -59,6 +59,20 @@ def test_the_student_comes_to_attend_as_its_teacher() -> None:
     assert float(loss(batch)) == pytest.approx(float(nn.functional.cross_entropy(teacher(x), y)))
 
 
+def test_with_fewer_stages_the_last_betas_count_low_to_high() -> None:
+    torch.manual_seed(0)
+    student, teacher = SmallConvNet(1, 3, 2).eval(), SmallConvNet(1, 3, 2).eval()
+    names, x, y = ["blocks.1.2", "blocks"], torch.randn(6, 1, 8, 8), torch.arange(6) % 3
+    value = NeuralAttentionDistillation(betas=(7.0, 2.0, 30.0))._loss(teacher, names, 0.0)(
+        type("B", (), {"network": student, "x": x, "labels": y})()
+    )
+    logits, (low, high) = attended(student, x, names, 2.0)
+    _, (low_wanted, high_wanted) = attended(teacher, x, names, 2.0)
+    apart = [float((a - b).detach().square().mean()) for a, b in ((low, low_wanted), (high, high_wanted))]
+    expected = float(nn.functional.cross_entropy(logits, y)) + 2 * apart[0] + 30 * apart[1]
+    assert float(value) == pytest.approx(expected)
+
+
 def test_it_keeps_what_the_victim_can_and_trains_two_models(tmp_path: Path) -> None:
     nad = NeuralAttentionDistillation(epochs=2, teacher=1)
     with pytest.raises(BdbenchError, match="no maps"):
