@@ -93,6 +93,33 @@ def test_descent_stays_in_the_ball_and_in_the_box_and_raises_the_loss(norm: Any)
     assert torch.equal(moved(model, x, labels, norm, 0.0), x)
 
 
+@pytest.mark.parametrize(
+    ("options", "eps", "step"),
+    [
+        ({}, 300, 7.5),
+        ({"norm": "linf"}, 8, 0.2),
+        ({"eps": 40.0, "steps": 20}, 40, 5),
+        ({"eps": 40.0, "step_size": 3.0}, 40, 3),
+    ],
+)
+def test_bounds_and_steps_are_in_grey_levels(
+    monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], eps: float, step: float
+) -> None:
+    """A step is 2.5 times the bound over their number, unless its length is told."""
+    asked: list[tuple[Any, ...]] = []
+
+    def as_it_was(model: nn.Module, x: torch.Tensor, labels: torch.Tensor, *told: Any) -> torch.Tensor:
+        asked.append(told[:4])
+        return x
+
+    monkeypatch.setattr("bdbench_triggers.pgd.perturb", as_it_was)
+    attack = LabelConsistent(rate=0.25, surrogate="plain", **options)
+    trainings(attack)
+    ((norm, bound, steps, length),) = asked
+    assert norm == attack.norm and steps == attack.steps
+    assert 255 * bound == pytest.approx(eps) and 255 * length == pytest.approx(step)
+
+
 def trainings(attack: LabelConsistent) -> list[tuple[str, Any]]:
     """The name of each surrogate that crafting trains, and what its loss is known by; None: the recipe's own."""
     model, _ = linear(16)
