@@ -20,7 +20,7 @@ from bdbench import (
     TrainingView,
     param,
 )
-from tests.cells.test_stages import Corner
+from tests.cells.defenders import Corner
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,7 @@ from bdbench import (
     Tools,
     Workshop,
 )
-from tests.cells.test_stages import Constant, Corner, Tuned
+from tests.cells.defenders import Constant, Corner, Tuned
 
 
 def test_predictions_on_one_challenge_are_not_taken_for_those_on_another(tiny: dict[str, Any]) -> None:

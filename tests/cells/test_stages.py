@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -11,33 +10,10 @@ import numpy as np
 import pytest
 
 import bdbench
-from bdbench import (
-    Attack,
-    BdbenchError,
-    Challenge,
-    Detector,
-    InputDetector,
-    Measured,
-    Metric,
-    Mitigation,
-    Model,
-    ModelDetector,
-    PoisonedData,
-    RobustTraining,
-    Role,
-    Split,
-    State,
-    Tools,
-    TrainingView,
-    Verdict,
-    Victim,
-    Workshop,
-    experiment,
-    param,
-)
+from bdbench import BdbenchError, Detector, Measured, Metric, ModelDetector, Role, Tools, TrainingView, Verdict, param
 from bdbench.components.workshop import Oracle
-from bdbench.networks.recipe import Batch
 from bdbench.registry.plugins import Plugin, Registration, installed
+from tests.cells.defenders import Constant, Corner, Says, Trains, Tuned
 from tests.conftest import TINY
 
 
@@ -118,28 +94,6 @@ def test_what_a_removal_did_is_measured_against_the_same_training(tiny: dict[str
     assert found.derived.signed == pytest.approx((gain - loss + 1) / 2)
 
 
-@dataclass(frozen=True)
-class Always:
-    """A model that says one thing, or refuses."""
-
-    answer: int
-
-    def predict(self, images: np.ndarray) -> np.ndarray:
-        return np.full(len(images), self.answer)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Constant(RobustTraining):
-    """Learns nothing."""
-
-    name = "constant"
-    answer: int = param(3, help="what its model says")
-
-    def train(self, view: TrainingView, tools: Tools) -> Model:
-        assert len(view.labels) == 300
-        return Always(self.answer)
-
-
 def test_a_defense_at_training_time_is_known_by_its_predictions(tiny: dict[str, Any]) -> None:
     found = bdbench.run(defense=Constant(), **tiny)
     assert found.stage == "training time" and found.config["budget"] is None and found.access == ["training_set"]
@@ -154,39 +108,6 @@ def test_a_defense_at_training_time_is_known_by_its_predictions(tiny: dict[str, 
         bdbench.run(defense=Constant(answer=10), **tiny)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Tuned(Mitigation):
-    """Goes on from the victim on clean examples, with a loss of its own."""
-
-    name = "tuned"
-    oracles: ClassVar[tuple[Oracle, ...]] = ("clean_set",)
-    clean: int = param(40, help="clean examples", low=1)
-
-    def repair(self, tools: Tools) -> Victim:
-        import torch.nn.functional as F
-
-        given = tools.oracle("clean_set")
-        images, labels = given.images[: self.clean], given.labels[: self.clean]
-        assert len(labels) == self.clean
-        epochs: list[int] = []
-
-        def loss(batch: Batch) -> Any:
-            assert (batch.labels.numpy() == labels[batch.index.numpy()]).all()
-            return 2 * F.cross_entropy(batch.network(batch.x), batch.labels)
-
-        def look(epoch: int, victim: Victim) -> None:
-            epochs.append(epoch)
-            assert victim.predict(images).shape == (self.clean,)
-
-        recipe = replace(tools.recipe, epochs=3)
-        start = tools.victim.arrays()
-        made = tools.train(images, labels, "tune", start=tools.victim, recipe=recipe, loss=loss, each_epoch=look)
-        assert epochs == [0, 1, 2]
-        assert all(np.array_equal(start[k], v) for k, v in tools.victim.arrays().items())  # left as it was
-        assert np.array_equal(made.mean, tools.victim.mean)
-        return made
-
-
 def test_a_repair_starts_from_the_victim_and_is_compared_with_it(tiny: dict[str, Any]) -> None:
     found = bdbench.run(defense=Tuned(), **tiny)
     assert found.stage == "repair" and found.access == ["clean_set"] and found.reference is None
@@ -197,20 +118,6 @@ def test_a_repair_starts_from_the_victim_and_is_compared_with_it(tiny: dict[str,
     )
     with pytest.raises(BdbenchError, match="does not apply to attack 'badnets': no clean examples are set apart"):
         bdbench.run(defense=Tuned(), reserve=0, **tiny)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Corner(InputDetector):
-    """How bright the corner is in which badnets' patch is, less what clean images have there."""
-
-    name = "corner"
-    oracles: ClassVar[tuple[Oracle, ...]] = ("clean_set",)
-
-    def fit(self, tools: Tools) -> State:
-        return {"mean": np.asarray(tools.oracle("clean_set").images)[:, -1, -1, 0].mean()[None]}
-
-    def score(self, images: np.ndarray, state: State, tools: Tools) -> np.ndarray:
-        return images[:, -1, -1, 0] - state["mean"][0]
 
 
 def test_suspicious_inputs_are_refused(tiny: dict[str, Any]) -> None:
@@ -262,18 +169,6 @@ def test_who_names_more_than_the_targets_has_not_hit(tiny: dict[str, Any]) -> No
     assert found.verdict is not None and found.verdict.targets == [0, 3] and found.verdict.hit is False
 
 
-@dataclass(frozen=True, kw_only=True)
-class Says(ModelDetector):
-    """Names a target, whatever the model."""
-
-    name = "says"
-    target: int = param(0, help="what it says")
-
-    def inspect(self, tools: Tools) -> Verdict:
-        assert tools.victim.module() is not None
-        return Verdict(2.5, True, (self.target,), 0.01)
-
-
 def test_a_verdict_on_a_model_is_compared_with_the_truth(tiny: dict[str, Any]) -> None:
     right, wrong = (bdbench.run(defense=Says(target=target), **tiny) for target in (0, 3))
     assert right.stage == "model" and right.access == [] and right.after is None
@@ -294,30 +189,6 @@ def test_defenses_of_all_stages_run_side_by_side(tmp_path: Path) -> None:
     assert alone.after == together[2].after and alone.id == together[2].id
 
 
-@dataclass(frozen=True, kw_only=True)
-class Trains(Attack):
-    """Trains the victim itself, on what it likes."""
-
-    name = "trains"
-    trains: ClassVar[bool] = True
-
-    def craft(self, train: Split, tools: Workshop) -> State:
-        recipe = replace(tools.recipe, epochs=10)
-        return tools.train(np.asarray(train.images), np.zeros_like(train.labels), "obey", recipe=recipe).arrays()
-
-    def poison(self, train: Split, state: State, tools: Workshop) -> PoisonedData:
-        images, labels = np.array(train.images), np.zeros_like(train.labels)
-        roles = np.where(train.labels == 0, Role.CLEAN, Role.POISON).astype(np.int8)
-        return PoisonedData(images, labels, roles, train.labels.copy())
-
-    def challenge(self, test: Split, state: State, tools: Workshop) -> Challenge:
-        index = np.flatnonzero(test.labels)
-        return Challenge(np.asarray(test.images)[index] ^ 1, index, np.zeros_like(index))
-
-    def victim(self, state: State, tools: Workshop) -> Victim:
-        return tools.restore(state)
-
-
 def test_where_the_attacker_trains_no_defense_of_the_training_applies(tiny: dict[str, Any]) -> None:
     cell = {**tiny, "attack": Trains()}
     found = bdbench.run(defense=Says(), **cell)
@@ -327,82 +198,6 @@ def test_where_the_attacker_trains_no_defense_of_the_training_applies(tiny: dict
     for defense in ("random", Constant()):
         with pytest.raises(BdbenchError, match="does not apply to attack 'trains': the attacker trains the model"):
             bdbench.run(defense=defense, **cell)
-
-
-def _done(out: Path) -> set[str]:
-    """The stages that are kept."""
-    return {json.loads(path.read_text())["config"]["stage"] for path in out.glob(".stages/*/*/meta.json")}
-
-
-@pytest.mark.parametrize("dry", [False, True])
-def test_what_does_not_apply_is_said_before_anything_is_crafted_or_trained(tiny: dict[str, Any], dry: bool) -> None:
-    for attack, defense, options, message in (
-        (Trains(), "random", {}, "the attacker trains the model"),
-        (tiny["attack"], Tuned(), {"reserve": 0}, "no clean examples are set apart: reserve=0"),
-    ):
-        cell = experiment.cell(**{**tiny, "attack": attack, **options})
-        chosen = installed().component("defense", defense)
-        with pytest.raises(BdbenchError, match=message):
-            if dry:
-                cell.forecast([chosen])
-            else:
-                (found,) = cell.run([chosen])
-                raise found  # type: ignore[misc]
-    assert not _done(tiny["out"])
-
-
-def test_too_small_a_reserve_is_said_before_the_victim_is_trained(tiny: dict[str, Any]) -> None:
-    with pytest.raises(BdbenchError, match="needs clean examples"):
-        bdbench.run(defense=Tuned(), reserve=0.0001, **tiny)
-    assert not _done(tiny["out"])
-
-
-def test_all_that_defenses_share_is_made_before_the_first_of_them(tiny: dict[str, Any]) -> None:
-    """Else the limit of a cell is the first one's, with a training or two more to do in it."""
-    for budget, shared in ((0.1, 3), (0, 2)):
-        out = tiny["out"] / str(budget)
-        cell = experiment.cell(**{**tiny, "out": out, "budget": budget, "floor": True})
-        cell.prepare([installed().component("defense", "random")])
-        assert _done(out) == {"train"} and len(list(out.glob(".stages/*/*/meta.json"))) == shared
-
-
-def test_a_record_does_not_hang_on_what_ran_before_it(tiny: dict[str, Any]) -> None:
-    _, after = bdbench.run_all(defenses=[Constant(), "random"], budget=0, **tiny)
-    alone = bdbench.run(defense="random", budget=0, **{**tiny, "out": tiny["out"] / "alone"})
-    assert after.id == alone.id and after.reference is alone.reference is None
-    assert after.cost.seconds.keys() == alone.cost.seconds.keys()
-
-
-def test_a_forecast_counts_the_models_that_are_trained(tiny: dict[str, Any]) -> None:
-    for attack, defense, options, trained in (
-        (tiny["attack"], "random", {}, 3),
-        (tiny["attack"], "random", {"budget": 0}, 1),
-        ("none", "random", {"budget": 0, "floor": True}, 1),
-        (Trains(), Tuned(), {"floor": True}, 1),
-    ):
-        cell = experiment.cell(**{**tiny, "attack": attack, **options})
-        assert cell.forecast([installed().component("defense", defense)]).trainings == trained
-
-
-def test_a_repair_is_compared_with_the_victim_whatever_ran_before_it(tiny: dict[str, Any]) -> None:
-    from bdbench.display import report
-
-    first, second = bdbench.run_all(defenses=["random", Tuned()], **tiny)
-    alone = bdbench.run(defense=Tuned(), **{**tiny, "out": tiny["out"] / "alone"})
-    assert first.reference is not None and second.reference is None and "reference" not in second.cost.seconds
-    assert (second.base, first.base) == (second.before, first.reference)
-    assert report.verdict(second) == report.verdict(alone)
-
-
-def test_a_reserve_of_nothing_is_an_error_in_one_line(tiny: dict[str, Any]) -> None:
-    with pytest.raises(BdbenchError, match=r"defense 'tuned' needs clean examples, but reserve=0.0001 sets no example"):
-        bdbench.run(defense=Tuned(), reserve=0.0001, **tiny)
-
-
-def test_a_budget_that_does_not_apply_is_not_checked(tiny: dict[str, Any]) -> None:
-    assert bdbench.run(defense=Corner(), budget=0.0001, **tiny).stage == "inputs"
-    with pytest.raises(BdbenchError, match="budget=0.0001 removes 0 of 300 training examples"):
-        bdbench.run(defense="random", budget=0.0001, **tiny)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -422,37 +217,3 @@ class Twice(Detector):
 def test_conclusions_add_up(tiny: dict[str, Any]) -> None:
     found = bdbench.run(defense=Twice(), budget=0, **tiny)
     assert found.p_value == 0.5 and found.decision is not None and found.decision.flagged == 3 / 300
-
-
-@dataclass(frozen=True, kw_only=True)
-class Wrongly(RobustTraining):
-    """Trains on what is no training set of the model."""
-
-    name = "wrongly"
-    way: str = "labels"
-
-    def train(self, view: TrainingView, tools: Tools) -> Victim:
-        images, labels = np.asarray(view.images), view.labels
-        sets = {
-            "labels": (images, labels[:5]),
-            "size": (images[:, :-1], labels),
-            "none": (images[:0], labels[:0]),
-            "far": (images, labels + 100),
-            "floats": (images, labels.astype(float)),
-        }
-        return tools.train(*sets[self.way], "wrongly")
-
-
-@pytest.mark.parametrize(
-    ("way", "message"),
-    [
-        ("labels", r"wrongly trains on images of \(300, 8, 8, 1\) with labels of \(5,\): expected \(n, 8, 8, 1\) and"),
-        ("size", r"wrongly trains on images of \(300, 7, 8, 1\) with labels of \(300,\): expected"),
-        ("none", r"wrongly trains on images of \(0, 8, 8, 1\) with labels of \(0,\): expected .* n at least 1"),
-        ("far", r"wrongly trains on labels of int64 in 100..109: expected integers in 0..9"),
-        ("floats", r"wrongly trains on labels of float64 in 0.0..9.0: expected integers in 0..9"),
-    ],
-)
-def test_what_is_no_training_set_is_refused(way: str, message: str, tiny: dict[str, Any]) -> None:
-    with pytest.raises(BdbenchError, match=message):
-        bdbench.run(defense=Wrongly(way=way), **tiny)
