@@ -339,11 +339,11 @@ OWN_COMMANDS = frozenset(cli.commands)
 
 def main() -> None:
     """The commands, with those that plugins add; ``bdbench.__main__`` is the program."""
-    from bdbench.host import machine
+    from bdbench.host import machine, memory
     from bdbench.registry.plugins import installed
 
     machine.wait_kindly()
-    machine.keep_memory()
+    memory.keep_freed()
     with _in_a_line():
         installed().call("bdbench_add_commands", cli=cli)
     # Third-party warnings (numba's, torch's) are no news to someone who reads a table.

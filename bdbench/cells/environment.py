@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from bdbench.components import sources
-from bdbench.host import machine
+from bdbench.host import machine, memory
 
 
 def describe(device: str, precision: str, distributions: Mapping[str, str]) -> dict[str, Any]:
@@ -52,7 +52,8 @@ def commit() -> str | None:
 
 
 def reset_peak_memory() -> None:
-    """Let ``peak_memory_mb`` count from now on, where the system can (Linux)."""
+    """Let ``peak_memory_mb`` count from now on, where the system can (Linux); what was freed before is given back."""
+    memory.give_back()
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
 

@@ -7,7 +7,6 @@ said before torch is loaded.
 
 from __future__ import annotations
 
-import ctypes
 import functools
 import math
 import operator
@@ -27,9 +26,6 @@ Precision = Literal["float32", "bfloat16"]
 # spins keeps the one it waits for from running: torch's default made a run ten times slower on some machines.
 _SPINS = 3000
 _TOLD = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "KMP_BLOCKTIME")
-# Freed memory goes back to the system only beyond this, and the next step of a training asks for as much again: its
-# pages are made anew, which is a tenth of the time of a step. glibc's names, of mallopt(3) and of its variables.
-_KEPT = {"MALLOC_MMAP_THRESHOLD_": (-3, 128 << 20), "MALLOC_TRIM_THRESHOLD_": (-1, 2**31 - 1)}
 # Seconds of looking at what other processes take.
 _LOOK = 0.1
 _PRODUCT = 256
@@ -56,20 +52,6 @@ def wait_kindly() -> None:
     """Let threads that wait give their core away soon, unless the user has said how they wait, or torch is loaded."""
     if "torch" not in sys.modules and not any(name in os.environ for name in _TOLD):
         os.environ["GOMP_SPINCOUNT"] = str(_SPINS)
-
-
-def keep_memory() -> None:
-    """Let this process and those that it starts keep what they free, arrays up to 128 MiB; where glibc allocates.
-
-    The most that is in use at a time stays what it is. What the user has said of glibc's allocator holds.
-    """
-    if sys.platform != "linux" or {*_KEPT, "GLIBC_TUNABLES", "LD_PRELOAD"} & os.environ.keys():
-        return
-    # Other C libraries have none.
-    if set_option := getattr(ctypes.CDLL(None), "mallopt", None):
-        for name, (option, size) in _KEPT.items():
-            os.environ[name] = str(size)  # for those that it starts
-            set_option(option, size)
 
 
 def use_threads(asked: int | None = None) -> None:

@@ -61,24 +61,6 @@ def test_gpus_in_turn(monkeypatch: pytest.MonkeyPatch, visible: str | None, coun
         assert os.environ.get("CUDA_VISIBLE_DEVICES") == expected
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="it is glibc's allocator that gives back")
-def test_freed_memory_is_kept_for_the_next_step_unless_the_user_says_how() -> None:
-    code = """
-import resource
-import numpy as np
-from bdbench.host import machine
-machine.keep_memory()
-before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(10):
-    np.ones(40 << 20, np.uint8)
-    np.ones(50 << 20, np.uint8)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-"""
-    kept = int(_in_a_new_process(code))
-    given_back = int(_in_a_new_process(code, MALLOC_TRIM_THRESHOLD_="131072"))
-    assert kept * 4 < given_back
-
-
 @pytest.mark.parametrize("faster", [True, False])
 def test_the_faster_of_the_two_is_told_by_its_best_time(monkeypatch: pytest.MonkeyPatch, faster: bool) -> None:
     """Whatever the first products take, in which libraries are set up, and however slow one of them was."""

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import re
 import subprocess
 import sys
@@ -269,3 +270,40 @@ def test_no_pace_is_nothing_where_chance_made_two_images_take_longer(monkeypatch
     model = installed().component("model", "convnet")
     trainer = Odd(functools.partial(model.build, (8, 8, 1), 2), model.recipe("", (8, 8, 1)), "cpu", quiet)
     assert 0.001 <= seconds_per_image(Ground(model, trainer, np.zeros((10, 8, 8, 1), np.uint8), 2)) < 0.05
+
+
+# How many pages are made for ten pairs of arrays, one after the other, and how many MiB are held then and given back.
+KEPT = """
+import re, resource
+import numpy as np
+from bdbench.host import memory
+
+def held():
+    return int(re.search(r"VmRSS:\\s+(\\d+)", open("/proc/self/status").read())[1]) // 1024
+
+memory.keep_freed()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(10):
+    np.ones(40 << 20, np.uint8)
+    np.ones(50 << 20, np.uint8)
+pages, most = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before, held()
+memory.available()
+print(pages, most - held())
+"""
+
+
+def _kept(**variables: str) -> list[int]:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+    done = subprocess.run(
+        [sys.executable, "-c", KEPT], capture_output=True, text=True, check=True, env={**environment, **variables}
+    )
+    return [int(word) for word in done.stdout.split()]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="it is glibc's allocator that gives back")
+def test_freed_memory_is_kept_for_the_next_step_and_given_back_before_it_is_asked_how_much_is_free() -> None:
+    pages, given_back = _kept()
+    assert given_back > 30
+    # Unless the user says how.
+    as_told, left = _kept(MALLOC_TRIM_THRESHOLD_="131072")
+    assert 4 * pages < as_told and left < 30
