@@ -122,31 +122,38 @@ def _detected(board: str, code: str = "") -> list[dict[str, Any]]:
 
 def test_on_cifar10_fifteen_poisons_are_named_and_clean_sets_are_left_alone() -> None:
     """By the rule that the page calls the present one."""
-    found = _detected("cifar10-5k", "dc87895b")
-    clean = [record for record in found if record["control"]]
-    assert len(found) == 10 and len(clean) == 5
-    assert all(record["p_value"] > 0.05 and record["decision"]["flagged"] == 0 for record in clean)
-    for record in found:
-        if not record["control"]:
-            assert record["config"]["attack"]["name"] == "badnets" and record["config"]["attack"]["rate"] == 0.003
-            assert record["detection"]["auroc"] == 1 and record["p_value"] < 0.015
-            assert record["decision"]["tpr"] == 1 and record["decision"]["fpr"] < 0.0013
-            assert record["decision"]["after"]["attack_success_rate"] < 0.085
+    of_attack: dict[str, list[dict[str, Any]]] = {"none": [], "badnets": [], "blend": []}
+    for record in _detected("cifar10-5k", "dc87895b"):
+        attack = record["config"]["attack"]
+        assert attack.get("rate", 0.003) == 0.003
+        of_attack[attack["name"]].append(record)
+    assert all(len(found) == 5 for found in of_attack.values())
+    assert all(record["p_value"] > 0.05 and record["decision"]["flagged"] == 0 for record in of_attack["none"])
+    for record in of_attack["badnets"]:
+        assert record["detection"]["auroc"] == 1 and record["p_value"] < 0.015
+        assert record["decision"]["tpr"] == 1 and record["decision"]["fpr"] < 0.0013
+        assert record["decision"]["after"]["attack_success_rate"] < 0.085
+    # What hardly works is hardly named.
+    found = of_attack["blend"]
+    assert sorted(record["before"]["attack_success_rate"] for record in found)[2] < 0.19
+    assert sorted(record["detection"]["auroc"] > 0.997 for record in found) == [False, *[True] * 4]
+    assert sorted(record["p_value"] < 0.05 for record in found) == [*[False] * 3, True, True]
+    assert sorted(record["decision"]["tpr"] for record in found) == [0, 0, 0, 0, 1]
 
 
 def test_on_cifar10_every_poison_comes_first_and_most_are_named() -> None:
-    """5,000 images, five seeds, BadNets at 1.5 and 5 %, Blend at .3 to 5 %, one target or two, by the earlier rule."""
+    """5,000 images, five seeds, BadNets and Blend at 1.5 and 5 %, one target or two, by the earlier rule."""
     attacked = [
         record
         for record in _detected("cifar10-5k", "cec648c7")
         if record["config"]["attack"]["name"] in ("badnets", "blend")
         and record["config"]["attack"]["mapping"] == "all-to-one"
     ]
-    assert len(attacked) == 30
+    assert len(attacked) == 25
     assert all(record["detection"]["auroc"] >= 0.997 for record in attacked)
     named = [record for record in attacked if record["decision"]["tpr"] > 0]
-    assert len(named) == 25 and all(record["decision"]["tpr"] >= 0.99 for record in named)
-    assert sum(record["decision"]["fpr"] > 0.001 for record in named) == 6
+    assert len(named) == 20 and all(record["decision"]["tpr"] >= 0.99 for record in named)
+    assert sum(record["decision"]["fpr"] > 0.001 for record in named) == 5
     assert all(record["decision"]["fpr"] < 0.05 for record in named)
 
 
