@@ -173,9 +173,9 @@ def read_seeds(text: str) -> tuple[int, ...]:
 
 
 def show_seeds(seeds: Iterable[int]) -> str:
-    """Seeds as ``read_seeds`` reads them: ``0-2,5``."""
+    """Seeds as ``read_seeds`` reads them, each once: ``0-2,5``."""
     runs: list[list[int]] = []
-    for seed in sorted(seeds):
+    for seed in sorted(set(seeds)):
         if runs and seed == runs[-1][-1] + 1:
             runs[-1].append(seed)
         else:

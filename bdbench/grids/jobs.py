@@ -190,8 +190,8 @@ class _Work:
     def _code(self, defense: Defense | None = None) -> str:
         """By what a claim knows that work is tried anew: the code and files of the components in it."""
         given = defense or self.job.defenses[0]
-        code = self.job.code(given)
-        return key_of({k: v for k, v in code.items() if defense is not None or k != "defense"})
+        code = {k: v for k, v in self.job.code(given).items() if defense is not None or k != "defense"}
+        return key_of({**code, "files": self.job.files(given)})
 
 
 def with_data(jobs: Sequence[Job], source: Source, progress: Progress) -> list[Job]:

@@ -81,7 +81,7 @@ def add(folder: Path, runs: Iterable[Path], replace: bool = False) -> list[Path]
 
     With ``replace`` each takes the place of what is there of its cell and seed, whatever that was made of. Raises
     BdbenchError for a record that is not valid, of other definitions, or, without ``replace``, of a cell and seed that
-    is there and made of the same; also for two of one cell and seed among the runs.
+    is there and made of the same, unless it is that very record; also for two of one cell and seed among the runs.
     """
     board = Board.read(folder)
     identify = _cell_and_seed if replace else _identity
@@ -92,7 +92,8 @@ def add(folder: Path, runs: Iterable[Path], replace: bool = False) -> list[Path]
         check_definitions(data, run)
         copy = folder / "records" / f"{data['id']}.json"
         owner = taken.setdefault(identify(data), copy.name)
-        if owner != copy.name or copy in copies:
+        another = copy.name in board.records and record.text(board.records[copy.name]) != record.text(data)
+        if owner != copy.name or copy in copies or (another and not replace):
             raise BdbenchError(f"{run}: {owner} is of the same cell and seed: expected one record of each")
         copies[copy] = data
     for copy, data in copies.items():
@@ -100,6 +101,10 @@ def add(folder: Path, runs: Iterable[Path], replace: bool = False) -> list[Path]
             board.add(data)
         else:
             write_file(copy, record.text(data))
+    # Whoever put a file there may have given it any name.
+    for name, data in board.records.items() if replace else ():
+        if _cell_and_seed(data) in taken and folder / "records" / name not in copies:
+            (folder / "records" / name).unlink(missing_ok=True)
     return list(copies)
 
 

@@ -35,7 +35,8 @@ GROUNDS = ("dataset", "model", "reserve")
 SETTING = (*GROUNDS, "budget")
 _CONDITIONS = (*configs.KINDS, "stage", "access")
 _MOST_FIRST = {
-    "seeds", "ca_before", "asr_before", "ca_reference", "asr_reference", "model_auroc", "detections", "hits", "alarms",
+    "seeds", "ca_before", "asr_before", "ra_before", "ca_reference", "asr_reference", "control_ca", "bystanders_before",
+    "psnr", "ssim", "model_auroc", "detections", "hits", "alarms",
 }  # fmt: skip
 # The digits of those that are shown as they are; all others are shares, in percent.
 _PLAIN = {"model_auroc": 3, **{name: number.digits for name, number in NUMBERS.items() if not number.percent}}

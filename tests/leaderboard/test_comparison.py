@@ -141,3 +141,15 @@ def test_records_of_the_first_version_still_compare_with_each_other(tmp_path: Pa
         for seed in range(3)
     ]
     assert differences(*runs)["AUROC"]["difference"] == pytest.approx(0.2)
+
+
+def test_two_seeds_have_students_interval(tmp_path: Path) -> None:
+    many = {"poisons": 10**8, "train": 10**9}
+    one, two = (
+        written(tmp_path, n, a, facts=many) for n, a in (("one", {0: 0.5, 1: 0.5}), ("two", {0: 0.52, 1: 0.54}))
+    )
+    found = differences(*one, *two)["AUROC"]
+    half = 12.7062 * 0.01
+    assert (found["difference"], found["low"], found["high"]) == pytest.approx(
+        (0.03, 0.03 - half, 0.03 + half), rel=1e-4
+    )

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from bdbench.cli import cli
 from bdbench.storage import schemas
 from tests.boards import add, build, of_version_1
-from tests.records import defense, keep, made
+from tests.records import defense, dumped, keep, made
 
 
 def test_the_same_records_give_the_same_bytes(tmp_path: Path) -> None:
@@ -114,3 +114,28 @@ def test_the_page_tells_a_seed_as_its_table_does(tmp_path: Path) -> None:
     told = dict(zip(headings, first, strict=True))
     assert told["CA before"] == "96.0" and told["ASR before"] == "99.0" and told["ASR after"] == "2.0"
     assert told["AUROC"] == "0.900"
+
+
+def test_a_record_of_the_same_cell_and_seed_overwrites_none_unless_it_is_to(tmp_path: Path) -> None:
+    board = keep(tmp_path / "board", made(0, asr=0.02))
+    (own,) = (board / "records").iterdir()
+    before = own.read_bytes()
+    same, other = (dumped(made(0, asr=asr), tmp_path / name / "record.json") for asr, name in ((0.02, "a"), (0.9, "b")))
+    assert add(board, same).exit_code == 0 and own.read_bytes() == before
+    refused = add(board, other)
+    assert refused.exit_code == 2 and f"{own.name} is of the same cell and seed" in refused.stderr
+    assert own.read_bytes() == before
+    assert add(board, other, "--replace").exit_code == 0 and own.read_bytes() != before
+
+
+def test_what_is_replaced_goes_whatever_its_file_is_called(tmp_path: Path) -> None:
+    board = keep(tmp_path / "board", made(0), made(1))
+    for file in sorted((board / "records").iterdir()):
+        file.rename(file.with_name(f"theirs-{file.name}"))
+    new = made(0, facts={"source": "b" * 32})
+    result = add(board, dumped(new, tmp_path / "new" / "record.json"), "--replace")
+    assert result.exit_code == 0 and not result.stderr
+    assert {file.name for file in (board / "records").iterdir()} == {
+        f"{new['id']}.json",
+        f"theirs-{made(1)['id']}.json",
+    }

@@ -106,3 +106,30 @@ def test_whether_an_attack_works_is_asked_once_of_all(tmp_path: Path) -> None:
     # Of rows with as many seeds half say that it works: then it counts for all, and nobody is left out who ran on it.
     found = over_all(tmp_path / "b", *rows("two", both), *unsure, *rows("three", {"y": [0.1] * 3}))
     assert [one.attacks for one in found.values()] == [2, 2] and not any(one.missing for one in found.values())
+
+
+def test_the_worst_attack_is_named_with_its_own_doubt(tmp_path: Path) -> None:
+    frame = leaderboard.load(keep(tmp_path, *rows("a", {"one": [0.0] * 3, "two": [0.5] * 3})))
+    table, by_seed = summarise(frame), BySeed.of(frame)
+    (a,) = overall(table, by_seed.values, by_seed.counts)
+    assert a.worst_asr.value == 0.5 and table["attack"][a.worst_attack] == "two"
+    assert a.worst_asr.high - 0.5 == pytest.approx(intervals.reach(0.5, 3 * 360))
+
+
+def test_those_that_leave_least_come_first_and_a_gain_in_accuracy_is_below_nought(tmp_path: Path) -> None:
+    leaves_more, leaves_less = rows("more", {"one": [0.4] * 3}, ca=0.98), rows("less", {"one": [0.15] * 3}, ca=0.98)
+    found = over_all(tmp_path, *leaves_more, *leaves_less)
+    assert [one.mean_asr.value for one in found.values()] == pytest.approx([0.15, 0.4])
+    cost = found["less, training set"].mean_ca_cost
+    assert cost.value == pytest.approx(-0.02) and cost.low < -0.02 < cost.high
+
+
+def test_the_doubt_of_a_mean_over_attacks_is_the_mean_of_theirs(tmp_path: Path) -> None:
+    alike = {"one": [0.1] * 3}, {"two": [0.1] * 3}
+    found = over_all(tmp_path, *rows("a", alike[0], ca=0.95), *rows("a", alike[1], ca=0.5))
+    cost = found["a, training set"].mean_ca_cost
+
+    def reach(after: float) -> float:
+        return float(np.hypot(intervals.reach(0.96, 3 * 400), intervals.reach(after, 3 * 400)))
+
+    assert cost.high - cost.value == pytest.approx((reach(0.95) + reach(0.5)) / 2)

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from bdbench.leaderboard import intervals, load, standing, summarise
-from tests.records import attack, decision, defense, keep, made
+from tests.records import attack, decision, defense, keep, made, performance
 
 
 def table_of(folder: Path, *rows: dict[str, Any]) -> pd.DataFrame:
@@ -172,3 +172,39 @@ def test_seeds_of_two_poisoned_sets_are_not_paired(tmp_path: Path) -> None:
     x = np.array([[0.0, 0.0, 0.0], [0.9, 0.8, 0.9]])
     n, _, p = standing.paired({"ap": x}, {"ap": np.full((2, 3), 360.0)}, "ap", np.array([[0, 1, 2], [0, 1, 7]]))
     assert n[0, 1] == 2 and np.isfinite(p[0, 1])
+
+
+@pytest.mark.parametrize(
+    "other", [{"config": {"budget": 0.2}}, {"config": {"reserve": 0.1}}, {"facts": {"challenge": "another"}}]
+)
+def test_of_another_budget_reserve_or_challenge_nobody_is_a_rival(tmp_path: Path, other: dict[str, Any]) -> None:
+    table = table_of(tmp_path, *rows("a", [0.01, 0.02, 0.01]), *rows("b", [0.9, 0.91, 0.9], **other))
+    assert set(table["rank"]) == {""} and set(table["best"]) == {""}
+    alike = table_of(tmp_path / "alike", *rows("a", [0.01, 0.02, 0.01]), *rows("b", [0.9, 0.91, 0.9]))
+    assert alike["rank"].to_dict() == {"a": "1", "b": "2"}
+
+
+def test_what_bystanders_suffer_makes_nobody_the_best(tmp_path: Path) -> None:
+    def suffering(spill: float, accuracy: float) -> dict[str, Any]:
+        return {**performance(0.95, 0.02), "spill": spill, "bystander_accuracy": accuracy}
+
+    facts = {"bystanders": 1000}
+    table = table_of(
+        tmp_path,
+        *rows("a", [0.02] * 3, facts=facts, after=suffering(0.01, 0.95)),
+        *rows("b", [0.02] * 3, facts=facts, after=suffering(0.5, 0.5)),
+    )
+    assert {"spill_after", "bystanders_after"} <= set(table["best"]["a"].split())
+    assert not {"spill_after", "bystanders_after"} & set(table["best"]["b"].split())
+
+
+def test_a_defense_without_a_rating_has_no_rank_whatever_else_is_known_of_it(tmp_path: Path) -> None:
+    derived = {"defense_effectiveness_rating": None, "signed": None}
+    table = table_of(tmp_path, *rows("a", [0.01] * 3), *rows("b", [0.5] * 3), *rows("c", [0.0] * 3, derived=derived))
+    assert table["rank"].to_dict() == {"a": "1", "b": "2", "c": ""}
+
+
+def test_on_clean_sets_what_a_defense_costs_is_compared_as_well(tmp_path: Path) -> None:
+    clean = [made(s, control=True, ca=ca, parts=defense(n)) for n, ca in (("a", 0.95), ("b", 0.5)) for s in range(3)]
+    table = table_of(tmp_path, *clean)
+    assert "ca_after" in table["best"]["a"].split() and table["best"]["b"] == "" and set(table["works"]) == {""}
