@@ -6,10 +6,15 @@ import json
 import re
 import subprocess
 import sys
+import time
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 import bdbench
 from bdbench import Metric
@@ -21,6 +26,8 @@ from bdbench.progress import Silent
 from bdbench.registry.plugins import Plugin, Registration, installed
 from bdbench.storage.claims import TRIES, attempt
 from tests.grids.test_grid import TOML, made, run
+from tests.records import keep
+from tests.records import made as record
 from tests.test_experiment import numbers
 
 SMALL = TOML.replace("[0.04, 0.06]", "0.04").replace('"0-1"', '"0"')
@@ -174,3 +181,61 @@ def test_a_component_that_crashes_takes_no_grid_with_it_for_ever(tmp_path: Path)
     last = subprocess.run([*command, f"--out={tmp_path / 'runs'}"], capture_output=True, text=True)
     assert last.returncode == 1 and "crashed 3 times (Fatal Python error: Segmentation fault)" in last.stderr
     assert [r["config"]["defense"]["name"] for r in Board.read(tmp_path / "board").records.values()] == ["low-loss"]
+
+
+def test_a_cell_is_prepared_as_its_job_and_place_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, Any] = {}
+
+    def cell(**told: Any) -> SimpleNamespace:
+        asked.update(told)
+        return SimpleNamespace(prepare=lambda defenses: None)
+
+    monkeypatch.setattr("bdbench.experiment.cell", cell)
+    (job,) = grid.read(made(tmp_path / "board", SMALL)).only(["attack=badnets"]).jobs()
+    where = replace(place(tmp_path), precision="bfloat16")
+    board = Board(tmp_path / "board")
+    job = replace(job, budget=0.2, reserve=0.1, floor=True)
+    _Work(job, where, board, Silent(), None, True)._prepared(job.defenses)
+    told = {"budget": 0.2, "reserve": 0.1, "floor": True, "precision": "bfloat16", "device": "cpu", "threads": 1}
+    assert told.items() <= asked.items()
+    assert asked["seed"] == job.seed and asked["attack"] == job.attack and asked["out"] == tmp_path / "runs"
+
+
+def test_cells_of_two_reserves_have_locks_of_their_own(tmp_path: Path) -> None:
+    (job,) = grid.read(made(tmp_path / "board", SMALL)).only(["attack=badnets"]).jobs()
+    board, other = Board(tmp_path / "board"), replace(job, reserve=0.1)
+    for defense in (None, job.defenses[0]):
+        assert board.claim_of(job, defense) != board.claim_of(other, defense)
+
+
+def test_a_failure_of_an_earlier_start_settles_nothing(tmp_path: Path) -> None:
+    (job,) = grid.read(made(tmp_path / "board", SMALL)).only(["attack=badnets"]).jobs()
+    board, defense = Board(tmp_path / "board"), job.defenses[0]
+    board.fail(job.config(defense), job.seed, "an error")
+    now = time.time()
+    assert board.settled(job, defense, now - 10) == "failed" and board.settled(job, defense, now + 10) is None
+
+
+def test_a_file_that_was_mended_is_tried_again(tmp_path: Path) -> None:
+    pattern = tmp_path / "pattern.png"
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(pattern)
+    (job,) = grid.read(made(tmp_path / "board", SMALL)).only(["attack=badnets"]).jobs()
+    job = replace(job, attack=installed().component("attack", f"blend:pattern={pattern}"))
+    known = []
+    for grey in (0, 9):
+        Image.fromarray(np.full((8, 8), grey, np.uint8)).save(pattern)
+        work = _Work(job, place(tmp_path), Board(tmp_path / "board"), Silent(), None, True)
+        known.append((work._code(), work._code(job.defenses[0])))
+    assert not set(known[0]) & set(known[1])
+
+
+def test_what_a_grid_may_take_counts_what_a_set_shares_once(tmp_path: Path) -> None:
+    (job,) = grid.read(made(tmp_path / "board", SMALL)).only(["attack=badnets"]).jobs()
+    parts = {kind: getattr(job, kind).config() for kind in ("dataset", "model", "attack")}
+    for seed, defense in enumerate(job.defenses):
+        # Shared .1 + 2, its own 3.
+        keep(tmp_path / "board", record(seed, parts={**parts, "defense": defense.config()}))
+    board = Board.read(tmp_path / "board")
+    assert board.estimate([job]) == (pytest.approx(2.1 + 3 * len(job.defenses)), 0)
+    other = replace(job, model=installed().component("model", "convnet:width=5"))
+    assert board.estimate([other]) == (0, len(job.defenses))

@@ -5,13 +5,15 @@ from __future__ import annotations
 import re
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from bdbench import leaderboard
-from bdbench.leaderboard import markdown, views
+from bdbench.grids.board import Board
+from bdbench.leaderboard import coverage, markdown, summarise, views
 from tests.boards import build, readme, rows, show
 from tests.records import attack, defense, keep, made, make_board
 
@@ -229,3 +231,29 @@ def test_where_nobody_defends_the_attacks_are_shown(tmp_path: Path) -> None:
 def test_a_matrix_is_not_sorted(board: Path) -> None:
     refused = show(board, "--matrix", "auroc", "--sort", "auroc")
     assert refused.exit_code == 2 and "--matrix and --sort are both given: expected either" in refused.stderr
+
+
+def _table(folder: Path, *records: dict[str, Any]) -> pd.DataFrame:
+    """All rows of a board of these records."""
+    keep(folder, *records)
+    return coverage.covered(summarise(leaderboard.load(folder)), Board.read(folder))
+
+
+def test_the_best_of_one_number_is_not_that_of_another_whose_name_is_in_its_own(tmp_path: Path) -> None:
+    table = _table(tmp_path, made(0), made(1)).assign(best="flagged_asr_after")
+    shown = views.displayed(table, "**{}**")
+    assert not shown["asr_after"].str.contains(r"\*\*").any() and shown["reserve"].tolist() == ["5 %"]
+
+
+def test_of_an_attack_the_row_with_most_seeds_is_shown(tmp_path: Path) -> None:
+    many = [made(s, parts=defense("many"), before=(0.96, 0.9)) for s in range(5)]
+    few = [made(s, parts=defense("few"), before=(0.96, 0.7)) for s in range(2)]
+    table = _table(tmp_path, *few, *many)
+    assert views.attacks(table)["asr_before"].tolist() == [pytest.approx(0.9)]
+
+
+def test_controls_are_not_greyed(tmp_path: Path) -> None:
+    weak = [made(s, before=(0.96, 0.1), asr=0.1) for s in range(3)]
+    table = _table(tmp_path, *weak, *[made(s, control=True) for s in range(3)])
+    shown = views.greyed(views.displayed(table), "({})").set_index("attack")
+    assert shown["ca_after"].str.startswith("(").to_dict() == {"badnets rate=0.05": True, "none": False}

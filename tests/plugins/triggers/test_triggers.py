@@ -17,6 +17,7 @@ from bdbench import BdbenchError, PoisonedData, Record, Role, Split, Streams, Tr
 from bdbench.testing import samples
 from bdbench_triggers.badnets import BadNets
 from bdbench_triggers.blend import Blend
+from bdbench_triggers.ctrl import Ctrl
 from bdbench_triggers.none import NoAttack
 from bdbench_triggers.sig import Sig
 from bdbench_triggers.tact import Tact
@@ -320,3 +321,15 @@ def test_covers_are_drawn_from_a_stream_of_their_own(tmp_path: Path) -> None:
     may = np.isin(train.labels, [2, 3]) & (made.roles != Role.POISON)
     expected = tools.streams("covers").choice(np.flatnonzero(may), 8, replace=False)
     assert np.flatnonzero(made.roles == Role.COVER).tolist() == sorted(expected)
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [Sig(delta=20, test_delta=40, frequency=1), Blend(alpha=0.1, test_alpha=0.4), Ctrl(test_magnitude=200.0)],
+)
+def test_a_challenge_carries_the_trigger_of_test_time(attack: TriggerAttack, split: Split) -> None:
+    challenge = attack.challenge(split, {}, TOOLS)
+    assert challenge is not None
+    images = np.asarray(split.images)[challenge.index]
+    assert np.array_equal(challenge.images, attack.trigger(images, STREAMS))
+    assert not np.array_equal(challenge.images, attack.stamp(images, STREAMS))
