@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from bdbench import BdbenchError, Victim
+from bdbench_inspection import decoupling
 from bdbench_inspection.bti_dbf import sent
 from bdbench_inspection.decoupling import invert
 from bdbench_inspection.generating import Generator, parts
@@ -69,3 +73,52 @@ def test_a_model_without_a_linear_head_is_refused() -> None:
     victim = Victim(nn.Conv2d(1, 3, 1), np.zeros(1, np.float32), np.ones(1, np.float32), "cpu")
     with pytest.raises(BdbenchError, match="'bti-dbf' needs features: expected a model that ends in one linear layer"):
         parts(victim, 3, "bti-dbf")
+
+
+def test_the_mask_takes_all_that_would_tell_the_label() -> None:
+    # Of two features that say the same; with both in the mask the first loss is e^-38, and has no slope left.
+    head = nn.Linear(2, 2, bias=False)
+    head.weight.data = torch.tensor([[12.0, 12.0], [-12.0, -12.0]])
+    labels = torch.arange(20) % 2
+    features = (1.0 - 2 * labels)[:, None].expand(-1, 2)
+
+    def drawn(seed: int) -> torch.Tensor:
+        return torch.randn(2, generator=torch.Generator().manual_seed(seed))
+
+    seed = next(s for s in range(1000) if drawn(s).min() > 0.8 and drawn(s).max() < 1.3)
+    found = decoupling._mask(head, features, labels, 300, 20, torch.Generator().manual_seed(seed))
+    assert decoupling.unit(drawn(seed)).max() < 0.95 < 0.98 < found.min()
+
+
+@pytest.mark.parametrize(
+    ("start", "bound", "end"),
+    [
+        (0.1, 1.0, 0.1 + 8.99 * 0.1),  # .01 p^2 / 2 - 9 p^2 / 2 falls
+        (0.1, 0.03, 0.1 - 8 * 0.1),  # a change of 4 p^2 = .04 is too much
+        (4.0, 1e9, 4.0 - 8 * 4.0),  # benign features moved by p^2 / 2 = 8, more than 5
+    ],
+)
+def test_a_step_of_the_generator_by_hand(
+    start: float, bound: float, end: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Add(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.p = nn.Parameter(torch.tensor(start))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x + self.p
+
+    made_by = Add()
+    monkeypatch.setattr(decoupling, "generator", lambda *given: made_by)
+    monkeypatch.setattr(decoupling, "_mask", lambda *given: torch.tensor([1.0, 0.0]))
+    monkeypatch.setattr(torch.optim, "Adam", lambda parameters, lr: torch.optim.SGD(parameters, 1.0))
+    # Of one pixel x the features x, which the mask keeps, and 3 x; a deviation is .5.
+    model: Any = SimpleNamespace(
+        features=lambda x: torch.cat([x.flatten(1), 3 * x.flatten(1)], 1),
+        head=nn.Linear(2, 2),
+        std=torch.full((1, 1, 1), 0.5),
+    )
+    images = np.zeros((4, 1, 1, 1), np.uint8)
+    invert(model, images, np.zeros(4, np.int64), 0, "cpu", mask_steps=1, steps=1, batch=4, bound=bound, width=2)
+    assert made_by.p.item() == pytest.approx(end, rel=1e-5)

@@ -1,14 +1,18 @@
 from __future__ import annotations
 
 import itertools
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
 
-from bdbench import Victim
+from bdbench import Split, Streams, Victim
 from bdbench_inspection import hyperplane
+from bdbench_inspection.feature_re import FeatureRE
 from bdbench_inspection.generating import Parts, parts
 from bdbench_inspection.hyperplane import Bounds, Pass, Target, search
 from tests.plugins.inspection.test_bti_dbf import Planted
@@ -141,3 +145,51 @@ def test_a_label_without_clean_images_has_no_features_of_its_own(
 ) -> None:
     made = found(planted, 2, passes=1)
     assert float(made["likeness"]) == 0 and isinstance(hyperplane._target(*planted, 2, "cpu"), Target)
+
+
+@pytest.mark.parametrize(("size", "most"), [(0.5, 1.0), (0.9, 2.0), (0.03, 1.0)])
+def test_labels_below_the_threshold_are_flagged(size: float, most: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    bounds: list[Bounds] = []
+
+    def search(*given: Any, **settings: Any) -> dict[str, np.ndarray]:
+        bounds.append(settings["bounds"])
+        return {"value": np.array([-0.2, -0.9, -0.6][given[-1]])}
+
+    monkeypatch.setattr(hyperplane, "search", search)
+    tools: Any = SimpleNamespace(
+        victim=Victim(Planted(), np.zeros(1, np.float32), np.ones(1, np.float32), "cpu"),
+        clean_examples=lambda n: Split(np.zeros((2, 8, 8, 1), np.uint8), np.arange(2)),
+        num_classes=3,
+        shared_streams=Streams(0),
+        device="cpu",
+        track=lambda *given: lambda steps: None,
+        saved_each=lambda configs, make: (make(i) for i in range(len(configs))),
+    )
+    verdict = FeatureRE(threshold=-0.6, size=size, change=0.2, spread=0.7).inspect(tools)
+    assert (verdict.score, verdict.flagged, verdict.targets) == (0.9, True, (1,))
+    assert bounds == [Bounds(0.2, 0.7, most)] * 3
+    assert not FeatureRE(threshold=-0.95).inspect(tools).flagged
+
+
+@pytest.mark.parametrize("bound", [1e-6, 10.0])
+def test_losses_of_feature_re_by_hand(bound: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    model: Any = hyperplane.Parts(Planted(), Planted().linear, torch.zeros(1, 1, 1), torch.full((1, 1, 1), 0.3))
+    images = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 1)).astype(np.uint8)
+    target = hyperplane._target(model, images, np.array([0, 0, 1, 1, 1, 1]), 0, "cpu")
+    losses: list[float] = []
+    monkeypatch.setattr(hyperplane, "_descend", lambda adam, loss: losses.append(float(loss.detach())))
+    made_by, free, x = nn.Hardtanh(0.0, 0.5), torch.tensor([0.5, -0.2, 0.1]), target.images
+    chance = torch.Generator()
+    hunt = hyperplane._Hunt(model, target, Bounds(bound, 10.0, bound), chance, made_by, free, (None, None), (0, 0, 3))  # type: ignore[arg-type]
+    fixed = torch.tensor([[0.0, 1.0, 0.0]]).expand(len(x), -1)  # none obeys
+    monkeypatch.setattr(hunt, "_mixed", lambda features, mask: fixed)
+    mislabelled = float(cross_entropy(fixed, torch.zeros(len(x), dtype=torch.int64)))
+    told = hunt._generate(x)
+    beyond = 10 * told.change if told.change > bound else 0.0
+    assert losses[-1] == pytest.approx(5 * max(told.likeness, 0) + beyond + (1 + 3) * mislabelled, rel=1e-5)
+    hunt._narrow(x)
+    size = float(((free.tanh() + 1) / 2).sum())
+    assert losses[-1] == pytest.approx(mislabelled + (size if size > bound else 0), rel=1e-5)
+    hunt.warm(x)
+    plain = float(cross_entropy(model.head(model.features(made_by(x))), torch.zeros(len(x), dtype=torch.int64)))
+    assert losses[-1] == pytest.approx(plain + (100 * told.change if told.change > bound else 0), rel=1e-5)

@@ -68,3 +68,11 @@ def test_it_flags_the_target_of_a_backdoored_model_and_no_label_of_a_clean_one(
     assert verdict is not None and verdict.flagged and verdict.targets == [0] and verdict.hit
     clean = on_digits("none", "mm-bd").verdict
     assert clean is not None and not clean.flagged and clean.score < verdict.score
+
+
+def test_the_margin_is_the_largest_of_all_starts() -> None:
+    for seed in range(4):
+        found = largest_margin(Linear(), (2, 1, 1), [seed], "cpu", 0, images=9, steps=1, lr=0.0)
+        a, b = torch.rand(9, 1, 2, 1, generator=torch.Generator().manual_seed(seed))[:, 0, :, 0].T
+        margins = 2 * a - b - torch.maximum(b, torch.tensor(0.5))
+        assert float(found["margin"]) == pytest.approx(float(margins.max()))

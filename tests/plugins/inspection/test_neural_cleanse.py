@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import torch
 from torch import nn
 
 from bdbench import Record
+from bdbench_inspection import trigger
 from bdbench_inspection.neural_cleanse import anomaly
 from bdbench_inspection.trigger import Penalty, reverse
 
@@ -74,3 +76,31 @@ def test_it_flags_the_target_of_a_backdoored_model_and_no_label_of_a_clean_one(
     clean = on_digits("none", "neural-cleanse").verdict
     assert clean is not None and not clean.flagged and clean.targets == []
     assert clean.score < 2 < verdict.score
+
+
+class Bright(nn.Module):
+    """Gives label 1 the more, the brighter the whole image is: the mask grows from round to round."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        light = x.mean((1, 2, 3))
+        return torch.stack([0 * light, 40 * (light - 0.9)], 1)
+
+
+def test_the_smallest_mask_that_works_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = np.random.default_rng(0).integers(0, 120, (40, 4, 4, 1)).astype(np.uint8)
+    sizes: list[float] = []
+
+    def tried(model: nn.Module, x: Any, mask: torch.Tensor, *rest: Any) -> float:
+        sizes.append(float(((mask.detach().tanh() + 1) / 2).sum()))
+        return 1.0
+
+    monkeypatch.setattr(trigger, "_tried", tried)
+    found = reverse(Bright(), images, [5, 6, 7], "cpu", 1, rounds=5, lr=0.1, batch=20, success=0.99)
+    assert min(sizes) < sizes[-1] - 1e-3 and float(found["mask"].sum()) == pytest.approx(min(sizes), rel=1e-5)
+
+
+def test_a_search_that_never_works_does_not_end_early(monkeypatch: pytest.MonkeyPatch) -> None:
+    images, rounds = np.zeros((4, 4, 4, 1), np.uint8), list[int]()
+    monkeypatch.setattr(trigger, "_tried", lambda *given: (rounds.append(1), 0.0)[1])
+    reverse(Corner(), images, [5, 6, 7], "cpu", 1, rounds=40, lr=0.1, batch=4, success=0.99)
+    assert len(rounds) == 40

@@ -118,3 +118,25 @@ def test_a_model_without_convolutions_is_refused() -> None:
 def test_a_patch_is_found_in_digits(on_digits: Callable[..., Record]) -> None:
     found = on_digits("badnets:rate=.05", "sentinet").inputs
     assert found is not None and found.auroc is not None and found.auroc > 0.9
+
+
+def test_the_law_is_of_inputs_that_are_no_overlays_and_scores_are_distances_to_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    images = np.arange(10, dtype=np.uint8).reshape(10, 1, 1, 1)
+    tools: Any = SimpleNamespace(clean_examples=lambda n: Split(images, np.zeros(10, np.int64)), streams=Streams(0))
+    confidence = np.array([0.2, 0.4, 0.6, 0.8])
+    fooled = confidence**2 / 2
+    seen: list[Any] = []
+
+    def tried(self: SentiNet, given: np.ndarray, state: Any, tools: Any) -> tuple[np.ndarray, np.ndarray]:
+        seen.append((set(given.ravel().tolist()), set(state["overlays"].ravel().tolist())))
+        return fooled, confidence
+
+    monkeypatch.setattr(SentiNet, "_tried", tried)
+    defense = SentiNet(overlays=3, clean=4)
+    state = defense.fit(tools)
+    assert state["law"] == pytest.approx([0.5, 0, 0], abs=1e-9)
+    assert len(seen[0][0]) == 4 and len(seen[0][1]) == 3 and not seen[0][0] & seen[0][1]
+    flat = {**state, "law": np.array([0.0, 0.0, 0.05])}
+    assert defense.score(images[:4], flat, tools) == pytest.approx(fooled - 0.05)

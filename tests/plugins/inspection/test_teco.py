@@ -114,3 +114,29 @@ def test_scores_are_the_deviations_of_severities(monkeypatch: pytest.MonkeyPatch
     given = tools(lambda x: (x.mean((1, 2, 3)) > 127.5).astype(np.int64))
     grey = np.array([120, 64], np.uint8)[:, None, None, None].repeat(8, 1).repeat(8, 2)
     assert TeCo().score(grey, {}, given).tolist() == [2.5, 1.5]
+
+
+def test_motion_is_more_across_than_down() -> None:
+    stripes = np.broadcast_to(255 * (np.arange(32) // 4 % 2)[None, None, :, None], (1, 32, 32, 1)).astype(np.uint8)
+    across, down = (under("motion_blur", x, 1).std() for x in (stripes, stripes.transpose(0, 2, 1, 3)))
+    assert across < down - 5
+
+
+def test_zoom_moves_light_outwards() -> None:
+    dot = np.zeros((1, 32, 32, 1), np.uint8)
+    dot[0, 14:18, 24:28] = 255
+    light = under("zoom_blur", dot, 5)[0, ..., 0].sum(0).astype(float)
+    assert (light * np.arange(32)).sum() / light.sum() > 25.5 + 0.5
+
+
+def test_brightness_keeps_the_ratios_of_channels_and_fog_the_black() -> None:
+    x = np.array([100, 50, 0], np.uint8).reshape(1, 1, 1, 3).repeat(8, 1).repeat(8, 2)
+    # 100 + 25.5, and half of it.
+    assert under("brightness", x, 1)[0, 0, 0].tolist() == [126, 63, 0]
+    assert not under("fog", np.zeros((1, 8, 8, 1), np.uint8), 5).any()
+
+
+def test_elastic_moves_by_shares_of_the_side() -> None:
+    ramp = np.broadcast_to(2 * np.arange(96)[None, None, :, None], (1, 96, 96, 1)).astype(np.uint8)
+    moved = (under("elastic_transform", ramp, 5).astype(float) - ramp)[0, 10:-10, 10:-10, 0] / 2
+    assert 0.5 < np.abs(moved).mean() < 10

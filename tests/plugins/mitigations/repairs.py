@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -142,3 +142,15 @@ def handed(defense: Defense, victim: Victim, folder: Path, count: int = 60) -> T
     oracles: dict[Oracle, Any] = {"clean_set": clean}
     told = {name: oracles[name] for name in defense.told}
     return HarnessTools(defense.name, bench, Streams(100), victim=victim, oracles=told, examples=count)
+
+
+class Told:
+    """In place of ``Masked``: which victims it was made of, and a loss that is 3 of what is disturbed, else 1."""
+
+    victims: ClassVar[list[Any]] = []
+
+    def __init__(self, victim: object) -> None:
+        Told.victims.append(victim)
+
+    def loss(self, factors: object, x: object, y: object) -> float:
+        return 3.0 if factors == "disturbed" else 1.0

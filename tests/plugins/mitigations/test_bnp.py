@@ -1,16 +1,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from scipy import integrate, stats
 from torch import nn
 
 from bdbench import BdbenchError
+from bdbench_mitigations import bnp
 from bdbench_mitigations.bnp import BatchNormalizationPruning, divergence
 from bdbench_mitigations.distributions import given
-from tests.plugins.mitigations.repairs import BAD, clean_images, gone, handed, planted, rates, victim_of
+from tests.plugins.mitigations.repairs import BAD, CHANNELS, clean_images, gone, handed, planted, rates, victim_of
 
 
 def test_the_divergence_is_the_integral() -> None:
@@ -42,3 +45,25 @@ def test_a_model_without_batch_normalisation_is_refused(tmp_path: Path) -> None:
     victim = victim_of(nn.Sequential(nn.Conv2d(1, 2, 4), nn.Flatten()))
     with pytest.raises(BdbenchError, match="no batch normalisation"):
         bnp.repair(handed(bnp, victim, tmp_path))
+
+
+def test_the_divergence_is_of_the_clean_law_from_that_of_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[Any] = []
+    monkeypatch.setattr(bnp, "divergence", lambda *laws: (told.extend(laws), np.zeros(CHANNELS))[1])
+    victim = planted()
+    norm: Any = victim.network.norm
+    defense = BatchNormalizationPruning()
+    tools = handed(defense, victim, tmp_path)
+    defense.repair(tools)
+    values = given(victim, np.asarray(tools.clean_examples(None).images), lambda x: x.flatten(1))["norm"]
+    assert told[0] == pytest.approx(values.mean(0)) and told[1] == pytest.approx(values.var(0))
+    assert told[2] == pytest.approx(norm.running_mean.numpy()) and told[3] == pytest.approx(norm.running_var.numpy())
+    assert bnp._moments(torch.tensor([[[[1.0, 3.0]]]])).tolist() == [[[2.0, 5.0]]]
+
+
+def test_how_far_out_is_asked_for(tmp_path: Path) -> None:
+    # Of 12 channels none is more than 11 / sqrt(12) = 3.18 deviations out.
+    far = BatchNormalizationPruning(u=3.5)
+    assert gone(far.repair(handed(far, planted(), tmp_path))) == []

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -55,3 +56,9 @@ def test_a_model_without_convolutions_is_refused(tmp_path: Path) -> None:
     tools = handed(ChannelLipschitzness(), victim_of(nn.Sequential(nn.Flatten(), nn.Linear(16, 2))), tmp_path)
     with pytest.raises(BdbenchError, match="no convolution"):
         ChannelLipschitzness().repair(tools)
+
+
+def test_clp_takes_the_shift_as_well(tmp_path: Path) -> None:
+    clp = ChannelLipschitzness()
+    repaired: Any = clp.repair(handed(clp, planted(), tmp_path)).network
+    assert repaired.norm.bias[BAD] == 0

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -44,3 +45,13 @@ def test_the_channel_with_two_heaps_is_pruned(tmp_path: Path) -> None:
 
 def test_a_map_counts_by_its_largest_value() -> None:
     assert ep._largest(torch.tensor([[[[1.0, 2.0], [3.0, 8.0]]]])).tolist() == [[8.0]]
+
+
+@pytest.mark.parametrize(("settings", "pruned"), [({}, [BAD]), ({"u": 3.5}, []), ({"width": 1e6}, [])])
+def test_ep_by_its_settings(settings: Any, pruned: list[int], tmp_path: Path) -> None:
+    clean = clean_images(400)
+    images = np.array(clean.images)
+    images[:20, 3, 3] = 255
+    ep = EntropyPruning(**settings)
+    repaired: Any = ep.train(TrainingView(images, clean.labels, 2), handed(ep, planted(), tmp_path))
+    assert gone(repaired) == pruned and repaired.network.norm.bias[BAD] == -2

@@ -3,14 +3,18 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from bdbench import Batch, Recipe, Record
+from bdbench import Batch, Recipe, Record, Split
+from bdbench_mitigations import fine_pruning
 from bdbench_mitigations.channels import layers, pruned
+from bdbench_mitigations.clean_part import tuning
 from bdbench_mitigations.fine_pruning import FinePruning, activations, frozen
 from tests.plugins.mitigations.repairs import BAD, CHANNELS, clean_images, gone, handed, planted, rates
 
@@ -70,3 +74,30 @@ def test_it_weakens_a_backdoor_and_keeps_the_accuracy(on_digits: Callable[..., R
     assert before.attack_success_rate is not None and after.attack_success_rate is not None
     assert before.attack_success_rate > 0.95 and after.attack_success_rate < before.attack_success_rate - 0.1
     assert after.clean_accuracy > before.clean_accuracy - 0.05
+
+
+def test_it_measures_on_what_is_held_out_and_tunes_on_all_with_the_pruned_left_at_0(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fp = FinePruning(epochs=2, lr=0.5, held=0.25, tolerance=0.07)
+    tools = handed(fp, planted(), tmp_path)
+    measured: list[Any] = []
+    calls: list[Any] = []
+
+    def furthest(steps: Any, start: Any, held: Split, tolerance: float) -> Any:
+        measured.append((len(steps), len(held.labels), tolerance))
+        return steps[2]()
+
+    monkeypatch.setattr(fine_pruning, "furthest", furthest)
+    monkeypatch.setattr(fine_pruning, "tuned", lambda *args: calls.append(args))
+    fp.repair(tools)
+    assert measured == [(CHANNELS - 1, 15, 0.07)]
+    ((_, clean, _, start, recipe, loss),) = calls
+    assert len(clean.labels) == 60 and len(gone(start)) == 3 and recipe == tuning(tools.recipe, 2, 0.5)
+    # What a pruned channel would give has no part in the loss.
+    network = start.network
+    x = torch.from_numpy(np.array(clean.images)).permute(0, 3, 1, 2).float() / 255
+    batch: Any = SimpleNamespace(network=network, x=x, labels=torch.from_numpy(clean.labels))
+    before = float(loss(batch))
+    network.norm.bias.data[gone(start)] = 50.0
+    assert float(loss(batch)) == pytest.approx(before)

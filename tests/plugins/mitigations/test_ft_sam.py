@@ -1,14 +1,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from bdbench import Record
-from bdbench_mitigations.ft_sam import sharp
+from bdbench import Recipe, Record
+from bdbench_mitigations import ft_sam
+from bdbench_mitigations.clean_part import tuning
+from bdbench_mitigations.ft_sam import SharpnessAwareFineTuning, sharp
 
 
 def _network() -> nn.Sequential:
@@ -52,3 +56,21 @@ def test_it_weakens_a_backdoor_and_keeps_the_accuracy(on_digits: Callable[..., R
     assert before.attack_success_rate is not None and after.attack_success_rate is not None
     assert before.attack_success_rate > 0.95 and after.attack_success_rate < before.attack_success_rate - 0.2
     assert after.clean_accuracy > before.clean_accuracy - 0.05
+
+
+RECIPE = Recipe(epochs=9, batch_size=8, lr=0.1, label_smoothing=0.25)
+
+
+def test_the_tuning_is_by_the_sharp_loss_of_its_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[Any] = []
+    monkeypatch.setattr(ft_sam, "tuned", lambda *args: calls.append(args))
+    tools: Any = SimpleNamespace(victim="it", recipe=RECIPE, clean_examples=lambda n: n)
+    defense = SharpnessAwareFineTuning(clean=7, epochs=2, lr=0.5, rho=0.5, smoothing=0.2)
+    defense.repair(tools)
+    ((_, clean, _, start, recipe, loss),) = calls
+    assert (clean, start, recipe) == (7, "it", tuning(RECIPE, 2, 0.5))
+    torch.manual_seed(0)
+    network, x, y = torch.nn.Linear(3, 2), torch.randn(4, 3), torch.arange(4) % 2
+    batch: Any = SimpleNamespace(network=network, x=x, labels=y)
+    assert float(loss(batch)) == pytest.approx(float(sharp(network, x, y, 0.5, 0.2)))
+    assert float(loss(batch)) != pytest.approx(float(sharp(network, x, y, 2.0, 0.1)), abs=1e-3)

@@ -1,13 +1,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn.functional import cross_entropy
 
-from bdbench import BdbenchError
+from bdbench import BdbenchError, Recipe
+from bdbench_mitigations import nad
+from bdbench_mitigations.clean_part import tuning
 from bdbench_mitigations.nad import NeuralAttentionDistillation, attended, stages
 from bdbench_models.networks import PreActResNet18, SmallConvNet
 from tests.plugins.mitigations.repairs import handed, planted, rates, victim_of
@@ -79,3 +84,35 @@ def test_it_keeps_what_the_victim_can_and_trains_two_models(tmp_path: Path) -> N
         # Its maps have one pixel.
         nad.repair(handed(nad, planted(), tmp_path))
     assert rates(planted()) == (1, 1)
+
+
+RECIPE = Recipe(epochs=9, batch_size=8, lr=0.1, label_smoothing=0.25)
+
+
+def nad_repair(defense: NeuralAttentionDistillation, monkeypatch: pytest.MonkeyPatch) -> tuple[list[Any], Any]:
+    """What was tuned, in turn, and the teacher that was then handed out."""
+    torch.manual_seed(0)
+    victim, teacher = (victim_of(SmallConvNet(1, 3, 2)) for _ in range(2))
+    calls: list[Any] = []
+    monkeypatch.setattr(nad, "tuned", lambda *args: (calls.append(args[2:]), teacher)[1])
+    tools: Any = SimpleNamespace(victim=victim, shape=(8, 8, 1), recipe=RECIPE, clean_examples=lambda n: None)
+    defense.repair(tools)
+    assert calls[0][1] is calls[1][1] is victim
+    return calls, teacher
+
+
+def test_a_teacher_is_tuned_and_the_victim_then_distilled_from_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    defense = NeuralAttentionDistillation(betas=(3.0, 7.0), power=3.0, teacher=2, epochs=5, lr=0.5)
+    calls, teacher = nad_repair(defense, monkeypatch)
+    assert calls[0][0] == "teacher" and calls[0][2:] == (tuning(RECIPE, 2, 0.5),)
+    assert calls[1][2] == tuning(RECIPE, 5, 0.5)
+    torch.manual_seed(1)
+    student, x, y = SmallConvNet(1, 3, 2).eval(), torch.randn(6, 1, 8, 8), torch.arange(6) % 3
+    batch: Any = SimpleNamespace(network=student, x=x, labels=y)
+    # Of its three stages the last two.
+    names = ["blocks.1.2", "blocks"]
+    logits, own = attended(student, x, names, 3.0)
+    theirs = attended(teacher.network, x, names, 3.0)[1]
+    apart = [float((a - b).detach().square().mean()) for a, b in zip(own, theirs, strict=True)]
+    wanted = float(cross_entropy(logits, y, label_smoothing=0.25)) + 3 * apart[0] + 7 * apart[1]
+    assert min(apart) > 1e-4 and float(calls[1][3](batch)) == pytest.approx(wanted, rel=1e-5)

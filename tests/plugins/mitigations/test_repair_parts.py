@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from bdbench import BdbenchError, Split, Victim
+from bdbench import BdbenchError, Recipe, Split, Victim
 from bdbench_mitigations.channels import layers, outlying, pruned, scaled
-from bdbench_mitigations.clean_part import accuracy, batches, furthest, halves
-from tests.plugins.mitigations.repairs import victim_of
+from bdbench_mitigations.clean_part import accuracy, batches, furthest, halves, tuned, tuning
+from tests.plugins.mitigations.repairs import clean_images, victim_of
 
 
 class PreAct(nn.Module):
@@ -119,3 +122,24 @@ def test_pruning_ends_before_the_first_that_costs_too_much() -> None:
 
 def _same(victim: Victim) -> Victim:
     return victim
+
+
+RECIPE = Recipe(epochs=9, batch_size=8, lr=0.1, label_smoothing=0.25)
+
+
+def test_tuning_is_the_recipe_with_its_own_length_and_rate() -> None:
+    assert tuning(RECIPE, 3, 0.5) == dataclasses.replace(RECIPE, epochs=3, lr=0.05)
+
+
+def test_tuning_goes_on_from_the_start_with_the_loss_that_is_given() -> None:
+    clean, calls = clean_images(6), list[Any]()
+    tools: Any = SimpleNamespace(train=lambda *args, **more: calls.append((*args[1:], more)))
+    loss: Any = object()
+    tuned(tools, clean, "it", "start", RECIPE)  # type: ignore[arg-type]
+    tuned(tools, clean, "it", "start", RECIPE, loss)  # type: ignore[arg-type]
+    assert [c[1] for c in calls] == ["it", "it"] and all(np.array_equal(c[0], clean.labels) for c in calls)
+    same = {"start": "start", "recipe": RECIPE}
+    assert [c[2] for c in calls] == [
+        {**same, "loss": None, "kept": None},
+        {**same, "loss": loss, "kept": {"repair": "it"}},
+    ]

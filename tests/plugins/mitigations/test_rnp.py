@@ -1,13 +1,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
+from bdbench import Streams
+from bdbench_mitigations import masks, rnp
 from bdbench_mitigations.clean_part import batches
 from bdbench_mitigations.rnp import ReconstructiveNeuronPruning, unlearn
-from tests.plugins.mitigations.repairs import BAD, clean_images, gone, handed, planted, rates
+from tests.plugins.mitigations.repairs import BAD, Told, clean_images, gone, handed, planted, rates
 
 
 def test_unlearning_ends_at_the_floor_and_leaves_the_victim() -> None:
@@ -42,3 +47,16 @@ def test_a_model_that_is_sure_of_its_clean_examples_is_not_driven_to_infinity(tm
     drawn = batches(clean_images(60), 30, 200, torch.Generator().manual_seed(0), "cpu")
     weights = unlearn(tools.victim, drawn, 0.01, 0.2, 60).network.parameters()
     assert all(torch.isfinite(weight).all() for weight in weights)
+
+
+def test_masks_are_of_the_unlearnt_model_and_the_loss_is_scaled(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+    Told.victims.clear()
+    monkeypatch.setattr(masks, "Masked", Told)
+    monkeypatch.setattr(masks, "learnt", lambda masked, drawn, loss, lr, track: (seen.append(lr), loss("m", 0, 0))[1])
+    monkeypatch.setattr(rnp, "batches", lambda *given: None)
+    monkeypatch.setattr(rnp, "unlearn", lambda victim, drawn, lr, floor, n: (seen.extend([victim, lr, floor]), "un")[1])
+    tools: Any = SimpleNamespace(victim="it", shared_streams=Streams(0), device="cpu", track=lambda *given: None)
+    defense = ReconstructiveNeuronPruning(alpha=0.4, unlearning=0.02, floor=0.3, recovering=0.1)
+    assert defense._masks(clean_images(4), tools) == pytest.approx(0.4)  # type: ignore[comparison-overlap]
+    assert Told.victims == ["un"] and seen == ["it", 0.02, 0.3, 0.1]

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from scipy.fft import dctn, idctn
+from torch import nn
 
 from bdbench import Role, Split, Streams
 from bdbench_triggers.combat import Combat, _Trigger
 from bdbench_triggers.filters import blurred, lowpass
 from bdbench_triggers.loops import Learner
-from tests.plugins.triggers.test_generators import at_work, crafted, same
+from tests.plugins.triggers.crafting import Heard, at_work, crafted
+from tests.plugins.triggers.test_generators import same
 
 STREAMS = Streams(0)
 
@@ -142,3 +145,35 @@ def test_crafting_that_was_interrupted_goes_on_to_the_same_trigger(
         crafted(attack, train, tmp_path)
     monkeypatch.setattr(Learner, "batches", batches)
     assert same(crafted(attack, train, tmp_path), whole)
+
+
+@pytest.mark.parametrize("blur", [0.0, 0.7])
+def test_the_trigger_is_made_of_its_settings(blur: float) -> None:
+    made = Combat(strength=5.1, ratio=0.4, blur=blur)._trigger(nn.Identity(), (8, 12), "cpu")
+    assert made.strength == pytest.approx(0.02) and made.blurs == (blur > 0)
+    assert np.array_equal(made.rows.numpy(), lowpass(8, 0.4)) and np.array_equal(made.columns.numpy(), lowpass(12, 0.4))
+
+
+class Plus(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.p = nn.Parameter(torch.tensor(0.5))
+
+
+def test_the_change_costs_what_l2_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = Plus()
+    on = SimpleNamespace(on=lambda x, deviation: x + generator.p)
+    monkeypatch.setattr(Combat, "_trigger", lambda *given: on)
+
+    class Flat(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return 0 * x.flatten(1)[:, :4]
+
+    learner: Any = Heard(torch.zeros(4, 1, 2, 2), torch.arange(4))
+    learner.logits = Flat()
+    tools: Any = SimpleNamespace(
+        shape=(2, 2, 1), device="cpu", loop=lambda n, parts, count, epoch: epoch(0, torch.Generator())
+    )
+    Combat(l2=2.0, lr=0.01)._alternate(generator, learner, Flat(), 0.5, tools)
+    # 2 x (2 p)^2 has the slope 16 p = 8; the first step of Nesterov's momentum is 1.9 slopes, and a little decay.
+    assert generator.p.item() == pytest.approx(0.5 - 0.01 * 1.9 * (8 + 5e-4 * 0.5), rel=1e-5)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn.functional import cross_entropy
 
 import bdbench
 from bdbench import Attack, BdbenchError, Role, Split, State, Victim
@@ -19,6 +20,7 @@ from bdbench.components.applicable import why_not
 from bdbench.experiment import cell
 from bdbench.registry.plugins import installed
 from bdbench.testing.samples import split
+from bdbench_triggers import input_aware_networks as networks
 from bdbench_triggers import loops
 from bdbench_triggers.generators import Generator, changed, weights, with_weights
 from bdbench_triggers.input_aware import InputAware
@@ -26,6 +28,7 @@ from bdbench_triggers.lira import Lira, _moved
 from bdbench_triggers.ssba import Ssba
 from bdbench_triggers.steganography import Encoder, trained
 from tests.plugins.triggers.crafting import Fixed, Heard, at_work, crafted
+from tests.plugins.triggers.test_input_aware import Scaled
 
 SMALL: list[Attack] = [
     InputAware(mask_epochs=1, width=2),
@@ -271,3 +274,66 @@ def test_the_harness_measures_the_attackers_model_or_its_own(tmp_path: Path) -> 
     public = cell(attack=f"{attack},snapshot=true", **options)
     assert public.scene.facts["poisons"] == 10
     assert public.scene.attack.victim(public.scene.state, public.scene.workshop) is None
+
+
+GREY = (8, 8, 1)
+
+
+def test_the_second_stage_has_a_bound_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    bounds: list[float] = []
+    monkeypatch.setattr(Lira, "_generate", lambda self, g, learner, bound, tools: bounds.append(float(bound[0])))
+    monkeypatch.setattr(
+        Lira, "_tune", lambda self, g, learner, bound, tools: (bounds.append(float(bound[0])), learner.victim)[1]
+    )
+    crafted(Lira(unit="range", eps=0.1, tune_eps=0.02, width=2), split(GREY, 4, 40))
+    assert bounds == pytest.approx([0.1, 0.02])
+
+
+def test_the_pattern_is_trained_and_told_to_differ() -> None:
+    class Learning(Heard):
+        def loss(self, x: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+            return 0 * x.sum()
+
+        def descend(self, loss: torch.Tensor) -> None:
+            losses.append(float(loss.detach()))
+            loss.backward()  # type: ignore[no-untyped-call]
+
+    losses: list[float] = []
+    x, pattern = torch.rand(10, 3, 4, 4, generator=torch.Generator().manual_seed(0)), Scaled(3)
+    wanted = 0.7 * float(networks.alike(x[:4], networks.what(pattern, x[:4])).detach())
+    attack, learner = InputAware(rate=0.4, cover_rate=0.0, diversity=0.7), Learning(x, torch.arange(10) % 4)
+    with at_work(attack, split((4, 4, 3), 4, 40)) as tools:
+        networks._train_both(attack, pattern, Scaled(1), learner, tools)  # type: ignore[arg-type]
+    # A steeper pattern differs more.
+    assert losses == [pytest.approx(wanted, rel=1e-5)] and float(pattern.weight.detach()) > 1
+
+
+def test_the_image_counts_once_the_message_has_had_its_steps() -> None:
+    train, changes = split(GREY, 4, 64), []
+    for message_steps in (0, 1000):
+        attack = Ssba(steps=30, message_steps=message_steps, image_weight=100.0, bits=2, width=2, lr=0.01)
+        with at_work(attack, train) as tools:
+            made = attack.stamp_with(np.asarray(train.images), attack.craft(train, tools), tools.streams, "cpu")
+        changes.append(np.abs(made.astype(int) - train.images).mean())
+    assert changes[0] < changes[1] / 2
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.3])
+def test_a_learner_has_the_recipes_rates_smoothing_and_augmentation(smoothing: float) -> None:
+    train = split(GREY, 4, 40)
+    with at_work(Lira(), train) as tools:
+        recipe = dataclasses.replace(tools.recipe, batch_size=20, label_smoothing=smoothing, crop_padding=2)
+        given: Any = SimpleNamespace(recipe=recipe, device="cpu", train=tools.train)
+        learner = loops.Learner(given, train, "it", epochs=3)
+        seen, rates = [], []
+        for x, _ in learner.batches(1, torch.Generator().manual_seed(0)):
+            seen.append(x)
+            rates += [group["lr"] for group in learner._optimizer.param_groups[:1]]
+        plain, labels = loops.pixels(learner.images[:4]), learner.labels[:4]
+        learner.logits.eval()
+        logits = learner.logits(plain)
+        assert rates == pytest.approx([recipe.rate(step, 6) for step in (2, 3)])
+        wanted = cross_entropy(logits, labels, label_smoothing=smoothing)
+        assert float(learner.loss(plain, labels).detach()) == pytest.approx(float(wanted.detach()))
+        own = {image.numpy().tobytes() for image in loops.pixels(learner.images)}
+        assert sum(image.contiguous().numpy().tobytes() in own for image in torch.cat(seen)) < 20

@@ -146,3 +146,16 @@ def test_pictures_of_a_folder(tmp_path: Path, split: Split) -> None:
     for wrong in (tmp_path / "nowhere", tmp_path / "notes.txt"):
         with pytest.raises(BdbenchError, match="holds no pictures: expected 'images' or a folder of them"):
             Refool(reflections=str(wrong)).files()
+
+
+def test_lengths_are_those_of_the_canvas(monkeypatch: pytest.MonkeyPatch) -> None:
+    tables: list[np.ndarray] = []
+    monkeypatch.setattr(
+        "bdbench_triggers.reflection.reflected", lambda pictures, drawn: (tables.append(drawn.numpy()), pictures)[1]
+    )
+    images = np.zeros((500, 4, 8, 1), np.uint8)
+    Refool(model="out-of-focus", canvas=16).stamp_with(images, {"pictures": images[:1]}, STREAMS, "cpu")
+    kind, _, blur, down, right, moved = tables[0].T
+    # Half of what is drawn.
+    assert (kind == 1).all() and (moved == 1).all() and 0.5 <= blur.min() < 0.6 < 2.4 < blur.max() <= 2.5
+    assert all(1.5 <= way.min() < 1.6 < 3.9 < way.max() <= 4 for way in (down, right))
