@@ -72,6 +72,18 @@ def test_probabilities_of_the_own_label_by_hand() -> None:
     assert scores == pytest.approx([chances[:, 0, 1].mean().item(), chances[:, 1, 0].mean().item()], abs=1e-5)
 
 
+def test_the_scale_is_as_asked_for() -> None:
+    given = tools(4, [0], [1])
+    scores = IbdPsc(scale=2.0).score(column([3]), {"layers": np.array([1, 2])}, given)
+    chances = torch.tensor([[3 * a - 1, 0, -9] for a in (2.0, 4.0)], dtype=torch.float64).softmax(1)
+    assert scores == pytest.approx([chances[:, 0].mean().item()], abs=1e-5)
+    # 1 crosses its border, 1 / a, at three layers of 1.2 and at one of 4; it is of label 1 below.
+    given = tools(8, [0, 0, 1], [1, 1, 1])
+    given.victim.network.layers[0].weight.data *= 0.6
+    assert IbdPsc(error=0.3, scale=1.2).fit(given)["layers"][0] == 3
+    assert IbdPsc(error=0.3, scale=4.0).fit(given)["layers"][0] == 1
+
+
 def test_a_model_without_batch_normalisation_is_refused() -> None:
     with pytest.raises(BdbenchError, match="scales BatchNorm layers, of which model 'net' has none: expected"):
         IbdPsc().fit(tools(0, [0], [0]))

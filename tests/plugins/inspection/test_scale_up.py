@@ -36,6 +36,11 @@ def test_the_share_of_multiples_with_the_same_label_by_hand() -> None:
     assert scores == pytest.approx([0.8, 0.2, 0.2, 0.0, 1.0]) and scores.dtype == np.float64
 
 
+def test_factors_are_as_asked_for() -> None:
+    # 10 is 20, as it was, and 200; 60 is 120 and 255.
+    assert ScaleUp(factors=(2.0, 20.0)).score(column([10, 60]), {}, tools()) == pytest.approx([0.5, 0.0])
+
+
 def test_clean_examples_of_the_same_label_are_the_measure() -> None:
     given, defense = tools([10, 20, 250, 250, 150], [0, 0, 2, 2, 1]), ScaleUp(limited=True)
     assert defense.told == ("clean_set",) and not ScaleUp().told

@@ -53,6 +53,13 @@ def test_scores_by_hand_and_an_overlay_that_is_the_input_is_left_out() -> None:
     assert defense.score(inputs, state, given) == pytest.approx(expected)
 
 
+def test_inputs_may_be_averaged_with_overlays() -> None:
+    given = tools(np.array([30, 80], np.uint8).reshape(2, 1, 1, 1))
+    defense = Strip(mix="mean")
+    scores = defense.score(np.array([20], np.uint8).reshape(1, 1, 1, 1), defense.fit(given), given)
+    assert scores == pytest.approx([-(bits(25) + bits(50)) / 2])
+
+
 def test_overlays_are_drawn_from_the_reserve() -> None:
     given = tools(np.arange(50, dtype=np.uint8).reshape(50, 1, 1, 1))
     drawn = Strip(overlays=10).fit(given)["overlays"].ravel()
