@@ -120,21 +120,28 @@ def _detected(board: str, code: str = "") -> list[dict[str, Any]]:
     return [record for record in found if record["config"]["defense"] == Datamodel().config()]
 
 
-def test_on_cifar10_fifteen_poisons_are_named_and_clean_sets_are_left_alone() -> None:
+def test_on_cifar10_fifteen_poisons_and_two_targets_are_named_and_clean_sets_are_left_alone() -> None:
     """By the rule that the page calls the present one."""
-    of_attack: dict[str, list[dict[str, Any]]] = {"none": [], "badnets": [], "blend": []}
+    of_attack: dict[str, list[dict[str, Any]]] = {}
     for record in _detected("cifar10-5k", "dc87895b"):
         attack = record["config"]["attack"]
-        assert attack.get("rate", 0.003) == 0.003
-        of_attack[attack["name"]].append(record)
-    assert all(len(found) == 5 for found in of_attack.values())
+        of_attack.setdefault(" ".join(str(attack.get(k)) for k in ("name", "rate", "targets")), []).append(record)
+    of_attack = {name.removesuffix(" None None"): found for name, found in of_attack.items()}
+    assert {name: len(found) for name, found in of_attack.items()} == {
+        "none": 5, "badnets 0.003 1": 5, "badnets 0.05 2": 5, "blend 0.003 1": 5,
+    }  # fmt: skip
     assert all(record["p_value"] > 0.05 and record["decision"]["flagged"] == 0 for record in of_attack["none"])
-    for record in of_attack["badnets"]:
+    for record in of_attack["badnets 0.003 1"]:
         assert record["detection"]["auroc"] == 1 and record["p_value"] < 0.015
         assert record["decision"]["tpr"] == 1 and record["decision"]["fpr"] < 0.0013
         assert record["decision"]["after"]["attack_success_rate"] < 0.085
+    for record in of_attack["badnets 0.05 2"]:
+        assert record["detection"]["auroc"] == 1 and record["p_value"] < 0.0001
+        assert record["decision"]["tpr"] == 1 and record["decision"]["fpr"] < 0.0013
+        assert record["decision"]["after"]["attack_success_rate"] < 0.067
+        assert 0.031 < record["decision"]["after"]["worst_goal"] < 0.092
     # What hardly works is hardly named.
-    found = of_attack["blend"]
+    found = of_attack["blend 0.003 1"]
     assert sorted(record["before"]["attack_success_rate"] for record in found)[2] < 0.19
     assert sorted(record["detection"]["auroc"] > 0.997 for record in found) == [False, *[True] * 4]
     assert sorted(record["p_value"] < 0.05 for record in found) == [*[False] * 3, True, True]
@@ -142,17 +149,17 @@ def test_on_cifar10_fifteen_poisons_are_named_and_clean_sets_are_left_alone() ->
 
 
 def test_on_cifar10_every_poison_comes_first_and_most_are_named() -> None:
-    """5,000 images, five seeds, BadNets and Blend at 1.5 and 5 %, one target or two, by the earlier rule."""
+    """5,000 images, five seeds, BadNets and Blend at 1.5 and 5 %, by the earlier rule."""
     attacked = [
         record
         for record in _detected("cifar10-5k", "cec648c7")
         if record["config"]["attack"]["name"] in ("badnets", "blend")
         and record["config"]["attack"]["mapping"] == "all-to-one"
     ]
-    assert len(attacked) == 25
+    assert len(attacked) == 20
     assert all(record["detection"]["auroc"] >= 0.997 for record in attacked)
     named = [record for record in attacked if record["decision"]["tpr"] > 0]
-    assert len(named) == 20 and all(record["decision"]["tpr"] >= 0.99 for record in named)
+    assert len(named) == 15 and all(record["decision"]["tpr"] >= 0.99 for record in named)
     assert sum(record["decision"]["fpr"] > 0.001 for record in named) == 5
     assert all(record["decision"]["fpr"] < 0.05 for record in named)
 
