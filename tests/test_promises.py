@@ -125,10 +125,11 @@ def test_on_cifar10_fifteen_poisons_and_two_targets_are_named_and_clean_sets_are
     of_attack: dict[str, list[dict[str, Any]]] = {}
     for record in _detected("cifar10-5k", "dc87895b"):
         attack = record["config"]["attack"]
-        of_attack.setdefault(" ".join(str(attack.get(k)) for k in ("name", "rate", "targets")), []).append(record)
+        goals = "all" if attack.get("mapping") == "all-to-all" else attack.get("targets")
+        of_attack.setdefault(f"{attack['name']} {attack.get('rate')} {goals}", []).append(record)
     of_attack = {name.removesuffix(" None None"): found for name, found in of_attack.items()}
     assert {name: len(found) for name, found in of_attack.items()} == {
-        "none": 5, "badnets 0.003 1": 5, "badnets 0.05 2": 5, "blend 0.003 1": 5,
+        "none": 5, "badnets 0.003 1": 5, "badnets 0.05 2": 5, "badnets 0.05 all": 5, "blend 0.003 1": 5,
     }  # fmt: skip
     assert all(record["p_value"] > 0.05 and record["decision"]["flagged"] == 0 for record in of_attack["none"])
     for record in of_attack["badnets 0.003 1"]:
@@ -140,6 +141,9 @@ def test_on_cifar10_fifteen_poisons_and_two_targets_are_named_and_clean_sets_are
         assert record["decision"]["tpr"] == 1 and record["decision"]["fpr"] < 0.0013
         assert record["decision"]["after"]["attack_success_rate"] < 0.067
         assert 0.031 < record["decision"]["after"]["worst_goal"] < 0.092
+    for record in of_attack["badnets 0.05 all"]:
+        assert 0.72 < record["detection"]["auroc"] < 0.81 and 0.07 < record["p_value"] < 0.31
+        assert record["decision"]["flagged"] == 0 and record["before"]["attack_success_rate"] < 0.32
     # What hardly works is hardly named.
     found = of_attack["blend 0.003 1"]
     assert sorted(record["before"]["attack_success_rate"] for record in found)[2] < 0.19
