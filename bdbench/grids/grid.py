@@ -67,15 +67,16 @@ class Job:
         config = {kind: part.config() for kind, part in parts.items()}
         return configs.cell_of({**config, "budget": budget, "reserve": self.reserve})
 
-    def code(self, defense: Defense) -> dict[str, str]:
-        """What the code of the components says today, as a record has it."""
-        parts: dict[str, Component] = {"model": self.model, "attack": self.attack, "defense": defense}
-        return {kind: sources.own_code_of(part) for kind, part in parts.items()}
+    def code(self, defense: Defense | None) -> dict[str, str]:
+        """What the code of the components says today, as a record has it; None: of those that all defenses share."""
+        parts = {"model": self.model, "attack": self.attack, "defense": defense}
+        return {kind: sources.own_code_of(part) for kind, part in parts.items() if part is not None}
 
-    def files(self, defense: Defense) -> dict[str, str]:
+    def files(self, defense: Defense | None) -> dict[str, str]:
         """A hash of what each file that they read holds today, as a record has it; of those that are here."""
         found: dict[str, str] = {}
-        for part in params.whole(self.dataset, self.model, self.attack, defense):
+        own = () if defense is None else (defense,)
+        for part in params.whole(self.dataset, self.model, self.attack, *own):
             # A folder of another machine may not be here: what it holds cannot be told.
             with contextlib.suppress(BdbenchError, OSError):
                 found |= {str(path): digest_of(path) for path in part.files() if path.is_file()}

@@ -189,9 +189,7 @@ class _Work:
 
     def _code(self, defense: Defense | None = None) -> str:
         """By what a claim knows that work is tried anew: the code and files of the components in it."""
-        given = defense or self.job.defenses[0]
-        code = {k: v for k, v in self.job.code(given).items() if defense is not None or k != "defense"}
-        return key_of({**code, "files": self.job.files(given)})
+        return key_of({**self.job.code(defense), "files": self.job.files(defense)})
 
 
 def with_data(jobs: Sequence[Job], source: Source, progress: Progress) -> list[Job]:

@@ -229,6 +229,20 @@ def test_a_file_that_was_mended_is_tried_again(tmp_path: Path) -> None:
     assert not set(known[0]) & set(known[1])
 
 
+def test_what_defenses_share_is_known_whichever_of_them_is_first(tmp_path: Path) -> None:
+    (job,) = grid.read(made(tmp_path / "board", SMALL)).only(["attack=badnets"]).jobs()
+    matrix = tmp_path / "matrix.npy"
+    np.save(matrix, np.zeros(1))
+    reads = installed().component("defense", f"datamodel:matrix={matrix}")
+    assert job.files(reads) and not job.files(None)
+    board = Board(tmp_path / "board")
+    codes = {
+        _Work(replace(job, defenses=order), place(tmp_path), board, Silent(), None, True)._code()
+        for order in ((reads, *job.defenses), (*job.defenses, reads))
+    }
+    assert len(codes) == 1
+
+
 def test_what_a_grid_may_take_counts_what_a_set_shares_once(tmp_path: Path) -> None:
     (job,) = grid.read(made(tmp_path / "board", SMALL)).only(["attack=badnets"]).jobs()
     parts = {kind: getattr(job, kind).config() for kind in ("dataset", "model", "attack")}
