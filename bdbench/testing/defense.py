@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import tempfile
 from pathlib import Path
 from typing import get_args
@@ -14,7 +15,7 @@ from bdbench.components.workshop import Oracle
 from bdbench.errors import BdbenchError
 from bdbench.images.data import PoisonedData, Role
 from bdbench.testing.checks import check, expect, expect_alike, expect_repeatable, fitting, unchanged
-from bdbench.testing.kinds import COUNT, KINDS, expect_sound_result, kind_of, result, worked
+from bdbench.testing.kinds import COUNT, KINDS, expect_sound_result, kind_of, result, usual, worked
 from bdbench.testing.samples import CLASSES, COLOUR, GREY, Shape, handed_over, of_classes, poisoned
 
 _TINY, _TINY_RESERVE = 20, 8
@@ -76,7 +77,8 @@ def one_seed_gives_one_result(defense: Defense) -> None:
     """
 
     def attempt(shape: Shape) -> None:
-        expect_repeatable(lambda: result(defense, poisoned(shape, COUNT)), "draw from ``tools.streams``")
+        again = functools.partial(result, defense, poisoned(shape, COUNT))
+        expect_repeatable(again, "draw from ``tools.streams``", usual(defense, shape))
 
     fitting((GREY, COLOUR), attempt)
 
@@ -104,7 +106,7 @@ def remembers_nothing(defense: Defense) -> None:
     """
 
     def attempt(shape: Shape) -> None:
-        first = result(defense, poisoned(shape, COUNT))
+        first = usual(defense, shape)
         result(defense, poisoned(shape, COUNT, poison_class=1))
         expect_alike(first, result(defense, poisoned(shape, COUNT)), "the second time")
 
@@ -144,7 +146,7 @@ def declares_its_oracles(defense: Defense) -> None:
     strange = set(defense.told) - set(get_args(Oracle))
     expect(not strange, f"{', '.join(map(repr, sorted(strange)))}: known: {', '.join(get_args(Oracle))}")
     try:
-        fitting((GREY, COLOUR), lambda shape: result(defense, poisoned(shape, COUNT)))
+        fitting((GREY, COLOUR), lambda shape: usual(defense, shape))
     except LookupError as error:
         expect("oracle" not in str(error), str(error))
         raise
@@ -162,7 +164,7 @@ def does_not_reach_the_truth(defense: Defense) -> None:
 
     def attempt(shape: Shape) -> None:
         truth = poisoned(shape, COUNT)
-        expect_alike(result(defense, truth), result(defense, _with_other_roles(truth)), "for other roles")
+        expect_alike(usual(defense, shape), result(defense, _with_other_roles(truth)), "for other roles")
 
     fitting((GREY, COLOUR), attempt)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 from typing import Any, Protocol, cast
 
@@ -20,7 +21,7 @@ from bdbench.errors import BdbenchError
 from bdbench.images.data import PoisonedData
 from bdbench.networks.training import Victim
 from bdbench.testing.checks import expect, fitting
-from bdbench.testing.samples import COLOUR, GREY, Handed, handed_over, poisoned
+from bdbench.testing.samples import COLOUR, GREY, Handed, Shape, handed_over, poisoned
 
 COUNT = 60
 # The module with the checks of a kind is called as the kind is.
@@ -68,6 +69,24 @@ def result(defense: Defense, data: PoisonedData, **options: Any) -> dict[str, An
     """What a defense gives for ``data``, and what it concludes; options: of ``handed_over``."""
     with handed_over(defense, data, **options) as handed:
         return worked(defense, handed)
+
+
+def usual(defense: Defense, shape: Shape) -> dict[str, Any]:
+    """What it gives for the sample set of that shape and the usual size.
+
+    It is kept for the checks after, where parameters tell all of the defense: that it is the same each time is checked
+    by those that ask for it anew.
+    """
+    try:
+        hash(defense)
+    except TypeError:
+        return result(defense, poisoned(shape, COUNT))
+    return result(defense, poisoned(shape, COUNT)) if defense.files() else _usual(defense, shape)
+
+
+@functools.lru_cache(maxsize=16)
+def _usual(defense: Defense, shape: Shape) -> dict[str, Any]:
+    return result(defense, poisoned(shape, COUNT))
 
 
 def expect_sound_result(defense: Defense, data: PoisonedData, **options: Any) -> None:

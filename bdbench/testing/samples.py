@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,6 +32,9 @@ GREY, COLOUR = (8, 8, 1), (32, 32, 3)
 CLASSES = 5
 # Labels that have more than one example, and how many clean and triggered inputs there are at test time.
 _COMMON, _INPUTS = 4, 16
+# Of the sets that checks ask for again and again, by what they hold; so many, then all are forgotten.
+_VICTIMS: dict[str, Victim] = {}
+_KEPT = 32
 
 
 def lit(labels: np.ndarray, classes: int, shape: Shape, seed: int = 0) -> np.ndarray:
@@ -182,8 +186,18 @@ def handed_over(
             defense.name,
             place,
             Streams(0),
-            victim=victim or place.trainer.train(view.images, view.labels, seed=0),
+            victim=victim or _victim(place, view),
             oracles={name: known[name] for name in defense.told if name in known},
             examples=len(view.labels),
         )
         yield Handed(view, tools, np.concatenate([test, triggered(test)]), clean)
+
+
+def _victim(place: Bench, view: TrainingView) -> Victim:
+    """One that is trained on a set: a copy, since a defense may change it."""
+    key = fingerprint(view.images, view.labels, np.array(view.num_classes))
+    if key not in _VICTIMS:
+        if len(_VICTIMS) >= _KEPT:
+            _VICTIMS.clear()
+        _VICTIMS[key] = place.trainer.train(view.images, view.labels, seed=0)
+    return copy.deepcopy(_VICTIMS[key])

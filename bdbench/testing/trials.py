@@ -84,28 +84,33 @@ class Made:
 
 
 def made(attack: Attack, shape: Shape, seed: int = 0) -> Made:
-    """What an attack makes of the sample set of that shape. Raises BdbenchError if they do not fit.
-
-    What it crafts is kept for the checks after: it may take long, and that it is the same each time is a check's own.
-    """
-    with tried(attack, images_of(shape), seed, _kept(attack, shape, seed)) as trial:
+    """What an attack makes of the sample set of that shape. Raises BdbenchError if they do not fit."""
+    with tried(attack, images_of(shape), seed, crafted(attack, shape, seed)) as trial:
         poisoned = trial.poison()
         return Made(trial.attack, images_of(shape), poisoned, trial.challenge())
 
 
-def _kept(attack: Attack, shape: Shape, seed: int) -> State | None:
-    """What it crafted before; None where that cannot be told by its parameters."""
+def crafted(attack: Attack, shape: Shape, seed: int = 0) -> State:
+    """What it crafts for the sample set of that shape.
+
+    It may take long, and is kept for the checks after where parameters tell all of the attack: that it is the same each
+    time is a check's own.
+    """
     try:
         hash(attack)
     except TypeError:
-        return None
-    return None if attack.files() else copy.deepcopy(_crafted(attack, shape, seed))
+        return _crafts(attack, shape, seed)
+    return _crafts(attack, shape, seed) if attack.files() else copy.deepcopy(_remembered(attack, shape, seed))
+
+
+def _crafts(attack: Attack, shape: Shape, seed: int) -> State:
+    with tried(attack, images_of(shape), seed) as trial:
+        return trial.state
 
 
 @functools.lru_cache(maxsize=16)
-def _crafted(attack: Attack, shape: Shape, seed: int) -> State:
-    with tried(attack, images_of(shape), seed) as trial:
-        return trial.state
+def _remembered(attack: Attack, shape: Shape, seed: int) -> State:
+    return _crafts(attack, shape, seed)
 
 
 def all_made(attack: Attack) -> list[Made]:
