@@ -109,9 +109,14 @@ def describe(cls: type) -> list[Parameter]:
 
 
 def config(component: Any) -> dict[str, Any]:
-    """The parameters of a component as plain JSON values, defaults included."""
-    values = {name: _convert(getattr(component, name), hint) for name, (hint, _) in _fields(type(component)).items()}
-    return {name: [_plain(one) for one in v] if isinstance(v, tuple) else v for name, v in values.items()}
+    """The parameters of a component as plain JSON values, defaults included.
+
+    One that is set to None where its default is not is "none", as on the command line: null says that nothing was said.
+    """
+    fields = _fields(type(component))
+    values = {name: _convert(getattr(component, name), hint) for name, (hint, _) in fields.items()}
+    asked = {name: "none" for name, v in values.items() if v is None and fields[name][1].default is not None}
+    return {name: [_plain(one) for one in v] if isinstance(v, tuple) else v for name, v in {**values, **asked}.items()}
 
 
 def parts(component: Any) -> list[Any]:
