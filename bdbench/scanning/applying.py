@@ -174,8 +174,7 @@ def _compared(folder: Path, told: dict[str, Any], progress: Progress) -> Iterato
     device = training.pick_device("auto")
     model = installed().component("model", settings["model"])
     laboratory = Laboratory.of(found, model, streams, device, folder / STAGES, progress)
-    names = set(files.names_in(folder / "quarantine.txt"))
-    bad = np.array([found.listing.names[place] in names for place in found.places.tolist()], bool)
+    bad = _left_out(found, set(files.names_in(folder / "quarantine.txt")))
     left = len(np.unique(found.labels[~bad]))
     if left < 2:
         raise BdbenchError(
@@ -187,7 +186,15 @@ def _compared(folder: Path, told: dict[str, Any], progress: Progress) -> Iterato
         network, _ = laboratory.trained(kept, "retrain", "train to compare")
         accuracies.append(float((network.predict(images) == labels).mean()))
     before, after = (f"{100 * share:.1f} %" for share in accuracies)
-    yield f"accuracy on {len(labels)} {what}: {before} with the {int(bad.sum())} suspects, {after} without them"
+    yield f"accuracy on {len(labels)} {what}: {before} with the {found.count(bad)} suspects, {after} without them"
+
+
+def _left_out(found: reading.Read, names: set[str]) -> np.ndarray:
+    """The rows of what was scanned, bool (n,), of which every copy is among the names: one that is kept is there."""
+    places = np.concatenate([found.places, found.copies_of[:, 0]]).tolist()
+    rows = np.concatenate([np.arange(len(found.places)), found.copies_of[:, 1]])
+    kept = rows[[found.listing.names[place] not in names for place in places]]
+    return ~np.isin(np.arange(len(found.places)), kept)
 
 
 def _test_part(

@@ -22,7 +22,7 @@ SCHEMA = "bdbench-scan-1"
 # Of names that may be as many as the images are.
 _MOST = 1000
 # What editors of Windows put before the first line.
-_MARK = b"\xef\xbb\xbf"
+_MARK = "\ufeff"
 
 
 def tidy(folder: Path) -> None:
@@ -162,7 +162,7 @@ def read(folder: Path) -> dict[str, Any]:
 def names_in(file: Path) -> list[str]:
     """The names in keep.txt or quarantine.txt. Raises BdbenchError if it does not read."""
     try:
-        text = file.read_bytes().removeprefix(_MARK).decode("utf-8", "surrogateescape")
+        text = file.read_bytes().decode("utf-8", "surrogateescape").removeprefix(_MARK)
         lines = text.replace("\r\n", "\n").split("\n")
         return [str(json.loads(line)) if line.startswith('"') else line for line in lines if line]
     except (OSError, ValueError) as error:
@@ -171,7 +171,7 @@ def names_in(file: Path) -> list[str]:
 
 def _lines(names: Sequence[str]) -> str:
     """A name a line; those that a line cannot hold as JSON strings."""
-    odd = [name.startswith('"') or not name or name.splitlines() != [name] for name in names]
+    odd = [name.startswith(('"', _MARK)) or not name or name.splitlines() != [name] for name in names]
     return "".join(f"{json.dumps(name) if o else name}\n" for name, o in zip(names, odd, strict=True))
 
 

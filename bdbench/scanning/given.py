@@ -18,7 +18,7 @@ from bdbench.components import guard
 from bdbench.components.interfaces import Dataset, Source
 from bdbench.components.params import parse_spec
 from bdbench.display.words import counted
-from bdbench.errors import BdbenchError, one_line
+from bdbench.errors import BdbenchError, one_line, unknown
 from bdbench.images import decoding
 from bdbench.images.data import Split, in_bytes
 from bdbench.images.listing import Listing, listing_of
@@ -145,8 +145,11 @@ def _known(labels: np.ndarray, classes: Sequence[str] | None) -> tuple[np.ndarra
         if labels.dtype.kind in "fcmMV":
             raise BdbenchError(f"labels are {labels.dtype}: expected integers, or names")
         told = [_name_of(label) for label in labels.tolist()]
-        names = sorted(set(told))
-        labels, classes = np.searchsorted(names, told), names
+        classes = sorted(set(told)) if classes is None else [_name_of(name) for name in _named(classes)]
+        numbers = {name: number for number, name in enumerate(classes)}
+        if strange := [name for name in told if name not in numbers]:
+            raise unknown("class", strange[0], classes)
+        labels = np.array([numbers[name] for name in told], np.int64)
     return _numbered(_integers(labels), classes)
 
 
@@ -167,12 +170,17 @@ def _numbered(labels: np.ndarray, classes: Sequence[str] | None) -> tuple[np.nda
     if classes is None:
         found, labels = np.unique(labels, return_inverse=True)
         return labels.astype(np.int64), tuple(map(str, found.tolist()))
-    if isinstance(classes, str) or not isinstance(classes, Sequence):
-        raise BdbenchError(f"classes={classes!r} is not allowed: expected a list of names")
+    classes = _named(classes)
     most = int(labels.max()) + 1 if len(labels) else 0
     if len(classes) < most:
         raise BdbenchError(f"{len(classes)} classes are named and labels go up to {most - 1}: expected a name for each")
     return labels, tuple(map(str, classes))
+
+
+def _named(classes: Any) -> Sequence[str]:
+    if isinstance(classes, str) or not isinstance(classes, Sequence):
+        raise BdbenchError(f"classes={classes!r} is not allowed: expected a list of names")
+    return classes
 
 
 def _has_rows(given: Any) -> bool:

@@ -6,12 +6,19 @@ import os
 import shutil
 import time
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
-from tests.scanning.conftest import STAMPED, write_folder
+from bdbench import BdbenchError
+from bdbench.progress import Silent
+from bdbench.scanning import applying, files, given
+from bdbench.seeds import Streams
+from tests.scanning.conftest import CLASSES, EACH, STAMPED, arrays, write_folder
 from tests.scanning.test_command import invoke, scan
+from tests.scanning.test_reading import read
 
 
 @pytest.fixture
@@ -141,3 +148,93 @@ def test_lists_that_a_person_edited_are_not_written_over(place: Path) -> None:
     assert done.exit_code == 2 and f"{file} was edited" in done.stderr and file.read_text() == "cat/000.png\n"
     file.unlink()
     assert scan(place / "images", *again).exit_code == 1 and len(file.read_text().split()) == STAMPED
+
+
+@pytest.mark.parametrize("name", ["keep.txt", "quarantine.txt"])
+def test_a_list_that_a_person_edited_is_not_written_anew(name: str, place: Path) -> None:
+    written = (place / "report" / "report.html").stat().st_mtime_ns
+    os.utime(place / "report" / name, ns=(written + 10**9, written + 10**9))
+    with pytest.raises(BdbenchError, match=f"{name} was edited"):
+        files.check_unedited(place / "report")
+
+
+def test_a_name_that_begins_as_a_list_of_notepad_does_comes_back(tmp_path: Path) -> None:
+    (tmp_path / "keep.txt").write_bytes(files._lines(["\ufeffcat/0.png", "\ufeffcat/1.png"]).encode())
+    assert files.names_in(tmp_path / "keep.txt") == ["\ufeffcat/0.png", "\ufeffcat/1.png"]
+
+
+class Trained:
+    """In place of a laboratory's training: the first network is always wrong, the second always right."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.kept: list[np.ndarray] = []  # by each
+        self.tried: list[np.ndarray] = []  # rows that each was asked for
+        trained = self
+
+        def train(self: applying.Laboratory, kept: np.ndarray, stream: str, label: str) -> tuple[Any, None]:
+            trained.kept.append(kept.copy())
+            view, wrong = self.view, len(trained.kept) == 1
+
+            class Network:
+                def predict(self, images: np.ndarray) -> np.ndarray:
+                    rows = np.array([np.flatnonzero((view.images == one).all((1, 2, 3)))[0] for one in images])
+                    trained.tried.append(rows)
+                    return (view.labels[rows] + wrong) % len(CLASSES)
+
+            return Network(), None
+
+        monkeypatch.setattr(applying.Laboratory, "trained", train)
+
+
+def test_models_with_and_without_the_suspects_are_tried_on_what_neither_has_seen(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = Trained(monkeypatch)
+    done = invoke("scan", "apply", place / "report", "--retrain")
+    assert done.exit_code == 0, done.output
+    # A fifth of the 54 that are no suspects.
+    assert "accuracy on 11 images set apart for it: 0.0 % with the 6 suspects, 100.0 % without them" in done.stdout
+    assert [int(kept.sum()) for kept in trained.kept] == [60 - 11, 60 - 11 - 6]
+    assert not any(kept[rows].any() for kept, rows in zip(trained.kept, trained.tried, strict=True))
+
+
+def test_an_image_is_left_out_with_all_of_its_copies_or_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_folder(tmp_path / "images")
+    for name in ("000", "001"):
+        shutil.copy(tmp_path / "images" / "cat" / f"{name}.png", tmp_path / "images" / "cat" / f"{name}-again.png")
+    assert scan(tmp_path / "images", "--defense", "patch", "--report", tmp_path / "report").exit_code == 1
+    listed = tmp_path / "report" / "quarantine.txt"
+    assert len(listed.read_text().splitlines()) == 8
+    Trained(monkeypatch)
+    assert "with the 8 suspects" in invoke("scan", "apply", tmp_path / "report", "--retrain").stdout
+    # One of two copies is kept after all: what it shows is among what is trained on.
+    listed.write_text("\n".join(line for line in listed.read_text().splitlines() if line != "cat/000.png"))
+    trained = Trained(monkeypatch)
+    assert "with the 6 suspects" in invoke("scan", "apply", tmp_path / "report", "--retrain").stdout
+    assert int(trained.kept[0].sum() - trained.kept[1].sum()) == 5
+
+
+def test_a_set_that_was_changed_is_not_compared(place: Path) -> None:
+    Image.new("RGB", (16, 16)).save(place / "images" / "dog" / "030.png")
+    done = invoke("scan", "apply", place / "report", "--retrain")
+    assert done.exit_code == 2 and "is not as it was scanned" in done.stderr
+
+
+def test_a_scan_of_a_subset_is_compared_on_that(tmp_path: Path) -> None:
+    write_folder(tmp_path / "images")
+    asked = ("--defense", "patch", "--subset", "48", "--report", tmp_path / "report")
+    assert scan(tmp_path / "images", *asked).exit_code == 1
+    assert invoke("scan", "apply", tmp_path / "report", "--retrain").exit_code == 0
+
+
+def test_a_test_part_is_judged_by_the_names_of_its_classes(tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "set", part="train")
+    write_folder(root, stamped=0, part="test")
+    for part in ("train", "test"):  # of one image: too small to be judged, and the first by name
+        (root / part / "ant").mkdir()
+        shutil.copy(root / part / "cat" / "010.png", root / part / "ant" / "0.png")
+    listing = given.of_paths([root])
+    found = read(root)
+    images, labels, usable, what = applying._test_part(listing, found, np.zeros(60, bool), 16, Streams(0), Silent())
+    assert found.classes == CLASSES and labels.tolist() == np.repeat([0, 1, 2], EACH).tolist()
+    assert usable.all() and what == "test images" and np.array_equal(images, arrays(0)[0])

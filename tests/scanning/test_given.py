@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -109,3 +110,44 @@ def test_targets_are_believed_where_items_have_the_same() -> None:
         of_object(Pairs(1 - LABELS, targets=LABELS.tolist()))
     with pytest.raises(BdbenchError, match="its items give no labels .*division"):
         of_object(Pairs(targets=LABELS.tolist(), target_transform=lambda label: 1 // 0))
+
+
+def test_the_last_item_is_compared_with_targets_too() -> None:
+    labels = LABELS.copy()
+    labels[3] = 0
+    with pytest.raises(BdbenchError, match="item 3 has the label 0, and by targets 1"):
+        of_object(Pairs(labels, targets=LABELS.tolist()))
+
+
+def test_an_image_with_its_channels_first_stays_upright() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (8, 6, 3)).astype(np.uint8)
+    assert np.array_equal(of_object([(image.transpose(2, 0, 1), 0)]).open(0), image)
+
+
+def test_classes_that_are_named_keep_their_order() -> None:
+    named = np.array(["tea", "caf\u00e9", "tea", "tea"])
+    listing = of_object((FLOATS.clip(0, 1), named), classes=["tea", "water", "cafe\u0301"])
+    assert listing.classes == ("tea", "water", "caf\u00e9") and listing.labels.tolist() == [0, 2, 0, 0]
+    assert of_object(_frame(LABELS.tolist()), classes=["x", "y", "z"]).classes == ("x", "y", "z")
+    with pytest.raises(BdbenchError, match="unknown class 'tea': .*known: cafe, water"):
+        of_object((FLOATS.clip(0, 1), named), classes=["water", "cafe"])
+    with pytest.raises(BdbenchError, match="classes='tea' is not allowed"):
+        of_object((FLOATS.clip(0, 1), named), classes="tea")
+
+
+class HuggingFace:
+    """Rows with the names of their classes."""
+
+    column_names = ("image", "label")
+    features: ClassVar = {"label": SimpleNamespace(names=["a", "b"])}
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, asked: Any) -> Any:
+        return LABELS.tolist() if asked == "label" else {"image": FLOATS.clip(0, 1)[asked]}
+
+
+def test_names_that_are_given_come_before_those_of_the_set() -> None:
+    assert of_object(HuggingFace()).classes == ("a", "b")
+    assert of_object(HuggingFace(), classes=["x", "y", "z"]).classes == ("x", "y", "z")

@@ -106,3 +106,7 @@ def test_exact_copies_share_shape_and_pixels() -> None:
 def test_an_image_of_any_shape_has_a_hash(height: int, width: int, channels: int) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (height, width, channels)).astype(np.uint8)
     assert likeness.difference_hash(pixels).shape == (likeness.BYTES,)
+
+
+def test_all_pairs_of_images_that_are_alike_are_candidates() -> None:
+    assert likeness._candidates(np.zeros((3, likeness.BYTES), np.uint8)).tolist() == [[0, 1], [0, 2], [1, 2]]
