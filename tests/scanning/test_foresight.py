@@ -11,7 +11,8 @@ import pytest
 from bdbench import BdbenchError, Detector, Needs, Tools, TrainingView, param
 from bdbench.host import memory
 from bdbench.scanning import foresight, front, reading
-from tests.scanning.conftest import MODEL
+from bdbench.scanning.foresight import Expected, Foresight
+from tests.scanning.conftest import MODEL, Patch, Ranks
 
 EACH = 5e-4  # seconds for an image and a model
 
@@ -147,3 +148,29 @@ def test_the_pace_is_that_of_few_networks_and_of_all_classes(tmp_path: Path, mon
     assert told is not None and told.detectors[0].models == 4000
     assert {models for models, _ in Settled.seen} == {2} and len(Settled.seen) == 3
     assert min(counts.min() for _, counts in Settled.seen) >= 4
+
+
+def test_the_time_is_that_of_all_trainings_and_all_detectors() -> None:
+    each = Expected(Patch(), None, 5.0, None, True), Expected(Ranks(), None, None, None, False)
+    told = Foresight(2.0, 3, 4, each)
+    # Two trainings of two seconds, and what is known of the detectors.
+    assert told.seconds == 9 and (told.to_dict()["memory"], told.to_dict()["free"]) == (3, 4)
+
+
+def test_a_training_takes_its_epochs_and_the_images_are_held_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("bdbench.cells.forecast.seconds_per_image", lambda *_: 0.001)
+    monkeypatch.setattr("bdbench.cells.forecast.of_training", lambda ground: 0)
+    monkeypatch.setattr(foresight, "_tried", lambda *_: (1.0, False))
+    plan = front.Plan(defenses=[Steady()], model="convnet:width=4,epochs=3", device="cpu")
+    images = np.random.default_rng(0).integers(0, 256, (900, 8, 8)).astype(np.uint8)
+    told = front.prepare((images, np.arange(900) % 3), plan, Path("nowhere")).foresight
+    assert told.each == pytest.approx(0.001 * 900 * 3)
+    assert told.memory == 900 * 8 * 8 + 900_000  # what Steady says of as many
+
+
+def test_less_time_than_it_takes_is_not_foreseen_as_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert prepared(seconds=0.01).foresight.detectors[0].seconds > 0.5

@@ -248,3 +248,33 @@ def test_the_longest_side_of_any_image_is_told(folder: Path) -> None:
     assert (read(folder).shrunk, read(folder).longest) == (0, 16)
     Image.new("RGB", (16, 64)).save(folder / "dog" / "tall.png")
     assert (read(folder).shrunk, read(folder).longest) == (1, 64)
+
+
+def test_a_class_of_eight_images_is_judged_and_one_of_eight_copies_is_not() -> None:
+    images, labels = arrays()
+    found = read((images[:48], labels[:48]))
+    assert found.classes == ("0", "1", "2") and found.small == {}
+    same = images[:48].copy()
+    same[40:] = same[40]
+    found = read((same, labels[:48]))
+    assert found.classes == ("0", "1") and found.small == {"2": 1}
+
+
+def test_the_size_is_the_usual_shorter_side_and_images_are_brought_to_it_smoothly() -> None:
+    wide = np.random.default_rng(0).integers(0, 256, (16, 24, 40, 3)).astype(np.uint8)
+    assert read((wide, np.arange(16) % 2)).size == 24
+    board = (np.indices((16, 16)).sum(0)[..., None] % 2 * 255).astype(np.uint8)
+    assert np.ptp(reading.resized(board, 8, 1)) < 60
+
+
+def test_the_smallest_the_middle_and_the_largest_image_by_area_are_told_as_width_and_height() -> None:
+    shapes = np.array([[10, 20], [40, 40], [30, 20], [5, 5]])
+    assert reading._sizes(shapes) == ((5, 5), (20, 30), (40, 40))
+
+
+def test_a_label_or_a_pixel_makes_another_set() -> None:
+    images, labels = arrays()
+    known = read((images, labels)).fingerprint
+    other, changed = labels.copy(), images.copy()
+    other[0], changed[0, 0, 0, 0] = 1, changed[0, 0, 0, 0] ^ 1
+    assert len({known, read((images, other)).fingerprint, read((changed, labels)).fingerprint}) == 3
