@@ -10,6 +10,8 @@ from PIL import Image
 
 import bdbench
 from bdbench import BdbenchError
+from bdbench_backdoorbench.datasets import _Files, _tiny_tests
+from bdbench_backdoorbench.detector import _arrays
 from tests.conftest import in_order
 
 
@@ -70,3 +72,21 @@ def test_tiny_imagenet_is_read_sorted(tmp_path: Path) -> None:
         file.unlink()
     with pytest.raises(BdbenchError, match="val/n01 holds no images"):
         bdbench.load("tiny-imagenet", data_root=tmp_path)
+
+
+def test_the_tests_of_tiny_imagenet_are_listed_class_by_class_in_the_order_of_file_names(tmp_path: Path) -> None:
+    """As BackdoorBench does, by which its records count: not as the table lists them."""
+    table = "val_2.JPEG\tn01\t0\nval_1.JPEG\tn02\t0\nval_10.JPEG\tn01\t0\n"
+    (tmp_path / "val_annotations.txt").write_text(table)
+    listed = _tiny_tests(tmp_path, ("n01", "n02"))
+    expected = [("val_10.JPEG", 0), ("val_2.JPEG", 0), ("val_1.JPEG", 1)]
+    assert listed == [(tmp_path / "images" / name, label) for name, label in expected]
+
+
+def test_images_are_brought_to_a_size_as_backdoorbench_does(tmp_path: Path) -> None:
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 20, 3)).astype(np.uint8))
+    image.save(tmp_path / "a.png")
+    expected = np.asarray(image.resize((32, 32), Image.Resampling.BILINEAR))
+    assert np.array_equal(_Files([tmp_path / "a.png"], 32)[np.array([0])][0], expected)
+    images, *_ = _arrays([(image, 0, 0, 0)], (32, 32, 3))
+    assert np.array_equal(images[0], expected)

@@ -133,3 +133,8 @@ def test_what_would_not_fit_into_memory_is_refused(tmp_path: Path, monkeypatch: 
     monkeypatch.undo()
     with pytest.raises(BdbenchError, match="an image of 60000 x 60000 in 4 bytes"):
         load(tmp_path / "large.pt")
+
+
+def test_a_part_of_a_storage_is_read_from_where_it_begins(tmp_path: Path) -> None:
+    torch.save({"a": torch.arange(6.0)[2:5]}, tmp_path / "part.pt")
+    assert load(tmp_path / "part.pt")["a"].tolist() == [2, 3, 4]

@@ -16,7 +16,7 @@ from bdbench.images.preparation import prepare
 from bdbench.registry.plugins import installed
 from bdbench_datasets.characters import CHARACTERS, FACES, Characters
 from bdbench_datasets.digits import Digits
-from bdbench_datasets.imagefolder import ImageFolder
+from bdbench_datasets.imagefolder import Files, ImageFolder
 from bdbench_datasets.mnist5k import MNIST5k
 from bdbench_datasets.npz import Npz
 from bdbench_datasets.vision import CIFAR10, CIFAR100, GTSRB, MNIST, SVHN, FashionMNIST
@@ -330,3 +330,20 @@ def test_grey_torchvision_sets_are_read(tmp_path: Path) -> None:
     assert data.train.images.shape == (3, 28, 28, 1)
     assert data.train.images[1].ravel()[:2].tolist() == [784 % 256, 785 % 256]
     assert data.classes[0].startswith("T-shirt")
+
+
+def test_the_parts_of_an_npz_have_each_their_own_labels_for_a_scan(tmp_path: Path) -> None:
+    images = np.arange(5, dtype=np.uint8)[:, None, None] * np.ones((5, 8, 8), np.uint8)
+    labels = [0, 1, 1, 1, 0], [1, 0, 0, 0, 0]
+    np.savez(tmp_path / "d.npz", x_train=images, y_train=labels[0], x_test=images, y_test=labels[1])
+    listing = Npz().browse([tmp_path / "d.npz"])
+    assert listing.test is not None
+    assert (listing.labels.tolist(), listing.test.labels.tolist()) == labels
+
+
+def test_a_file_of_the_same_name_and_another_size_makes_another_set(tmp_path: Path) -> None:
+    file = tmp_path / "0.png"
+    file.write_bytes(b"one")
+    before = Files([file], None).fingerprint()
+    file.write_bytes(b"another")
+    assert Files([file], None).fingerprint() != before

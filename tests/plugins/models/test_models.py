@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
+from torch.nn.functional import batch_norm, conv2d, relu
 
 from bdbench import Architecture, BdbenchError
 from bdbench_models.architectures import ConvNet, PreActResNet18, ResNet9
+from bdbench_models.recipes import recipe_for
 
 MODELS: list[Architecture] = [ConvNet(), ResNet9(), PreActResNet18()]
 
@@ -56,3 +60,39 @@ def test_a_recipe_is_the_tables_row_with_the_users_own_numbers() -> None:
     own = PreActResNet18(epochs=2, lr=0.5, batch_size=7).recipe("cifar10", (32, 32, 3))
     assert (own.epochs, own.lr, own.batch_size, own.flip) == (2, 0.5, 7, True)
     assert PreActResNet18().recipe("gtsrb", (32, 32, 3)).flip is False
+
+
+def test_a_preactivation_network_computes_what_its_weights_say() -> None:
+    """He et al. 2016: normalised and cut off before each convolution; a shortcut that is one takes what was cut off."""
+    torch.manual_seed(0)
+    network = PreActResNet18().build((32, 32, 3), 10).eval()
+    with torch.no_grad():
+        for weights in network.parameters():
+            if weights.ndim == 1:
+                weights.uniform_(0.5, 1.5)
+    state = network.state_dict()
+
+    def active(x: torch.Tensor, name: str) -> torch.Tensor:
+        moments = state[f"{name}.running_mean"], state[f"{name}.running_var"]
+        return relu(batch_norm(x, *moments, state[f"{name}.weight"], state[f"{name}.bias"]))
+
+    x = torch.randn(2, 3, 32, 32)
+    y = conv2d(x, state["conv1.weight"], padding=1)
+    for layer, block in itertools.product((1, 2, 3, 4), (0, 1)):
+        name, stride = f"layer{layer}.{block}", 2 if layer > 1 and not block else 1
+        into, shortcut = active(y, f"{name}.bn1"), state.get(f"{name}.shortcut.0.weight")
+        beside = y if shortcut is None else conv2d(into, shortcut, stride=stride)
+        middle = active(conv2d(into, state[f"{name}.conv1.weight"], stride=stride, padding=1), f"{name}.bn2")
+        y = conv2d(middle, state[f"{name}.conv2.weight"], padding=1) + beside
+    with torch.no_grad():
+        expected = y.mean((2, 3)) @ state["linear.weight"].T + state["linear.bias"]
+        assert torch.allclose(network(x), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_digits_letters_and_signs_are_not_mirrored() -> None:
+    names = ("mnist", "fashionmnist", "svhn", "gtsrb", "gtsrb-full", "digits", "cifar10")
+    assert [name for name in names if recipe_for("resnet9", name).flip] == ["cifar10"]
+
+
+def test_small_sets_have_smaller_batches() -> None:
+    assert [recipe_for("convnet", name).batch_size for name in ("digits", "cifar10")] == [64, 128]
