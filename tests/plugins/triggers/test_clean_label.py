@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -310,6 +311,25 @@ def test_any_size_is_poisoned_within_the_bound_and_without_a_wrong_label(attack:
     sources = set(images.test.labels[challenge.index[attacked]].tolist())
     one = getattr(trial.attack, "source", "all")
     assert sources == ({1, 2} if one == "all" else {one})
+
+
+@pytest.mark.parametrize("eps", [5.0, 20.0])
+@pytest.mark.parametrize(
+    "attack",
+    [
+        HiddenTrigger(steps=20, lr=1.0, rate=0.05),
+        Narcissus(rate=0.05, rounds=20, lr=0.05),
+        SleeperAgent(rate=0.05, steps=20, retrainings=1),
+    ],
+    ids=lambda attack: attack.name,
+)
+def test_a_change_reaches_its_bound_and_stays_within(attack: Any, eps: float) -> None:
+    images = ImageData(split((8, 8, 1), 4, 80), split((8, 8, 1), 4, 12), ("a", "b", "c", "d"))
+    with tried(replace(attack, eps=eps, target=0), images) as trial:
+        made = trial.poison()
+    index = np.arange(80) if made.index is None else made.index
+    change = np.abs(made.images.astype(int) - np.asarray(images.train.images)[index])
+    assert change.max() == eps
 
 
 def test_a_class_without_images_is_no_source() -> None:
