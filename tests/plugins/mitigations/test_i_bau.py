@@ -9,7 +9,7 @@ from torch import nn
 
 from bdbench import Record
 from bdbench_mitigations.clean_part import batches
-from bdbench_mitigations.i_bau import ImplicitAdversarialUnlearning, hypergradient, perturbation
+from bdbench_mitigations.i_bau import ImplicitAdversarialUnlearning, _inner, hypergradient, perturbation
 from tests.plugins.mitigations.repairs import TARGET, clean_images, handed, planted
 
 
@@ -47,6 +47,32 @@ def test_one_perturbation_takes_all_to_the_target_and_stays_in_its_ball() -> Non
     assert (model(others + delta).argmax(1) == TARGET).float().mean() > 0.9
     small = perturbation(model, batches(clean, 60, 50, torch.Generator(), "cpu"), 10.0, 0.1)
     assert float(small.norm()) <= 0.1 + 1e-6
+
+
+def test_two_steps_of_a_perturbation_by_hand() -> None:
+    """Of a linear model: up cross-entropy against what the model says, the labels apart, and down .001 |delta|^2."""
+    torch.manual_seed(0)
+    layer = nn.Linear(4, 3)
+    weights, bias = layer.weight.detach(), layer.bias.detach()
+    parts = [(torch.rand(5, 1, 2, 2), torch.zeros(5, dtype=torch.int64)) for _ in "12"]
+    delta, lr = torch.zeros(4), 200.0
+    for x, _ in parts:
+        logits = x.flatten(1) @ weights.T + bias
+        said = nn.functional.one_hot(logits.argmax(1), 3)
+        slope = (torch.softmax(logits + weights @ delta, 1) - said) @ weights
+        delta = delta + lr * (slope.mean(0) - 2 * 1e-3 * delta)
+    model = nn.Sequential(nn.Flatten(), layer)
+    assert torch.allclose(perturbation(model, iter(parts), lr, None).flatten(), delta, rtol=1e-4)
+    held = perturbation(model, iter(parts[:1]), lr, 0.5)
+    free = perturbation(model, iter(parts[:1]), lr, None)
+    assert torch.allclose(held, free * 0.5 / free.norm(), rtol=1e-5) and free.norm() > 0.5
+
+
+def test_what_a_perturbation_makes_least_is_cross_entropy_turned_round_and_its_own_square() -> None:
+    model, delta = nn.Sequential(nn.Flatten(), nn.Linear(4, 3)), torch.full((1, 1, 2, 2), 10.0)
+    x, y = torch.rand(5, 1, 2, 2), torch.tensor([0, 1, 2, 0, 1])
+    expected = 1e-3 * 400 - nn.functional.cross_entropy(model(x + 10), y)
+    assert float(_inner(model, x, y)(delta).detach()) == pytest.approx(float(expected.detach()), rel=1e-5)
 
 
 def test_the_first_step_is_adams_along_the_hypergradient_of_the_perturbed_loss(tmp_path: Path) -> None:

@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from bdbench import Streams
 from bdbench_mitigations import masks, rnp
 from bdbench_mitigations.clean_part import batches
 from bdbench_mitigations.rnp import ReconstructiveNeuronPruning, unlearn
-from tests.plugins.mitigations.repairs import BAD, Told, clean_images, gone, handed, planted, rates
+from tests.plugins.mitigations.repairs import BAD, Told, clean_images, gone, handed, planted, rates, victim_of
 
 
 def test_unlearning_ends_at_the_floor_and_leaves_the_victim() -> None:
@@ -47,6 +48,24 @@ def test_a_model_that_is_sure_of_its_clean_examples_is_not_driven_to_infinity(tm
     drawn = batches(clean_images(60), 30, 200, torch.Generator().manual_seed(0), "cpu")
     weights = unlearn(tools.victim, drawn, 0.01, 0.2, 60).network.parameters()
     assert all(torch.isfinite(weight).all() for weight in weights)
+
+
+def test_a_step_of_unlearning_is_as_long_as_a_gradient_of_20_at_most() -> None:
+    """Up the loss; decay, which the optimiser adds afterwards, apart."""
+    torch.manual_seed(0)
+    layer = nn.Linear(16, 2)
+    network = nn.Sequential(nn.Flatten(), layer)
+    before = torch.cat([layer.weight.detach().flatten(), layer.bias.detach()])
+    y, lr = torch.tensor([0, 1, 0, 1]), 1e-3
+    for size, longest in ((1.0, False), (1000.0, True)):
+        x = size * torch.rand(4, 1, 4, 4)
+        loss = nn.functional.cross_entropy(network(x), y)
+        gradient = torch.cat([part.flatten() for part in torch.autograd.grad(loss, [layer.weight, layer.bias])])
+        assert (gradient.norm() > 20) == longest
+        made = unlearn(victim_of(network), [(x, y)], lr, 0.0, 4).network[1]  # type: ignore[index]
+        after = torch.cat([made.weight.detach().flatten(), made.bias.detach()])  # type: ignore[union-attr, operator]
+        step = gradient * min(1.0, 20 / float(gradient.norm()))
+        assert torch.allclose(after, before + lr * (step - 5e-4 * before), atol=1e-5)
 
 
 def test_masks_are_of_the_unlearnt_model_and_the_loss_is_scaled(monkeypatch: pytest.MonkeyPatch) -> None:
