@@ -224,9 +224,9 @@ def scan(
 
     source: a path or several, the name of a data set, images with ``labels`` (or a pair of both), a Dataset of
     torchvision or Hugging Face, or a DataFrame of images or paths and labels; images are uint8 or floats in 0..1,
-    (n, H, W) or (n, H, W, 1 or 3). classes: the names of the labels; report: the folder for what ``bdbench scan``
-    leaves, and for what it goes on from if it is broken off
-    (None: nothing is left); options: those of ``Plan``. Raises BdbenchError for what the caller can mend.
+    (n, H, W) or (n, H, W, 1 or 3). classes: the names of the labels, or their order where labels are names; report:
+    the folder for what ``bdbench scan`` leaves, and for what it goes on from if it is broken off (None: nothing is
+    left); options: those of ``Plan``. Raises BdbenchError for what the caller can mend.
     """
     known = [f.name for f in dataclasses.fields(Plan)]
     if strange := sorted(options.keys() - known):
