@@ -120,7 +120,7 @@ def _detected(board: str, code: str = "") -> list[dict[str, Any]]:
     return [record for record in found if record["config"]["defense"] == Datamodel().config()]
 
 
-def test_on_cifar10_fifteen_poisons_and_two_targets_are_named_and_clean_sets_are_left_alone() -> None:
+def test_on_cifar10_badnets_is_named_from_fifteen_poisons_on_and_clean_sets_are_left_alone() -> None:
     """By the rule that the page calls the present one."""
     of_attack: dict[str, list[dict[str, Any]]] = {}
     for record in _detected("cifar10-5k", "dc87895b"):
@@ -129,13 +129,18 @@ def test_on_cifar10_fifteen_poisons_and_two_targets_are_named_and_clean_sets_are
         of_attack.setdefault(f"{attack['name']} {attack.get('rate')} {goals}", []).append(record)
     of_attack = {name.removesuffix(" None None"): found for name, found in of_attack.items()}
     assert {name: len(found) for name, found in of_attack.items()} == {
-        "none": 5, "badnets 0.003 1": 5, "badnets 0.05 2": 5, "badnets 0.05 all": 5, "blend 0.003 1": 5,
+        "none": 5, "badnets 0.003 1": 5, "badnets 0.015 1": 5, "badnets 0.05 1": 5, "badnets 0.05 2": 5,
+        "badnets 0.05 all": 5, "blend 0.003 1": 5,
     }  # fmt: skip
     assert all(record["p_value"] > 0.05 and record["decision"]["flagged"] == 0 for record in of_attack["none"])
     for record in of_attack["badnets 0.003 1"]:
         assert record["detection"]["auroc"] == 1 and record["p_value"] < 0.015
         assert record["decision"]["tpr"] == 1 and record["decision"]["fpr"] < 0.0013
         assert record["decision"]["after"]["attack_success_rate"] < 0.085
+    for record in (*of_attack["badnets 0.015 1"], *of_attack["badnets 0.05 1"]):
+        assert record["detection"]["auroc"] == 1 and record["p_value"] < 0.0002
+        assert record["decision"]["tpr"] == 1 and record["decision"]["fpr"] < 0.0015
+        assert 0.014 < record["decision"]["after"]["attack_success_rate"] < 0.092
     for record in of_attack["badnets 0.05 2"]:
         assert record["detection"]["auroc"] == 1 and record["p_value"] < 0.0001
         assert record["decision"]["tpr"] == 1 and record["decision"]["fpr"] < 0.0013
@@ -152,19 +157,16 @@ def test_on_cifar10_fifteen_poisons_and_two_targets_are_named_and_clean_sets_are
     assert sorted(record["decision"]["tpr"] for record in found) == [0, 0, 0, 0, 1]
 
 
-def test_on_cifar10_every_poison_comes_first_and_most_are_named() -> None:
-    """5,000 images, five seeds, BadNets and Blend at 1.5 and 5 %, by the earlier rule."""
+def test_on_cifar10_blended_poisons_come_first_and_most_are_named() -> None:
+    """5,000 images, five seeds, 1.5 and 5 %, by the earlier rule."""
     attacked = [
-        record
-        for record in _detected("cifar10-5k", "cec648c7")
-        if record["config"]["attack"]["name"] in ("badnets", "blend")
-        and record["config"]["attack"]["mapping"] == "all-to-one"
+        record for record in _detected("cifar10-5k", "cec648c7") if record["config"]["attack"]["name"] == "blend"
     ]
-    assert len(attacked) == 20
+    assert len(attacked) == 10
     assert all(record["detection"]["auroc"] >= 0.997 for record in attacked)
     named = [record for record in attacked if record["decision"]["tpr"] > 0]
-    assert len(named) == 15 and all(record["decision"]["tpr"] >= 0.99 for record in named)
-    assert sum(record["decision"]["fpr"] > 0.001 for record in named) == 5
+    assert len(named) == 9 and all(record["decision"]["tpr"] >= 0.99 for record in named)
+    assert sum(record["decision"]["fpr"] > 0.001 for record in named) == 3
     assert all(record["decision"]["fpr"] < 0.05 for record in named)
 
 
