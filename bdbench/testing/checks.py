@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import random
 import time
@@ -139,6 +140,25 @@ def expect_repeatable(
         with elsewhere(seed):
             results.append(attempt())
     expect_alike(results[0], results[1], f"under other global seeds, at another time: {remedy}")
+
+
+def kept(function: Callable[..., T]) -> Callable[..., T]:
+    """Remember what a function of a component, and of more that can be hashed, gives for the checks after.
+
+    Only where parameters tell all of the component: not of one that cannot be hashed, or reads files. That what it
+    gives is the same each time is for those checks to see that ask for it anew.
+    """
+    remembered = functools.lru_cache(maxsize=16)(function)
+
+    @functools.wraps(function)
+    def asked(component: Any, *more: Any) -> T:
+        try:
+            hash(component)
+        except TypeError:
+            return function(component, *more)
+        return function(component, *more) if component.files() else remembered(component, *more)
+
+    return asked
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import importlib
 from typing import Any, Protocol, cast
 
@@ -20,7 +19,7 @@ from bdbench.components.defenses import (
 from bdbench.errors import BdbenchError
 from bdbench.images.data import PoisonedData
 from bdbench.networks.training import Victim
-from bdbench.testing.checks import expect, fitting
+from bdbench.testing.checks import expect, fitting, kept
 from bdbench.testing.samples import COLOUR, GREY, Handed, Shape, handed_over, poisoned
 
 COUNT = 60
@@ -71,21 +70,9 @@ def result(defense: Defense, data: PoisonedData, **options: Any) -> dict[str, An
         return worked(defense, handed)
 
 
+@kept
 def usual(defense: Defense, shape: Shape) -> dict[str, Any]:
-    """What it gives for the sample set of that shape and the usual size.
-
-    It is kept for the checks after, where parameters tell all of the defense: that it is the same each time is checked
-    by those that ask for it anew.
-    """
-    try:
-        hash(defense)
-    except TypeError:
-        return result(defense, poisoned(shape, COUNT))
-    return result(defense, poisoned(shape, COUNT)) if defense.files() else _usual(defense, shape)
-
-
-@functools.lru_cache(maxsize=16)
-def _usual(defense: Defense, shape: Shape) -> dict[str, Any]:
+    """What it gives for the sample set of that shape and the usual size."""
     return result(defense, poisoned(shape, COUNT))
 
 

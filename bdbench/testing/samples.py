@@ -32,7 +32,7 @@ GREY, COLOUR = (8, 8, 1), (32, 32, 3)
 CLASSES = 5
 # Labels that have more than one example, and how many clean and triggered inputs there are at test time.
 _COMMON, _INPUTS = 4, 16
-# Of the sets that checks ask for again and again, by what they hold; so many, then all are forgotten.
+# Of the sets that checks ask for again and again, by what they are made from; so many, then all are forgotten.
 _VICTIMS: dict[str, Victim] = {}
 _KEPT = 32
 
@@ -195,7 +195,7 @@ def handed_over(
 
 def _victim(place: Bench, view: TrainingView) -> Victim:
     """One that is trained on a set: a copy, since a defense may change it."""
-    key = fingerprint(view.images, view.labels, np.array(view.num_classes))
+    key = place.made_from["made_from"]
     if key not in _VICTIMS:
         if len(_VICTIMS) >= _KEPT:
             _VICTIMS.clear()

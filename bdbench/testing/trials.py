@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import functools
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +17,7 @@ from bdbench.components.attacks import Attack
 from bdbench.components.workshop import State
 from bdbench.images.data import Challenge, ImageData, PoisonedData
 from bdbench.seeds import Streams
-from bdbench.testing.checks import fitting
+from bdbench.testing.checks import fitting, kept
 from bdbench.testing.samples import COLOUR, GREY, Shape, split, workshop
 
 CLASSES, COUNT = 10, 200
@@ -91,26 +90,14 @@ def made(attack: Attack, shape: Shape, seed: int = 0) -> Made:
 
 
 def crafted(attack: Attack, shape: Shape, seed: int = 0) -> State:
-    """What it crafts for the sample set of that shape.
-
-    It may take long, and is kept for the checks after where parameters tell all of the attack: that it is the same each
-    time is a check's own.
-    """
-    try:
-        hash(attack)
-    except TypeError:
-        return _crafts(attack, shape, seed)
-    return _crafts(attack, shape, seed) if attack.files() else copy.deepcopy(_remembered(attack, shape, seed))
+    """What it crafts for the sample set of that shape, which may take long: a copy of what is kept."""
+    return copy.deepcopy(_crafted(attack, shape, seed))
 
 
-def _crafts(attack: Attack, shape: Shape, seed: int) -> State:
+@kept
+def _crafted(attack: Attack, shape: Shape, seed: int) -> State:
     with tried(attack, images_of(shape), seed) as trial:
         return trial.state
-
-
-@functools.lru_cache(maxsize=16)
-def _remembered(attack: Attack, shape: Shape, seed: int) -> State:
-    return _crafts(attack, shape, seed)
 
 
 def all_made(attack: Attack) -> list[Made]:

@@ -15,17 +15,9 @@ import pytest
 from matplotlib.axes import Axes
 from rich.console import Console
 
-import bdbench
 from bdbench import Role
 from bdbench.display import pictures, preview, report, tables
 from bdbench.storage import record
-from tests.conftest import TINY
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("runs")
-    return out / bdbench.run(defense="spectral", out=out, **TINY).id
 
 
 def test_the_sentence_of_a_report(run: Path) -> None:

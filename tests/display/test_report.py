@@ -52,12 +52,6 @@ def made(folder: Path, *options: str) -> Result:
     return CliRunner().invoke(cli, ["report", str(folder), "--device", "cpu", *options])
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("runs")
-    return out / bdbench.run(defense="spectral", out=out, **TINY).id
-
-
 def test_a_report_is_one_file_with_every_picture(run: Path) -> None:
     result = made(run)
     assert result.exit_code == 0, result.output

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from bdbench import Detector, Split, State, Tools, TrainingView, Workshop, param
 from bdbench.testing import check_defense
@@ -16,6 +15,7 @@ from bdbench.testing.kinds import COUNT, usual
 from bdbench.testing.samples import GREY, handed_over, poisoned
 from bdbench.testing.trials import crafted
 from bdbench_triggers.badnets import BadNets
+from tests.test_experiment import Vandal
 from tests.testing.broken import expect_fault
 
 CALLS: Counter[str] = Counter()
@@ -48,18 +48,6 @@ class Unhashable(Light):
 
     name = "unhashable"
     __hash__ = None  # type: ignore[assignment]
-
-
-class Damaging(Light):
-    """Leaves nothing of the victim."""
-
-    name = "damaging"
-
-    def score(self, view: TrainingView, tools: Tools) -> np.ndarray:
-        with torch.no_grad():
-            for weights in tools.victim.network.parameters():
-                weights.zero_()
-        return super().score(view, tools)
 
 
 @pytest.fixture(autouse=True)
@@ -108,8 +96,8 @@ def test_a_victim_that_a_defense_damages_is_whole_for_the_next() -> None:
     data = poisoned(GREY, COUNT)
     with handed_over(Light(), data) as handed:
         before = handed.tools.victim.logits(handed.images)
-    with handed_over(Damaging(), data) as handed:
-        Damaging().score(handed.view, handed.tools)
+    with handed_over(Vandal(), data) as handed:
+        Vandal().score(handed.view, handed.tools)
         assert not handed.tools.victim.logits(handed.images).any()
     with handed_over(Light(), data) as handed:
         assert np.array_equal(handed.tools.victim.logits(handed.images), before)
